@@ -1,0 +1,67 @@
+"""medcli: attention mediators for diffusion transformers. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medcli.schedule.dynamic import DynamicSchedule
+
+if TYPE_CHECKING:
+    import os
+
+    import torch
+
+    from medcli.config import ModelConfig
+    from medcli.model.backbone import DiffusionTransformer
+
+__version__ = "0.1.0"
+__all__ = ["DynamicSchedule", "__version__", "count_macs", "load"]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    family: str | None = None,
+    num_heads: int | None = None,
+    weights: str = "ema",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> DiffusionTransformer:
+    """Build the model a checkpoint holds, whatever layout `medcli convert` reads.
+
+    Args:
+        path: A checkpoint file or a diffusers folder.
+        family: `dit` or `sit`, where neither the file's contents nor its name tells.
+        num_heads: Attention heads, where the width is not a preset's.
+        weights: `ema` or `model`, for training checkpoints that hold both.
+        device: Where the parameters go.
+        dtype: Parameter type; None keeps the file's.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, ambiguous or not a model of these families.
+    """
+    from medcli.checkpoint.load import load_model
+
+    return load_model(path, family=family, num_heads=num_heads, weights=weights, device=device, dtype=dtype)
+
+
+def count_macs(
+    config_or_model: ModelConfig | DiffusionTransformer | Any,
+    *,
+    resolution_px: int | None = None,
+    num_mediators: int | None = None,
+) -> float:
+    """Multiply-adds of one forward pass of one image, in MACs (1 MAC = 2 FLOPs).
+
+    Args:
+        config_or_model: A `ModelConfig`, or a model carrying one as `.config`.
+        resolution_px: Side of the square image; None keeps the configuration's.
+        num_mediators: An entry of the ladder; None the largest, 0 full attention everywhere.
+
+    Raises:
+        ConfigError: If the resolution or the count does not fit the model.
+    """
+    from medcli.metrics.macs import closed_form_macs
+
+    config = getattr(config_or_model, "config", config_or_model)
+    return closed_form_macs(config, resolution_px=resolution_px, num_mediators=num_mediators)

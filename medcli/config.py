@@ -1,0 +1,267 @@
+"""What a model is: one frozen, torch-free description that rebuilds it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from medcli.errors import ConfigError
+
+Family = Literal["dit", "sit"]
+FAMILIES: tuple[str, ...] = get_args(Family)
+
+SD_AUTOENCODER = "stabilityai/sd-vae-ft-ema"
+"""The autoencoder the published DiT and SiT latents come from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Architecture of a class-conditional diffusion transformer.
+
+    Raises:
+        ConfigError: If a value is out of range or two values contradict each other.
+    """
+
+    family: Family
+    """`dit` (integer timesteps, noise prediction) or `sit` (float time, velocity prediction)."""
+    hidden_size: int
+    """Width D of the residual stream; a multiple of 4 and of `num_heads`."""
+    depth: int
+    """Number of transformer blocks."""
+    num_heads: int
+    """Attention heads H."""
+    patch_size: int = 2
+    """Side of a patch, in latent pixels."""
+    latent_size: int = 32
+    """Side of the square latent: image side / `latent_downsample`."""
+    in_channels: int = 4
+    """Latent channels C."""
+    mlp_ratio: float = 4.0
+    """MLP hidden width divided by `hidden_size`."""
+    num_classes: int = 1000
+    """Labels, the null class not counted."""
+    has_null_class: bool = True
+    """Whether the label table has one more row, index `num_classes`, for the unconditional branch."""
+    learn_sigma: bool = True
+    """Whether the final layer emits 2C channels (DiT uses both halves, SiT keeps the first)."""
+    qk_ratio: float = 1.0
+    """Query and key width divided by `hidden_size`: the paper's q-k compression ablation. Values keep full width."""
+    mediators: tuple[int, ...] = ()
+    """The ladder: rising perfect squares, all living in this one model. Empty: attention is full everywhere."""
+    mediator_layers: tuple[int, ...] = ()
+    """Blocks (from 0) whose attention goes through mediators. Empty exactly when `mediators` is."""
+    autoencoder: str | None = SD_AUTOENCODER
+    """Decoder of the latents; None for a model of pixels in [-1, 1]."""
+    latent_scale: float = 0.18215
+    """Model latents are autoencoder latents times this (after subtracting `latent_shift`)."""
+    latent_shift: float = 0.0
+    """Subtracted from autoencoder latents before scaling."""
+    latent_downsample: int = 8
+    """Image pixels a latent pixel covers along one side."""
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ConfigError(f"unknown family {self.family!r}, expected one of {', '.join(FAMILIES)}")
+        counts = ("hidden_size", "depth", "num_heads", "patch_size", "latent_size", "in_channels", "num_classes")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.hidden_size % 4 or self.hidden_size % self.num_heads:
+            raise ConfigError(f"width {self.hidden_size} must be a multiple of 4 and of the {self.num_heads} heads")
+        if self.latent_size % self.patch_size:
+            raise ConfigError(f"latent side {self.latent_size} is not a multiple of the patch size {self.patch_size}")
+        if self.qk_size % self.num_heads or not 0 < self.qk_ratio <= 1:
+            raise ConfigError(
+                f"q-k ratio {self.qk_ratio} must be in (0, 1] and give each of {self.num_heads} heads a whole width"
+            )
+        check_ladder(self.mediators)
+        if list(self.mediator_layers) != sorted(set(self.mediator_layers) & set(range(self.depth))):
+            raise ConfigError(
+                f"mediator layers {list(self.mediator_layers)} must be rising block numbers in 0..{self.depth - 1}"
+            )
+        if bool(self.mediators) != bool(self.mediator_layers):
+            raise ConfigError("a mediator ladder and mediator layers must be given together or not at all")
+        if self.mediators and self.qk_ratio != 1.0:
+            raise ConfigError("q-k compression and mediators are alternatives; use one of them")
+
+    @property
+    def resolution_px(self) -> int:
+        """Side of the square image, in pixels."""
+        return self.latent_size * self.latent_downsample
+
+    @property
+    def tokens_side(self) -> int:
+        """Tokens along one side of the grid."""
+        return self.latent_size // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """Latent tokens N."""
+        return self.tokens_side**2
+
+    @property
+    def head_dim(self) -> int:
+        """Head width K."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def qk_size(self) -> int:
+        """Total width of the queries (and of the keys)."""
+        return round(self.hidden_size * self.qk_ratio)
+
+    @property
+    def mlp_size(self) -> int:
+        """Hidden width of the MLP."""
+        return int(self.hidden_size * self.mlp_ratio)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels the final layer emits."""
+        return self.in_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def null_class(self) -> int:
+        """Label id of the unconditional branch."""
+        return self.num_classes
+
+    @property
+    def num_label_rows(self) -> int:
+        """Rows of the label table."""
+        return self.num_classes + int(self.has_null_class)
+
+    def entry(self, num_mediators: int | None) -> int:
+        """Resolve a requested mediator count: None means the largest of the ladder, 0 full attention.
+
+        Raises:
+            ConfigError: If the count is not in the ladder.
+        """
+        if num_mediators is None:
+            return self.mediators[-1] if self.mediators else 0
+        if num_mediators and num_mediators not in self.mediators:
+            held = ", ".join(map(str, self.mediators)) or "none"
+            raise ConfigError(
+                f"{num_mediators} mediator tokens are not in this model's ladder ({held})",
+                hint="convert with --mediators to make the ladder, or use 0 for full attention",
+            )
+        return num_mediators
+
+    def at_resolution(self, resolution_px: int) -> ModelConfig:
+        """The same network for another image side.
+
+        Raises:
+            ConfigError: If the side is not a multiple of patch size times autoencoder stride.
+        """
+        unit = self.patch_size * self.latent_downsample
+        if resolution_px < unit or resolution_px % unit:
+            near = max(unit, round(resolution_px / unit) * unit)
+            raise ConfigError(
+                f"resolution {resolution_px} px is not a positive multiple of {unit} (patch x autoencoder stride)",
+                hint=f"try --res {near}",
+            )
+        return replace(self, latent_size=resolution_px // self.latent_downsample)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, one per field."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ModelConfig:
+        """Rebuild from `to_json`.
+
+        Raises:
+            ConfigError: If keys are unknown or missing.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ConfigError(f"unknown model setting {unknown[0]!r}", hint="the file was made by a newer medcli")
+        try:
+            values: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+            }
+            return cls(**values)
+        except TypeError as err:
+            raise ConfigError(f"incomplete model settings: {err}") from err
+
+
+def check_ladder(mediators: tuple[int, ...]) -> None:
+    """Refuse a ladder that is not made of rising perfect squares.
+
+    Raises:
+        ConfigError: Naming the offending count.
+    """
+    for count in mediators:
+        if count < 1 or math.isqrt(count) ** 2 != count:
+            root = max(1, math.isqrt(max(count, 0)))
+            raise ConfigError(
+                f"mediator count {count} is not a perfect square (queries are pooled to a square grid)",
+                hint=f"use {root**2} or {(root + 1) ** 2}",
+            )
+    if list(mediators) != sorted(set(mediators)):
+        raise ConfigError(
+            f"the mediator ladder must rise, got {','.join(map(str, mediators))}",
+            hint=f"--mediators {','.join(map(str, sorted(set(mediators))))}",
+        )
+
+
+SamplerName = Literal["sde", "ode", "ddpm", "ddim"]
+PathName = Literal["linear", "gvp", "vp"]
+PredictionName = Literal["velocity", "score", "noise"]
+DiffusionForm = Literal["sigma", "linear", "sbdm", "decreasing", "increasing-decreasing", "constant"]
+LastStep = Literal["mean", "tweedie", "euler", "none"]
+SDE_SOLVERS = ("euler", "heun")
+ODE_SOLVERS = ("euler", "heun", "heun3", "midpoint", "rk4", "dopri5")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerConfig:
+    """How a latent is carried from noise to data. Defaults are the reference scripts'.
+
+    Raises:
+        ConfigError: If a value is unknown or out of range.
+    """
+
+    sampler: SamplerName = "sde"
+    """SiT: `sde` or `ode`. DiT: `ddpm` (ancestral) or `ddim`."""
+    solver: str = "euler"
+    """Integration scheme; `dopri5` is adaptive and for `ode` only."""
+    steps: int = 250
+    """SDE and ODE: grid points (the references' `num_steps`). DDPM and DDIM: timesteps kept."""
+    path: PathName = "linear"
+    """Interpolant x_t = alpha(t) data + sigma(t) noise. SiT only."""
+    prediction: PredictionName = "velocity"
+    """What a SiT network predicts."""
+    diffusion_form: DiffusionForm = "sigma"
+    """Shape w(t) of the SDE's injected noise."""
+    diffusion_norm: float = 1.0
+    """Factor of that shape."""
+    last_step: LastStep = "mean"
+    """What the SDE does at the end of its grid."""
+    last_step_size: float = 0.04
+    """Time covered by the last step, in [0, 1); unused with `none`."""
+    eta: float = 0.0
+    """Noise share of DDIM, 0 = deterministic."""
+
+    def __post_init__(self) -> None:
+        choices = {
+            "sampler": get_args(SamplerName),
+            "path": get_args(PathName),
+            "prediction": get_args(PredictionName),
+            "diffusion_form": get_args(DiffusionForm),
+            "last_step": get_args(LastStep),
+            "solver": {"sde": SDE_SOLVERS, "ode": ODE_SOLVERS}.get(self.sampler, ("euler",)),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        if self.steps < 2:
+            raise ConfigError(f"--steps must be at least 2, got {self.steps}")
+        if not 0 <= self.last_step_size < 1:
+            raise ConfigError(f"--last-step-size must be in [0, 1), got {self.last_step_size}")
+        if self.diffusion_norm <= 0 or not 0 <= self.eta <= 1:
+            raise ConfigError("--diffusion-norm must be positive and eta in [0, 1]")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, one per field."""
+        return asdict(self)
