@@ -1,0 +1,1 @@
+"""Images, latents and the bundled digits."""

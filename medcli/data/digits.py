@@ -1,0 +1,38 @@
+"""The bundled data set: 1,797 real hand-written digits of 8 x 8 pixels.
+
+Source: UCI "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak), test part, CC BY 4.0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file
+
+from medcli.data.assets import asset_path
+
+DIGITS = "digits"
+"""Name of the set on the command line."""
+
+MAX_LEVEL = 16
+"""Brightest value of the original files; 0 is empty paper."""
+
+
+def load_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Images (1797, 8, 8) uint8 with levels 0..16, and labels (1797,) uint8."""
+    tensors = load_file(asset_path("digits.safetensors"))
+    return tensors["images"], tensors["labels"]
+
+
+def digit_latents() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """The digits as a pixel-space model sees them: (1797, 1, 8, 8) float32 in [-1, 1], and int64 labels."""
+    images, labels = load_digits()
+    pixels = images.astype(np.float32)[:, None] / (MAX_LEVEL / 2) - 1
+    return pixels, labels.astype(np.int64)
+
+
+def digit_pixels() -> npt.NDArray[np.uint8]:
+    """The digits as our sampler would write them: (1797, 8, 8, 3) uint8."""
+    latents, _ = digit_latents()
+    grey = np.clip(127.5 * latents[:, 0] + 128, 0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)

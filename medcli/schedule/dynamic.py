@@ -1,0 +1,79 @@
+"""The step-wise dynamic rule: more mediators once the latent has calmed down. Floats in, ladder index out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from medcli.config import check_ladder
+from medcli.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleState:
+    """What the rule remembers of one image."""
+
+    index: int = 0
+    """Ladder entry of the next step."""
+    observed: int = 0
+    """Distances seen so far."""
+    warmup_sum: float = 0.0
+    """Sum of the distances that make the baseline."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DynamicSchedule:
+    """Moves an image up its ladder when its change falls under thresholds.
+
+    The baseline is the mean of the first `warmup_steps` distances. From the next distance on, the image climbs from
+    entry j to j + 1 while distance < rho[j] x baseline; several moves may happen at once, none is undone. Comparison is
+    strict, so ties, zero baselines and NaN never move. Source: reference-facts 4 (golden kind 6).
+
+    Raises:
+        ConfigError: If the ladder does not rise, a threshold is negative, or their number is not one less than the
+            ladder's length.
+    """
+
+    ladder: tuple[int, ...]
+    """Mediator counts, rising."""
+    rho: tuple[float, ...]
+    """Thresholds, one fewer than the ladder; any values >= 0."""
+    warmup_steps: int = 3
+    """Distances averaged into the baseline, at least 1."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ladder", tuple(self.ladder))
+        object.__setattr__(self, "rho", tuple(self.rho))
+        check_ladder(self.ladder)
+        if not self.ladder or len(self.rho) != len(self.ladder) - 1:
+            raise ConfigError(
+                f"{len(self.rho)} thresholds for a ladder of {len(self.ladder)}; expected one fewer than its entries",
+                hint=f"give {max(len(self.ladder) - 1, 0)} values to --rho",
+            )
+        if any(not value >= 0 for value in self.rho):
+            raise ConfigError(f"thresholds must be >= 0, got {','.join(map(str, self.rho))}")
+        if self.warmup_steps < 1:
+            raise ConfigError(f"warm-up must be at least 1 step, got {self.warmup_steps}")
+
+    def start(self) -> ScheduleState:
+        """The state of an image before its first step."""
+        return ScheduleState()
+
+    def observe(self, state: ScheduleState, distance: float) -> ScheduleState:
+        """Take note of one solver step and decide the ladder entry of the next.
+
+        Args:
+            state: The image's state; left as it is.
+            distance: Distance between the states after steps k and k - 1, for k = 1, 2, ... (the jump from the
+                initial noise is not counted).
+
+        Returns:
+            The new state.
+        """
+        observed = state.observed + 1
+        if observed <= self.warmup_steps:
+            return replace(state, observed=observed, warmup_sum=state.warmup_sum + distance)
+        baseline = state.warmup_sum / self.warmup_steps
+        index = state.index
+        while index < len(self.rho) and distance < self.rho[index] * baseline:
+            index += 1
+        return replace(state, observed=observed, index=index)

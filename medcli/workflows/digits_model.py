@@ -1,0 +1,68 @@
+"""Train the bundled digits model: `python -m medcli.workflows.digits_model DIR`.
+
+The command that made `medcli/assets/digits-sit.safetensors`; it stands here, with every number, so that it can be run
+again. The same command again continues an interrupted run.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from medcli.checkpoint.writer import save_checkpoint
+from medcli.config import ModelConfig
+from medcli.data.assets import BUNDLED_MODEL
+from medcli.data.digits import DIGITS, digit_latents
+from medcli.model.backbone import DiffusionTransformer
+from medcli.model.init import initialise
+from medcli.runtime.reporting import Reporter, Silent
+from medcli.training.loop import LatentSet, TrainConfig, train
+
+LADDER = (1, 4, 16)
+DEPTH = 4
+
+MODEL = ModelConfig(
+    family="sit",
+    hidden_size=96,
+    depth=DEPTH,
+    num_heads=4,
+    patch_size=1,
+    latent_size=8,
+    in_channels=1,
+    num_classes=10,
+    learn_sigma=False,
+    mediators=LADDER,
+    mediator_layers=tuple(range(DEPTH)),
+    autoencoder=None,
+    latent_scale=1.0,
+    latent_downsample=1,
+)
+
+# Full attention (0) trains along with the ladder, so that comparing with it is fair.
+TRAINING = TrainConfig(
+    steps=8000, global_batch_size=128, lr=1e-3, ema=0.999, entries=(0, *LADDER), seed=0, save_every=250, log_every=50
+)
+
+
+def train_digits(output_dir: Path, reporter: Reporter) -> Path:
+    """Train the model and write its checkpoint; resumes what `output_dir` holds.
+
+    Returns:
+        The checkpoint, ready to be copied into `medcli/assets`.
+    """
+    torch.manual_seed(TRAINING.seed)
+    model = DiffusionTransformer(MODEL)
+    initialise(model, TRAINING.seed)
+    latents, labels = digit_latents()
+    data = LatentSet(torch.from_numpy(latents), torch.from_numpy(labels))
+    averaged = train(model, data, TRAINING, output_dir, reporter)
+    target = output_dir / BUNDLED_MODEL
+    save_checkpoint(target, MODEL, averaged, reference=DIGITS, force=True)
+    return target
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    train_digits(Path(sys.argv[1]), Silent())
