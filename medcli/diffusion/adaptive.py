@@ -1,0 +1,93 @@
+"""The probability-flow ODE through torchdiffeq: adaptive dopri5.
+
+An adaptive solver measures its error over the whole batch, so an image's result depends (within the tolerance) on who
+shares its batch; the fixed-step solvers of `steps` do not have this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medcli.config import SamplerConfig
+from medcli.diffusion.interpolant import ode_drift, path_point
+from medcli.diffusion.intervals import ode_interval
+from medcli.diffusion.steps import Predict
+
+# Dimension key: T grid points, B batch, C latent channels, Y X latent height and width.
+
+REFERENCE_ATOL = 1e-6
+REFERENCE_RTOL = 1e-3
+
+# torchdiffeq's names, where they differ from ours.
+TORCHDIFFEQ_METHODS = {"heun": "heun2"}
+
+Field = Callable[[Tensor, Tensor], Tensor]
+"""(0-d time, state) -> time derivative of the state."""
+
+
+def integrate_adaptive(
+    predict: Predict,
+    x_BCYX: Tensor,
+    config: SamplerConfig,
+    *,
+    reverse: bool = False,
+    atol: float = REFERENCE_ATOL,
+    rtol: float = REFERENCE_RTOL,
+) -> Tensor:
+    """Carry noise to data with torchdiffeq and `config.solver`.
+
+    Args:
+        predict: The network. dopri5 calls it at times above 1 too: its last step overshoots and is read back.
+        x_BCYX: Noise (data if `reverse`), float32.
+        config: With sampler `ode` and solver `dopri5`, whose steps do not depend on `config.steps`.
+        reverse: From data to noise.
+        atol: Absolute tolerance, of the batch-wide error norm.
+        rtol: Relative tolerance, likewise.
+
+    Returns:
+        (B, C, Y, X) data (noise if `reverse`).
+    """
+    field = ode_field(predict, config)
+    ends: Tensor = solve(field, x_BCYX, config, num_points=2, reverse=reverse, atol=atol, rtol=rtol)
+    return ends[-1]
+
+
+def solve(
+    field: Any, start: Any, config: SamplerConfig, *, num_points: int, reverse: bool, atol: float, rtol: float
+) -> Any:
+    """Integrate a field over the ODE's interval with torchdiffeq.
+
+    Args:
+        field: (0-d time, state) -> derivative of the state, a tensor or a tuple of tensors.
+        start: The state to start from.
+        config: Solver, path and prediction.
+        num_points: Even times at which the state is returned; for a fixed-step solver they are its grid.
+        reverse: From data to noise: the same interval, walked backwards.
+        atol: Absolute tolerance.
+        rtol: Relative tolerance.
+
+    Returns:
+        The state with a leading time axis, the given one first and the result last.
+    """
+    from torchdiffeq import odeint
+
+    low, high = ode_interval(config.path, config.prediction)
+    times_T = torch.linspace(*((high, low) if reverse else (low, high)), num_points)
+    device = (start[0] if isinstance(start, tuple) else start).device
+    method = TORCHDIFFEQ_METHODS.get(config.solver, config.solver)
+    return odeint(field, start, times_T.to(device), method=method, atol=atol, rtol=rtol)
+
+
+def ode_field(predict: Predict, config: SamplerConfig) -> Field:
+    """Velocity field of the probability-flow ODE in SiT's time."""
+
+    def velocity(t: Tensor, x_BCYX: Tensor) -> Tensor:
+        t_B = t.to(torch.float32).expand(len(x_BCYX))
+        drift = ode_drift(path_point(config.path, t_B), config.prediction)
+        return drift.of(x_BCYX, predict(x_BCYX, t_B).to(x_BCYX.dtype))
+
+    return velocity

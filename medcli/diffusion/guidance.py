@@ -1,0 +1,28 @@
+"""Classifier-free guidance (arXiv 2207.12598) on a network's raw outputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+REFERENCE_CHANNELS = 3
+"""Latent channels DiT and SiT guide, out of four: a relic of RGB models, kept so published FIDs reproduce."""
+
+
+def combine(
+    cond: Tensor, null: Tensor, scale: float, channels: int | None = REFERENCE_CHANNELS, *, latent_channels: int
+) -> Tensor:
+    """Push the conditional output away from the unconditional one: null + scale (cond - null).
+
+    Args:
+        cond: (B, C or 2C, Y, X) output under the wanted labels.
+        null: The same under the null class.
+        scale: 1 leaves `cond` exactly as it is.
+        channels: Leading latent channels to guide, None for all. Scale 1 + s on three of four channels acts about like
+            1 + 0.75 s on all (reference-facts 1.8).
+        latent_channels: C. Whatever the output has beyond them (DiT's variance) stays the conditional's, and so do
+            latent channels that are not guided.
+    """
+    guided = latent_channels if channels is None else min(channels, latent_channels)
+    shift = (scale - 1) * (cond[:, :guided] - null[:, :guided])
+    return torch.cat([cond[:, :guided] + shift, cond[:, guided:]], dim=1)

@@ -1,0 +1,153 @@
+"""Training losses of SiT and DiT, one number per image, with time and noise given: nothing here is random.
+
+Source: SiT (arXiv 2401.08740) section 2; Improved DDPM (arXiv 2102.09672) section 3.1; reference-facts 5.7 and 6.
+Times to draw: `intervals.training_interval` for SiT, integers below `gaussian.NUM_TRAIN_TIMESTEPS` for DiT.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medcli.config import PathName, PredictionName
+from medcli.diffusion import gaussian
+from medcli.diffusion.gaussian import GaussianTables, at
+from medcli.diffusion.interpolant import PathPoint, over_images, path_point
+from medcli.diffusion.steps import Predict
+
+# Dimension key: B batch, C latent channels, Y X latent height and width.
+
+Weighting = Literal["none", "velocity", "likelihood"]
+
+# Half the width of an 8-bit level when pixels span [-1, 1], and where the outermost levels begin.
+HALF_LEVEL = 1 / 255
+OUTER_LEVEL = 0.999
+LEAST_PROBABILITY = 1e-12
+
+
+def per_image_mean(value: Tensor) -> Tensor:
+    """Mean over all axes but the first."""
+    return value.flatten(1).mean(1)
+
+
+def sit_loss(
+    predict: Predict,
+    data_BCYX: Tensor,
+    noise_BCYX: Tensor,
+    t_B: Tensor,
+    *,
+    path: PathName = "linear",
+    prediction: PredictionName = "velocity",
+    weighting: Weighting = "none",
+) -> Tensor:
+    """Squared error of a SiT network at the given times.
+
+    Args:
+        predict: The network; called once.
+        data_BCYX: Scaled latents.
+        noise_BCYX: Standard normal.
+        t_B: float32 times inside the training interval.
+        path: The interpolant.
+        prediction: What the network predicts.
+        weighting: Weight of noise and score losses over time; velocity has none, as in the reference.
+
+    Returns:
+        (B,) mean squared error of each image.
+    """
+    point = path_point(path, t_B)
+    output_BCYX = predict(point.noised(data_BCYX, noise_BCYX), t_B)
+    if prediction == "velocity":
+        return per_image_mean((output_BCYX - point.target_velocity(data_BCYX, noise_BCYX)) ** 2)
+    if prediction == "noise":
+        error_BCYX = output_BCYX - noise_BCYX
+    else:
+        error_BCYX = over_images(point.sigma, output_BCYX) * output_BCYX + noise_BCYX
+    return _time_weight(point, weighting) * per_image_mean(error_BCYX**2)
+
+
+def _time_weight(point: PathPoint, weighting: Weighting) -> Tensor | float:
+    if weighting == "none":
+        return 1.0
+    if weighting == "velocity":
+        return (point.variance / point.sigma) ** 2
+    return point.variance / point.sigma**2
+
+
+@dataclass(frozen=True, slots=True)
+class DitLoss:
+    """DiT's two terms, (B,) each."""
+
+    mse: Tensor
+    """Squared error of the noise."""
+    vb: Tensor
+    """Variational bound of the step, bits per element; trains the variance alone; 0 where that is not learned."""
+
+    @property
+    def total(self) -> Tensor:
+        """What training minimises: the plain sum."""
+        return self.mse + self.vb
+
+
+def dit_loss(
+    predict: Predict, data_BCYX: Tensor, noise_BCYX: Tensor, t_B: Tensor, *, tables: GaussianTables
+) -> DitLoss:
+    """Loss of a DiT network at the given timesteps.
+
+    Args:
+        predict: The network; called once.
+        data_BCYX: Scaled latents, float32.
+        noise_BCYX: Standard normal.
+        t_B: int64 timesteps.
+        tables: Of the full process (`gaussian_tables(respace(""))`), on the same device.
+    """
+    x_BCYX = gaussian.q_sample(tables, data_BCYX, noise_BCYX, t_B)
+    output = predict(x_BCYX, t_B)
+    channels = data_BCYX.shape[1]
+    mse_B = per_image_mean((output[:, :channels] - noise_BCYX) ** 2)
+    if output.shape[1] == channels:
+        return DitLoss(mse_B, torch.zeros_like(mse_B))
+    # The bound must not pull on the noise prediction: only the variance channels keep their gradient.
+    frozen = torch.cat([output[:, :channels].detach(), output[:, channels:]], dim=1)
+    return DitLoss(mse_B, variational_bound(tables, data_BCYX, x_BCYX, frozen, t_B))
+
+
+def variational_bound(
+    tables: GaussianTables, data_BCYX: Tensor, x_BCYX: Tensor, output: Tensor, index_B: Tensor
+) -> Tensor:
+    """One term of the variational bound in bits per element: (B,).
+
+    KL(true posterior || model); at index 0 the negative log-likelihood of the data in 8-bit levels instead.
+    """
+    step = gaussian.p_mean_variance(tables, x_BCYX, output, index_B)
+    true_mean = gaussian.posterior_mean(tables, data_BCYX, x_BCYX, index_B)
+    true_log_variance = at(tables.posterior_log_variance, index_B, x_BCYX)
+    ratio = torch.exp(true_log_variance - step.log_variance)
+    shift = (true_mean - step.mean) ** 2 * torch.exp(-step.log_variance)
+    divergence_B = per_image_mean((step.log_variance - true_log_variance - 1 + ratio + shift) / 2)
+    decoder_B = -per_image_mean(discretised_log_likelihood(data_BCYX, step.mean, step.log_variance / 2))
+    return torch.where(index_B == 0, decoder_B, divergence_B) / math.log(2)
+
+
+def discretised_log_likelihood(data: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log-probability, in nats, of 8-bit data in [-1, 1] under a Gaussian; the outermost levels take the tails.
+
+    Args:
+        data: Values in [-1, 1].
+        mean: Of the Gaussian.
+        log_scale: Natural logarithm of its standard deviation.
+    """
+    inverse_scale = torch.exp(-log_scale)
+    below_upper = normal_cdf((data - mean + HALF_LEVEL) * inverse_scale)
+    below_lower = normal_cdf((data - mean - HALF_LEVEL) * inverse_scale)
+    probability = torch.where(data > OUTER_LEVEL, 1 - below_lower, below_upper - below_lower)
+    probability = torch.where(data < -OUTER_LEVEL, below_upper, probability)
+    return torch.log(probability.clamp(min=LEAST_PROBABILITY))
+
+
+def normal_cdf(value: Tensor) -> Tensor:
+    """Tanh approximation of the standard normal distribution function, the one DiT was trained with."""
+    return (1 + torch.tanh(math.sqrt(2 / math.pi) * (value + 0.044715 * value**3))) / 2

@@ -1,0 +1,225 @@
+"""Every SiT solver as one table of numbers: a row per step, a column per network call.
+
+A step of Euler-Maruyama, stochastic Heun, any explicit Runge-Kutta method and each of the SDE's last steps is
+
+    x  <- x + noise_before * noise
+    x_s = x + sum over r < s of lean[s, r] k_r        state at which stage s calls the network, at time[s]
+    k_s = on_state[s] x_s + on_output[s] output_s     slope: affine, see interpolant.py
+    x  <- x + sum over s of weight[s] k_s + noise_after * noise
+
+so images at different steps, the last step included, share a batch by looking up different rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from medcli.config import SamplerConfig
+from medcli.diffusion import interpolant
+from medcli.diffusion.interpolant import STATE, Affine, path_point
+from medcli.diffusion.intervals import ode_interval, sde_interval
+from medcli.errors import ConfigError
+
+# Dimension key: L steps, S stages (network calls of one step), R stages already done.
+
+
+@dataclass(frozen=True, slots=True)
+class Tableau:
+    """An explicit Runge-Kutta method (Butcher tableau) for a step of length 1."""
+
+    nodes: tuple[float, ...]
+    lean: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+
+
+# Source: torchdiffeq's fixed-step methods (reference-facts 5.6); `heun` is its `heun2`, `rk4` its 3/8 rule.
+TABLEAUS: dict[str, Tableau] = {
+    "euler": Tableau((0,), ((),), (1,)),
+    "heun": Tableau((0, 1), ((), (1,)), (1 / 2, 1 / 2)),
+    "heun3": Tableau((0, 1 / 3, 2 / 3), ((), (1 / 3,), (0, 2 / 3)), (1 / 4, 0, 3 / 4)),
+    "midpoint": Tableau((0, 1 / 2), ((), (1 / 2,)), (0, 1)),
+    "rk4": Tableau((0, 1 / 3, 2 / 3, 1), ((), (1 / 3,), (-1 / 3, 1), (1, -1, 1)), (1 / 8, 3 / 8, 3 / 8, 1 / 8)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StepTable:
+    """The numbers of every step, float32. A step that needs fewer stages than others has weight 0 on the rest."""
+
+    calls: tuple[int, ...]
+    """Network calls of each step: the stages whose result is used."""
+    is_noisy: tuple[bool, ...]
+    """Whether each step has a noise factor."""
+    time_LS: Tensor
+    on_state_LS: Tensor
+    on_output_LS: Tensor
+    lean_LSR: Tensor
+    weight_LS: Tensor
+    noise_before_L: Tensor
+    noise_after_L: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor column, in field order."""
+        columns = (getattr(self, field.name) for field in fields(self))
+        return tuple(column for column in columns if isinstance(column, Tensor))
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def to(self, device: torch.device | str) -> StepTable:
+        """Move the table to a device."""
+        return StepTable(self.calls, self.is_noisy, *(column.to(device) for column in self.tensors))
+
+    def head(self, num_steps: int) -> StepTable:
+        """Keep the first steps (all but the last -n for a negative count)."""
+        kept = slice(num_steps)
+        return StepTable(self.calls[kept], self.is_noisy[kept], *(column[kept] for column in self.tensors))
+
+    def then(self, other: StepTable) -> StepTable:
+        """Append another table: these steps followed by its own."""
+        columns = zip(self.tensors, other.tensors, strict=True)
+        joined = (torch.cat(pair) for pair in columns)
+        return StepTable(self.calls + other.calls, self.is_noisy + other.is_noisy, *joined)
+
+
+def ode_table(config: SamplerConfig, *, reverse: bool = False, sample_eps: float | None = None) -> StepTable:
+    """Fixed-step solution of the probability-flow ODE on `config.steps` grid points.
+
+    Args:
+        config: With sampler `ode` and a fixed-step solver.
+        reverse: From data to noise.
+        sample_eps: Margin kept from the singular ends, None for the default.
+    """
+    start, end = ode_interval(config.path, config.prediction, sample_eps=sample_eps)
+    grid_T = torch.linspace(end, start, config.steps) if reverse else torch.linspace(start, end, config.steps)
+    tableau, sizes_L = TABLEAUS[config.solver], grid_T.diff()
+    time_LS = _stage_times(tableau, grid_T[:-1], sizes_L)
+    drift_LS = interpolant.ode_drift(path_point(config.path, time_LS.double()), config.prediction)
+    no_noise_L = torch.zeros_like(sizes_L)
+    return _table(tableau, time_LS, sizes_L, drift_LS, no_noise_L, no_noise_L)
+
+
+def sde_table(config: SamplerConfig, *, sample_eps: float | None = None) -> StepTable:
+    """Stochastic Euler or Heun on `config.steps` grid points (one step fewer), then the last step as a row of its own.
+
+    Args:
+        config: With sampler `sde`.
+        sample_eps: Margin kept from the singular ends, None for the default.
+
+    Raises:
+        ConfigError: If the last step covers the whole interval.
+    """
+    last_size = 0.0 if config.last_step == "none" else config.last_step_size
+    start, end = sde_interval(
+        config.path, config.prediction, form=config.diffusion_form, last_step_size=last_size, sample_eps=sample_eps
+    )
+    if end <= start:
+        raise ConfigError(f"--last-step-size {last_size} leaves no time for the steps before it ({start} to {end})")
+    grid_T = torch.linspace(start, end, config.steps)
+    heads_L, tableau = grid_T[:-1], TABLEAUS[config.solver]
+    sizes_L = (grid_T[1] - grid_T[0]).expand_as(heads_L)  # the references use the first difference throughout
+    time_LS = _stage_times(tableau, heads_L, sizes_L)
+    point_LS = path_point(config.path, time_LS.double())
+    diffusion_LS = interpolant.diffusion_of(point_LS, config.diffusion_form, config.diffusion_norm)
+    drift_LS = interpolant.sde_drift(point_LS, config.prediction, diffusion_LS)
+    amplitude_L = torch.sqrt(2 * diffusion_LS[:, 0] * sizes_L.double())
+    no_noise_L = torch.zeros_like(amplitude_L)
+    # Heun adds the noise first and takes both slopes from the noised state.
+    noises = (amplitude_L, no_noise_L) if config.solver == "heun" else (no_noise_L, amplitude_L)
+    table = _table(tableau, time_LS, sizes_L, drift_LS, *noises)
+    if config.solver == "heun" and end == 1.0:
+        table = _without_last_corrector(table)
+    if last_size > 0 or (config.last_step == "tweedie" and end < 1.0):
+        table = table.then(_last_step(config, grid_T[-1:], last_size, stages=len(tableau.nodes)))
+    return table
+
+
+def _stage_times(tableau: Tableau, heads_L: Tensor, sizes_L: Tensor) -> Tensor:
+    """Network time of every stage, float32."""
+    return heads_L[:, None] + sizes_L[:, None] * torch.tensor(tableau.nodes)
+
+
+def _table(
+    tableau: Tableau, time_LS: Tensor, sizes_L: Tensor, slope_LS: Affine, before_L: Tensor, after_L: Tensor
+) -> StepTable:
+    """Fill in a table whose steps all follow one tableau."""
+    num_stages = len(tableau.nodes)
+    lean_SR = torch.tensor([row + (0.0,) * (num_stages - len(row)) for row in tableau.lean], dtype=torch.float64)
+    weight_S = torch.tensor(tableau.weights, dtype=torch.float64)
+    size_L = sizes_L.double()
+    return StepTable(
+        calls=(num_stages,) * len(time_LS),
+        is_noisy=tuple(bool(before or after) for before, after in zip(before_L, after_L, strict=True)),
+        time_LS=time_LS,
+        on_state_LS=_column(slope_LS.on_state, time_LS),
+        on_output_LS=_column(slope_LS.on_output, time_LS),
+        lean_LSR=(size_L[:, None, None] * lean_SR).float(),
+        weight_LS=(size_L[:, None] * weight_S).float(),
+        noise_before_L=before_L.float(),
+        noise_after_L=after_L.float(),
+    )
+
+
+def _column(factor: Tensor | float, like: Tensor) -> Tensor:
+    return torch.as_tensor(factor).expand_as(like).float()
+
+
+def _single_slope_row(
+    time: Tensor, slope: Affine, size: Tensor | float, *, noise_before: float, stages: int
+) -> StepTable:
+    """One row that makes one network call: x + noise_before noise, plus size times the slope there.
+
+    Args:
+        time: The call's time, shape (1,) float32.
+        slope: Its factors, shape (1,).
+        size: Factor of the slope.
+        noise_before: Factor of the noise.
+        stages: Stages of the table the row goes into; the surplus repeats the first with weight 0.
+    """
+    first_1S = torch.eye(1, stages)
+    return StepTable(
+        calls=(1,),
+        is_noisy=(noise_before != 0,),
+        time_LS=time[:, None].expand(1, stages),
+        on_state_LS=_column(slope.on_state, time)[:, None].expand(1, stages),
+        on_output_LS=_column(slope.on_output, time)[:, None].expand(1, stages),
+        lean_LSR=torch.zeros(1, stages, stages),
+        weight_LS=size * first_1S,
+        noise_before_L=torch.tensor([noise_before]),
+        noise_after_L=torch.zeros(1),
+    )
+
+
+def _without_last_corrector(table: StepTable) -> StepTable:
+    """Make Heun's last step a first-order one.
+
+    Its corrector would be evaluated at t = 1, where the score is infinite (the references return NaN or infinities
+    there). As in Karras et al. (arXiv 2206.00364), algorithm 1, the step into the singular end keeps the predictor.
+    """
+    slope = Affine(table.on_state_LS[-1, :1], table.on_output_LS[-1, :1])
+    size, noise = 2 * table.weight_LS[-1, 0], float(table.noise_before_L[-1])
+    return table.head(-1).then(_single_slope_row(table.time_LS[-1, :1], slope, size, noise_before=noise, stages=2))
+
+
+def _last_step(config: SamplerConfig, end: Tensor, size: float, *, stages: int) -> StepTable:
+    """The evaluation at the end of the SDE's grid, which adds no noise.
+
+    Args:
+        config: With a last step other than `none`.
+        end: Last grid point, shape (1,) float32.
+        size: Time to cover; `tweedie` jumps to the data whatever it is.
+        stages: Stages of the table the row goes into.
+    """
+    point = path_point(config.path, end.double())
+    if config.last_step == "tweedie":
+        slope = interpolant.data(point, config.prediction) + STATE.scaled(-1.0)
+        return _single_slope_row(end, slope, 1.0, noise_before=0.0, stages=stages)
+    slope = interpolant.ode_drift(point, config.prediction)
+    if config.last_step == "mean":
+        diffusion = interpolant.diffusion_of(point, config.diffusion_form, config.diffusion_norm)
+        slope = interpolant.sde_drift(point, config.prediction, diffusion)
+    return _single_slope_row(end, slope, size, noise_before=0.0, stages=stages)

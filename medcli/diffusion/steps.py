@@ -1,0 +1,271 @@
+"""One step of each sampler, vectorised over images that may be at different steps.
+
+A sampler holds no state: everything about an image is its latent and its step number. The network is any function
+`predict(x, t) -> raw output`, guidance already applied, with t in the family's native time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from medcli.config import SamplerConfig
+from medcli.diffusion import gaussian
+from medcli.diffusion.gaussian import GaussianTables, at, gaussian_tables, respace
+from medcli.diffusion.solver_tables import StepTable, ode_table, sde_table
+from medcli.errors import ConfigError
+
+# Dimension key: B batch, C latent channels, Y X latent height and width.
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""(x_BCYX, t_B) -> the network's raw output; t_B is float32 in [0, 1] for SiT, the original int64 timestep for DiT."""
+
+
+class Sampler(Protocol):
+    """A fixed number of steps from noise to data."""
+
+    @property
+    def num_steps(self) -> int:
+        """Solver steps of an image, numbered from 0; the last step of the SDE counts as one."""
+
+    @property
+    def num_observed(self) -> int:
+        """How many first steps yield states the dynamic schedule looks at."""
+
+    @property
+    def nfe(self) -> int:
+        """Network calls of an image over the whole run; the two halves of guidance are one call."""
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any step uses noise."""
+
+    def takes_noise(self, step: int) -> bool:
+        """Whether this step uses the noise it is given."""
+
+    def calls(self, step: int) -> int:
+        """Network calls whose result this step uses."""
+
+    def step(
+        self,
+        predict: Predict,
+        x_BCYX: Tensor,
+        step_B: Tensor,
+        noise_BCYX: Tensor | None,
+        *,
+        num_calls: int | None = None,
+    ) -> Tensor:
+        """Advance every image by its own step.
+
+        Args:
+            predict: The network.
+            x_BCYX: States, float32.
+            step_B: int64 step number of each image, on the sampler's device.
+            noise_BCYX: Standard normal noise, finite everywhere; None if no image's step takes any.
+            num_calls: Network calls to make: the largest `calls` of the batch. None makes the most any step needs,
+                which differs only where solvers of several calls end with a step of one.
+
+        Returns:
+            The next states, float32.
+        """
+
+
+def build_sampler(
+    config: SamplerConfig,
+    *,
+    device: torch.device | str = "cpu",
+    reverse: bool = False,
+    sample_eps: float | None = None,
+) -> Sampler:
+    """Tabulate a sampler.
+
+    Args:
+        config: Which one. `dopri5` chooses its own steps: use `adaptive.integrate_adaptive`.
+        device: Where the tables live, which is where `step` expects its tensors.
+        reverse: From data to noise; `ode` only.
+        sample_eps: Time kept from the singular ends, None for the default of the path and prediction. SiT only.
+
+    Raises:
+        ConfigError: If the combination has no fixed-step sampler.
+    """
+    if config.solver == "dopri5":
+        raise ConfigError("dopri5 chooses its own steps, and has no fixed ones", hint="use --solver heun")
+    if reverse and config.sampler != "ode":
+        raise ConfigError(f"only the ode sampler runs from data to noise, not {config.sampler}")
+    if config.sampler == "ode":
+        return TransportSampler(ode_table(config, reverse=reverse, sample_eps=sample_eps).to(device), config.steps - 1)
+    if config.sampler == "sde":
+        return TransportSampler(sde_table(config, sample_eps=sample_eps).to(device), config.steps - 1)
+    tables = gaussian_tables(kept_timesteps(config)).to(device)
+    return AncestralSampler(tables) if config.sampler == "ddpm" else DdimSampler(tables, config.eta)
+
+
+def kept_timesteps(config: SamplerConfig) -> list[int]:
+    """Training timesteps DDPM or DDIM keeps, rising.
+
+    DDIM takes the integer stride its authors use where one keeps `config.steps` timesteps, else spreads them like DDPM.
+
+    Raises:
+        ConfigError: If there are fewer timesteps than asked for.
+    """
+    if config.steps > gaussian.NUM_TRAIN_TIMESTEPS:
+        raise ConfigError(f"--steps {config.steps}: the model has {gaussian.NUM_TRAIN_TIMESTEPS} timesteps")
+    if config.sampler == "ddim":
+        stride = -(-gaussian.NUM_TRAIN_TIMESTEPS // config.steps)
+        strided = range(0, gaussian.NUM_TRAIN_TIMESTEPS, stride)
+        if len(strided) == config.steps:
+            return list(strided)
+    return respace(str(config.steps))
+
+
+@dataclass(frozen=True, slots=True)
+class TransportSampler:
+    """SDE or fixed-step ODE of SiT, as `solver_tables` lays it out."""
+
+    table: StepTable
+    num_observed: int
+
+    @property
+    def num_steps(self) -> int:
+        """Rows of the table."""
+        return len(self.table)
+
+    @property
+    def nfe(self) -> int:
+        """Calls of all rows."""
+        return sum(self.table.calls)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any row has a noise factor."""
+        return any(self.table.is_noisy)
+
+    def takes_noise(self, step: int) -> bool:
+        """Whether the row has a noise factor."""
+        return self.table.is_noisy[step]
+
+    def calls(self, step: int) -> int:
+        """Stages of the row."""
+        return self.table.calls[step]
+
+    def step(
+        self,
+        predict: Predict,
+        x_BCYX: Tensor,
+        step_B: Tensor,
+        noise_BCYX: Tensor | None,
+        *,
+        num_calls: int | None = None,
+    ) -> Tensor:
+        """See `Sampler.step`; the arithmetic is `solver_tables`' opening lines."""
+        table = self.table
+        if noise_BCYX is not None:
+            x_BCYX = x_BCYX + at(table.noise_before_L, step_B, x_BCYX) * noise_BCYX
+        result_BCYX, slopes = x_BCYX, list[Tensor]()
+        for stage in range(max(table.calls) if num_calls is None else num_calls):
+            state_BCYX = x_BCYX
+            for earlier, slope_BCYX in enumerate(slopes):
+                state_BCYX = state_BCYX + at(table.lean_LSR[:, stage, earlier], step_B, x_BCYX) * slope_BCYX
+            output_BCYX = predict(state_BCYX, table.time_LS[step_B, stage])
+            on_state, on_output = table.on_state_LS[:, stage], table.on_output_LS[:, stage]
+            slopes.append(at(on_state, step_B, x_BCYX) * state_BCYX + at(on_output, step_B, x_BCYX) * output_BCYX)
+            result_BCYX = result_BCYX + at(table.weight_LS[:, stage], step_B, x_BCYX) * slopes[-1]
+        if noise_BCYX is not None:
+            result_BCYX = result_BCYX + at(table.noise_after_L, step_B, x_BCYX) * noise_BCYX
+        return result_BCYX
+
+
+@dataclass(frozen=True, slots=True)
+class _GaussianSampler:
+    """What DDPM and DDIM share: one network call per kept timestep, the noisiest first."""
+
+    tables: GaussianTables
+
+    @property
+    def num_steps(self) -> int:
+        """Kept timesteps."""
+        return len(self.tables.timesteps)
+
+    num_observed = num_steps
+    nfe = num_steps
+
+    def calls(self, step: int) -> int:
+        """Always one."""
+        return 1
+
+    def index_and_output(self, predict: Predict, x_BCYX: Tensor, step_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of each image's kept timestep, and the network's output there in the state's type."""
+        index_B = self.num_steps - 1 - step_B
+        return index_B, predict(x_BCYX, self.tables.timesteps[index_B]).to(x_BCYX.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class AncestralSampler(_GaussianSampler):
+    """DDPM: a draw from each denoising step's Gaussian, the mean at the last (DDPM algorithm 2)."""
+
+    @property
+    def noisy(self) -> bool:
+        """Always."""
+        return True
+
+    def takes_noise(self, step: int) -> bool:
+        """All but the last; the references draw noise there too, and drop it."""
+        return step < self.num_steps - 1
+
+    def step(
+        self,
+        predict: Predict,
+        x_BCYX: Tensor,
+        step_B: Tensor,
+        noise_BCYX: Tensor | None,
+        *,
+        num_calls: int | None = None,
+    ) -> Tensor:
+        """See `Sampler.step`."""
+        index_B, output = self.index_and_output(predict, x_BCYX, step_B)
+        distribution = gaussian.p_mean_variance(self.tables, x_BCYX, output, index_B)
+        if noise_BCYX is None:
+            return distribution.mean
+        is_noisy = (index_B > 0).to(x_BCYX.dtype).view(-1, 1, 1, 1)
+        return distribution.mean + is_noisy * torch.exp(0.5 * distribution.log_variance) * noise_BCYX
+
+
+@dataclass(frozen=True, slots=True)
+class DdimSampler(_GaussianSampler):
+    """DDIM (arXiv 2010.02502, eq. 12), ignoring the variance channels."""
+
+    eta: float
+    """Noise share, 0 = deterministic."""
+
+    @property
+    def noisy(self) -> bool:
+        """Only with a noise share."""
+        return self.eta > 0
+
+    def takes_noise(self, step: int) -> bool:
+        """All but the last, with a noise share."""
+        return self.noisy and step < self.num_steps - 1
+
+    def step(
+        self,
+        predict: Predict,
+        x_BCYX: Tensor,
+        step_B: Tensor,
+        noise_BCYX: Tensor | None,
+        *,
+        num_calls: int | None = None,
+    ) -> Tensor:
+        """See `Sampler.step`."""
+        index_B, output = self.index_and_output(predict, x_BCYX, step_B)
+        noise_seen_BCYX = output[:, : x_BCYX.shape[1]]
+        data_BCYX = gaussian.predicted_data(self.tables, x_BCYX, noise_seen_BCYX, index_B)
+        abar = at(self.tables.alphas_cumprod, index_B, x_BCYX)
+        abar_prev = at(self.tables.alphas_cumprod_prev, index_B, x_BCYX)
+        amplitude = self.eta * torch.sqrt((1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev))  # 0 at index 0
+        direction_BCYX = torch.sqrt(1 - abar_prev - amplitude**2) * noise_seen_BCYX
+        result_BCYX = torch.sqrt(abar_prev) * data_BCYX + direction_BCYX
+        return result_BCYX if noise_BCYX is None else result_BCYX + amplitude * noise_BCYX
