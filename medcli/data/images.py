@@ -1,0 +1,218 @@
+"""Image sets as the metrics read them, and the two ways pixels are made: the training crop and the 8-bit rounding."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from medcli.data.npz import first_images, open_archive
+from medcli.errors import DataError
+from medcli.runtime.reporting import Reporter
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+MANIFEST = "manifest.json"
+"""Beside the images of a sample folder: what made them."""
+NUMBERED = re.compile(r"\d+\.png")
+"""How a sample folder names its images; its other pictures, such as `grid.png`, are no samples."""
+EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+"""Pillow modes that convert to RGB without losing depth."""
+
+
+class ImageSource(Protocol):
+    """A finite, ordered set of images that can be read again."""
+
+    @property
+    def name(self) -> str:
+        """What messages and reports call it."""
+
+    @property
+    def num_images(self) -> int:
+        """How many images `batches` yields in all."""
+
+    def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
+        """Yield (B, Y, X, 3) uint8 RGB batches, B at most `batch_size`, in index order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFolder:
+    """Image files in numeric order."""
+
+    path: Path
+    files: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """What messages and reports call it."""
+        return str(self.path)
+
+    @property
+    def num_images(self) -> int:
+        """How many images there are."""
+        return len(self.files)
+
+    def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
+        """Yield batches; a batch ends early where the next image has another size, so sizes may differ.
+
+        Raises:
+            DataError: If a file is no image, is damaged, or has more than 8 bits a channel.
+        """
+        batch: list[npt.NDArray[np.uint8]] = []
+        converted: set[str] = set()
+        for file in self.files:
+            pixels_YXC, mode = read_image(file)
+            if mode not in {"RGB", *converted}:
+                converted.add(mode)
+                reporter.note(f"{file.name} is stored as {mode}: images of this kind are converted to RGB")
+            if batch and (len(batch) == batch_size or batch[0].shape != pixels_YXC.shape):
+                yield torch.from_numpy(np.stack(batch))
+                batch = []
+            batch.append(pixels_YXC)
+        if batch:
+            yield torch.from_numpy(np.stack(batch))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageArray:
+    """Images already in memory."""
+
+    name: str
+    """What messages and reports call it."""
+    images_NYXC: torch.Tensor
+    """(N, Y, X, 3) uint8 RGB."""
+
+    @property
+    def num_images(self) -> int:
+        """How many images there are."""
+        return len(self.images_NYXC)
+
+    def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
+        """Yield batches in order, `batch_size` images each but for the last."""
+        yield from torch.split(self.images_NYXC, batch_size)
+
+
+def open_images(path: Path, num_images: int | None = None) -> ImageSource:
+    """Find out what an image set is, by its content, and check all that can be checked before anything slow runs.
+
+    Args:
+        path: A folder of images (sub-folders included), a sample folder (its numbered images only), or an `.npz`.
+        num_images: How many to read, from the first in index order; None reads all.
+
+    Raises:
+        DataError: If there are no usable images; the message says what was found.
+    """
+    if path.is_dir():
+        return _open_folder(path, num_images)
+    if not path.exists():
+        raise DataError(f"no such file or folder: {path}", hint="check the path")
+    return open_archive(path, num_images)
+
+
+def read_image(file: Path) -> tuple[npt.NDArray[np.uint8], str]:
+    """Pixels (Y, X, 3) uint8 RGB of an image file, and the Pillow mode it was stored in.
+
+    Raises:
+        DataError: If the file is no image, is damaged, or has more than 8 bits a channel.
+    """
+    try:
+        with Image.open(file) as image:
+            mode = image.mode
+            if mode in EIGHT_BIT_MODES:
+                return np.asarray(image.convert("RGB")), mode
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as err:
+        raise DataError(f"{file} is not a whole image", hint="remove it, or make it again") from err
+    raise DataError(f"{file} is stored as {mode}, expected 8 bits a channel", hint="convert it to 8-bit RGB")
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What `medcli sample` wrote about a folder of samples; None if the folder holds no manifest.
+
+    Raises:
+        DataError: If the manifest can't be read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise DataError(f"{path} is not valid JSON", hint="run the medcli sample command again") from err
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path} does not hold a JSON object", hint="run the medcli sample command again")
+    return manifest
+
+
+def center_crop(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
+    """Cut the training square out of an image as DiT and SiT do (reference-facts 3.4).
+
+    Halve by box averaging while the short side is at least twice the target, resize it to the target bicubically, then
+    cut the middle.
+
+    Args:
+        image: Any Pillow image that converts to RGB.
+        side: Side of the square, in pixels.
+
+    Returns:
+        (side, side, 3) uint8.
+    """
+    image = image.convert("RGB")
+    while min(image.size) >= 2 * side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = side / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels in [-1, 1] to 0..255 as the samplers of DiT and SiT write them: clamp(127.5 x + 128), then truncate.
+
+    Any shape and float type; arithmetic is float32. Values outside the range are clamped.
+    """
+    return (127.5 * pixels.float() + 128).clamp(0, 255).to(torch.uint8)
+
+
+def _open_folder(folder: Path, num_images: int | None) -> ImageFolder:
+    manifest = read_manifest(folder)
+    if manifest is None:
+        found = [file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+    else:
+        found = [file for file in folder.iterdir() if NUMBERED.fullmatch(file.name)]
+        promised = manifest.get("num_images", len(found))
+        # A folder still being filled, or cut short, would be scored as something it is not.
+        if num_images is None and len(found) < promised:
+            raise DataError(
+                f"{folder} holds {len(found)} of the {promised} images its manifest names",
+                hint=f"finish it with the same medcli sample command, or pass --num-images {len(found)}",
+            )
+        num_images = promised if num_images is None else num_images
+    files = sorted(found, key=lambda file: _numeric_order(file.relative_to(folder)))[
+        : first_images(folder, len(found), num_images)
+    ]
+    for file in files:
+        _check_header(file)
+    return ImageFolder(path=folder, files=tuple(files))
+
+
+def _numeric_order(path: Path) -> list[tuple[bool, int, str]]:
+    """Sort key in which `2.png` comes before `10.png`, whatever the zero padding."""
+    parts = re.split(r"(\d+)", path.as_posix())
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def _check_header(file: Path) -> None:
+    """Read the header only: cheap, and it finds empty files and saved web pages before hours of work."""
+    try:
+        with Image.open(file):
+            pass
+    except (UnidentifiedImageError, OSError, SyntaxError) as err:
+        what = "is empty" if not file.stat().st_size else "is not an image"
+        raise DataError(f"{file} {what}", hint="remove it, or make it again") from err

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medcli.data.digits import digit_pixels
+from medcli.errors import ExitCode
+from tests.conftest import RunCli
+
+DIGITS = digit_pixels()
+
+
+def sample_folder(path: Path, num_images: int = 20, **manifest: Any) -> Path:
+    """A folder as `medcli sample` leaves it, holding real digits."""
+    path.mkdir(parents=True)
+    for index in range(num_images):
+        Image.fromarray(DIGITS[index]).save(path / f"{index:06d}.png")
+    Image.fromarray(DIGITS[0]).save(path / "grid.png")
+    manifest = {"reference": "digits", "num_images": num_images, **manifest}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
+def npz(path: Path, *arrays: Any, **named: Any) -> Path:
+    np.savez(path, *arrays, **named)
+    return path
+
+
+def refused(run_cli: RunCli, code: ExitCode, *argv: Any) -> str:
+    """Run a command that must fail with one error line and at most one hint; returns both."""
+    result = run_cli("fid", *argv)
+    assert result.code == code, result
+    assert result.out == ""
+    lines = result.err.splitlines()
+    assert [line.split(":")[0] for line in lines] in (["error"], ["error", "hint"])
+    return result.err
+
+
+def test_without_arguments_the_newest_sample_folder_is_scored(empty_folder: Path, run_cli: RunCli) -> None:
+    for age, name in enumerate(["b-newest", "a-older", "c-oldest"]):
+        folder = sample_folder(empty_folder / "samples" / name)
+        os.utime(folder / "manifest.json", (1000 - age, 1000 - age))
+    (empty_folder / "samples" / "no-manifest").mkdir()
+    result = run_cli("fid", "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    assert (report["samples"], report["reference"]) == ("samples/b-newest", "digits")
+    assert (report["num_samples"], report["num_reference"]) == (20, 1797)
+    assert (report["extractor"], report["protocol"]) == ("digits", "adm")
+    assert report["fid"] > 0
+    assert report["precision"] == 1  # real digits, all of them in the reference
+
+
+def test_all_digits_against_their_own_reference_score_zero(empty_folder: Path, run_cli: RunCli) -> None:
+    path = npz(empty_folder / "all.npz", DIGITS)
+    report = json.loads(run_cli("fid", path, "digits", "--json").out)
+    assert report["fid"] == pytest.approx(0, abs=1e-6)
+    assert (report["precision"], report["recall"]) == (1, 1)
+    assert "sfid" not in report
+
+
+def test_folder_and_npz_of_the_same_images_score_the_same(empty_folder: Path, run_cli: RunCli) -> None:
+    folder = sample_folder(empty_folder / "x")
+    archive = npz(empty_folder / "x.npz", DIGITS[:25])
+    first = json.loads(run_cli("fid", folder, "digits", "--json", "--batch-size", "7").out)
+    second = json.loads(run_cli("fid", archive, "digits", "--json", "--num-images", "20").out)
+    for name in ("fid", "inception_score", "precision", "recall", "kid"):
+        assert first[name] == pytest.approx(second[name], rel=1e-5)
+
+
+def test_only_the_metrics_asked_for_are_reported(empty_folder: Path, run_cli: RunCli) -> None:
+    folder = sample_folder(empty_folder / "x")
+    report = json.loads(run_cli("fid", folder, "--metrics", "is,sfid", "--json").out)
+    assert report["inception_score"] > 1
+    assert report["sfid"] is None
+    assert report["unavailable"] == {"sfid": "the digits extractor has no spatial layer"}
+    assert not {"fid", "kid", "precision", "recall"} & set(report)
+
+
+def test_people_see_a_table_and_a_warning_about_few_samples(empty_folder: Path, run_cli: RunCli) -> None:
+    result = run_cli("fid", sample_folder(empty_folder / "x"))
+    for word in ("fid", "kid", "lower", "higher", "digits (1797 images)", "(20 images)"):
+        assert word in result.out
+    assert "fewer samples than dimensions (64)" in result.err
+
+
+def test_an_image_set_is_a_reference_read_with_the_extractor_the_samples_name(
+    empty_folder: Path, run_cli: RunCli
+) -> None:
+    folder = sample_folder(empty_folder / "x")
+    report = json.loads(run_cli("fid", folder, npz(empty_folder / "r.npz", DIGITS[:50]), "--json").out)
+    assert (report["extractor"], report["num_reference"]) == ("digits", 50)
+
+
+def test_an_npz_beside_a_manifest_is_scored_against_its_reference(empty_folder: Path, run_cli: RunCli) -> None:
+    folder = sample_folder(empty_folder / "x")
+    report = json.loads(run_cli("fid", npz(folder / "samples.npz", DIGITS[:20]), "--json").out)
+    assert (report["reference"], report["num_samples"]) == ("digits", 20)
+
+
+def test_statistics_alone_give_fid_and_reasons(empty_folder: Path, run_cli: RunCli) -> None:
+    reference = npz(empty_folder / "r.npz", mu=np.zeros(64), sigma=np.eye(64))
+    options = ("--extractor", "digits", "--metrics", "fid,precision,kid", "--json")
+    report = json.loads(run_cli("fid", sample_folder(empty_folder / "x"), reference, *options).out)
+    assert report["fid"] > 0
+    assert report["num_reference"] is None
+    assert report["precision"] is report["kid"] is None
+    assert "statistics only" in report["unavailable"]["precision"]
+
+
+def test_an_adm_reference_gives_statistics_to_fid_and_images_to_precision(empty_folder: Path, run_cli: RunCli) -> None:
+    reference = npz(empty_folder / "r.npz", DIGITS[:30], mu=np.zeros(64), sigma=np.eye(64))
+    folder = sample_folder(empty_folder / "x")
+    report = json.loads(run_cli("fid", folder, reference, "--json").out)
+    alone = npz(empty_folder / "s.npz", mu=np.zeros(64), sigma=np.eye(64))
+    by_statistics = json.loads(run_cli("fid", folder, alone, "--metrics", "fid", "--json").out)
+    by_images = json.loads(
+        run_cli("fid", folder, npz(empty_folder / "i.npz", DIGITS[:30]), "--metrics", "precision,kid", "--json").out
+    )
+    assert report["num_reference"] == 30
+    assert report["fid"] == by_statistics["fid"]
+    assert (report["precision"], report["kid"]) == (by_images["precision"], by_images["kid"])
+
+
+def test_nothing_to_score_points_to_sample(empty_folder: Path, run_cli: RunCli) -> None:
+    assert "hint: run medcli sample" in refused(run_cli, ExitCode.DATA)
+
+
+def test_samples_that_name_no_reference_ask_for_one(empty_folder: Path, run_cli: RunCli) -> None:
+    folder = sample_folder(empty_folder / "x", reference=None)
+    assert f"medcli fid {folder} REFERENCE" in refused(run_cli, ExitCode.DATA, folder)
+
+
+def test_a_misspelt_reference_suggests_the_near_one(empty_folder: Path, run_cli: RunCli) -> None:
+    folder = sample_folder(empty_folder / "x")
+    assert "hint: did you mean digits?" in refused(run_cli, ExitCode.DATA, folder, "digts")
+
+
+@pytest.mark.parametrize("name", ["none", "none.npz"])
+def test_missing_samples_are_named(empty_folder: Path, run_cli: RunCli, name: str) -> None:
+    assert f"no such file or folder: {name}" in refused(run_cli, ExitCode.DATA, name, "digits")
+
+
+def test_an_empty_folder_is_named(empty_folder: Path, run_cli: RunCli) -> None:
+    (empty_folder / "x").mkdir()
+    assert "x holds no images" in refused(run_cli, ExitCode.DATA, "x", "digits")
+
+
+def test_one_image_is_too_few(empty_folder: Path, run_cli: RunCli) -> None:
+    message = refused(run_cli, ExitCode.DATA, sample_folder(empty_folder / "x", 1), "digits")
+    assert "scores need at least 2" in message
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"arr_0": DIGITS[:4].astype(np.float32)}, "float32"),
+        ({"images": DIGITS[:4]}, "found: images"),
+        ({"arr_0": np.array([None])}, "pickled objects are never read"),
+    ],
+)
+def test_an_npz_that_holds_no_images_says_what_it_holds(
+    empty_folder: Path, run_cli: RunCli, arrays: dict[str, Any], message: str
+) -> None:
+    assert message in refused(run_cli, ExitCode.DATA, npz(empty_folder / "x.npz", **arrays), "digits")
+
+
+def test_a_truncated_npz_is_named(empty_folder: Path, run_cli: RunCli) -> None:
+    path = npz(empty_folder / "x.npz", DIGITS[:40])
+    path.write_bytes(path.read_bytes()[:3000])
+    assert "x.npz is not a whole" in refused(run_cli, ExitCode.DATA, path, "digits")
+
+
+def test_an_empty_png_is_named(empty_folder: Path, run_cli: RunCli) -> None:
+    folder = sample_folder(empty_folder / "x")
+    (folder / "000007.png").write_bytes(b"")
+    assert "000007.png is empty" in refused(run_cli, ExitCode.DATA, folder)
+
+
+def test_missing_inception_weights_name_the_file_and_the_option(
+    empty_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(empty_folder))
+    folder = sample_folder(empty_folder / "x", reference=None)
+    message = refused(run_cli, ExitCode.ENVIRONMENT, folder, folder)
+    assert "weights-inception-2015-12-05-6726825d.pth" in message
+    assert "--extractor-weights" in message
+
+
+def test_statistics_of_another_extractor_are_refused(empty_folder: Path, run_cli: RunCli) -> None:
+    reference = npz(empty_folder / "r.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    message = refused(run_cli, ExitCode.DATA, sample_folder(empty_folder / "x"), reference)
+    assert "2048" in message
+    assert "64 pool features" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--metrics", "fid,lpips"), "unknown metric 'lpips'"),
+        (("--extractor", "dino"), "holds digits features, not dino"),
+        (("--num-images", "1"), "--num-images"),
+    ],
+)
+def test_wrong_options_are_usage_errors(
+    empty_folder: Path, run_cli: RunCli, options: tuple[str, str], message: str
+) -> None:
+    assert message in refused(run_cli, ExitCode.USAGE, sample_folder(empty_folder / "x"), "digits", *options)
+
+
+def test_more_images_than_there_are_can_not_be_scored(empty_folder: Path, run_cli: RunCli) -> None:
+    folder = sample_folder(empty_folder / "x")
+    assert "holds 20 images, 30 were asked for" in refused(run_cli, ExitCode.DATA, folder, "--num-images", 30)

@@ -1,0 +1,280 @@
+"""Scores against ADM's: numbers and their origin in data/golden-metrics (float64 brute force, or ADM's own code)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from medcli.data.images import center_crop, to_uint8
+from medcli.errors import DataError
+from medcli.metrics.extractor import LOGITS, POOL, SPATIAL
+from medcli.metrics.fid import frechet_distance
+from medcli.metrics.inception import flatten_spatial, load_inception
+from medcli.metrics.inception_score import inception_score
+from medcli.metrics.kid import kernel_distance
+from medcli.metrics.moments import Gaussian, Moments
+from medcli.metrics.precision_recall import precision_recall, radii
+from medcli.metrics.reference import read_statistics
+from medcli.runtime.torchvision_guard import import_torchvision
+from tests.conftest import RunCli
+
+DATA = Path(__file__).parent / "data"
+METRICS = DATA / "golden-metrics"
+
+
+def arrays(name: str) -> dict[str, torch.Tensor]:
+    with np.load(METRICS / name) as archive:
+        return {key: torch.from_numpy(archive[key]) for key in archive.files}
+
+
+def expected(name: str = "expected.json") -> dict[str, Any]:
+    return json.loads((METRICS / name).read_text())
+
+
+def gaussian(rows: torch.Tensor) -> Gaussian:
+    return Moments.of(rows).gaussian()
+
+
+def fid(samples: torch.Tensor, reference: torch.Tensor) -> float:
+    return frechet_distance(gaussian(samples), gaussian(reference))
+
+
+FID_CASES = [
+    ("full_rank", "fid_abs"),
+    ("float64_small", "fid_abs"),
+    ("pr_pool_like", "fid_abs"),
+    ("rank_deficient_2048", "fid_abs_from_features"),
+]
+
+
+@pytest.mark.parametrize(("case", "tolerance"), FID_CASES)
+def test_fid_equals_the_exact_value(case: str, tolerance: str) -> None:
+    entry, sets = expected()[case], arrays(f"{case}.npz")
+    found = fid(sets["samples"], sets["reference"])
+    assert found == pytest.approx(entry["fid"]["exact"], abs=entry["tolerance"][tolerance])
+
+
+def test_fid_is_symmetric() -> None:
+    sets = arrays("full_rank.npz")
+    forth, back = fid(sets["samples"], sets["reference"]), fid(sets["reference"], sets["samples"])
+    assert forth == pytest.approx(back, rel=1e-12)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)])
+def test_fid_of_merged_shards_is_that_of_the_whole_in_any_order(order: tuple[int, ...]) -> None:
+    sets = arrays("full_rank.npz")
+    shards = torch.split(sets["samples"], 137)
+    merged = Moments.empty(64)
+    for place in order:
+        merged = merged.merge(Moments.of(shards[place]))
+    found = frechet_distance(merged.gaussian(), gaussian(sets["reference"]))
+    assert found == pytest.approx(fid(sets["samples"], sets["reference"]), rel=1e-9)
+
+
+@pytest.mark.parametrize("k", [3, 5])
+def test_precision_and_recall_count_exactly(k: int) -> None:
+    sets, entry = arrays("full_rank.npz"), expected()["full_rank"][f"precision_recall_k{k}"]
+    counts = precision_recall(sets["samples"], sets["reference"], k=k)
+    assert (counts.num_samples_inside, counts.num_references_inside) == (
+        entry["n_samples_inside"],
+        entry["n_refs_inside"],
+    )
+    np.testing.assert_allclose(radii(sets["reference"], k=k)[:3], entry["ref_radii_first3"], rtol=1e-6)
+    np.testing.assert_allclose(radii(sets["samples"], k=k)[:3], entry["sample_radii_first3"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["float64_small", "pr_pool_like", "rank_deficient_2048"])
+def test_precision_and_recall_count_exactly_at_other_widths(case: str) -> None:
+    sets, entry = arrays(f"{case}.npz"), expected()[case]["precision_recall_k3"]
+    counts = precision_recall(sets["samples"], sets["reference"])
+    assert counts.num_samples_inside == entry["n_samples_inside"]
+    assert counts.num_references_inside == entry["n_refs_inside"]
+
+
+@pytest.mark.parametrize(("variant", "scale", "offset"), [("offset_1000", 1.0, 1000.0), ("scaled_16", 16.0, 0.0)])
+def test_precision_and_recall_survive_offset_and_scale(variant: str, scale: float, offset: float) -> None:
+    sets, entry = arrays("pr_pool_like.npz"), expected()["pr_pool_like"][variant]
+    counts = precision_recall(sets["samples"] * scale + offset, sets["reference"] * scale + offset)
+    assert (counts.precision, counts.recall) == (entry["precision"], entry["recall"])
+
+
+def test_a_point_on_the_boundary_of_a_ball_is_inside() -> None:
+    sets, entry = arrays("integer_ties.npz"), expected()["integer_ties"]
+    counts = precision_recall(sets["samples"], sets["reference"])
+    assert (counts.precision, counts.recall) == (entry["precision"], entry["recall"])
+    assert radii(sets["reference"]).tolist() == entry["ref_radii"]
+    assert radii(sets["samples"]).tolist() == entry["sample_radii"]
+
+
+@pytest.mark.parametrize("case", ["full_rank", "float64_small"])
+def test_kid_is_the_unbiased_value_over_all_rows(case: str) -> None:
+    sets = arrays(f"{case}.npz")
+    found = kernel_distance(sets["samples"], sets["reference"])
+    assert found == pytest.approx(expected()[case]["kid_poly3_unbiased_full"], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("logits", "entry", "block_size"),
+    [
+        ("logits", "logits_split_1000", 1000),
+        ("logits_sorted", "logits_sorted_split_500", 500),
+    ],
+)
+def test_inception_score_takes_blocks_in_file_order(logits: str, entry: str, block_size: int) -> None:
+    found = inception_score(arrays("inception_score.npz")[logits], block_size=block_size)
+    assert found == pytest.approx(expected()["inception_score"][entry]["exact"], rel=1e-6)
+
+
+@pytest.mark.parametrize("case", ["logits", "logits_sorted", "logits_saturated"])
+def test_inception_score_has_adms_block_size_unless_told(case: str) -> None:
+    found = inception_score(arrays("inception_score.npz")[case])
+    assert found == pytest.approx(expected()["inception_score"][case]["exact"], rel=1e-6)
+
+
+def test_inception_score_of_logits_without_bias() -> None:
+    sets = arrays("inception_score.npz")
+    found = inception_score(sets["acts"] @ sets["weight"])
+    assert found == pytest.approx(expected()["inception_score"]["acts_weight"]["exact"], rel=1e-6)
+
+
+def test_an_adm_reference_gives_fid_and_sfid() -> None:
+    entry, samples = expected()["adm_reference"], arrays("adm_samples_features.npz")
+    reference = read_statistics(METRICS / "adm_reference_tiny.npz", {POOL: 64, SPATIAL: 63})
+    spatial = flatten_spatial(samples["spatial_nchw"])
+    assert spatial[0, :8].tolist() == entry["spatial_first_row_first8"]
+    assert frechet_distance(gaussian(samples["pool"]), reference[POOL]) == pytest.approx(
+        entry["fid"]["exact"], abs=1e-6
+    )
+    assert frechet_distance(gaussian(spatial), reference[SPATIAL]) == pytest.approx(entry["sfid"]["exact"], abs=1e-6)
+
+
+DEGENERATE = expected()["degenerate"]["cases"]
+
+
+@pytest.mark.parametrize("case", [name for name, entry in DEGENERATE.items() if entry.get("fid_exact") is not None])
+def test_fid_of_degenerate_sets_is_finite_and_exact(case: str) -> None:
+    sets = arrays("degenerate.npz")
+    found = fid(sets[f"{case}__samples"], sets[f"{case}__reference"])
+    assert found == pytest.approx(DEGENERATE[case]["fid_exact"], abs=1e-6)
+    if DEGENERATE[case]["fid_exact"] == 0:
+        assert found == 0
+
+
+@pytest.mark.parametrize("case", [name for name, entry in DEGENERATE.items() if "precision" in entry])
+def test_precision_and_recall_of_degenerate_sets(case: str) -> None:
+    sets = arrays("degenerate.npz")
+    counts = precision_recall(sets[f"{case}__samples"], sets[f"{case}__reference"])
+    assert (counts.precision, counts.recall) == (DEGENERATE[case]["precision"], DEGENERATE[case]["recall"])
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("one_sample", "at least 2"),
+        ("empty", "at least 2"),
+        ("nan", "row 3 "),
+        ("inf", "row 11 "),
+        ("dim_mismatch", "20 features an image, the reference has 24"),
+    ],
+)
+def test_fid_refuses_what_has_no_distance(case: str, message: str) -> None:
+    sets = arrays("degenerate.npz")
+    with pytest.raises(DataError, match=message):
+        fid(sets[f"{case}__samples"], sets[f"{case}__reference"])
+
+
+@pytest.mark.parametrize("case", ["two_samples", "three_reference", "one_sample", "empty"])
+def test_precision_and_recall_refuse_sets_without_a_third_neighbour(case: str) -> None:
+    sets = arrays("degenerate.npz")
+    with pytest.raises(DataError, match="k = 3"):
+        precision_recall(sets[f"{case}__samples"], sets[f"{case}__reference"])
+
+
+def test_center_crop_is_the_training_crop_of_the_references() -> None:
+    tensors = load_file(DATA / "center_crop.safetensors")
+    cases = json.loads((DATA / "center_crop.json").read_text())["cases"]
+    for number, case in enumerate(cases):
+        cropped = center_crop(Image.fromarray(tensors[f"case_{number}.image"].numpy()), case["size"])
+        difference = cropped.astype(int) - tensors[f"case_{number}.crop"].numpy()
+        assert np.abs(difference).max() <= 1
+
+
+def test_pixels_are_rounded_as_the_references_do() -> None:
+    entry = json.loads((DATA / "image_rounding.json").read_text())
+    assert to_uint8(torch.tensor(entry["x"])).tolist() == entry["uint8"]
+
+
+def random_tensor(key: str, shape: tuple[int, ...], base_seed: int) -> torch.Tensor:
+    """One tensor of the random Inception weights, as the golden README makes it."""
+    random = np.random.RandomState((zlib.crc32(key.encode("ascii")) + base_seed) % 2**32)
+    if key.endswith(".conv.weight"):
+        values = random.standard_normal(shape) * math.sqrt(1.75 / math.prod(shape[1:]))
+    elif key == "fc.weight":
+        values = random.standard_normal(shape) * 0.05
+    else:
+        ranges = {"bn.weight": (0.8, 1.2), "running_var": (0.5, 1.5), "fc.bias": (-0.5, 0.5)}
+        low, high = next((ends for name, ends in ranges.items() if key.endswith(name)), (-0.2, 0.2))
+        values = random.uniform(low, high, shape)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file of 96 MB with the golden set's random numbers."""
+    import_torchvision()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    with pytest.MonkeyPatch.context() as patch:  # names and shapes, without the weights its constructor would fetch
+        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: None)
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        state = FeatureExtractorInceptionV3("shapes", ["2048"]).state_dict()
+    entry = expected("expected_inception.json")["weights"]
+    keys = sorted(key for key in state if not key.endswith("num_batches_tracked"))
+    weights = {key: random_tensor(key, tuple(state[key].shape), entry["base_seed"]) for key in keys}
+    digest = hashlib.sha256()
+    for key in keys:
+        digest.update(weights[key].numpy().tobytes())
+    assert digest.hexdigest() == entry["sha256_of_concatenated_sorted_float32_bytes"]
+    path = tmp_path_factory.mktemp("inception") / "random.pth"
+    torch.save(weights, path)
+    return path
+
+
+def test_inception_features_match_the_reference_network(inception_weights: Path) -> None:
+    golden = arrays("inception_random_features.npz")
+    found = load_inception(inception_weights).features(arrays("images_4.npz")["arr_0"])
+    entry = expected("expected_inception.json")["features"]
+    for kind, name, key in (
+        (POOL, "pool", "2048"),
+        (LOGITS, "logits_unbiased", "logits_unbiased"),
+        (SPATIAL, "spatial", "spatial_2023"),
+    ):
+        torch.testing.assert_close(found[kind], golden[name], rtol=0, atol=1e-4 * float(golden[name].abs().max()))
+        np.testing.assert_allclose(found[kind].double().square().sum(dim=1), entry[key]["row_sumsq_f64"], rtol=1e-4)
+
+
+def test_the_whole_pipeline_gives_the_golden_scores(inception_weights: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    """A folder of unpadded PNGs against an npz, batches of an odd size: the numbers of the npz files in one batch."""
+    for index, image in enumerate(arrays("e2e_samples.npz")["arr_0"].numpy()):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    options = ("--extractor-weights", str(inception_weights), "--batch-size", "9", "--json")
+    result = run_cli("fid", str(tmp_path), str(METRICS / "e2e_reference.npz"), *options)
+    assert result.code == 0, result.err
+    found, golden = json.loads(result.out), expected("expected_inception.json")["end_to_end"]
+    assert found["fid"] == pytest.approx(golden["fid"]["exact_f64_net"], rel=2e-4)
+    assert found["sfid"] == pytest.approx(golden["sfid"]["exact_f64_net"], rel=2e-4)
+    assert found["inception_score"] - 1 == pytest.approx(golden["inception_score"]["exact_f64_net"] - 1, rel=1e-3)
+    assert (found["precision"], found["recall"]) == (golden["precision"], golden["recall"])
+    assert found["kid"] == pytest.approx(golden["kid_poly3_unbiased_full"], rel=1e-3)
+    assert (found["num_samples"], found["num_reference"], found["extractor"]) == (22, 26, "inception")
+    assert "fewer samples than dimensions" in result.err

@@ -1,0 +1,112 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medcli.config import ModelConfig
+from medcli.data.autoencoder import open_decoder
+from medcli.errors import ConfigError, EnvironmentProblem
+from medcli.runtime.torchvision_guard import import_torchvision
+
+LATENTS = ModelConfig(family="sit", hidden_size=16, depth=1, num_heads=2, latent_size=4, num_classes=3)
+PIXELS = replace(LATENTS, autoencoder=None, in_channels=1, latent_downsample=1, latent_scale=1.0)
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random AutoencoderKL of the usual stride, as diffusers saves it."""
+    import_torchvision()
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    model = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4, 4, 4, 4),
+        norm_num_groups=2,
+        latent_channels=4,
+    )
+    path = tmp_path_factory.mktemp("vae")
+    model.save_pretrained(path)
+    return path
+
+
+def test_pixels_are_rounded_as_the_references_do_and_grey_becomes_rgb() -> None:
+    decoder = open_decoder(PIXELS)
+    pixels = decoder.decode(torch.tensor([-2.0, -1.0, 0.0, 0.9921, 1.0, 3.0]).view(1, 1, 2, 3))
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (1, 2, 3, 3)
+    for channel in range(3):
+        assert pixels[0, :, :, channel].flatten().tolist() == [0, 0, 128, 254, 255, 255]
+
+
+def test_rgb_pixels_keep_their_channels() -> None:
+    x = torch.rand(2, 3, 4, 4) * 2 - 1
+    pixels = open_decoder(replace(PIXELS, in_channels=3)).decode(x)
+    expected = np.clip(127.5 * x.numpy() + 128, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    assert np.array_equal(pixels.numpy(), expected)
+
+
+@torch.no_grad()
+def test_latents_are_unscaled_and_decoded(autoencoder: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    config = replace(LATENTS, latent_shift=0.1)
+    decoder = open_decoder(config, autoencoder=str(autoencoder))
+    latent = torch.randn(1, 4, 4, 4)
+    pixels = decoder.decode(latent)
+    assert pixels.shape == (1, 32, 32, 3)
+    image = AutoencoderKL.from_pretrained(autoencoder).eval().decode(latent / 0.18215 + 0.1).sample
+    expected = (127.5 * image + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    assert torch.equal(pixels, expected)
+    assert expected.float().std() > 1
+
+
+def test_a_pipeline_folder_holds_its_autoencoder(autoencoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "vae").symlink_to(autoencoder, target_is_directory=True)
+    assert open_decoder(LATENTS, autoencoder=str(tmp_path)).batch_size == 1
+
+
+@pytest.mark.parametrize("name", ["stabilityai/sd-vae-ft-ema", "no/such-autoencoder", "/no/such/folder"])
+def test_a_missing_autoencoder_is_said_without_touching_the_network(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(EnvironmentProblem, match="never downloads") as caught:
+        open_decoder(LATENTS, autoencoder=name)
+    assert "--vae" in (caught.value.hint or "")
+
+
+def test_a_hub_name_is_found_in_the_cache(
+    autoencoder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "models--someone--vae/snapshots/abc"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(autoencoder, target_is_directory=True)
+    (tmp_path / "models--someone--vae/refs").mkdir()
+    (tmp_path / "models--someone--vae/refs/main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    assert open_decoder(LATENTS, autoencoder="someone/vae").batch_size == 1
+
+
+def test_a_folder_without_a_usable_autoencoder_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(EnvironmentProblem, match="no usable"):
+        open_decoder(LATENTS, autoencoder=str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(EnvironmentProblem, match="no usable"):
+        open_decoder(LATENTS, autoencoder=str(tmp_path))
+    assert capfd.readouterr().err == ""
+
+
+def test_an_autoencoder_of_other_latents_is_refused(autoencoder: Path) -> None:
+    with pytest.raises(ConfigError, match="4 channels at stride 8"):
+        open_decoder(replace(LATENTS, in_channels=8), autoencoder=str(autoencoder))
+
+
+def test_models_of_pixels_take_no_autoencoder(autoencoder: Path) -> None:
+    with pytest.raises(ConfigError, match="pixels"):
+        open_decoder(PIXELS, autoencoder=str(autoencoder))
+    with pytest.raises(ConfigError, match="expected 1 or 3"):
+        open_decoder(replace(PIXELS, in_channels=2))
