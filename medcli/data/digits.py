@@ -14,13 +14,16 @@ from medcli.data.assets import asset_path
 DIGITS = "digits"
 """Name of the set on the command line."""
 
+IMAGES = "digits.safetensors"
+"""The bundled file."""
+
 MAX_LEVEL = 16
 """Brightest value of the original files; 0 is empty paper."""
 
 
 def load_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Images (1797, 8, 8) uint8 with levels 0..16, and labels (1797,) uint8."""
-    tensors = load_file(asset_path("digits.safetensors"))
+    tensors = load_file(asset_path(IMAGES))
     return tensors["images"], tensors["labels"]
 
 

@@ -1,4 +1,4 @@
-"""Make the bundled scoring assets: `python -m medcli.workflows.digits_assets classifier`, then `... reference`.
+"""Make the bundled digits and what scores them: `python -m medcli.workflows.digits_assets images|classifier|reference`.
 
 The classifier is trained on real digits only and never sees the generator, so its verdict on samples is independent.
 """
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch.nn import functional
 
-from medcli.data.digits import digit_pixels, load_digits
+from medcli.data.digits import IMAGES, digit_pixels, load_digits
 from medcli.data.images import ImageArray
 from medcli.errors import ConfigError
 from medcli.metrics.digits_extractor import CLASSIFIER, DigitClassifier, grey_8x8, load_digits_extractor
@@ -114,6 +114,17 @@ def make_classifier(target: Path) -> dict[str, object]:
     return about
 
 
+def make_images(target: Path) -> dict[str, object]:
+    """Write the digits as uint8 images and labels. Needs scikit-learn, which carries them and is no dependency."""
+    from sklearn.datasets import load_digits as scikit_learns
+
+    digits = scikit_learns()
+    images, labels = digits.images.astype("uint8"), digits.target.astype("uint8")
+    with atomic_path(target, force=True) as temporary:
+        temporary.write_bytes(save({"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}))
+    return {"num_images": len(images)}
+
+
 def make_reference(target: Path) -> dict[str, object]:
     """Write the features of all digits under the bundled classifier, and their statistics."""
     extractor = load_digits_extractor()
@@ -126,10 +137,14 @@ def make_reference(target: Path) -> dict[str, object]:
 
 
 def main(argv: list[str]) -> None:
-    """Make one asset: `classifier` or `reference`, optionally followed by the file to write."""
+    """Make one asset: `images`, `classifier` or `reference`, optionally followed by the file to write."""
     # One thread: sums are then taken in one order, so the file is the same whatever the number of cores.
     torch.set_num_threads(1)
-    makers = {"classifier": (make_classifier, CLASSIFIER), "reference": (make_reference, BUNDLED[DIGITS])}
+    makers = {
+        "images": (make_images, IMAGES),
+        "classifier": (make_classifier, CLASSIFIER),
+        "reference": (make_reference, BUNDLED[DIGITS]),
+    }
     if not argv or argv[0] not in makers:
         raise ConfigError(f"say which asset to make: {', '.join(makers)}")
     make, name = makers[argv[0]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,6 +46,20 @@ TRAINING = TrainConfig(
     steps=8000, global_batch_size=128, lr=1e-3, ema=0.999, entries=(0, *LADDER), seed=0, save_every=250, log_every=50
 )
 
+# Defaults of `medcli sample` for this model. The `decreasing` noise fades before the data end, so a step's change falls
+# well below a tenth of its first size and the dynamic rule has something to see; docs/schedules.md shows it.
+SAMPLING: dict[str, Any] = {
+    "sampler": "sde",
+    "solver": "euler",
+    "steps": 100,
+    "diffusion_form": "decreasing",
+    "last_step": "mean",
+    "last_step_size": 0.004,
+    "cfg_scale": 1.0,
+    "schedule": "dynamic",
+    "rho": [0.3, 0.1],
+}
+
 
 def train_digits(output_dir: Path, reporter: Reporter) -> Path:
     """Train the model and write its checkpoint; resumes what `output_dir` holds.
@@ -59,10 +74,11 @@ def train_digits(output_dir: Path, reporter: Reporter) -> Path:
     data = LatentSet(torch.from_numpy(latents), torch.from_numpy(labels))
     averaged = train(model, data, TRAINING, output_dir, reporter)
     target = output_dir / BUNDLED_MODEL
-    save_checkpoint(target, MODEL, averaged, reference=DIGITS, force=True)
+    history = {"data": DIGITS, "steps": TRAINING.steps, **TRAINING.fixed()}
+    save_checkpoint(target, MODEL, averaged, sampling=SAMPLING, reference=DIGITS, training=history, force=True)
     return target
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     train_digits(Path(sys.argv[1]), Silent())
