@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medcli.schedule.dynamic import DynamicSchedule
 
@@ -46,7 +46,7 @@ def load(
 
 
 def count_macs(
-    config_or_model: ModelConfig | DiffusionTransformer | Any,
+    config_or_model: ModelConfig | DiffusionTransformer,
     *,
     resolution_px: int | None = None,
     num_mediators: int | None = None,
@@ -63,5 +63,5 @@ def count_macs(
     """
     from medcli.metrics.macs import closed_form_macs
 
-    config = getattr(config_or_model, "config", config_or_model)
+    config: ModelConfig = getattr(config_or_model, "config", config_or_model)
     return closed_form_macs(config, resolution_px=resolution_px, num_mediators=num_mediators)
