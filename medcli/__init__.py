@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from medcli.config import ModelConfig
 from medcli.schedule.dynamic import DynamicSchedule
 
 if TYPE_CHECKING:
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from medcli.config import ModelConfig
     from medcli.model.backbone import DiffusionTransformer
 
 __version__ = "0.1.0"
@@ -63,5 +63,5 @@ def count_macs(
     """
     from medcli.metrics.macs import closed_form_macs
 
-    config: ModelConfig = getattr(config_or_model, "config", config_or_model)
+    config = config_or_model if isinstance(config_or_model, ModelConfig) else config_or_model.config
     return closed_form_macs(config, resolution_px=resolution_px, num_mediators=num_mediators)

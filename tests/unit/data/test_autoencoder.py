@@ -14,8 +14,7 @@ LATENTS = ModelConfig(family="sit", hidden_size=16, depth=1, num_heads=2, latent
 PIXELS = replace(LATENTS, autoencoder=None, in_channels=1, latent_downsample=1, latent_scale=1.0)
 
 
-@pytest.fixture(scope="module")
-def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_tiny_autoencoder(path: Path) -> None:
     """A tiny random AutoencoderKL of the usual stride, as diffusers saves it."""
     import_torchvision()
     from diffusers import AutoencoderKL
@@ -28,8 +27,13 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         norm_num_groups=2,
         latent_channels=4,
     )
-    path = tmp_path_factory.mktemp("vae")
     model.save_pretrained(path)
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vae")
+    save_tiny_autoencoder(path)
     return path
 
 
@@ -79,9 +83,7 @@ def test_a_missing_autoencoder_is_said_without_touching_the_network(
     assert "--vae" in (caught.value.hint or "")
 
 
-def test_a_hub_name_is_found_in_the_cache(
-    autoencoder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_hub_name_is_found_in_the_cache(autoencoder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     snapshot = tmp_path / "models--someone--vae/snapshots/abc"
     snapshot.parent.mkdir(parents=True)
     snapshot.symlink_to(autoencoder, target_is_directory=True)
