@@ -1,0 +1,46 @@
+"""Hold a set of tensors against the model it should be: every missing, unexpected or misshapen one is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from medcli.checkpoint.entry import FLOAT_DTYPES, Entry, describe_tensor
+from medcli.config import ModelConfig
+from medcli.errors import CheckpointError, listed
+from medcli.model.shapes import tensor_shapes
+
+MAKEABLE = frozenset({"pos_embed"})
+"""Tensors that follow from the configuration, so a file may lack them."""
+
+
+def check_content(tensors: Mapping[str, Entry], config: ModelConfig, source: str) -> None:
+    """Refuse tensors that do not fit the model.
+
+    Raises:
+        CheckpointError: Naming them.
+    """
+    expected = tensor_shapes(config)
+    missing = [name for name in expected if name not in tensors and name not in MAKEABLE]
+    unexpected = [name for name in tensors if name not in expected]
+    misshapen = [
+        f"{name} {tensors[name].shape} instead of {shape}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    groups = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
+    problems = [f"{len(names)} {title} ({listed(names, 3)})" for title, names in groups.items() if names]
+    if problems:
+        raise CheckpointError(
+            f"{source} does not hold the tensors of a {_title(config)}: {'; '.join(problems)}",
+            hint="download or copy the file again; medcli inspect shows what a checkpoint is",
+        )
+    others = [describe_tensor(entry) + f" {name}" for name, entry in tensors.items() if entry.dtype not in FLOAT_DTYPES]
+    if others:
+        raise CheckpointError(
+            f"{source} has weights that are not floating point numbers ({listed(others, 3)})",
+            hint="convert the original, unquantised checkpoint",
+        )
+
+
+def _title(config: ModelConfig) -> str:
+    return f"{config.family} of width {config.hidden_size} and depth {config.depth}"

@@ -1,0 +1,192 @@
+"""A tensor as a name, a shape and the places its bytes come from: what readers yield and writers consume.
+
+Nothing here reads weights until asked, and nothing imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from medcli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# safetensors' names for element types, with the bytes of one element.
+ITEM_SIZES: dict[str, int] = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A run of bytes in a file, checked by the reader to lie inside it."""
+
+    path: Path
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Bytes computed when they are needed, and then only."""
+
+    nbytes: int
+    make: Callable[[], bytes]
+
+
+Piece = Region | Made
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a state dict, row-major, its bytes the pieces in order."""
+
+    name: str
+    dtype: str
+    """A key of `ITEM_SIZES`."""
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def num_elements(self) -> int:
+        """Product of the shape."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensor in bytes."""
+        return self.num_elements * ITEM_SIZES[self.dtype]
+
+    def renamed(self, name: str) -> Entry:
+        """The same bytes under another name."""
+        return replace(self, name=name)
+
+    def read(self) -> bytes:
+        """All bytes at once; for small tensors."""
+        return b"".join(read_piece(piece) for piece in self.pieces)
+
+
+def stored(name: str, dtype: str, shape: tuple[int, ...], path: Path, offset: int) -> Entry:
+    """A contiguous tensor lying in a file."""
+    nbytes = math.prod(shape) * ITEM_SIZES[dtype]
+    return Entry(name, dtype, shape, (Region(path, offset, nbytes),))
+
+
+def zeros(name: str, dtype: str, shape: tuple[int, ...]) -> Entry:
+    """A tensor of zeros."""
+    nbytes = math.prod(shape) * ITEM_SIZES[dtype]
+    return Entry(name, dtype, shape, (Made(nbytes, lambda: bytes(nbytes)),))
+
+
+def computed(name: str, dtype: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.floating]]) -> Entry:
+    """A tensor computed from numbers when it is written, rounded to `dtype`."""
+    nbytes = math.prod(shape) * ITEM_SIZES[dtype]
+    return Entry(name, dtype, shape, (Made(nbytes, lambda: to_bytes(make(), dtype)),))
+
+
+def row_slice(entry: Entry, name: str, start: int, stop: int) -> Entry:
+    """Rows `start..stop-1` along the first axis, still as places in the file."""
+    row = entry.nbytes // entry.shape[0]
+    pieces = tuple(_cut(entry.pieces, start * row, stop * row))
+    return Entry(name, entry.dtype, (stop - start, *entry.shape[1:]), pieces)
+
+
+def row_concat(name: str, entries: list[Entry]) -> Entry:
+    """Tensors stacked along the first axis, still as places in the file.
+
+    Raises:
+        CheckpointError: If their types or their other axes differ.
+    """
+    first = entries[0]
+    for entry in entries[1:]:
+        if entry.dtype != first.dtype or entry.shape[1:] != first.shape[1:]:
+            raise CheckpointError(
+                f"{first.name} is {describe_tensor(first)} but {entry.name} is {describe_tensor(entry)}",
+                hint="the file is damaged; get it again",
+            )
+    shape = (sum(entry.shape[0] for entry in entries), *first.shape[1:])
+    return Entry(name, first.dtype, shape, tuple(piece for entry in entries for piece in entry.pieces))
+
+
+def describe_tensor(entry: Entry) -> str:
+    """Type and shape for a message: `F32 (16, 4)`."""
+    return f"{entry.dtype} {entry.shape}"
+
+
+def _cut(pieces: tuple[Piece, ...], start: int, stop: int) -> Iterator[Piece]:
+    """The bytes `start..stop-1` of the pieces laid end to end."""
+    begin = 0
+    for piece in pieces:
+        low, high = max(start - begin, 0), min(stop - begin, piece.nbytes)
+        if low < high:
+            yield _cut_one(piece, low, high)
+        begin += piece.nbytes
+
+
+def _cut_one(piece: Piece, low: int, high: int) -> Piece:
+    if isinstance(piece, Region):
+        return Region(piece.path, piece.offset + low, high - low)
+    return Made(high - low, lambda: piece.make()[low:high])
+
+
+def read_piece(piece: Piece) -> bytes:
+    """The bytes of one piece.
+
+    Raises:
+        CheckpointError: If the file became shorter since it was checked.
+    """
+    if isinstance(piece, Made):
+        return piece.make()
+    with piece.path.open("rb") as file:
+        return read_region(file, piece)
+
+
+def read_region(file: BinaryIO, region: Region) -> bytes:
+    """The bytes of a region of an open file.
+
+    Raises:
+        CheckpointError: If the file became shorter since it was checked.
+    """
+    file.seek(region.offset)
+    data = file.read(region.nbytes)
+    if len(data) != region.nbytes:
+        raise CheckpointError(f"{region.path} became shorter while it was read", hint="run the command again")
+    return data
+
+
+def to_bytes(values: NDArray[np.floating], dtype: str) -> bytes:
+    """Round numbers to a float type and lay them out row-major, little endian."""
+    import numpy as np
+
+    if dtype == "BF16":
+        # bfloat16 is the upper half of float32; adding just under half of a unit first rounds to nearest, ties to even.
+        bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+    return np.ascontiguousarray(values, dtype=f"<f{ITEM_SIZES[dtype]}").tobytes()
+
+
+def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[np.floating]:
+    """Numbers of a float tensor, as float64 for F64 and float32 for the others."""
+    import numpy as np
+
+    if dtype == "BF16":
+        upper = np.frombuffer(data, dtype="<u2").astype("<u4") << 16
+        return upper.view("<f4").reshape(shape)
+    values = np.frombuffer(data, dtype=f"<f{ITEM_SIZES[dtype]}").reshape(shape)
+    return values if dtype == "F64" else values.astype(np.float32)

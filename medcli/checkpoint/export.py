@@ -1,0 +1,186 @@
+"""Write a model for other programs: upstream's `.pt` state dict, or a diffusers DiT folder. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from medcli.checkpoint.diffusers_folder import WEIGHT_FILES, folder_config
+from medcli.checkpoint.entry import Entry, from_bytes
+from medcli.checkpoint.keymap import to_diffusers
+from medcli.checkpoint.reader import position_entry
+from medcli.checkpoint.stream import Sink, copy_entries
+from medcli.checkpoint.unpickle import STORAGE_DTYPES
+from medcli.checkpoint.writer import write_safetensors
+from medcli.config import ModelConfig
+from medcli.errors import ConfigError
+from medcli.runtime.files import atomic_folder, atomic_path
+from medcli.runtime.reporting import Reporter
+
+RECORD_ALIGNMENT = 64
+"""torch.save starts each record at a multiple of this many bytes."""
+
+
+def write_official(
+    path: Path, entries: Mapping[str, Entry], config: ModelConfig, *, source: str, force: bool, reporter: Reporter
+) -> Path:
+    """Write a flat state dict as torch.save would, readable with `torch.load(path, weights_only=True)`.
+
+    Args:
+        path: Where to.
+        entries: The tensors, in file order.
+        config: The model.
+        source: What to call the input in errors.
+        force: Whether an existing file may be replaced.
+        reporter: Told the tensors finished.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: If the model has a ladder of several counts, which upstream has no names for.
+        CheckpointError: If a weight is NaN or infinite.
+        EnvironmentProblem: If the place can't be written to or is full.
+    """
+    if len(config.mediators) > 1:
+        raise ConfigError(
+            f"the official layout holds one mediator count, this model has {', '.join(map(str, config.mediators))}",
+            hint=f"pass --mediators {config.mediators[-1]}, or none",
+        )
+    with atomic_path(path, force=force) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        _write_record(archive, "archive/data.pkl", pickled_state_dict(entries))
+        _write_record(archive, "archive/byteorder", b"little")
+        for number, entry in enumerate(entries.values()):
+            record = _record(archive, f"archive/data/{number}", entry.nbytes)
+            with archive.open(record, "w") as member, Sink(member.write) as sink:
+                copy_entries([entry], [sink], lambda _: None, source=source)
+            reporter.progress(number + 1, len(entries), "tensors")
+        _write_record(archive, "archive/version", b"3\n")
+    return path
+
+
+def _record(archive: zipfile.ZipFile, name: str, nbytes: int) -> zipfile.ZipInfo:
+    """A zip record without compression or date, its data aligned by padding as torch does it."""
+    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    info.file_size = nbytes
+    end = archive.start_dir + 30 + len(name) + 4
+    padding = -end % RECORD_ALIGNMENT
+    info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+    return info
+
+
+def _write_record(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    with archive.open(_record(archive, name, len(data)), "w") as member:
+        member.write(data)
+
+
+def pickled_state_dict(entries: Mapping[str, Entry]) -> bytes:
+    """The pickle torch.save makes of an OrderedDict of contiguous tensors, storages numbered in order.
+
+    Written by hand because pickling a reference to a torch function takes torch.
+    """
+    storages = {dtype: name for name, dtype in STORAGE_DTYPES.items()}
+    ordered_dict = _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+    parts = [pickle.PROTO + b"\x02", ordered_dict, pickle.MARK]
+    for number, (name, entry) in enumerate(entries.items()):
+        strides = [1]
+        for size in reversed(entry.shape[1:]):
+            strides.insert(0, strides[0] * size)
+        storage = [_text("storage"), _global("torch", storages[entry.dtype]), _text(str(number)), _text("cpu")]
+        parts += [
+            _text(name),
+            _global("torch._utils", "_rebuild_tensor_v2"),
+            pickle.MARK,
+            _tuple([*storage, _whole(entry.num_elements)]) + pickle.BINPERSID,
+            _whole(0),
+            _tuple([_whole(size) for size in entry.shape]),
+            _tuple([_whole(stride) for stride in strides[: len(entry.shape)]]),
+            pickle.NEWFALSE,
+            ordered_dict,
+            pickle.TUPLE + pickle.REDUCE,
+        ]
+    return b"".join([*parts, pickle.SETITEMS, pickle.STOP])
+
+
+def _global(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def _text(value: str) -> bytes:
+    data = value.encode()
+    return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
+
+
+def _whole(value: int) -> bytes:
+    data = pickle.encode_long(value)
+    return pickle.LONG1 + bytes([len(data)]) + data
+
+
+def _tuple(items: list[bytes]) -> bytes:
+    return pickle.MARK + b"".join(items) + pickle.TUPLE
+
+
+def write_diffusers(
+    path: Path, entries: Mapping[str, Entry], config: ModelConfig, *, source: str, force: bool, reporter: Reporter
+) -> Path:
+    """Write a diffusers folder: `transformer/config.json` and its weights.
+
+    Args:
+        path: The folder to make.
+        entries: The tensors, under upstream's names.
+        config: The model.
+        source: What to call the input in errors.
+        force: Whether an existing folder may be replaced.
+        reporter: Told the tensors finished.
+
+    Returns:
+        The weight file.
+
+    Raises:
+        ConfigError: If diffusers has no such model.
+        CheckpointError: If a weight is NaN or infinite.
+        EnvironmentProblem: If the place can't be written to or is full.
+    """
+    _refuse_what_diffusers_lacks(entries, config)
+    with atomic_folder(path, force=force) as temporary:
+        folder = temporary / "transformer"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(folder_config(config), indent=2, sort_keys=True) + "\n")
+        tensors = to_diffusers(entries, config.depth)
+        write_safetensors(
+            folder / WEIGHT_FILES[0],
+            tensors.values(),
+            {"format": "pt"},
+            source=source,
+            digest=False,
+            reporter=reporter,
+        )
+    return path / "transformer" / WEIGHT_FILES[0]
+
+
+def _refuse_what_diffusers_lacks(entries: Mapping[str, Entry], config: ModelConfig) -> None:
+    obstacles = {
+        "it is a SiT": config.family != "dit",
+        f"it has mediators ({', '.join(map(str, config.mediators))})": bool(config.mediators),
+        "it has compressed queries and keys": config.qk_ratio != 1.0,
+        "it has no null class": not config.has_null_class,
+        f"its MLP ratio is {config.mlp_ratio}, not 4": config.mlp_ratio != 4.0,
+        "its position table is not the standard one": not _has_standard_positions(entries["pos_embed"], config),
+    }
+    found = [reason for reason, holds in obstacles.items() if holds]
+    if found:
+        raise ConfigError(
+            f"diffusers' DiT can't hold this model: {'; '.join(found)}", hint="use --to medcli or --to official"
+        )
+
+
+def _has_standard_positions(entry: Entry, config: ModelConfig) -> bool:
+    import numpy as np
+
+    standard = from_bytes(position_entry(config, "F32").read(), "F32", entry.shape)
+    # bfloat16 keeps 8 bits of values up to 1.
+    return bool(np.abs(from_bytes(entry.read(), entry.dtype, entry.shape) - standard).max() < 2**-7)

@@ -1,0 +1,73 @@
+"""The one metadata key of our files: a JSON object from which a model is rebuilt with no flags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from medcli.config import ModelConfig
+from medcli.errors import CheckpointError, ConfigError
+from medcli.version import __version__
+
+KEY = "medcli"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What our files say about the tensors they hold."""
+
+    config: ModelConfig
+    weights: str
+    """`ema` or `model`: which set of the source this is."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Default sampler and schedule of this model, by their option names; empty: the family's own."""
+    reference: str | None = None
+    """Name of the bundled reference set its samples are scored against."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """How it was trained, for people; empty if not by medcli."""
+
+    def to_metadata(self) -> dict[str, str]:
+        """The safetensors metadata: one key, because the library writes several in random order."""
+        values = {
+            "format_version": FORMAT_VERSION,
+            "medcli_version": __version__,
+            "config": self.config.to_json(),
+            "weights": self.weights,
+            "sampling": dict(self.sampling),
+            "reference": self.reference,
+            "training": dict(self.training),
+        }
+        return {KEY: json.dumps(values, sort_keys=True, separators=(",", ":"))}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], source: str) -> Header | None:
+        """Read our key; None when the file has none.
+
+        Raises:
+            CheckpointError: If the key is there and is not what we write.
+        """
+        if KEY not in metadata:
+            return None
+        try:
+            values = json.loads(metadata[KEY])
+            version = values["format_version"]
+            if version != FORMAT_VERSION:
+                raise CheckpointError(
+                    f"{source} has header version {version}, expected {FORMAT_VERSION}", hint="use a newer medcli"
+                )
+            return cls(
+                config=ModelConfig.from_json(values["config"]),
+                weights=str(values["weights"]),
+                sampling=dict(values["sampling"]),
+                reference=values["reference"],
+                training=dict(values["training"]),
+            )
+        except ConfigError as err:
+            raise CheckpointError(f"{source}: {err.message}", hint=err.hint) from err
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+            raise CheckpointError(
+                f"{source} has a damaged medcli header ({type(err).__name__}: {err})", hint="convert the original again"
+            ) from err

@@ -1,0 +1,201 @@
+"""What model is this? Answered from names and shapes, and asked of the user where those can't tell.
+
+Source: reference-facts 1.2 and 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from medcli.checkpoint.entry import Entry
+from medcli.checkpoint.keymap import block_of, table_of
+from medcli.checkpoint.layouts import RawCheckpoint
+from medcli.config import Family, ModelConfig
+from medcli.errors import CheckpointError, ConfigError
+from medcli.presets import heads_for_width, preset_config
+
+PIXEL_CHANNELS = (1, 3)
+"""Input channels of grey or colour pixels; latents have 4 or more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hints:
+    """What the user says about a checkpoint that can't tell by itself; None where it should."""
+
+    family: str | None = None
+    num_heads: int | None = None
+    num_classes: int | None = None
+    resolution_px: int | None = None
+
+
+def infer_config(raw: RawCheckpoint, tensors: Mapping[str, Entry], hints: Hints) -> ModelConfig:
+    """Work out the architecture.
+
+    Args:
+        raw: Where the tensors come from.
+        tensors: One weight set, under upstream's names.
+        hints: Used where the file does not say.
+
+    Raises:
+        CheckpointError: If the tensors are of no model we know, or a hint is needed.
+    """
+    if raw.header is not None:
+        return _agreed(raw.header.config, hints, raw.path.name)
+    shapes = {name: entry.shape for name, entry in tensors.items()}
+    family = _family(raw, shapes, hints)
+    try:
+        return _config(raw, shapes, hints, family)
+    except ConfigError as err:
+        raise CheckpointError(f"{raw.path.name} describes an impossible model: {err.message}", hint=err.hint) from err
+
+
+def _agreed(config: ModelConfig, hints: Hints, source: str) -> ModelConfig:
+    """Our own files know; a hint that says otherwise is a mistake."""
+    for flag, asked, held in (("family", hints.family, config.family), ("heads", hints.num_heads, config.num_heads)):
+        if asked is not None and asked != held:
+            raise CheckpointError(f"{source} is of {flag} {held}, not {asked}", hint=f"leave --{flag} out")
+    return config
+
+
+def _config(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hints, family: Family) -> ModelConfig:
+    source = raw.path.name
+    width, in_channels, patch, _ = _shape(shapes, "x_embedder.proj.weight", 4, source)
+    rows = _shape(shapes, "y_embedder.embedding_table.weight", 2, source)[0]
+    qkv_rows = _shape(shapes, "blocks.0.attn.qkv.weight", 2, source)[0]
+    mlp_size = _shape(shapes, "blocks.0.mlp.fc1.weight", 2, source)[0]
+    final_rows = _shape(shapes, "final_layer.linear.weight", 2, source)[0]
+    ladder, layers = _mediators(shapes)
+    if not all((width, in_channels, patch, mlp_size)):
+        raise CheckpointError(f"{source} has tensors of size 0", hint="it is not a trained model")
+    num_classes = _num_classes(raw, rows, hints)
+    is_pixels = in_channels in PIXEL_CHANNELS
+    pixel_space: dict[str, Any] = {"autoencoder": None, "latent_scale": 1.0, "latent_downsample": 1}
+    side = _tokens_side(raw, shapes, patch)
+    config = ModelConfig(
+        family=family,
+        hidden_size=width,
+        depth=_depth(shapes),
+        num_heads=_num_heads(raw, shapes, width, hints),
+        patch_size=patch,
+        latent_size=(side or 1) * patch,
+        in_channels=in_channels,
+        mlp_ratio=mlp_size / width,
+        num_classes=num_classes,
+        has_null_class=rows > num_classes,
+        learn_sigma=final_rows >= 2 * in_channels * patch**2,
+        qk_ratio=(qkv_rows - width) / (2 * width),
+        mediators=ladder,
+        mediator_layers=layers,
+        **(pixel_space if is_pixels else {}),
+    )
+    if side is not None:
+        return config
+    if hints.resolution_px is None:
+        raise CheckpointError(
+            f"can't tell the resolution of {source}: it has no pos_embed",
+            hint="medcli convert it with --res, the image side in pixels it was trained at",
+        )
+    return config.at_resolution(hints.resolution_px)
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, axes: int, source: str) -> tuple[int, ...]:
+    shape = shapes.get(name)
+    if shape is None:
+        raise CheckpointError(
+            f"{source} has no tensor {name}, so it is not a DiT or SiT (it has {len(shapes)} others)",
+            hint="expected a model in the layout of the official DiT or SiT code, or of diffusers",
+        )
+    if len(shape) != axes:
+        raise CheckpointError(f"{source}: {name} has shape {shape}, expected {axes} axes", hint="the file is damaged")
+    return shape
+
+
+def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Blocks by the highest number; a number beyond the count of tensors is no block's and is left for the check."""
+    return 1 + max(block for name in shapes if (block := block_of(name)) is not None and block < len(shapes))
+
+
+def _family(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hints) -> Family:
+    """DiT and SiT have the same tensors: ask the user, the settings, the layout, the file name, in this order."""
+    if hints.family is not None:
+        return cast(Family, hints.family)
+    if raw.folder_config is not None:
+        return "dit"
+    if any(table_of(name) for name in shapes):
+        return "sit"
+    if raw.args:
+        return "sit" if {"path_type", "interpolant"} & set(raw.args) else "dit"
+    found = set(re.findall(r"(?<![a-z])(sit|dit)(?![a-z])", raw.path.name.lower()))
+    if len(found) == 1:
+        return cast(Family, found.pop())
+    raise CheckpointError(
+        f"can't tell whether {raw.path.name} is a DiT or a SiT: both have the same tensors",
+        hint="pass --family dit or --family sit",
+    )
+
+
+def _num_heads(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], width: int, hints: Hints) -> int:
+    """Heads show only in bias tables; else a hint, the folder's configuration or the preset of this width knows."""
+    tables = (shape for name, shape in shapes.items() if name.endswith("an_bias") and len(shape) == 4)
+    if (table := next(tables, None)) is not None:
+        return table[0]
+    if hints.num_heads is not None:
+        return hints.num_heads
+    if raw.folder_config is not None:
+        return raw.folder_config.num_heads
+    heads = heads_for_width(width) or _preset_heads(raw.args.get("model"), width)
+    if heads is None:
+        raise CheckpointError(
+            f"can't tell the number of attention heads of {raw.path.name}: no preset has width {width}",
+            hint="pass --heads H, the number it was trained with",
+        )
+    return heads
+
+
+def _preset_heads(name: Any, width: int) -> int | None:
+    """Heads of the preset a training run was started with, if its width is the tensors'."""
+    try:
+        preset = preset_config(str(name))
+    except ConfigError:
+        return None
+    return preset.num_heads if preset.hidden_size == width else None
+
+
+def _mediators(shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ladder and layers by the bias tables that are there."""
+    counts: set[int] = set()
+    layers: set[int] = set()
+    for name, shape in shapes.items():
+        table = table_of(name)
+        if table is not None and table[1] == "an_bias" and len(shape) == 4:
+            counts.add(table[0] or shape[1])
+            layers.add(cast(int, block_of(name)))
+    return tuple(sorted(counts)), tuple(sorted(layers))
+
+
+def _num_classes(raw: RawCheckpoint, rows: int, hints: Hints) -> int:
+    """Classes among the rows of the label table, whose last row is usually the null class."""
+    told = raw.folder_config.num_classes if raw.folder_config else raw.args.get("num_classes")
+    if rows in (hints.num_classes, told):
+        return rows
+    return max(rows - 1, 1)
+
+
+def _tokens_side(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], patch: int) -> int | None:
+    """Tokens along one side: from the position table, a bias table or the folder; None if none tells."""
+    if len(table := shapes.get("pos_embed", ())) == 3:
+        side = math.isqrt(table[1])
+        if side**2 != table[1] or not side:
+            raise CheckpointError(
+                f"{raw.path.name}: pos_embed has {table[1]} tokens, which is not a square grid",
+                hint="only square images are supported",
+            )
+        return side
+    rows = next((shape[3] for name, shape in shapes.items() if name.endswith("ah_bias") and len(shape) == 5), None)
+    if rows is None and raw.folder_config is not None:
+        rows = raw.folder_config.latent_size // patch
+    return rows

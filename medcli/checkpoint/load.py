@@ -1,0 +1,95 @@
+"""Build a model around the weights in a file: no random initialisation, no copy of what can be mapped."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medcli.checkpoint.entry import ITEM_SIZES, Entry, Region
+from medcli.checkpoint.infer import Hints
+from medcli.checkpoint.reader import CheckpointInfo, describe, open_checkpoint
+from medcli.checkpoint.stream import CHUNK_BYTES, check_finite
+
+if TYPE_CHECKING:
+    import torch
+
+    from medcli.model.backbone import DiffusionTransformer
+
+__all__ = ["CheckpointInfo", "describe", "load_model", "load_tensors"]
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    family: str | None = None,
+    num_heads: int | None = None,
+    weights: str = "ema",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> DiffusionTransformer:
+    """Build the model a checkpoint holds, of any layout `open_checkpoint` reads.
+
+    Args:
+        path: A file or a diffusers folder.
+        family: `dit` or `sit`, where neither the file's contents nor its name tells.
+        num_heads: Attention heads, where the width is not a preset's.
+        weights: `ema` or `model`, for training checkpoints that hold both.
+        device: Where the parameters go.
+        dtype: Parameter type; None keeps the file's.
+
+    Returns:
+        The model in evaluation mode. On a CPU, with the file's own type, its parameters are a private mapping of the
+        file: loaded when touched, and writing to them changes memory only.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, ambiguous, not a model of these families, or holds NaN or
+            infinite weights.
+    """
+    from medcli.model.backbone import empty_model
+
+    opened = open_checkpoint(path, hints=Hints(family=family, num_heads=num_heads), weights=weights)
+    model = empty_model(opened.info.config)
+    model.load_state_dict(load_tensors(opened.entries, opened.info.path.name), assign=True)
+    return model.to(device=device, dtype=dtype)
+
+
+def load_tensors(entries: Mapping[str, Entry], source: str) -> dict[str, torch.Tensor]:
+    """Tensors of entries, mapped where they lie in one piece.
+
+    Args:
+        entries: Floating point tensors by name.
+        source: What to call their file in errors.
+
+    Raises:
+        CheckpointError: If a weight is NaN or infinite.
+    """
+    maps: dict[Path, mmap.mmap] = {}
+    return {name: _load_one(entry, maps, source) for name, entry in entries.items()}
+
+
+def _load_one(entry: Entry, maps: dict[Path, mmap.mmap], source: str) -> torch.Tensor:
+    import torch
+
+    types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    piece = entry.pieces[0] if len(entry.pieces) == 1 else None
+    if isinstance(piece, Region) and piece.offset % ITEM_SIZES[entry.dtype] == 0:
+        buffer: mmap.mmap | bytearray = _mapped(piece.path, maps)
+        offset = piece.offset
+    else:
+        buffer, offset = bytearray(entry.read()), 0
+    view = memoryview(buffer)[offset : offset + entry.nbytes]
+    for start in range(0, entry.nbytes, CHUNK_BYTES):
+        check_finite(view[start : start + CHUNK_BYTES], entry, source)
+    flat = torch.frombuffer(buffer, dtype=types[entry.dtype], count=entry.num_elements, offset=offset)
+    return flat.reshape(entry.shape)
+
+
+def _mapped(path: Path, maps: dict[Path, mmap.mmap]) -> mmap.mmap:
+    if path not in maps:
+        with path.open("rb") as file:
+            # A private writable mapping: torch wants memory it may write to, and training may write to it.
+            maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return maps[path]

@@ -1,0 +1,128 @@
+"""Open a checkpoint of any layout: what it is, and its tensors as places in files. Torch-free."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medcli.checkpoint.check import check_content
+from medcli.checkpoint.entry import Entry, computed
+from medcli.checkpoint.infer import Hints, infer_config
+from medcli.checkpoint.layouts import RawCheckpoint, open_raw
+from medcli.config import ModelConfig
+from medcli.model.shapes import num_params, tensor_shapes
+from medcli.presets import preset_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointInfo:
+    """What a checkpoint is."""
+
+    path: Path
+    layout: str
+    """`official` (a bare state dict), `training`, `diffusers` or `medcli`."""
+    config: ModelConfig
+    weights: str
+    """The set that is read: `ema` or `model`."""
+    weights_available: tuple[str, ...]
+    """All sets in the file."""
+    preset: str | None
+    """Named size, such as `SiT-XL/2`; None if it is none."""
+    num_params: int
+    dtype: str
+    """Element type of the weights in safetensors' spelling, `F32`; the attention projection's where they differ."""
+    sampling: Mapping[str, Any]
+    """Default sampler and schedule values the file carries; empty if none."""
+    reference: str | None
+    """Bundled reference set its samples are scored against."""
+    training: Mapping[str, Any]
+    """How it was trained, if the file says; settings of the training run otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An open checkpoint: its description and every tensor of its model, in file order."""
+
+    info: CheckpointInfo
+    entries: Mapping[str, Entry]
+    made: tuple[str, ...]
+    """Tensors the file lacks and the configuration fixes: the position table is the only one."""
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], *, hints: Hints | None = None, weights: str | None = "ema"
+) -> Checkpoint:
+    """Recognise a checkpoint and check that it holds all of its model; no weights are read.
+
+    Args:
+        path: A file or a diffusers folder.
+        hints: What the user says where the file can't tell.
+        weights: `ema` or `model`; a file with one unnamed set gives that one; None takes the averaged if there are any.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, ambiguous or not a model of these families.
+    """
+    raw = open_raw(Path(path))
+    chosen, tensors = raw.pick(weights)
+    config = infer_config(raw, tensors, hints or Hints())
+    check_content(tensors, config, raw.path.name)
+    position = position_entry(config, main_dtype(tensors))
+    entries = {name: tensors.get(name, position) for name in tensor_shapes(config)}
+    made = tuple(name for name in entries if name not in tensors)
+    return Checkpoint(_info(raw, chosen, config, entries), entries, made)
+
+
+def describe(
+    path: str | os.PathLike[str],
+    *,
+    family: str | None = None,
+    num_heads: int | None = None,
+    weights: str | None = "ema",
+) -> CheckpointInfo:
+    """Say what a checkpoint is, without building it or reading its weights.
+
+    Args:
+        path: A file or a diffusers folder.
+        family: `dit` or `sit`, where neither the file's contents nor its name tells.
+        num_heads: Attention heads, where the width is not a preset's.
+        weights: `ema` or `model`, for training checkpoints that hold both; None takes the averaged if there are any.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, ambiguous or not a model of these families.
+    """
+    return open_checkpoint(path, hints=Hints(family=family, num_heads=num_heads), weights=weights).info
+
+
+def main_dtype(entries: Mapping[str, Entry]) -> str:
+    """Element type new tensors of a model take: that of its first attention projection."""
+    return entries["blocks.0.attn.qkv.weight"].dtype
+
+
+def position_entry(config: ModelConfig, dtype: str) -> Entry:
+    """The fixed position table of a model, computed when it is written."""
+
+    def make() -> Any:
+        from medcli.model.positions import position_table
+
+        return position_table(config.hidden_size, config.tokens_side)[None]
+
+    return computed("pos_embed", dtype, (1, config.num_tokens, config.hidden_size), make)
+
+
+def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, entries: Mapping[str, Entry]) -> CheckpointInfo:
+    return CheckpointInfo(
+        path=raw.path,
+        layout=raw.layout,
+        config=config,
+        weights=weights,
+        weights_available=tuple(raw.sets),
+        preset=preset_of(config),
+        num_params=num_params(config),
+        dtype=main_dtype(entries),
+        sampling=raw.header.sampling if raw.header else {},
+        reference=raw.header.reference if raw.header else None,
+        training=raw.header.training if raw.header else {},
+    )

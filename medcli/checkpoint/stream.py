@@ -1,0 +1,170 @@
+"""Carry tensors from where they lie to a file, a few megabytes at a time: read, scan, write and hash in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+from medcli.checkpoint.entry import FLOAT_DTYPES, ITEM_SIZES, Entry, Region
+from medcli.errors import CheckpointError
+
+CHUNK_BYTES = 2 * 2**20
+NUM_BUFFERS = 4
+"""Chunks in flight: one being filled, the others being written and hashed."""
+
+
+class Sink:
+    """Does one thing with each chunk, in order, on a thread of its own.
+
+    Writing and SHA-256 both leave the interpreter free, so with two of these a copy takes as long as its slowest part.
+
+    Args:
+        take: Called with each chunk; the bytes change after it returns.
+    """
+
+    def __init__(self, take: Callable[[memoryview | bytes], object]) -> None:
+        self._take = take
+        self._pool = ThreadPoolExecutor(max_workers=1)
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def feed(self, data: memoryview | bytes) -> Future[object]:
+        """Queue bytes; they must stay as they are until the returned future is done."""
+        return self._pool.submit(self._take, data)
+
+
+def writing(file: BinaryIO) -> Callable[[memoryview | bytes], None]:
+    """A sink's function that writes every chunk whole to an unbuffered file."""
+
+    def write(data: memoryview | bytes) -> None:
+        written = 0
+        while written < len(data):
+            written += file.write(data[written:])
+
+    return write
+
+
+def copy_entries(
+    entries: Iterable[Entry], sinks: Sequence[Sink], progress: Callable[[int], None], *, source: str
+) -> None:
+    """Feed the bytes of tensors, one after the other, to sinks; returns when they have all been taken.
+
+    Args:
+        entries: What to carry, in order.
+        sinks: Each is given every byte.
+        progress: Told the tensors read so far.
+        source: What to call the input in errors.
+
+    Raises:
+        CheckpointError: If a weight is NaN or infinite (the tensor is named), or an input became shorter.
+    """
+    buffers = [memoryview(bytearray(CHUNK_BYTES)) for _ in range(NUM_BUFFERS)]
+    pending: list[list[Future[object]]] = [[] for _ in buffers]
+    turn = 0
+    with ExitStack() as stack:
+        files: dict[Path, BinaryIO] = {}
+        for number, entry in enumerate(entries, start=1):
+            for fill in _chunks(entry, files, stack):
+                _wait(pending[turn])
+                chunk = buffers[turn][: fill(buffers[turn])]
+                check_finite(chunk, entry, source)
+                pending[turn] = [sink.feed(chunk) for sink in sinks]
+                turn = (turn + 1) % NUM_BUFFERS
+            progress(number)
+    for futures in pending:
+        _wait(futures)
+
+
+def _wait(futures: list[Future[object]]) -> None:
+    for future in futures:
+        future.result()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _chunks(entry: Entry, files: dict[Path, BinaryIO], stack: ExitStack) -> Iterator[Callable[[memoryview], int]]:
+    """Functions that put the next bytes of a tensor into a buffer and return how many."""
+    for piece in entry.pieces:
+        if isinstance(piece, Region):
+            if piece.path not in files:
+                files[piece.path] = stack.enter_context(piece.path.open("rb", buffering=0))
+            for start in range(0, piece.nbytes, CHUNK_BYTES):
+                size = min(CHUNK_BYTES, piece.nbytes - start)
+                yield _Reading(files[piece.path], piece, start, size)
+        else:
+            data = memoryview(piece.make())
+            for start in range(0, len(data), CHUNK_BYTES):
+                yield _Lending(data[start : start + CHUNK_BYTES])
+
+
+class _Reading:
+    """Fills a buffer from a file."""
+
+    def __init__(self, file: BinaryIO, region: Region, start: int, size: int) -> None:
+        self._file, self._region, self._start, self._size = file, region, start, size
+
+    def __call__(self, buffer: memoryview) -> int:
+        self._file.seek(self._region.offset + self._start)
+        done = 0
+        while done < self._size:
+            # One call returns less than asked for when a signal arrives or the file ends.
+            got = self._file.readinto(buffer[done : self._size])  # type: ignore[attr-defined]
+            if not got:
+                raise CheckpointError(
+                    f"{self._region.path} became shorter while it was read", hint="run the command again"
+                )
+            done += got
+        return done
+
+
+class _Lending:
+    """Fills a buffer from memory."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+
+    def __call__(self, buffer: memoryview) -> int:
+        buffer[: len(self._data)] = self._data
+        return len(self._data)
+
+
+def check_finite(data: memoryview, entry: Entry, source: str) -> None:
+    """Refuse NaN and infinite weights.
+
+    Args:
+        data: Whole elements of the tensor.
+        entry: The tensor.
+        source: What to call its file.
+
+    Raises:
+        CheckpointError: Naming the tensor.
+    """
+    if entry.dtype in FLOAT_DTYPES and not _is_finite(data, entry.dtype):
+        raise CheckpointError(
+            f"{source}: tensor {entry.name} holds NaN or infinite weights",
+            hint="take an earlier checkpoint, from before the training diverged",
+        )
+
+
+def _is_finite(data: memoryview, dtype: str) -> bool:
+    import numpy as np
+
+    if dtype == "BF16":
+        # Infinities and NaN are the values whose exponent bits are all ones.
+        return bool(((np.frombuffer(data, dtype="<u2") & 0x7F80) != 0x7F80).all())
+    return bool(np.isfinite(np.frombuffer(data, dtype=f"<f{ITEM_SIZES[dtype]}")).all())

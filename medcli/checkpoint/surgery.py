@@ -1,0 +1,186 @@
+"""Change a model without touching its weights: pure functions from tensors and a target to tensors.
+
+Nothing is read here but what has to be interpolated, and that only when it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from medcli.checkpoint.entry import Entry, computed, from_bytes, row_concat, row_slice, zeros
+from medcli.checkpoint.keymap import table_key
+from medcli.checkpoint.reader import main_dtype, position_entry
+from medcli.config import ModelConfig
+from medcli.errors import ConfigError
+from medcli.model.shapes import tensor_shapes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DEFAULT_LADDER = (4, 16, 64)
+DEEP = 24
+"""Blocks from which `auto` takes a network for the size the paper converts in part (XL; L is as deep)."""
+
+LABEL_TABLE = "y_embedder.embedding_table.weight"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surgery:
+    """The tensors of the changed model in file order, and what became of each."""
+
+    config: ModelConfig
+    entries: Mapping[str, Entry]
+    copied: tuple[str, ...]
+    """Taken as they are."""
+    resized: tuple[str, ...]
+    """Made from the source's tensor of that name, for another resolution or number of classes."""
+    new: tuple[str, ...]
+    """Not in the source; they start neutral."""
+    dropped: tuple[str, ...]
+    """In the source only, under the source's names."""
+
+
+def first_layers(depth: int) -> tuple[int, ...]:
+    """The blocks converted when nobody says: the first four. Source: arXiv 2408.05710, SiT-XL/2."""
+    return tuple(range(min(4, depth)))
+
+
+def auto_layers(depth: int) -> tuple[int, ...]:
+    """The paper's choice by size: the first four blocks of a deep network (L, XL), all of a shallow one (S, B)."""
+    return first_layers(depth) if depth >= DEEP else tuple(range(depth))
+
+
+def default_ladder(num_tokens: int) -> tuple[int, ...]:
+    """The paper's ladder, without the counts that a grid of so few tokens can't use."""
+    return tuple(count for count in DEFAULT_LADDER if count < num_tokens) or (1,)
+
+
+def target_config(
+    config: ModelConfig,
+    *,
+    mediators: tuple[int, ...] | None,
+    layers: tuple[int, ...] | None,
+    resolution_px: int | None = None,
+    num_classes: int | None = None,
+    add_mediators: bool = True,
+) -> ModelConfig:
+    """Work out the model that is asked for.
+
+    Args:
+        config: What there is.
+        mediators: The ladder; None: the source's, else the default one; empty: none, any that are there go.
+        layers: Blocks with mediators; None: the source's, else the first four; empty: whatever the source has.
+        resolution_px: Side of the square image; None keeps the source's.
+        num_classes: Classes, the null class not counted; None keeps the source's.
+        add_mediators: Whether a model without mediators gets some when neither ladder nor layers are given.
+
+    Raises:
+        ConfigError: If the wishes contradict each other or don't fit the model.
+    """
+    if layers == () and mediators:
+        raise ConfigError("a mediator ladder with --layers none goes nowhere", hint="leave out one of the two")
+    if mediators == () and layers:
+        raise ConfigError("--mediators none leaves nothing to put into layers", hint="leave out one of the two")
+    target = config if resolution_px is None else config.at_resolution(resolution_px)
+    target = replace(target, num_classes=num_classes or config.num_classes)
+    if mediators == ():
+        return replace(target, mediators=(), mediator_layers=())
+    asked = bool(mediators or layers)
+    by_default = add_mediators and layers is None and not config.mediators and config.qk_ratio == 1.0
+    if not asked and not by_default:
+        return target
+    return replace(
+        target,
+        mediators=mediators or config.mediators or default_ladder(target.num_tokens),
+        mediator_layers=layers or config.mediator_layers or first_layers(config.depth),
+    )
+
+
+def operate(
+    entries: Mapping[str, Entry], config: ModelConfig, target: ModelConfig, *, made: tuple[str, ...] = ()
+) -> Surgery:
+    """Turn the tensors of one model into those of another.
+
+    Args:
+        entries: All tensors of the source, by name.
+        config: The source.
+        target: The same network with another ladder, other layers, another resolution or number of classes.
+        made: Tensors among `entries` that the source file lacked.
+    """
+    by_key = {table_key(name, config.mediators): entry for name, entry in entries.items()}
+    result: dict[str, Entry] = {}
+    groups: dict[str, list[str]] = {"copied": [], "resized": [], "new": []}
+    for name, shape in tensor_shapes(target).items():
+        source = by_key.pop(table_key(name, target.mediators), None)
+        if source is None:
+            group, result[name] = "new", zeros(name, main_dtype(entries), shape)
+        elif source.shape == shape:
+            group, result[name] = "new" if name in made else "copied", source.renamed(name)
+        else:
+            group, result[name] = "resized", _resized(source, name, shape, config, target)
+        groups[group].append(name)
+    return Surgery(
+        config=target,
+        entries=result,
+        dropped=tuple(entry.name for entry in by_key.values()),
+        copied=tuple(groups["copied"]),
+        resized=tuple(groups["resized"]),
+        new=tuple(groups["new"]),
+    )
+
+
+def _resized(source: Entry, name: str, shape: tuple[int, ...], config: ModelConfig, target: ModelConfig) -> Entry:
+    if name == "pos_embed":
+        # Upstream does not interpolate it: the new grid has its own table (reference-facts 3.3).
+        return position_entry(target, source.dtype)
+    if name == LABEL_TABLE:
+        return relabelled(source, config, target.num_classes)
+    axis = next(axis for axis, (old, new) in enumerate(zip(source.shape, shape, strict=True)) if old != new)
+
+    def make() -> NDArray[np.floating]:
+        return resize_linear(from_bytes(source.read(), source.dtype, source.shape), axis, shape[axis])
+
+    return computed(name, source.dtype, shape, make)
+
+
+def resize_linear(values: NDArray[np.floating], axis: int, size: int) -> NDArray[np.floating]:
+    """Resample one axis linearly, first and last point kept in place (align_corners).
+
+    Args:
+        values: Numbers on an even grid along `axis`.
+        axis: The axis to resample.
+        size: Points it gets.
+
+    Returns:
+        float64 numbers with `size` points along `axis`.
+
+    Source: reference-facts 3.3.
+    """
+    import numpy as np
+
+    last = values.shape[axis] - 1
+    place = np.linspace(0.0, last, size)
+    low = np.minimum(place.astype(np.int64), max(last - 1, 0))
+    weight = (place - low).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+    wide = values.astype(np.float64)
+    upper = np.minimum(low + 1, last)
+    return np.take(wide, low, axis=axis) * (1 - weight) + np.take(wide, upper, axis=axis) * weight
+
+
+def relabelled(table: Entry, config: ModelConfig, num_classes: int) -> Entry:
+    """The label table for another number of classes.
+
+    The first classes and the null class keep their rows. A class that is added starts as the null class, that is, as
+    the model's answer when it is told nothing; without a null class, as zeros.
+    """
+    kept = min(num_classes, config.num_classes)
+    rows = [row_slice(table, table.name, 0, kept)]
+    null = row_slice(table, table.name, config.num_classes, table.shape[0]) if config.has_null_class else None
+    added = num_classes - kept
+    if added:
+        blank = zeros(table.name, table.dtype, (added, *table.shape[1:]))
+        rows += [blank] if null is None else [null] * added
+    return row_concat(table.name, rows if null is None else [*rows, null])

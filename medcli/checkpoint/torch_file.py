@@ -1,0 +1,167 @@
+"""The two formats of `torch.save`: a zip of raw records (torch >= 1.6) and the older run of pickles."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from medcli.checkpoint.entry import ITEM_SIZES, Entry, Made, Region, read_piece, stored
+from medcli.checkpoint.unpickle import TensorRef, safe_load
+from medcli.errors import CheckpointError
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+MAX_PICKLE_BYTES = 256 * 2**20
+DAMAGED = "download or copy the file again"
+
+
+@dataclass(frozen=True, slots=True)
+class TorchFile:
+    """What a torch file holds: its object, and where in the file its storages lie."""
+
+    path: Path
+    content: Any
+    """Containers and values, with a `TensorRef` for each tensor."""
+    storages: Mapping[str, Region]
+
+    def entry(self, name: str, ref: TensorRef) -> Entry:
+        """Where the bytes of a tensor are.
+
+        Raises:
+            CheckpointError: If the tensor reaches beyond its storage.
+        """
+        region = self.storages.get(ref.storage.key)
+        size = ITEM_SIZES[ref.storage.dtype]
+        last = ref.offset + sum((n - 1) * step for n, step in zip(ref.shape, ref.stride, strict=True))
+        reach = (last + 1) * size if all(ref.shape) else 0
+        # An expanded tensor (stride 0) may claim any size; no weight is larger than its storage.
+        if region is None or max(reach, math.prod(ref.shape) * size) > region.nbytes:
+            raise CheckpointError(f"{self.path.name}: tensor {name} reaches beyond the file's data", hint=DAMAGED)
+        if _is_contiguous(ref):
+            return stored(name, ref.storage.dtype, ref.shape, self.path, region.offset + ref.offset * size)
+        return _strided(name, ref, Region(self.path, region.offset + ref.offset * size, reach - ref.offset * size))
+
+
+def read_zip(path: Path) -> TorchFile:
+    """Read a torch zip: its pickle, and the offsets of its records.
+
+    Raises:
+        CheckpointError: If the zip is cut short, compressed, or not made by torch.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            return _read_archive(path, archive, file)
+    except PermissionError:
+        raise
+    # A damaged zip directory fails inside the library in many ways, seeks before the start of the file included.
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError, RuntimeError, OSError) as err:
+        raise CheckpointError(f"{path.name} is a damaged or truncated zip file ({err})", hint=DAMAGED) from err
+
+
+def _read_archive(path: Path, archive: zipfile.ZipFile, file: BinaryIO) -> TorchFile:
+    records = {info.filename: info for info in archive.infolist()}
+    pickle_name = next((name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")), None)
+    if pickle_name is None:
+        raise CheckpointError(
+            f"{path.name} is a zip file but not a torch checkpoint (no data.pkl inside)",
+            hint="unpack it and pass the checkpoint inside",
+        )
+    folder = pickle_name.removesuffix("data.pkl")
+    if records[pickle_name].file_size > MAX_PICKLE_BYTES:
+        raise CheckpointError(f"{path.name} has a pickle of more than {MAX_PICKLE_BYTES >> 20} MiB", hint=DAMAGED)
+    byteorder = records.get(f"{folder}byteorder")
+    if byteorder is not None and archive.read(byteorder) != b"little":
+        raise CheckpointError(f"{path.name} was saved on a big-endian machine", hint="save it again on a usual machine")
+    content, _ = safe_load(io.BytesIO(archive.read(pickle_name)), path.name)
+    end = path.stat().st_size
+    storages = {
+        name.removeprefix(f"{folder}data/"): _record_region(path, file, info, end)
+        for name, info in records.items()
+        if name.startswith(f"{folder}data/")
+    }
+    return TorchFile(path, content, storages)
+
+
+def _record_region(path: Path, file: BinaryIO, info: zipfile.ZipInfo, end: int) -> Region:
+    """Find a record's bytes: behind its local header, whose name and padding have lengths of their own."""
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise CheckpointError(
+            f"{path.name} has compressed records, which torch.save never writes", hint="save it again with torch.save"
+        )
+    file.seek(info.header_offset)
+    header = file.read(30)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise zipfile.BadZipFile(f"no record at byte {info.header_offset}")
+    name_length, extra_length = struct.unpack("<HH", header[26:30])
+    offset = info.header_offset + 30 + name_length + extra_length
+    if offset + info.file_size > end:
+        raise zipfile.BadZipFile(f"record {info.filename} reaches beyond the end")
+    return Region(path, offset, info.file_size)
+
+
+def read_legacy(path: Path) -> TorchFile:
+    """Read the format of torch < 1.6: magic number, version, system, object, storage keys, then the raw storages.
+
+    Raises:
+        CheckpointError: If it is some other pickle, or damaged.
+    """
+    with path.open("rb") as file:
+        if safe_load(file, path.name)[0] != LEGACY_MAGIC:
+            raise CheckpointError(
+                f"{path.name} is a plain pickle, not a checkpoint written by torch.save",
+                hint="save the model's state dict with torch.save or safetensors",
+            )
+        safe_load(file, path.name)
+        system, _ = safe_load(file, path.name)
+        if not isinstance(system, dict) or not system.get("little_endian", True):
+            raise CheckpointError(
+                f"{path.name} was saved on a big-endian machine", hint="save it again on a usual machine"
+            )
+        content, refs = safe_load(file, path.name)
+        keys, _ = safe_load(file, path.name)
+        sizes = {key: ITEM_SIZES[ref.dtype] for key, ref in refs.items()}
+        return TorchFile(path, content, _legacy_storages(path, file, keys, sizes))
+
+
+def _legacy_storages(path: Path, file: BinaryIO, keys: Any, sizes: Mapping[str, int]) -> dict[str, Region]:
+    """Walk over the raw storages: each an int64 count of elements, then the elements."""
+    end = path.stat().st_size
+    offset, storages = file.tell(), {}
+    for key in keys if isinstance(keys, list) else []:
+        file.seek(offset)
+        count = file.read(8)
+        nbytes = struct.unpack("<q", count)[0] * sizes.get(key, 0) if len(count) == 8 else -1
+        if nbytes < 0 or offset + 8 + nbytes > end or key not in sizes:
+            raise CheckpointError(f"{path.name} is cut short (storage {key} is not all there)", hint=DAMAGED)
+        storages[key] = Region(path, offset + 8, nbytes)
+        offset += 8 + nbytes
+    return storages
+
+
+def _is_contiguous(ref: TensorRef) -> bool:
+    step = 1
+    for n, stride in zip(reversed(ref.shape), reversed(ref.stride), strict=True):
+        if n != 1 and stride != step:
+            return False
+        step *= n
+    return True
+
+
+def _strided(name: str, ref: TensorRef, region: Region) -> Entry:
+    """A transposed or otherwise strided tensor: laid out row-major when its bytes are asked for."""
+    size = ITEM_SIZES[ref.storage.dtype]
+
+    def make() -> bytes:
+        import numpy as np
+
+        elements = np.frombuffer(read_piece(region), dtype=f"V{size}")
+        strides = tuple(step * size for step in ref.stride)
+        return np.lib.stride_tricks.as_strided(elements, ref.shape, strides, writeable=False).tobytes()
+
+    return Entry(name, ref.storage.dtype, ref.shape, (Made(math.prod(ref.shape) * size, make),))

@@ -1,0 +1,135 @@
+"""Write our own files: streamed under a temporary name, renamed at the end, equal bytes for equal contents."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medcli.checkpoint.entry import ITEM_SIZES, Entry, Made
+from medcli.checkpoint.header import Header
+from medcli.checkpoint.safetensors_file import build_header
+from medcli.checkpoint.stream import Sink, copy_entries, writing
+from medcli.config import ModelConfig
+from medcli.errors import CheckpointError
+from medcli.model.shapes import tensor_shapes
+from medcli.runtime.files import atomic_path
+from medcli.runtime.reporting import Reporter, Silent
+
+if TYPE_CHECKING:
+    import torch
+
+
+def write_safetensors(
+    path: Path,
+    entries: Iterable[Entry],
+    metadata: Mapping[str, str],
+    *,
+    source: str,
+    force: bool = False,
+    digest: bool = True,
+    reporter: Reporter | None = None,
+) -> str | None:
+    """Write tensors and metadata as a safetensors file.
+
+    Args:
+        path: Where to.
+        entries: The tensors; kept in this order within each element size.
+        metadata: Texts for the header.
+        source: What to call the input in errors.
+        force: Whether an existing file may be replaced.
+        digest: Whether to hash what is written, which takes longer than writing it.
+        reporter: Told the tensors finished.
+
+    Returns:
+        SHA-256 of the file, in hexadecimal; None without `digest`.
+
+    Raises:
+        CheckpointError: If a weight is NaN or infinite.
+        ConfigError: If the file exists and `force` is off.
+        EnvironmentProblem: If the place can't be written to or is full.
+    """
+    # Larger elements first keep every tensor aligned; the sort is stable.
+    ordered = sorted(entries, key=lambda entry: -ITEM_SIZES[entry.dtype])
+    header = build_header(ordered, metadata)
+    told = reporter or Silent()
+    sha256 = hashlib.sha256()
+    with atomic_path(path, force=force) as temporary, ExitStack() as stack:
+        file = stack.enter_context(temporary.open("r+b", buffering=0))
+        _reserve(file.fileno(), len(header) + sum(entry.nbytes for entry in ordered))
+        takers = [writing(file), *([sha256.update] if digest else [])]
+        sinks = [stack.enter_context(Sink(take)) for take in takers]
+        for sink in sinks:
+            sink.feed(header)
+        copy_entries(ordered, sinks, lambda done: told.progress(done, len(ordered), "tensors"), source=source)
+    return sha256.hexdigest() if digest else None
+
+
+def _reserve(descriptor: int, nbytes: int) -> None:
+    """Take the space up front: a full disk is found before minutes of copying."""
+    # Not every system has the call.
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, nbytes)
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    config: ModelConfig,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    weights: str = "ema",
+    sampling: Mapping[str, Any] | None = None,
+    reference: str | None = None,
+    training: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> str:
+    """Write a model from memory as one of our files.
+
+    Args:
+        path: Where to.
+        config: The architecture; goes into the header.
+        tensors: The state dict, all of `tensor_shapes(config)` and nothing else.
+        weights: `ema` or `model`: what these weights are.
+        sampling: Default sampler and schedule values of this model.
+        reference: Name of the bundled reference set its samples are scored against.
+        training: How it was trained, for people.
+        force: Whether an existing file may be replaced.
+
+    Returns:
+        SHA-256 of the file, in hexadecimal.
+
+    Raises:
+        CheckpointError: If the tensors don't fit the configuration, or hold NaN or infinite weights.
+        ConfigError: If the file exists and `force` is off.
+        EnvironmentProblem: If the place can't be written to or is full.
+    """
+    from medcli.checkpoint.check import check_content
+
+    entries = {name: entry_of(name, tensor) for name, tensor in tensors.items()}
+    source = Path(path).name
+    check_content(entries, config, source)
+    header = Header(config, weights, sampling or {}, reference, training or {})
+    ordered = [entries[name] for name in tensor_shapes(config) if name in entries]
+    if len(ordered) < len(tensor_shapes(config)):
+        raise CheckpointError(f"{source}: pos_embed is missing from the state dict", hint="save model.state_dict()")
+    return str(write_safetensors(Path(path), ordered, header.to_metadata(), source=source, force=force))
+
+
+def entry_of(name: str, tensor: torch.Tensor) -> Entry:
+    """A tensor in memory as an entry."""
+    import torch
+
+    codes = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    if tensor.dtype not in codes:
+        raise CheckpointError(
+            f"{name} is {tensor.dtype}, expected floating point weights", hint="save model.state_dict()"
+        )
+
+    def make() -> bytes:
+        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+        return flat.view(torch.uint8).numpy().tobytes()
+
+    return Entry(name, codes[tensor.dtype], tuple(tensor.shape), (Made(tensor.numel() * tensor.element_size(), make),))

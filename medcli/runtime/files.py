@@ -1,0 +1,173 @@
+"""Files that appear whole or not at all: written under a temporary name beside the target, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from medcli.errors import ConfigError, EnvironmentProblem
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+REFUSED = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+    }
+)
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
+    """Write a file under a temporary name and give it its own name once the block ends well.
+
+    The temporary file exists (empty) when the block starts, so an unwritable folder is found before any work, and it
+    keeps the target's suffix, so libraries that choose a format by suffix choose the same one. Missing parent folders
+    are made. When the block raises, Ctrl-C included, the temporary file and the folders made for it are removed.
+
+    Args:
+        path: The file to make.
+        force: Whether an existing file may be replaced.
+
+    Yields:
+        The temporary path to write to.
+
+    Raises:
+        ConfigError: If the file exists and `force` is off, or a folder has that name.
+        EnvironmentProblem: If the place can't be written to or is full.
+    """
+    target = Path(path)
+    refuse_existing(target, force=force)
+    if target.is_dir():
+        raise ConfigError(
+            f"{target} is a folder, expected a file name", hint=f"try --output {target / 'model.safetensors'}"
+        )
+    temporary = _temporary_beside(target)
+    with _translated(target), _parents_of(target):
+        try:
+            temporary.touch(exist_ok=False)
+            yield temporary
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
+    """Fill a folder under a temporary name and give it its own name once the block ends well.
+
+    Args:
+        path: The folder to make.
+        force: Whether an existing folder may be replaced, contents and all.
+
+    Yields:
+        The temporary folder to fill; it exists and is empty.
+
+    Raises:
+        ConfigError: If the folder exists and `force` is off, or a file has that name.
+        EnvironmentProblem: If the place can't be written to or is full.
+    """
+    target = Path(path)
+    refuse_existing(target, force=force)
+    if target.is_file():
+        raise ConfigError(f"{target} is a file, expected a folder name", hint="choose another name with --output")
+    temporary = _temporary_beside(target)
+    with _translated(target), _parents_of(target):
+        try:
+            temporary.mkdir()
+            yield temporary
+            _replace_folder(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Refuse an output that is already there.
+
+    Raises:
+        ConfigError: If it exists and `force` is off.
+    """
+    if path.exists() and not force:
+        raise ConfigError(f"{path} already exists", hint="pass --force to replace it, or another name with --output")
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) -> None:
+    """Write a UTF-8 text file in one go, whole or not at all.
+
+    Raises:
+        ConfigError: If the file exists and `force` is off.
+        EnvironmentProblem: If the place can't be written to or is full.
+    """
+    with atomic_path(path, force=force) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _temporary_beside(target: Path) -> Path:
+    # Long names are cut: the temporary name must not pass the file system's limit where the target's does not.
+    return target.with_name(f".{target.stem[:100]}.tmp-{os.getpid()}{target.suffix}")
+
+
+def _replace_folder(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        os.replace(temporary, target)
+        return
+    # A folder that is not empty can't be replaced in one call: the old one steps aside until the new one is in place.
+    aside = target.with_name(f"{temporary.name}.old")
+    os.replace(target, aside)
+    try:
+        os.replace(temporary, target)
+    except BaseException:
+        os.replace(aside, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _parents_of(target: Path) -> Iterator[None]:
+    """Make the missing parent folders, and take them back (while empty) when the block raises."""
+    made = [folder for folder in target.parents if not folder.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def _translated(target: Path) -> Iterator[None]:
+    """Turn the operating system's refusals about the output into errors that say what to do."""
+    try:
+        yield
+    except OSError as err:
+        reason = os.strerror(err.errno) if err.errno else str(err)
+        if err.errno in NO_SPACE:
+            raise EnvironmentProblem(
+                f"can't write {target}: {reason}", hint="free some space, or choose another disk with --output"
+            ) from err
+        # Reading an input inside the block may fail the same way; only our own paths are the output's fault.
+        if err.errno in REFUSED and _is_about(err, target):
+            raise EnvironmentProblem(
+                f"can't write {target}: {reason}", hint="choose a name in a folder you may write to with --output"
+            ) from err
+        raise
+
+
+def _is_about(err: OSError, target: Path) -> bool:
+    if not isinstance(err.filename, str):
+        return True
+    failed, temporary = Path(err.filename), _temporary_beside(target)
+    return failed in (target, temporary) or failed in target.parents or temporary in failed.parents

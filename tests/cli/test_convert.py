@@ -1,0 +1,178 @@
+"""`medcli convert` as a user sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import medcli
+from medcli.checkpoint import stream
+from medcli.checkpoint.reader import describe
+from medcli.config import ModelConfig
+from tests.conftest import RunCli
+from tests.unit.checkpoint.builders import GOLDEN, save_flat, save_training
+
+# A preset width, so that no hint is needed; shallow and of few classes, so that it is small.
+CONFIG = ModelConfig(family="sit", hidden_size=384, depth=5, num_heads=6, latent_size=32, num_classes=3, mlp_ratio=0.5)
+KEYS = {
+    "output",
+    "family",
+    "preset",
+    "num_params",
+    "layers",
+    "mediators",
+    "copied",
+    "resized",
+    "new",
+    "dropped",
+    "weights",
+    "sha256",
+}
+
+
+@pytest.fixture
+def source(empty_folder: Path) -> Path:
+    save_flat(empty_folder / "sit_xl.pt", CONFIG)
+    return empty_folder / "sit_xl.pt"
+
+
+def test_the_first_line_of_the_contract(source: Path, run_cli: RunCli) -> None:
+    result = run_cli("convert", "sit_xl.pt")
+    assert result.code == 0
+    assert result.out.splitlines()[0] == "wrote sit_xl-mediators.safetensors (62 tensors copied, 80 new)"
+    assert result.err == "hint: medcli sample sit_xl-mediators.safetensors\n"
+    assert sorted(path.name for path in source.parent.iterdir()) == ["sit_xl-mediators.safetensors", "sit_xl.pt"]
+    config = describe(source.parent / "sit_xl-mediators.safetensors").config
+    assert (config.mediators, config.mediator_layers) == ((4, 16, 64), (0, 1, 2, 3))
+
+
+def test_json_has_the_keys_of_the_contract_and_a_true_hash(source: Path, run_cli: RunCli) -> None:
+    result = run_cli("convert", source, "--json", "-o", "out.safetensors")
+    report = json.loads(result.out)
+    assert set(report) == KEYS
+    assert report["output"] == "out.safetensors"
+    assert (report["family"], report["preset"], report["weights"]) == ("sit", None, "model")
+    assert (report["mediators"], report["layers"]) == ([4, 16, 64], [0, 1, 2, 3])
+    assert (len(report["copied"]), len(report["new"]), report["dropped"]) == (62, 80, [])
+    assert report["num_params"] == sum(t.numel() for t in load_file("out.safetensors").values())
+    assert report["sha256"] == hashlib.sha256(Path("out.safetensors").read_bytes()).hexdigest()
+
+
+def test_the_same_input_gives_the_same_hash(source: Path, run_cli: RunCli) -> None:
+    (source.parent / "elsewhere").mkdir()
+    source.with_name("sit_xl.pt").rename(source.parent / "elsewhere/my-sit.pt")
+    first = json.loads(run_cli("convert", "elsewhere/my-sit.pt", "--json").out)
+    (source.parent / "elsewhere/my-sit.pt").rename(source)
+    again = json.loads(run_cli("convert", source, "--json", "-o", "a/b/c.safetensors").out)
+    assert first["output"] == "my-sit-mediators.safetensors"
+    assert first["sha256"] == again["sha256"]
+
+
+def test_people_and_programs_get_the_same_file(source: Path, run_cli: RunCli) -> None:
+    run_cli("convert", source, "-o", "a.safetensors")
+    run_cli("convert", source, "-o", "b.safetensors", "--json")
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+
+
+def test_layers_none_repacks_every_tensor_bit_for_bit(source: Path, run_cli: RunCli) -> None:
+    assert run_cli("convert", source, "--layers", "none").code == 0
+    before, after = torch.load(source, weights_only=True), load_file("sit_xl-medcli.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"), [("all", [0, 1, 2, 3, 4]), ("0,2", [0, 2]), ("1-3", [1, 2, 3]), ("auto", [0, 1, 2, 3, 4])]
+)
+def test_layers_are_chosen_by_text(source: Path, run_cli: RunCli, layers: str, expected: list[int]) -> None:
+    result = run_cli("convert", source, "--layers", layers, "--mediators", "1,9", "--json")
+    assert json.loads(result.out)["layers"] == expected
+    assert json.loads(result.out)["mediators"] == [1, 9]
+
+
+def test_weights_are_chosen_by_name(empty_folder: Path, run_cli: RunCli) -> None:
+    save_training(empty_folder / "0400000.pt", CONFIG)
+    outputs = []
+    for weights in ("ema", "model"):
+        result = run_cli("convert", "0400000.pt", "--weights", weights, "-o", f"{weights}.safetensors", "--json")
+        assert json.loads(result.out)["weights"] == weights
+        outputs.append(load_file(f"{weights}.safetensors")["x_embedder.proj.bias"])
+    assert not torch.equal(*outputs)
+
+
+def test_a_converted_file_converts_again(source: Path, run_cli: RunCli) -> None:
+    run_cli("convert", source)
+    result = run_cli("convert", "sit_xl-mediators.safetensors", "--mediators", "16", "-o", "one.safetensors", "--json")
+    report = json.loads(result.out)
+    assert (report["mediators"], report["layers"], report["new"]) == ([16], [0, 1, 2, 3], [])
+    assert len(report["dropped"]) == 4 * 2 * 6
+    result = run_cli("convert", "one.safetensors", "--mediators", "none", "-o", "dense.safetensors")
+    assert result.code == 0
+    run_cli("convert", source, "--layers", "none", "-o", "plain.safetensors")
+    assert Path("dense.safetensors").read_bytes() == Path("plain.safetensors").read_bytes()
+
+
+def test_a_file_can_replace_itself_by_force(source: Path, run_cli: RunCli) -> None:
+    run_cli("convert", source, "-o", "x.safetensors")
+    before = load_file("x.safetensors")
+    assert run_cli("convert", "x.safetensors", "-o", "x.safetensors", "--layers", "0", "--force").code == 0
+    assert describe("x.safetensors").config.mediator_layers == (0,)
+    assert torch.equal(load_file("x.safetensors")["pos_embed"], before["pos_embed"])
+
+
+def test_resolution_and_classes_change_together(source: Path, run_cli: RunCli) -> None:
+    result = run_cli("convert", source, "--res", "512", "--num-classes", "2", "--json", "-o", "x.safetensors")
+    report = json.loads(result.out)
+    assert sorted(report["resized"]) == ["pos_embed", "y_embedder.embedding_table.weight"]
+    config = medcli.load("x.safetensors").config
+    assert (config.resolution_px, config.num_classes, config.has_null_class) == (512, 2, True)
+
+
+def test_the_official_layout_goes_out_and_comes_back(source: Path, run_cli: RunCli) -> None:
+    result = run_cli("convert", source, "--to", "official", "--json")
+    report = json.loads(result.out)
+    assert (report["output"], report["mediators"]) == ("sit_xl-official.pt", [])
+    assert report["sha256"] == hashlib.sha256(Path("sit_xl-official.pt").read_bytes()).hexdigest()
+    assert "sample" not in result.err
+    before, after = (torch.load(path, weights_only=True) for path in (source, "sit_xl-official.pt"))
+    assert list(before) == list(after)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_the_diffusers_layout_goes_out_and_comes_back(empty_folder: Path, run_cli: RunCli) -> None:
+    original = GOLDEN / "checkpoints/dit_raw.pt"
+    assert run_cli("convert", original, "--heads", "2", "--to", "diffusers").code == 0
+    assert sorted(path.name for path in Path("dit_raw-diffusers/transformer").iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+    assert run_cli("convert", "dit_raw-diffusers", "--layers", "none", "-o", "back.safetensors").code == 0
+    before, after = torch.load(original, weights_only=True), load_file("back.safetensors")
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_counts_that_save_nothing_are_remarked(empty_folder: Path, run_cli: RunCli) -> None:
+    result = run_cli("convert", GOLDEN / "checkpoints/mediator_epoch_004.pt", "--mediators", "4,16")
+    assert "16 mediators cost as much as full attention at 16 tokens" in result.err
+
+
+def test_quiet_leaves_the_result_alone(source: Path, run_cli: RunCli) -> None:
+    result = run_cli("convert", source, "-q")
+    assert result.out.startswith("wrote sit_xl-mediators.safetensors")
+    assert result.err == ""
+
+
+def test_an_interrupted_run_leaves_nothing(source: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(data: memoryview, entry: object, source: str) -> None:
+        if getattr(entry, "name", "").startswith("blocks.2"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stream, "check_finite", interrupt)
+    result = run_cli("convert", source)
+    assert result.code == 130
+    assert [path.name for path in source.parent.iterdir()] == ["sit_xl.pt"]

@@ -1,0 +1,116 @@
+"""Files of other programs give the outputs their own code gives (golden kind 8, and kind 3's resolution change)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from medcli.checkpoint.load import describe, load_model
+from medcli.workflows.convert import ConvertRequest, convert
+
+DATA = Path(__file__).parent / "data"
+FILES = DATA / "checkpoints"
+INDEX = json.loads((FILES / "index.json").read_text())
+IO = load_file(FILES / "io.safetensors")
+
+# file, weights, heads the tensors can't tell, time input, recorded output
+CASES = [
+    ("dit_raw.pt", "ema", 2, "t_int", "dit_raw.out"),
+    ("sit_train.pt", "ema", 2, "t_float", "sit_train.ema.out"),
+    ("sit_train.pt", "model", 2, "t_float", "sit_train.model.out"),
+    ("mediator_epoch_004.pt", "ema", None, "t_float", "mediator_epoch.ema.out"),
+    ("mediator_epoch_004.pt", "model", None, "t_float", "mediator_epoch.model.out"),
+    ("diffusers_dit", "ema", None, "t_int", "dit_raw.out"),
+    ("diffusers_dit_legacy", "ema", None, "t_int", "dit_raw.out"),
+]
+each_case = pytest.mark.parametrize(("name", "weights", "heads", "time", "recorded"), CASES)
+
+
+def output_of(path: Path, time: str, **options: object) -> torch.Tensor:
+    model = load_model(path, **options)  # type: ignore[arg-type]
+    with torch.no_grad():
+        return model(IO["x"], IO[time], IO["y"])
+
+
+@each_case
+def test_a_foreign_file_gives_the_recorded_output(
+    name: str, weights: str, heads: int | None, time: str, recorded: str
+) -> None:
+    actual = output_of(FILES / name, time, weights=weights, num_heads=heads)
+    torch.testing.assert_close(actual, IO[recorded], **INDEX["tolerance"])
+
+
+@each_case
+def test_a_repack_gives_the_same_output_bit_for_bit(
+    name: str, weights: str, heads: int | None, time: str, recorded: str, tmp_path: Path
+) -> None:
+    request = ConvertRequest(
+        source=FILES / name,
+        output=tmp_path / "repacked.safetensors",
+        layers=lambda depth: (),
+        weights=weights,
+        num_heads=heads,
+    )
+    report = convert(request)
+    before = output_of(FILES / name, time, weights=weights, num_heads=heads)
+    assert torch.equal(output_of(report.output, time), before)
+
+
+@pytest.mark.parametrize("name", list(INDEX["files"]))
+def test_the_geometry_is_read_from_the_tensors(name: str) -> None:
+    settings = INDEX["files"][name]["model"]
+    config = describe(FILES / name, num_heads=None if "mediator_num" in settings else 2).config
+    expected = {
+        "latent_size": settings["input_size"],
+        "mediators": (settings["mediator_num"],) if "mediator_num" in settings else (),
+        "family": "sit" if name.startswith(("sit", "mediator")) else "dit",
+        **{key: value for key, value in settings.items() if hasattr(config, key)},
+    }
+    assert {key: getattr(config, key) for key in expected} == expected
+
+
+def test_both_diffusers_spellings_hold_the_tensors_of_the_original() -> None:
+    original = load_model(FILES / "dit_raw.pt", num_heads=2).state_dict()
+    for folder in ("diffusers_dit", "diffusers_dit_legacy"):
+        state = load_model(FILES / folder).state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in original.items())
+
+
+def test_our_diffusers_folder_holds_the_tensors_diffusers_wrote(tmp_path: Path) -> None:
+    convert(ConvertRequest(source=FILES / "dit_raw.pt", output=tmp_path / "out", to="diffusers", num_heads=2))
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    ours, theirs = load_file(tmp_path / "out" / name), load_file(FILES / "diffusers_dit" / name)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_another_resolution_changes_the_tensors_and_the_output_as_recorded(tmp_path: Path) -> None:
+    settings = json.loads((DATA / "sit_med_n4_hires_32/config.json").read_text())
+    changed = load_file(DATA / "sit_med_n4_hires_32/after_changed.safetensors")
+    io = load_file(DATA / "sit_med_n4_hires_32/io.safetensors")
+    source = DATA / "sit_med_n4/weights.safetensors"
+    report = convert(
+        ConvertRequest(source=source, output=tmp_path / "hires.safetensors", resolution_px=32 * 8, family="sit")
+    )
+    assert sorted(report.resized) == sorted(settings["changed_keys"])
+    after = load_file(report.output)
+    before = load_file(source)
+    for name, tensor in after.items():
+        if name in changed:
+            torch.testing.assert_close(tensor, changed[name], **settings["tolerance"])
+        else:
+            assert torch.equal(tensor, before[name])
+    with torch.no_grad():
+        out = load_model(report.output)(io["x"], io["t"], io["y"])
+    torch.testing.assert_close(out, io["out"], rtol=1e-4, atol=2e-5)
+
+
+def test_wrapper_prefixes_are_stripped(tmp_path: Path) -> None:
+    state = load_model(FILES / "dit_raw.pt", num_heads=2).state_dict()
+    path = tmp_path / "dit.safetensors"
+    save_file({f"_orig_mod.module.{name}": tensor.clone() for name, tensor in state.items()}, path)
+    assert torch.equal(output_of(path, "t_int", num_heads=2), output_of(FILES / "dit_raw.pt", "t_int", num_heads=2))

@@ -1,0 +1,256 @@
+"""What a checkpoint is gets answered from names and shapes, or asked; what does not fit is named."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from medcli.checkpoint.entry import from_bytes
+from medcli.checkpoint.infer import Hints
+from medcli.checkpoint.reader import describe, open_checkpoint
+from medcli.config import ModelConfig
+from medcli.errors import CheckpointError
+from medcli.model.positions import position_table
+from tests.unit.checkpoint.builders import GOLDEN, TINY, random_state, save_flat, save_training
+
+HEADS = Hints(num_heads=2)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        replace(TINY, learn_sigma=False, depth=1, mlp_ratio=2.0, patch_size=4),
+        replace(TINY, in_channels=1, autoencoder=None, latent_scale=1.0, latent_downsample=1),
+        replace(TINY, mediators=(4,), mediator_layers=(0, 1, 2, 3, 4)),
+        replace(TINY, mediators=(1, 4, 16), mediator_layers=(1, 3)),
+        replace(TINY, qk_ratio=0.5),
+    ],
+    ids=["plain", "small", "pixels", "one count", "ladder", "compressed"],
+)
+def test_the_model_is_read_from_its_tensors(tmp_path: Path, config: ModelConfig) -> None:
+    save_flat(tmp_path / "my_sit.pt", config)
+    assert open_checkpoint(tmp_path / "my_sit.pt", hints=HEADS).info.config == config
+
+
+@pytest.mark.parametrize(("width", "heads"), [(384, 6), (768, 12), (1024, 16), (1152, 16)])
+def test_heads_of_preset_widths_are_known(tmp_path: Path, width: int, heads: int) -> None:
+    config = replace(TINY, hidden_size=width, num_heads=heads, depth=1, latent_size=4)
+    save_flat(tmp_path / "sit.pt", config)
+    assert describe(tmp_path / "sit.pt").config.num_heads == heads
+
+
+def test_other_widths_need_the_heads_hint(tmp_path: Path) -> None:
+    save_flat(tmp_path / "sit.pt")
+    with pytest.raises(CheckpointError, match="width 16") as caught:
+        describe(tmp_path / "sit.pt")
+    assert "--heads" in str(caught.value.hint)
+    with pytest.raises(CheckpointError, match="multiple"):
+        describe(tmp_path / "sit.pt", num_heads=3)
+
+
+def test_bias_tables_tell_the_heads(tmp_path: Path) -> None:
+    save_flat(tmp_path / "x.pt", replace(TINY, num_heads=4, mediators=(4,), mediator_layers=(2,)))
+    assert describe(tmp_path / "x.pt").config.num_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("sit_xl.pt", "sit"), ("DiT-XL-2-256x256.pt", "dit"), ("SiT-XL-2-256.pt", "sit"), ("my-dit2.safetensors", "dit")],
+)
+def test_a_file_name_tells_the_family(tmp_path: Path, name: str, family: str) -> None:
+    state = random_state()
+    save_file(state, tmp_path / name) if name.endswith("safetensors") else torch.save(state, tmp_path / name)
+    assert describe(tmp_path / name, num_heads=2).config.family == family
+
+
+@pytest.mark.parametrize("name", ["0400000.pt", "transit.pt", "sit-or-dit.pt"])
+def test_an_unknown_family_is_asked_for(tmp_path: Path, name: str) -> None:
+    save_flat(tmp_path / name)
+    with pytest.raises(CheckpointError, match="DiT or a SiT") as caught:
+        describe(tmp_path / name, num_heads=2)
+    assert caught.value.hint == "pass --family dit or --family sit"
+    assert describe(tmp_path / name, num_heads=2, family="dit").config.family == "dit"
+
+
+@pytest.mark.parametrize(
+    ("args", "family"),
+    [({"path_type": "Linear"}, "sit"), ({"interpolant": "GVP"}, "sit"), ({"model": "DiT-S/2"}, "dit")],
+)
+def test_training_settings_tell_the_family(tmp_path: Path, args: dict[str, str], family: str) -> None:
+    torch.save({"model": random_state(), "args": argparse.Namespace(**args)}, tmp_path / "0001.pt")
+    assert describe(tmp_path / "0001.pt", num_heads=2, weights="model").config.family == family
+
+
+def test_mediators_tell_the_family(tmp_path: Path) -> None:
+    save_flat(tmp_path / "x.pt", replace(TINY, mediators=(4,), mediator_layers=(0,)))
+    assert describe(tmp_path / "x.pt").config.family == "sit"
+
+
+def test_the_null_row_is_assumed_unless_told(tmp_path: Path) -> None:
+    save_flat(tmp_path / "sit.pt")
+    config = open_checkpoint(tmp_path / "sit.pt", hints=HEADS).info.config
+    assert (config.num_classes, config.has_null_class) == (6, True)
+    config = open_checkpoint(tmp_path / "sit.pt", hints=Hints(num_heads=2, num_classes=7)).info.config
+    assert (config.num_classes, config.has_null_class) == (7, False)
+
+
+def test_weight_sets_are_told_apart(tmp_path: Path) -> None:
+    save_training(tmp_path / "t.pt")
+    for weights, seed in (("model", 1), ("ema", 2)):
+        opened = open_checkpoint(tmp_path / "t.pt", hints=HEADS, weights=weights)
+        entry = opened.entries["final_layer.linear.bias"]
+        expected = random_state(seed=seed)["final_layer.linear.bias"]
+        assert opened.info.weights == weights
+        assert opened.info.weights_available == ("ema", "model")
+        np.testing.assert_array_equal(from_bytes(entry.read(), entry.dtype, entry.shape), expected.numpy())
+
+
+def test_a_missing_weight_set_is_named(tmp_path: Path) -> None:
+    save_training(tmp_path / "0400000.pt", groups=("model", "opt"))
+    with pytest.raises(CheckpointError) as caught:
+        describe(tmp_path / "0400000.pt", num_heads=2)
+    assert str(caught.value) == "0400000.pt has no EMA weights (found: model, opt)"
+    assert str(caught.value.hint).startswith("pass --weights model")
+    assert describe(tmp_path / "0400000.pt", num_heads=2, weights=None).weights == "model"
+
+
+def test_a_file_of_one_set_gives_it_whatever_is_asked(tmp_path: Path) -> None:
+    save_flat(tmp_path / "sit.pt")
+    assert describe(tmp_path / "sit.pt", num_heads=2, weights="ema").weights == "model"
+
+
+def test_a_missing_position_table_is_made(tmp_path: Path) -> None:
+    state = random_state(replace(TINY, mediators=(4,), mediator_layers=(0,)))
+    del state["pos_embed"]
+    torch.save(state, tmp_path / "x.pt")
+    opened = open_checkpoint(tmp_path / "x.pt")
+    assert opened.made == ("pos_embed",)
+    entry = opened.entries["pos_embed"]
+    np.testing.assert_array_equal(from_bytes(entry.read(), "F32", entry.shape)[0], position_table(16, 8))
+
+
+def test_a_resolution_nothing_tells_is_asked_for(tmp_path: Path) -> None:
+    state = random_state()
+    del state["pos_embed"]
+    torch.save(state, tmp_path / "sit.pt")
+    with pytest.raises(CheckpointError, match="resolution") as caught:
+        open_checkpoint(tmp_path / "sit.pt", hints=HEADS)
+    assert "--res" in str(caught.value.hint)
+    hints = Hints(num_heads=2, resolution_px=128)
+    assert open_checkpoint(tmp_path / "sit.pt", hints=hints).info.config.latent_size == 16
+
+
+Change = Callable[[dict[str, Any]], object]
+CHANGES: list[tuple[Change, str]] = [
+    (lambda s: s.pop("blocks.3.mlp.fc1.bias"), "1 missing (blocks.3.mlp.fc1.bias)"),
+    (lambda s: s.update(extra=torch.ones(2)), "1 unexpected (extra)"),
+    (
+        lambda s: s.update({"blocks.4.attn.proj.weight": torch.ones(4, 4)}),
+        "blocks.4.attn.proj.weight (4, 4) instead of",
+    ),
+    (
+        lambda s: s.update({"t_embedder.mlp.0.bias": torch.ones(16, dtype=torch.int64)}),
+        "I64 (16,) t_embedder.mlp.0.bias",
+    ),
+    (lambda s: s.pop("x_embedder.proj.weight"), "no tensor x_embedder.proj.weight"),
+    (lambda s: s.update({"x_embedder.proj.weight": torch.ones(4)}), "expected 4 axes"),
+    (lambda s: s.update(pos_embed=torch.ones(1, 7, 16)), "7 tokens"),
+    (
+        lambda s: s.update({"blocks.99999999.attn.proj.bias": torch.ones(1)}),
+        "1 unexpected (blocks.99999999.attn.proj.bias)",
+    ),
+    (lambda s: s.update({"module.pos_embed": s["pos_embed"]}), "with and without a wrapper prefix"),
+    (lambda s: [s.pop(name) for name in list(s) if ".attn." in name and "blocks.0" not in name], "16 missing"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES, ids=[message for _, message in CHANGES])
+def test_tensors_that_do_not_fit_are_named(tmp_path: Path, change: Change, message: str) -> None:
+    state = random_state()
+    change(state)
+    torch.save(state, tmp_path / "sit.pt")
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(tmp_path / "sit.pt", hints=HEADS)
+    assert message in str(caught.value)
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [{}, {"a": 1}, [1], {"model": {"a": 1}}, {"model": {1: torch.ones(1)}}])
+def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "sit.pt")
+    with pytest.raises(CheckpointError, match="state dict"):
+        describe(tmp_path / "sit.pt", weights="model")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"\n <html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"hello", "not a checkpoint"),
+        (b"\x00" * 100, "not a checkpoint"),
+    ],
+)
+def test_other_files_are_named_for_what_they_are(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "sit.pt").write_bytes(data)
+    with pytest.raises(CheckpointError, match=message):
+        describe(tmp_path / "sit.pt")
+
+
+def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
+    save_flat(tmp_path / "sit_xl.pt")
+    with pytest.raises(CheckpointError, match="does not exist") as caught:
+        describe(tmp_path / "sit-xl.pt")
+    assert caught.value.hint == f"did you mean {tmp_path / 'sit_xl.pt'}?"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(GOLDEN / "checkpoints" / "diffusers_dit", tmp_path / "dit"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"norm_type": "layer_norm"}, "expected a class-conditional DiT"),
+        ({"_class_name": "UNet2DModel"}, "holds a UNet2DModel"),
+        ({"num_attention_heads": "2"}, "not positive numbers"),
+        ({"num_layers": None}, "not positive numbers"),
+        ({"num_layers": 10**9}, None),
+        ({"num_layers": 1}, "unexpected"),
+    ],
+)
+def test_a_diffusers_configuration_is_not_trusted(folder: Path, change: dict[str, Any], message: str | None) -> None:
+    path = folder / "transformer/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    if message is None:
+        assert describe(folder).config.depth == 2
+    else:
+        with pytest.raises(CheckpointError, match=message):
+            describe(folder)
+
+
+def test_a_folder_without_a_model_or_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="folder without a diffusers model"):
+        describe(tmp_path)
+    next((folder / "transformer").glob("*.safetensors")).unlink()
+    with pytest.raises(CheckpointError, match="has no weights"):
+        describe(folder)
+
+
+def test_the_transformer_folder_alone_will_do(folder: Path) -> None:
+    assert describe(folder / "transformer").config == describe(folder).config

@@ -1,0 +1,186 @@
+"""Surgery keeps what is trained, starts the rest neutral, and says which is which."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from medcli.checkpoint.entry import Entry
+from medcli.checkpoint.load import load_tensors
+from medcli.checkpoint.surgery import (
+    LABEL_TABLE,
+    Surgery,
+    auto_layers,
+    default_ladder,
+    first_layers,
+    operate,
+    resize_linear,
+    target_config,
+)
+from medcli.checkpoint.writer import entry_of
+from medcli.config import ModelConfig
+from medcli.errors import ConfigError
+from medcli.model.backbone import empty_model
+from medcli.model.positions import position_table
+from medcli.model.shapes import tensor_shapes
+from tests.unit.checkpoint.builders import TINY, random_state
+
+LADDER = replace(TINY, mediators=(4, 16), mediator_layers=(0, 2))
+
+
+def entries_of(config: ModelConfig) -> dict[str, Entry]:
+    return {name: entry_of(name, tensor) for name, tensor in random_state(config).items()}
+
+
+def tensors_of(surgery: Surgery) -> dict[str, torch.Tensor]:
+    tensors = load_tensors(surgery.entries, "x")
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == tensor_shapes(surgery.config)
+    return tensors
+
+
+def run(config: ModelConfig, **wishes: object) -> tuple[Surgery, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    options = {"mediators": None, "layers": None, **wishes}
+    surgery = operate(entries_of(config), config, target_config(config, **options))  # type: ignore[arg-type]
+    return surgery, tensors_of(surgery), random_state(config)
+
+
+def test_a_dense_model_gets_neutral_mediators() -> None:
+    surgery, after, before = run(TINY)
+    assert (surgery.config.mediators, surgery.config.mediator_layers) == ((4, 16), (0, 1, 2, 3))
+    assert set(surgery.copied) == set(before)
+    assert len(surgery.new) == 4 * (2 * 6 + 2)
+    assert (surgery.resized, surgery.dropped) == ((), ())
+    assert all(torch.equal(after[name], before[name]) for name in surgery.copied)
+    assert not any(after[name].any() for name in surgery.new)
+
+
+def test_a_converted_layer_is_the_bare_bottleneck_on_the_trained_projections() -> None:
+    surgery, after, _ = run(TINY, mediators=(4,), layers=(0,))
+    model = empty_model(surgery.config)
+    model.load_state_dict(after, assign=True)
+    x_BND = torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    attn = model.double().blocks[0].attn
+    query, key, value = attn.qkv(x_BND).reshape(2, 64, 3, 2, 8).permute(2, 0, 3, 1, 4)
+    grid = attn.qkv(x_BND)[..., :16].transpose(1, 2).reshape(2, 16, 8, 8)
+    mediator = torch.nn.functional.adaptive_avg_pool2d(grid, 2).flatten(2).transpose(1, 2).reshape(2, 4, 2, 8)
+    mediator = mediator.transpose(1, 2)
+    summary = (mediator @ key.mT / 8**0.5).softmax(-1) @ value
+    expected = attn.proj(((query @ mediator.mT / 8**0.5).softmax(-1) @ summary).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attn(x_BND, 4), expected)
+
+
+def test_a_ladder_is_reselected_by_count() -> None:
+    surgery, after, before = run(LADDER, mediators=(1, 16))
+    assert surgery.config.mediator_layers == (0, 2)
+    for layer in (0, 2):
+        prefix = f"blocks.{layer}.attn.ladder"
+        assert torch.equal(after[f"{prefix}.16.an_bias"], before[f"{prefix}.16.an_bias"])
+        assert not after[f"{prefix}.1.an_bias"].any()
+        assert f"{prefix}.4.an_bias" in surgery.dropped
+    assert len(surgery.new) == len(surgery.dropped) == 12
+    assert torch.equal(after["blocks.0.attn.dwc.weight"], before["blocks.0.attn.dwc.weight"])
+
+
+@pytest.mark.parametrize("count", [4, 16])
+def test_one_count_takes_upstreams_names_and_gives_them_back(count: int) -> None:
+    single, after, before = run(LADDER, mediators=(count,))
+    assert torch.equal(after["blocks.2.attn.ha_bias"], before[f"blocks.2.attn.ladder.{count}.ha_bias"])
+    back = operate(single.entries, single.config, LADDER)
+    for name in back.copied:
+        assert torch.equal(tensors_of(back)[name], before[name])
+    assert set(back.new) == {n for n in before if f"ladder.{20 - count}." in n}
+
+
+def test_layers_come_and_go() -> None:
+    surgery, after, before = run(LADDER, layers=(2, 3))
+    assert torch.equal(after["blocks.2.attn.dwc.bias"], before["blocks.2.attn.dwc.bias"])
+    assert not after["blocks.3.attn.dwc.weight"].any()
+    assert all(name.startswith("blocks.0.attn.") for name in surgery.dropped)
+    assert len(surgery.dropped) == len(surgery.new) == 14
+
+
+def test_no_wishes_and_layers_none_keep_a_mediator_model_as_it_is() -> None:
+    for layers in (None, ()):
+        surgery, after, before = run(LADDER, layers=layers)
+        assert surgery.config == LADDER
+        assert list(after) == list(before)
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_mediators_are_taken_out_on_demand() -> None:
+    surgery, after, before = run(LADDER, mediators=())
+    assert surgery.config == TINY
+    assert len(surgery.dropped) == 2 * 14
+    assert all(torch.equal(after[name], before[name]) for name in after)
+
+
+def test_a_resolution_change_recomputes_positions_and_resamples_axis_tables() -> None:
+    surgery, after, before = run(LADDER, resolution_px=256)
+    assert surgery.config.latent_size == 32
+    np.testing.assert_array_equal(after["pos_embed"][0].numpy(), position_table(16, 16))
+    table = before["blocks.0.attn.ladder.4.wa_bias"]  # (1, H, 1, S, n)
+    expected = torch.nn.functional.interpolate(
+        table[0, :, 0].permute(0, 2, 1), size=16, mode="linear", align_corners=True
+    ).permute(0, 2, 1)
+    torch.testing.assert_close(after["blocks.0.attn.ladder.4.wa_bias"][0, :, 0], expected)
+    assert len(surgery.resized) == 1 + 2 * 2 * 4
+    assert "blocks.0.attn.ladder.4.an_bias" in surgery.copied
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 9, 64])
+@pytest.mark.parametrize("points", [1, 2, 5, 8])
+def test_linear_resampling_is_torchs_with_aligned_corners(points: int, size: int) -> None:
+    values = np.random.default_rng(0).standard_normal((3, points))
+    expected = torch.nn.functional.interpolate(torch.tensor(values)[None], size=size, mode="linear", align_corners=True)
+    np.testing.assert_allclose(resize_linear(values, 1, size), expected[0].numpy(), atol=1e-12)
+
+
+def test_fewer_classes_keep_the_first_rows_and_the_null_row() -> None:
+    surgery, after, before = run(TINY, num_classes=3)
+    assert surgery.resized == (LABEL_TABLE,)
+    assert torch.equal(after[LABEL_TABLE], before[LABEL_TABLE][[0, 1, 2, 6]])
+
+
+def test_added_classes_start_as_the_null_class() -> None:
+    _, after, before = run(TINY, num_classes=8)
+    assert torch.equal(after[LABEL_TABLE], before[LABEL_TABLE][[0, 1, 2, 3, 4, 5, 6, 6, 6]])
+
+
+def test_without_a_null_class_added_classes_start_at_zero() -> None:
+    _, after, before = run(replace(TINY, has_null_class=False), num_classes=8)
+    assert torch.equal(after[LABEL_TABLE][:6], before[LABEL_TABLE])
+    assert not after[LABEL_TABLE][6:].any()
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [{"mediators": (4,), "layers": ()}, {"mediators": (), "layers": (0,)}, {"resolution_px": 100}, {"mediators": (5,)}],
+)
+def test_wishes_that_do_not_fit_are_refused(wishes: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run(TINY, **wishes)
+    assert caught.value.hint
+
+
+def test_compressed_queries_get_no_mediators_by_default() -> None:
+    assert run(replace(TINY, qk_ratio=0.5))[0].config.mediators == ()
+
+
+def test_default_layers_and_ladders() -> None:
+    assert first_layers(28) == auto_layers(28) == (0, 1, 2, 3)
+    assert first_layers(2) == auto_layers(2) == (0, 1)
+    assert auto_layers(12) == tuple(range(12))
+    assert default_ladder(256) == (4, 16, 64)
+    assert default_ladder(64) == (4, 16)
+    assert default_ladder(4) == (1,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_new_tensors_take_the_type_of_the_model(dtype: torch.dtype) -> None:
+    entries = {name: entry_of(name, tensor) for name, tensor in random_state(TINY, dtype=dtype).items()}
+    target = target_config(TINY, mediators=(4,), layers=(0,), resolution_px=256, num_classes=9)
+    tensors = load_tensors(operate(entries, TINY, target).entries, "x")
+    assert {tensor.dtype for tensor in tensors.values()} == {dtype}

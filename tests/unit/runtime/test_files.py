@@ -1,0 +1,125 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from medcli.errors import ConfigError, EnvironmentProblem
+from medcli.runtime.files import atomic_folder, atomic_path, write_text
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_gets_its_name_when_the_block_ends(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.npz") as temporary:
+        temporary.write_bytes(b"whole")
+        assert temporary.suffix == ".npz"
+        assert not (tmp_path / "a.npz").exists()
+    assert (tmp_path / "a.npz").read_bytes() == b"whole"
+    assert names_in(tmp_path) == ["a.npz"]
+
+
+def fail_after(write: Callable[[Path], object], manager: AbstractContextManager[Path], error: BaseException) -> None:
+    """Write something and fail, inside an atomic block."""
+    with manager as temporary:
+        write(temporary)
+        raise error
+
+
+def write_half(temporary: Path) -> None:
+    temporary.write_bytes(b"half")
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_nothing_is_left_when_the_block_fails(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        fail_after(write_half, atomic_path(tmp_path / "new/deeper/a.bin"), error())
+    assert names_in(tmp_path) == []
+
+
+def test_a_failure_leaves_the_old_file_and_folders_others_filled(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"old")
+    with pytest.raises(ValueError, match="stop"):
+        fail_after(write_half, atomic_path(tmp_path / "a.bin", force=True), ValueError("stop"))
+    assert (tmp_path / "a.bin").read_bytes() == b"old"
+    theirs = tmp_path / "new/theirs"
+    with pytest.raises(ValueError, match="stop"):
+        fail_after(lambda _: theirs.touch(), atomic_path(tmp_path / "new/a.bin"), ValueError("stop"))
+    assert names_in(tmp_path / "new") == ["theirs"]
+
+
+@pytest.mark.parametrize("make", [atomic_path, atomic_folder])
+def test_what_exists_is_replaced_only_by_force(tmp_path: Path, make: Callable[..., object]) -> None:
+    (tmp_path / "x").mkdir() if make is atomic_folder else (tmp_path / "x").touch()
+    with pytest.raises(ConfigError, match="already exists") as caught, make(tmp_path / "x"):  # type: ignore[attr-defined]
+        pass
+    assert "--force" in str(caught.value.hint)
+    with make(tmp_path / "x", force=True):  # type: ignore[attr-defined]
+        pass
+    assert names_in(tmp_path) == ["x"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/old").touch()
+    with atomic_folder(tmp_path / "x", force=True) as temporary:
+        (temporary / "new").touch()
+    assert names_in(tmp_path / "x") == ["new"]
+    with pytest.raises(KeyboardInterrupt):
+        fail_after(
+            lambda temporary: (temporary / "half").touch(),
+            atomic_folder(tmp_path / "x", force=True),
+            KeyboardInterrupt(),
+        )
+    assert names_in(tmp_path) == ["x"]
+    assert names_in(tmp_path / "x") == ["new"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_the_environments_problem(tmp_path: Path, number: int) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"can't write .*a\.bin") as caught, atomic_path(tmp_path / "a.bin"):
+        raise OSError(number, os.strerror(number))
+    assert "free some space" in str(caught.value.hint)
+    assert names_in(tmp_path) == []
+
+
+def test_a_read_only_place_is_the_environments_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(EnvironmentProblem, match="can't write"), atomic_path(tmp_path / "a.bin"):
+        pass
+
+
+def test_a_file_where_a_folder_is_needed_is_the_environments_problem(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    with pytest.raises(EnvironmentProblem, match="can't write"), atomic_path(tmp_path / "plain/a.bin"):
+        pass
+
+
+def test_an_unreadable_input_is_not_blamed_on_the_output(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "a.bin"):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "input.pt"))
+
+
+def test_a_folder_and_a_file_do_not_replace_each_other(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a folder"), atomic_path(tmp_path / "folder", force=True):
+        pass
+    with pytest.raises(ConfigError, match="is a file"), atomic_folder(tmp_path / "file", force=True):
+        pass
+
+
+def test_text_is_written_as_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.json", "größe")
+    assert (tmp_path / "a.json").read_bytes() == "größe".encode()

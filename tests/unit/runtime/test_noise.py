@@ -1,0 +1,77 @@
+import pytest
+import torch
+from torch import Tensor
+
+from medcli.runtime.noise import Stream, integers, normal, philox, uniform, words
+
+# Known answers of Random123's own test suite (kat_vectors, philox4x32 10): counter, key, result.
+KNOWN_ANSWERS = [
+    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+]
+
+
+def hex_words(text: str) -> list[int]:
+    return [int(word, 16) for word in text.split()]
+
+
+def numbers(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
+def test_philox_gives_the_known_answers(counter: str, key: str, expected: str) -> None:
+    c0, c1, c2, c3 = (numbers(word) for word in hex_words(counter))
+    k0, k1 = hex_words(key)
+    assert [int(word) for word in philox((c0, c1, c2, c3), (k0, k1))] == hex_words(expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (4, 32, 32), (3, 5, 7)])
+def test_noise_of_an_image_does_not_depend_on_its_batch(shape: tuple[int, ...]) -> None:
+    index_B, step_B = torch.arange(9), torch.tensor([0, 3, 1, 4, 1, 5, 9, 2, 6])
+    together = normal(7, index_B, step_B, shape, Stream.NOISE)
+    for row in range(9):
+        alone = normal(7, index_B[row : row + 1], step_B[row : row + 1], shape, Stream.NOISE)
+        assert torch.equal(alone[0], together[row])
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(normal(7, index_B[order], step_B[order], shape, Stream.NOISE), together[order])
+
+
+def test_seed_index_step_and_stream_each_change_the_noise() -> None:
+    base = words(0, numbers(0), numbers(0), 64, Stream.NOISE)
+    others = [
+        words(1, numbers(0), numbers(0), 64, Stream.NOISE),
+        words(1 << 32, numbers(0), numbers(0), 64, Stream.NOISE),
+        words(0, numbers(1), numbers(0), 64, Stream.NOISE),
+        words(0, numbers(1 << 33), numbers(0), 64, Stream.NOISE),
+        words(0, numbers(0), numbers(1), 64, Stream.NOISE),
+        words(0, numbers(0), numbers(0), 64, Stream.LABEL),
+    ]
+    for other in others:
+        assert (other == base).float().mean() < 0.1
+
+
+def test_noise_is_standard_normal() -> None:
+    noise = normal(3, torch.arange(200), torch.zeros(200, dtype=torch.int64), (4, 16, 16), Stream.NOISE)
+    assert torch.isfinite(noise).all()
+    assert abs(noise.mean().item()) < 0.01
+    assert abs(noise.std().item() - 1) < 0.01
+    assert abs((noise**4).mean().item() - 3) < 0.1
+    # Neighbouring elements, and neighbouring images, are unrelated.
+    assert abs((noise[:, :, :, 1:] * noise[:, :, :, :-1]).mean().item()) < 0.01
+    assert abs((noise[1:] * noise[:-1]).mean().item()) < 0.01
+
+
+def test_uniform_stays_inside_the_unit_interval_and_fills_it() -> None:
+    values = uniform(0, torch.arange(1000), torch.zeros(1000, dtype=torch.int64), 3, Stream.TRAIN_TIME)
+    assert values.dtype == torch.float64
+    assert values.min() > 0
+    assert values.max() < 1
+    assert abs(values.mean().item() - 0.5) < 0.02
+
+
+def test_integers_are_in_range_and_even() -> None:
+    drawn = integers(0, torch.arange(5000), torch.zeros(5000, dtype=torch.int64), 10, Stream.LABEL)
+    assert torch.bincount(drawn, minlength=10).shape == (10,)
+    assert torch.bincount(drawn).min() > 400
