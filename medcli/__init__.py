@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from medcli.config import ModelConfig
 from medcli.schedule.dynamic import DynamicSchedule
+from medcli.version import __version__
 
 if TYPE_CHECKING:
     import os
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from medcli.model.backbone import DiffusionTransformer
 
-__version__ = "0.1.0"
 __all__ = ["DynamicSchedule", "__version__", "count_macs", "load"]
 
 

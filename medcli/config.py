@@ -113,7 +113,7 @@ class ModelConfig:
     @property
     def mlp_size(self) -> int:
         """Hidden width of the MLP."""
-        return int(self.hidden_size * self.mlp_ratio)
+        return round(self.hidden_size * self.mlp_ratio)
 
     @property
     def out_channels(self) -> int:

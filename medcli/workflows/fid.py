@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-import medcli
 from medcli.data.images import MANIFEST, ImageSource, open_images, read_manifest
 from medcli.data.npz import IMAGES_KEY, npz_keys
 from medcli.errors import ConfigError, DataError
@@ -21,6 +20,7 @@ from medcli.metrics.reference import BUNDLED, bundled_info, has_statistics, load
 from medcli.metrics.scores import METRICS, Scores, metrics_of, score, wanted_of
 from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter
+from medcli.version import __version__
 
 SAMPLES_ROOT = Path("samples")
 """Where `medcli sample` puts its folders."""
@@ -81,7 +81,7 @@ class FidReport:
                 "extractor_sha256": self.extractor_sha256,
                 "inception_score_block_size": BLOCK_SIZE,
                 "precision_recall_neighbours": NUM_NEIGHBOURS,
-                "medcli": medcli.__version__,
+                "medcli": __version__,
                 "torch": torch.__version__,
             },
         }
