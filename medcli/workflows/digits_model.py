@@ -43,7 +43,7 @@ MODEL = ModelConfig(
 
 # Full attention (0) trains along with the ladder, so that comparing with it is fair.
 TRAINING = TrainConfig(
-    steps=8000, global_batch_size=128, lr=1e-3, ema=0.999, entries=(0, *LADDER), seed=0, save_every=250, log_every=50
+    steps=6000, global_batch_size=128, lr=1e-3, ema=0.999, entries=(0, *LADDER), seed=0, save_every=250, log_every=50
 )
 
 # Defaults of `medcli sample` for this model. The `decreasing` noise fades before the data end, so a step's change falls

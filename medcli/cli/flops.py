@@ -1,0 +1,172 @@
+"""`medcli flops`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medcli.cli import options
+from medcli.cli.output import output_of, table_of
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from medcli.workflows.flops import FlopsReport
+    from medcli.workflows.image_cost import ImageCost, Run
+
+ModelArg = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="A checkpoint, or a preset such as DiT-B/4; without one, SiT-XL/2.",
+        show_default=False,
+    ),
+]
+QkRatioOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--qk-ratio",
+        metavar="R,...",
+        help="Also count narrower queries and keys, as shares of the width.",
+        rich_help_panel=options.MODEL,
+    ),
+]
+ManifestOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--manifest",
+        metavar="PATH",
+        help="A sample folder: count what its images really cost, by their moves along the ladder.",
+        rich_help_panel=options.SCHEDULE,
+    ),
+]
+UNITS = (
+    'one image, one forward pass; 1 MAC = 2 FLOPs; what the papers print as "GFLOPs" is the GMACs column\n'
+    "params: of a network with that one count"
+)
+DYNAMIC_BOUNDS = (
+    "each image decides when it climbs, so limits only: never, and as early as the rule allows;\n"
+    "medcli sample, then --manifest FOLDER, gives the mean of a real run"
+)
+
+
+def flops(
+    ctx: typer.Context,
+    model: ModelArg = None,
+    family: options.FamilyOpt = None,
+    heads: options.HeadsOpt = None,
+    res: options.ResListOpt = None,
+    mediators: options.MediatorsOpt = None,
+    layers: options.LayersOpt = None,
+    qk_ratio: QkRatioOpt = None,
+    schedule: options.ScheduleOpt = None,
+    rho: options.RhoOpt = None,
+    warmup_steps: options.WarmupStepsOpt = None,
+    manifest: ManifestOpt = None,
+    sampler: options.SamplerOpt = None,
+    solver: options.SolverOpt = None,
+    steps: options.StepsOpt = None,
+    cfg_scale: options.CfgScaleOpt = None,
+) -> None:
+    """Count multiply-adds with full attention and with mediators, of a forward pass and of a whole image.
+
+    A model without mediators is counted with 4, 16 and 64 of them in its first four blocks. Any schedule or sampling
+    option adds the cost of whole images.
+
+    Examples:
+        medcli flops --res 1024
+        medcli flops SiT-S/2 --layers all --mediators 4,16,64 --qk-ratio 0.75
+        medcli flops SiT-XL/2 --schedule dynamic --rho 0.3,0.1 --steps 250 --cfg-scale 1.5
+    """
+    from medcli.workflows.flops import FlopsRequest
+    from medcli.workflows.flops import flops as run_flops
+
+    request = FlopsRequest(
+        model=model,
+        family=family,
+        num_heads=heads,
+        resolutions_px=() if res is None else options.parse_ints(res, "--res"),
+        mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
+        layers=None if layers is None else lambda depth: options.parse_layers(layers, depth),
+        qk_ratios=() if qk_ratio is None else options.parse_floats(qk_ratio, "--qk-ratio"),
+        schedule=schedule,
+        rho=None if rho is None else options.parse_floats(rho),
+        warmup_steps=warmup_steps,
+        sampler=sampler,
+        solver=solver,
+        steps=steps,
+        cfg_scale=cfg_scale,
+        manifest=manifest,
+    )
+    report = run_flops(request)
+    output_of(ctx).result(report, summary(report))
+
+
+def summary(report: FlopsReport) -> Group:
+    """What a person sees: a table of forward passes, then one of whole images if they were asked for."""
+    from rich.console import Group
+
+    columns = ("model", "px", "attention", "mediators", "GMACs", "GFLOPs", "params", "saved %")
+    rows = [
+        (
+            row.model,
+            row.resolution_px,
+            row.attention,
+            row.num_mediators or None,
+            amount(row.gmacs),
+            amount(row.gflops),
+            f"{row.num_params:,}",
+            f"{row.saving_percent:.2f}",
+        )
+        for row in report.rows
+    ]
+    layers = next((row.layers for row in report.rows if row.layers), ())
+    where = f"\nmediators in blocks {blocks_in_words(layers)} of {report.depth}" if layers else ""
+    passes = table_of(columns, rows, caption=UNITS + where)
+    if report.run is None:
+        return Group(passes)
+    return Group(passes, image_table(report.images, report.run))
+
+
+def image_table(images: tuple[ImageCost, ...], run: Run) -> Table:
+    """A row for each resolution and schedule: network calls and what they add up to."""
+    columns = ("px", "schedule", "mediators", "calls", "passes a call", "GMACs an image", "if dense", "saved %")
+    rows = [
+        (
+            image.resolution_px,
+            image.schedule,
+            ",".join(map(str, image.mediators)) or None,
+            f"{image.nfe:g}",
+            image.passes_per_call,
+            *_costs(image),
+        )
+        for image in images
+    ]
+    settings = [f"{run.sampler.sampler} {run.sampler.solver}, {run.sampler.steps} steps"]
+    settings += [f"guidance {run.guidance.scale:g}" if run.guidance.is_on else "no guidance"]
+    settings += [] if run.moves is None else [f"mean over the {len(run.moves)} images of that run"]
+    remarks = [", ".join(settings)] + ([DYNAMIC_BOUNDS] if any(image.gmacs is None for image in images) else [])
+    return table_of(columns, rows, caption="\n".join(remarks))
+
+
+def _costs(image: ImageCost) -> tuple[str, str, str]:
+    """Cost, dense cost and saving, as limits where no more is known."""
+    dense = amount(image.gmacs_dense)
+    if image.gmacs is not None and image.saving_percent is not None:
+        return amount(image.gmacs), dense, f"{image.saving_percent:.2f}"
+    saved = [100 * (1 - gmacs / image.gmacs_dense) for gmacs in (image.gmacs_min, image.gmacs_max)]
+    return f"{amount(image.gmacs_min)} to {amount(image.gmacs_max)}", dense, f"{saved[0]:.2f} to {saved[1]:.2f}"
+
+
+def amount(giga: float) -> str:
+    """A count with three decimals, or four digits where it is below 1."""
+    return f"{giga:.4g}" if giga < 1 else f"{giga:,.3f}"
+
+
+def blocks_in_words(layers: tuple[int, ...]) -> str:
+    """Block numbers as `--layers` takes them: `0-3`, or `0,2,5`."""
+    is_run = len(layers) > 1 and layers == tuple(range(layers[0], layers[-1] + 1))
+    return f"{layers[0]}-{layers[-1]}" if is_run else ",".join(map(str, layers))

@@ -1,0 +1,321 @@
+"""Options several commands share, so that a flag is spelt, checked and explained in one way. Loads no torch.
+
+Text such as `4,16,64` or `0-3` is turned into values by the parsers below, which commands call first thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+import typer
+
+from medcli.config import (
+    FAMILIES,
+    ODE_SOLVERS,
+    SDE_SOLVERS,
+    DiffusionForm,
+    LastStep,
+    PathName,
+    PredictionName,
+    SamplerName,
+)
+from medcli.errors import ConfigError
+
+INPUT = "Input"
+MODEL = "Model"
+SCHEDULE = "Schedule"
+SAMPLING = "Sampling"
+SCORING = "Scoring"
+MACHINE = "Machine"
+OUTPUT = "Output"
+COMMON = "Common"
+
+Number = TypeVar("Number", int, float)
+
+
+def choice(*flags: str, choices: Sequence[str], help: str, panel: str) -> Any:
+    """Make an option that takes one of a few words, with completion.
+
+    Args:
+        flags: Its spellings, the long one first.
+        choices: The words.
+        help: What it decides.
+        panel: Help panel it stands in.
+    """
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in choices:
+            raise ConfigError(f"{flags[0]} {value!r}: expected one of {', '.join(choices)}")
+        return value
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in choices if word.startswith(incomplete)]
+
+    return typer.Option(
+        *flags, metavar="|".join(choices), help=help, rich_help_panel=panel, callback=check, autocompletion=complete
+    )
+
+
+OptionalCheckpointArg = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A checkpoint of any layout convert reads; without one, the bundled digits model.",
+        show_default=False,
+    ),
+]
+
+FamilyOpt = Annotated[
+    str | None,
+    choice("--family", choices=FAMILIES, help="DiT or SiT, where neither the file nor its name tells.", panel=INPUT),
+]
+HeadsOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--heads", min=1, metavar="H", help="Attention heads, where the width is no preset's.", rich_help_panel=INPUT
+    ),
+]
+WeightsOpt = Annotated[
+    str,
+    choice(
+        "--weights", choices=("ema", "model"), help="Averaged or raw weights of a training checkpoint.", panel=INPUT
+    ),
+]
+
+MediatorsOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--mediators",
+        metavar="N,...",
+        help="Mediator counts: rising perfect squares such as 4,16,64.",
+        rich_help_panel=MODEL,
+    ),
+]
+LayersOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--layers",
+        metavar="WHICH",
+        help="Blocks that attend through mediators: 0-3, 0,2,5, all, none or auto.",
+        rich_help_panel=MODEL,
+    ),
+]
+ResOpt = Annotated[
+    int | None, typer.Option("--res", min=1, metavar="PX", help="Side of the square image.", rich_help_panel=MODEL)
+]
+ResListOpt = Annotated[
+    str | None,
+    typer.Option("--res", metavar="PX,...", help="Sides of the square image, in pixels.", rich_help_panel=MODEL),
+]
+NumClassesOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--num-classes",
+        min=1,
+        metavar="K",
+        help="Classes, the null class not counted.",
+        rich_help_panel=MODEL,
+    ),
+]
+
+ScheduleOpt = Annotated[
+    str | None,
+    choice(
+        "--schedule",
+        choices=("full", "static", "dynamic"),
+        help="Full attention, one mediator count, or a count that rises by image and step.",
+        panel=SCHEDULE,
+    ),
+]
+RhoOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--rho",
+        metavar="R,...",
+        help="Falling thresholds of the dynamic schedule, one fewer than the ladder has counts.",
+        rich_help_panel=SCHEDULE,
+    ),
+]
+WarmupStepsOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--warmup-steps",
+        min=1,
+        metavar="N",
+        help="First distances that set the dynamic schedule's scale.",
+        rich_help_panel=SCHEDULE,
+    ),
+]
+DistanceOpt = Annotated[
+    str | None,
+    choice(
+        "--distance", choices=("l1", "l2"), help="How the dynamic schedule measures a step's change.", panel=SCHEDULE
+    ),
+]
+
+StepsOpt = Annotated[
+    int | None, typer.Option("--steps", min=1, metavar="N", help="Solver steps.", rich_help_panel=SAMPLING)
+]
+SamplerOpt = Annotated[
+    str | None,
+    choice(
+        "--sampler",
+        choices=get_args(SamplerName),
+        help="SiT: sde or ode; DiT: ddpm or ddim.",
+        panel=SAMPLING,
+    ),
+]
+SolverOpt = Annotated[
+    str | None,
+    choice(
+        "--solver",
+        choices=tuple(dict.fromkeys((*SDE_SOLVERS, *ODE_SOLVERS))),
+        help="Integration scheme; sde takes euler and heun only, dopri5 is adaptive.",
+        panel=SAMPLING,
+    ),
+]
+PathOpt = Annotated[
+    str | None, choice("--path", choices=get_args(PathName), help="Interpolant of a SiT model.", panel=SAMPLING)
+]
+PredictionOpt = Annotated[
+    str | None,
+    choice("--prediction", choices=get_args(PredictionName), help="What a SiT model predicts.", panel=SAMPLING),
+]
+DiffusionFormOpt = Annotated[
+    str | None,
+    choice(
+        "--diffusion-form", choices=get_args(DiffusionForm), help="Shape of the sde's injected noise.", panel=SAMPLING
+    ),
+]
+DiffusionNormOpt = Annotated[
+    float | None,
+    typer.Option("--diffusion-norm", metavar="X", help="Factor of that shape.", rich_help_panel=SAMPLING),
+]
+LastStepOpt = Annotated[
+    str | None,
+    choice("--last-step", choices=get_args(LastStep), help="What the sde does at its end.", panel=SAMPLING),
+]
+LastStepSizeOpt = Annotated[
+    float | None,
+    typer.Option(
+        "--last-step-size", metavar="T", help="Time the last step covers, in [0, 1).", rich_help_panel=SAMPLING
+    ),
+]
+CfgScaleOpt = Annotated[
+    float | None,
+    typer.Option("--cfg-scale", metavar="W", help="Classifier-free guidance; 1 is off.", rich_help_panel=SAMPLING),
+]
+CfgChannelsOpt = Annotated[
+    str | None,
+    choice(
+        "--cfg-channels", choices=("3", "all"), help="Latent channels guidance acts on (upstream: 3).", panel=SAMPLING
+    ),
+]
+SeedOpt = Annotated[
+    int, typer.Option("--seed", min=0, metavar="N", help="Start of all randomness.", rich_help_panel=SAMPLING)
+]
+
+BatchSizeOpt = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, metavar="N", help="Images in one network call.", rich_help_panel=MACHINE),
+]
+DeviceOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda, cuda:1 or mps; the best there is if not given.",
+        rich_help_panel=MACHINE,
+    ),
+]
+DtypeOpt = Annotated[
+    str, choice("--dtype", choices=("fp32", "bf16"), help="Number format of the network.", panel=MACHINE)
+]
+
+OutputOpt = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="PATH", help="Where the result goes.", rich_help_panel=OUTPUT),
+]
+ForceOpt = Annotated[bool, typer.Option("-f", "--force", help="Replace what is there.", rich_help_panel=OUTPUT)]
+
+
+def _parse_numbers(text: str, flag: str, convert: Callable[[str], Number], example: str) -> tuple[Number, ...]:
+    values: list[Number] = []
+    for part in text.split(","):
+        try:
+            values.append(convert(part.strip()))
+        except ValueError as err:
+            kind = "whole numbers" if convert is int else "numbers"
+            message = f"{flag} {text!r}: {part.strip()!r} is not one of comma-separated {kind}"
+            raise ConfigError(message, hint=f"write it like {flag} {example}") from err
+    return tuple(values)
+
+
+def parse_ints(text: str, flag: str = "--mediators") -> tuple[int, ...]:
+    """Read `4,16,64`.
+
+    Args:
+        text: What the user gave.
+        flag: Whose value it is, for the message.
+
+    Raises:
+        ConfigError: Naming the part that is no whole number.
+    """
+    return _parse_numbers(text, flag, int, "4,16,64" if flag == "--mediators" else "1,2,3")
+
+
+def parse_floats(text: str, flag: str = "--rho") -> tuple[float, ...]:
+    """Read `0.3,0.1`.
+
+    Args:
+        text: What the user gave.
+        flag: Whose value it is, for the message.
+
+    Raises:
+        ConfigError: Naming the part that is no number, or not a finite one.
+    """
+
+    def finite(part: str) -> float:
+        value = float(part)
+        if value - value != 0:  # true of infinities and NaN only
+            raise ValueError(part)
+        return value
+
+    return _parse_numbers(text, flag, finite, "0.3,0.1")
+
+
+def parse_layers(text: str, depth: int, *, auto: Sequence[int] = range(4)) -> tuple[int, ...]:
+    """Read which blocks attend through mediators.
+
+    Args:
+        text: `0-3`, `0,2,5`, a mix such as `0-3,8`, `all`, `none`, or `auto`.
+        depth: Blocks the model has.
+        auto: What `auto` means; the paper's setting for XL, its first four blocks (arXiv 2408.05710), if not given.
+
+    Returns:
+        Rising block numbers in 0..depth - 1.
+
+    Raises:
+        ConfigError: If the text names no blocks or blocks the model does not have.
+    """
+    named = {"all": range(depth), "none": (), "auto": [layer for layer in auto if layer < depth]}
+    if text in named:
+        return tuple(named[text])
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(first) > int(last)):
+            raise ConfigError(
+                f"--layers {text!r}: {part.strip()!r} names no blocks",
+                hint="write it like --layers 0-3, or 0,2,5, all, none or auto",
+            )
+        top = int(last) if dash else int(first)
+        if top >= depth:
+            raise ConfigError(
+                f"--layers {text!r}: there is no block {top} in a model of {depth} blocks",
+                hint=f"blocks are numbered 0-{depth - 1}",
+            )
+        layers.update(range(int(first), top + 1))
+    return tuple(sorted(layers))

@@ -1,0 +1,232 @@
+"""What a command shows: results on stdout, everything else on stderr.
+
+Commands never print. They take the `Output` of their run with `output_of(ctx)`, hand it to the workflow as its reporter
+and give it the report at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
+
+from medcli.cli.progress import Bar, Log
+
+if TYPE_CHECKING:
+    import typer
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+UNWRAPPED_WIDTH = 10_000
+"""Columns assumed off a terminal, so that a table never breaks a path."""
+
+
+class Report(Protocol):
+    """What a workflow returns: values with names fit for JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values under stable snake_case keys."""
+
+
+def printable(text: str) -> str:
+    """Escape what could move the cursor, start a new line or not be encoded, such as odd characters of a file name."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def one_line(text: str) -> str:
+    """Bring a message onto one line of printable characters."""
+    return printable(" ".join(text.split()))
+
+
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str | None = None) -> Table:
+    """Lay out rows under headings; numbers, as such or as text, go to the right; None shows as `-`.
+
+    Args:
+        columns: Headings, with the unit in them.
+        rows: One value a column; numbers come already rounded or as text.
+        caption: Remarks under the table, one a line.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    listed = [tuple(row) for row in rows]
+    table = Table(box=SIMPLE_HEAD)
+    for place, heading in enumerate(columns):
+        is_numeric = all(row[place] is None or _is_number(row[place]) for row in listed)
+        table.add_column(Text(heading), justify="right" if is_numeric else "left", overflow="fold")
+    for row in listed:
+        table.add_row(*(Text("-" if value is None else printable(str(value))) for value in row))
+    if not caption:
+        return table
+    # A caption of Rich's own would be broken at the table's width.
+    framed = Table.grid()
+    framed.add_row(table)
+    framed.add_row(Text("\n".join(map(printable, caption.splitlines()))))
+    return framed
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value).replace(",", ""))
+    except ValueError:
+        return False
+    return True
+
+
+def details_of(values: dict[str, Any]) -> Table:
+    """Lay out one value a line beside its name, as `result` does when a command gives no table of its own."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in values.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        is_empty = value is None or shown == ""
+        grid.add_row(Text(name.replace("_", " "), "dim"), Text("-" if is_empty else printable(shown)))
+    return grid
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    is_terminal = stream.isatty()
+    is_plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
+    return Console(
+        file=stream,
+        force_terminal=is_terminal,
+        color_system="auto" if is_terminal and not is_plain else None,
+        width=None if is_terminal else UNWRAPPED_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+class Output:
+    """The streams of one run and how to write to them. A `Reporter` for workflows.
+
+    Args:
+        stdout: Receives the result and nothing else.
+        stderr: Receives progress, notes, warnings, hints and errors.
+        as_json: Write the result as one JSON object instead of for people.
+        quiet: Leave only the result and errors.
+        clock: Seconds from any start, for rates and pauses.
+    """
+
+    def __init__(
+        self,
+        stdout: TextIO,
+        stderr: TextIO,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stdout = stdout
+        self._stderr = stderr
+        self.as_json = as_json
+        self._quiet = quiet
+        self._clock = clock
+        self._errors: Console | None = None
+        self._progress: Bar | Log | None = None
+
+    @classmethod
+    def standard(cls, *, as_json: bool = False, quiet: bool = False) -> Output:
+        """Write to this process's streams, as they are now."""
+        return cls(sys.stdout, sys.stderr, as_json=as_json, quiet=quiet)
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_progress()
+
+    def result(self, report: Report, table: RenderableType | None = None) -> None:
+        """Show what the command made: the last thing it does.
+
+        Args:
+            report: Values for `--json`.
+            table: What people see (a Rich renderable or text); None lists the report's values.
+        """
+        self._end_progress()
+        if self.as_json:
+            self._stdout.write(json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
+        else:
+            self._show(details_of(report.to_json()) if table is None else table)
+
+    def note(self, text: str) -> None:
+        """Say one line a user should read, unless `--quiet`."""
+        self._say("", text, "")
+
+    def hint(self, text: str) -> None:
+        """Say what to run next, unless `--quiet`."""
+        self._say("hint: ", text, "dim")
+
+    def warning(self, text: str) -> None:
+        """Say what may surprise, unless `--quiet`."""
+        self._say("warning: ", text, "yellow")
+
+    def error(self, message: str, hint: str | None = None) -> None:
+        """Say what is wrong and, if known, the way out: one line each."""
+        self._end_progress()
+        self._line("error: ", message, "bold red")
+        if hint:
+            self._line("hint: ", hint, "dim")
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Show how far the work is: a bar on a terminal, else a line every ten seconds or so."""
+        if self._quiet:
+            return
+        if self._progress is not None and self._progress.work != (total, unit):
+            self._end_progress()
+        if self._progress is None:
+            can_draw = self._console().is_terminal and not self._console().is_dumb_terminal
+            self._progress = (Bar if can_draw else Log)(self._console(), (total, unit), done, self._clock)
+        self._progress.update(done)
+        if done >= total:
+            self._end_progress()
+
+    def _show(self, table: RenderableType) -> None:
+        """Render first and write ourselves: Rich ends the process when a reader closes the pipe."""
+        from rich.text import Text
+
+        console = _console(self._stdout)
+        if isinstance(table, str):
+            table = Text("\n".join(map(printable, table.splitlines())))
+        with console.capture() as capture:
+            console.print(table, soft_wrap=isinstance(table, Text))
+        lines = (line.rstrip() for line in capture.get().splitlines())
+        self._stdout.write("\n".join(lines).strip("\n") + "\n")
+
+    def _say(self, label: str, text: str, style: str) -> None:
+        if not self._quiet:
+            self._line(label, text, style)
+
+    def _line(self, label: str, text: str, style: str) -> None:
+        from rich.text import Text
+
+        self._console().print(Text.assemble((label, style), one_line(text)), soft_wrap=True)
+
+    def _console(self) -> Console:
+        if self._errors is None:
+            self._errors = _console(self._stderr)
+        return self._errors
+
+    def _end_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def output_of(ctx: typer.Context) -> Output:
+    """The output of the command that is running."""
+    return cast(Output, ctx.obj)

@@ -1,0 +1,70 @@
+"""Anything that can stop a run, as a message, a hint and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import typer
+
+from medcli.errors import ConfigError, EnvironmentProblem, ExitCode, MedcliError
+
+# Typer names this class only from 0.28 on; its child BadParameter has always been public.
+USAGE_ERROR: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+BUG_HINT = "this is a bug in medcli: please report the lines above and your command in its issue tracker"
+
+DISK_HINTS = {
+    errno.ENOSPC: "free some space, or choose another place with --output",
+    errno.EDQUOT: "free some of your quota, or choose another place with --output",
+    errno.EROFS: "choose a writable place with --output",
+    errno.EACCES: "check who may read and write there, or choose another place",
+    errno.EPERM: "check who may read and write there, or choose another place",
+}
+"""Ways out of failures of the file system. Workflows say more where they can; this is for the rest."""
+
+
+class Interrupted(MedcliError):
+    """The user stopped the run."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+def problem_of(err: BaseException, *, command: str = "") -> MedcliError:
+    """Turn what stopped a run into what the user is told.
+
+    Args:
+        err: What was raised.
+        command: Name of the command that ran, for a hint at its help; empty for the bare program.
+
+    Returns:
+        The error itself if it was written for the user; one with exit code `BUG` for the unexpected.
+    """
+    if isinstance(err, MedcliError):
+        return err
+    if isinstance(err, USAGE_ERROR):
+        return _usage_problem(err, f"medcli {command}".strip())
+    if isinstance(err, KeyboardInterrupt | typer.Abort):
+        return Interrupted("interrupted", hint="nothing half-written is left; run the same command again")
+    if isinstance(err, OSError) and err.errno in DISK_HINTS:
+        where = f": {err.filename}" if err.filename else ""
+        return EnvironmentProblem(f"{os.strerror(err.errno).lower()}{where}", hint=DISK_HINTS[err.errno])
+    if _is_out_of_memory(err):
+        return EnvironmentProblem("out of memory", hint="lower --batch-size, or use --dtype bf16")
+    return MedcliError(f"unexpected {type(err).__name__}: {err}", hint=BUG_HINT)
+
+
+def _usage_problem(err: Exception, program: str) -> ConfigError:
+    """Say in our manner what Typer found wrong with the command line."""
+    near = getattr(err, "possibilities", None) or []
+    # With near spellings at hand, which go into the hint, the bare message will do.
+    message = str(err.message if near else err.format_message())  # type: ignore[attr-defined]
+    message = message[:1].lower() + message[1:].strip().rstrip(".")
+    return ConfigError(message, hint=f"did you mean {near[0]}?" if near else f"see {program} --help")
+
+
+def _is_out_of_memory(err: BaseException) -> bool:
+    """Recognise Python's and torch's ways to say so; torch itself may not be loaded."""
+    if isinstance(err, MemoryError) or type(err).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(err, RuntimeError) and "can't allocate memory" in str(err)

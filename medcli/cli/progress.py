@@ -1,0 +1,94 @@
+"""How far a piece of work is: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+LOG_EVERY_SECS = 10.0
+"""Pause between progress lines where no bar can be drawn."""
+
+
+def duration(secs: float) -> str:
+    """Write a length of time in words, to about two digits: `45 s`, `3 min 05 s`, `2 h 10 min`."""
+    whole = round(secs)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Pace:
+    """Rate and remaining time of a stretch of work, counted from its first report on.
+
+    What was done before that, in a run that is continued, took its time elsewhere.
+    """
+
+    def __init__(self, first: int, total: int, unit: str, clock: Callable[[], float]) -> None:
+        self._first, self._total, self._unit = first, total, unit
+        self._clock, self._start = clock, clock()
+
+    def describe(self, done: int) -> str:
+        """Rate and time left, empty until both can be told."""
+        secs = self._clock() - self._start
+        if done <= self._first or secs <= 0:
+            return ""
+        per_sec = (done - self._first) / secs
+        rate = f"{per_sec:.1f} {self._unit}/s" if per_sec >= 1 else f"{1 / per_sec:.1f} s per {self._unit.rstrip('s')}"
+        return f"{rate}, {duration((self._total - done) / per_sec)} left"
+
+
+class Bar:
+    """A bar that vanishes when the work is done."""
+
+    def __init__(self, console: Console, work: tuple[int, str], first: int, clock: Callable[[], float]) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        total, unit = self.work = work
+        self._pace = Pace(first, total, unit, clock)
+        columns = (
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.fields[pace]}", style="dim", markup=False),
+        )
+        self._bar: Progress = Progress(*columns, console=console, transient=True)
+        self._task: TaskID = self._bar.add_task(unit, total=total, completed=first, pace="")
+        self._bar.start()
+
+    def update(self, done: int) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=done, pace=self._pace.describe(done))
+
+    def stop(self) -> None:
+        """Take the bar off the screen."""
+        self._bar.stop()
+
+
+class Log:
+    """A line every `LOG_EVERY_SECS` where no bar can be drawn."""
+
+    def __init__(self, console: Console, work: tuple[int, str], first: int, clock: Callable[[], float]) -> None:
+        total, unit = self.work = work
+        self._console, self._clock = console, clock
+        self._pace = Pace(first, total, unit, clock)
+        self._last = clock()
+
+    def update(self, done: int) -> None:
+        """Write a line if the last one is old enough."""
+        from rich.text import Text
+
+        if self._clock() - self._last < LOG_EVERY_SECS:
+            return
+        self._last = self._clock()
+        total, unit = self.work
+        pace = self._pace.describe(done)
+        self._console.print(Text(f"{done}/{total} {unit}" + (f", {pace}" if pace else "")), soft_wrap=True)
+
+    def stop(self) -> None:
+        """Nothing is on the screen to remove."""

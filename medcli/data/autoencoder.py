@@ -1,0 +1,137 @@
+"""From a model's latents to 8-bit images: through an autoencoder, or straight for models of pixels."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from medcli.config import ModelConfig
+from medcli.data.images import to_uint8
+from medcli.errors import ConfigError, EnvironmentProblem
+from medcli.runtime.torchvision_guard import import_torchvision
+
+# Dimension key: B images, C latent channels, Y X height and width (of the latent, or of the image).
+
+GPU_DECODE_BATCH = 8
+"""Latents decoded together on a GPU: enough to fill it at 256 px, and a bounded amount of memory."""
+
+CONFIG_FILE = "config.json"
+HINT = "pass a folder with a diffusers AutoencoderKL: --vae PATH"
+
+
+class Decoder(Protocol):
+    """Turns latents into pictures."""
+
+    @property
+    def batch_size(self) -> int:
+        """Latents of one call; a call always has this many, so that rounding does not depend on how many are left."""
+
+    def decode(self, latent_BCYX: Tensor) -> Tensor:
+        """(B, Y, X, 3) uint8 images on the CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class PixelDecoder:
+    """For models whose latents are the image in [-1, 1], grey or RGB."""
+
+    batch_size: int = 1
+
+    def decode(self, latent_BCYX: Tensor) -> Tensor:
+        """Round to 8 bits; grey becomes RGB, so that all readers of images find three channels."""
+        return to_uint8(latent_BCYX).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).cpu()
+
+
+@dataclass(frozen=True, slots=True)
+class LatentDecoder:
+    """For latents of a diffusers `AutoencoderKL`. Source: reference-facts 7."""
+
+    autoencoder: Any
+    config: ModelConfig
+    batch_size: int
+
+    @torch.no_grad()
+    def decode(self, latent_BCYX: Tensor) -> Tensor:
+        """Undo scale and shift, decode, round to 8 bits."""
+        latent_BCYX = latent_BCYX / self.config.latent_scale + self.config.latent_shift
+        image_BCYX: Tensor = self.autoencoder.decode(latent_BCYX.to(self.autoencoder.dtype)).sample
+        return to_uint8(image_BCYX).permute(0, 2, 3, 1).cpu()
+
+
+def open_decoder(
+    config: ModelConfig,
+    *,
+    autoencoder: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Decoder:
+    """Find what turns this model's latents into images.
+
+    Args:
+        config: The model.
+        autoencoder: A local folder, or a hub name that is in the Hugging Face cache; None takes the model's own.
+        device: Where it runs.
+        dtype: Type of its weights.
+
+    Raises:
+        ConfigError: If the model needs none, or the autoencoder makes latents of another shape.
+        EnvironmentProblem: If it is not on this machine; nothing is downloaded.
+    """
+    if config.autoencoder is None:
+        if autoencoder is not None:
+            raise ConfigError("this model makes pixels, not latents", hint="leave --vae out")
+        if config.in_channels not in (1, 3):
+            raise ConfigError(f"a model of {config.in_channels} pixel channels makes no image (expected 1 or 3)")
+        return PixelDecoder()
+    name = autoencoder or config.autoencoder
+    loaded = _load(name).to(device=device, dtype=dtype)
+    _check_shape(loaded, name, config)
+    return LatentDecoder(loaded, config, 1 if torch.device(device).type == "cpu" else GPU_DECODE_BATCH)
+
+
+def _load(name: str) -> Any:
+    """Read an autoencoder without touching the network."""
+    with suppress(ImportError):  # diffusers does without torchvision, but not with one that does not load
+        import_torchvision()
+    from diffusers import AutoencoderKL
+
+    loader: Any = AutoencoderKL  # diffusers has no types
+    folder = Path(name) if Path(name).is_dir() else _cached_folder(name)
+    # A pipeline folder holds its autoencoder in `vae`.
+    folder = folder / "vae" if (folder / "vae" / CONFIG_FILE).is_file() else folder
+    try:
+        return loader.from_pretrained(str(folder), local_files_only=True).eval().requires_grad_(False)
+    except (OSError, ValueError, RuntimeError) as err:
+        raise EnvironmentProblem(f"{folder} holds no usable autoencoder", hint=HINT) from err
+
+
+def _cached_folder(name: str) -> Path:
+    """Where the Hugging Face cache keeps a hub model.
+
+    Raises:
+        EnvironmentProblem: If it is not there.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    with suppress(HFValidationError):  # not even the form of a hub name
+        for file in (CONFIG_FILE, f"vae/{CONFIG_FILE}"):
+            found = try_to_load_from_cache(name, file)
+            if isinstance(found, str):
+                return Path(found).parent
+    raise EnvironmentProblem(f"the autoencoder {name} is not on this machine, and medcli never downloads", hint=HINT)
+
+
+def _check_shape(autoencoder: Any, name: str, config: ModelConfig) -> None:
+    settings = autoencoder.config
+    channels, stride = settings.latent_channels, 2 ** (len(settings.block_out_channels) - 1)
+    if (channels, stride) != (config.in_channels, config.latent_downsample):
+        raise ConfigError(
+            f"the autoencoder {name} has {channels} channels at stride {stride}, "
+            f"the model {config.in_channels} at stride {config.latent_downsample}",
+            hint="pass the model's own autoencoder with --vae PATH",
+        )

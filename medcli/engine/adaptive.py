@@ -1,0 +1,62 @@
+"""Adaptive solvers in the engine: whole groups of images at once, always the same ones.
+
+dopri5 chooses its steps by the error of the whole batch, so an image's result depends, within the tolerance, on its
+neighbours. Groups are therefore fixed: image i always shares its integration with the images of group i // batch_size,
+whether they are asked for or not. An interruption changes nothing; another batch size does, within the tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from medcli.diffusion.adaptive import integrate_adaptive
+from medcli.engine.networks import Stage, guided
+from medcli.engine.plan import FinishedImage, Noise, SamplingPlan
+from medcli.runtime.reporting import Reporter
+
+# Dimension key: B images of a group, C latent channels, Y X latent height and width.
+
+
+def integrate_groups(
+    stage: Stage, plan: SamplingPlan, indices: list[int], device: torch.device, noise: Noise, reporter: Reporter
+) -> Iterator[FinishedImage]:
+    """Make images group by group.
+
+    Args:
+        stage: The one network that runs.
+        plan: How; its solver is adaptive.
+        indices: Numbers of the images to make.
+        device: Where the network is.
+        noise: Gives the initial states.
+        reporter: Is told about finished images.
+
+    Yields:
+        The images asked for, a group at a time.
+    """
+    wanted, size, done = set(indices), plan.batch_size, 0
+    for group in sorted({index // size for index in indices}):
+        index_B = torch.arange(group * size, (group + 1) * size)
+        label_B = plan.labels.of(plan.seed, index_B)
+        latent_BCYX, calls = _integrate(stage, plan, index_B.to(device), label_B.to(device), noise)
+        for index, label, latent_CYX in zip(index_B.tolist(), label_B.tolist(), latent_BCYX, strict=True):
+            if index in wanted:
+                yield FinishedImage(index, label, latent_CYX, switch_steps=(), calls=(calls,))
+                done += 1
+        reporter.progress(done, len(indices), "images")
+
+
+@torch.no_grad()
+def _integrate(stage: Stage, plan: SamplingPlan, index_B: Tensor, label_B: Tensor, noise: Noise) -> tuple[Tensor, int]:
+    """Final states (B, C, Y, X), and how often the network was called."""
+    predict, calls = guided(stage, label_B, plan.guidance), 0
+
+    def counted(x_BCYX: Tensor, t_B: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return predict(x_BCYX, t_B)
+
+    latent_BCYX = integrate_adaptive(counted, noise(index_B, torch.zeros_like(index_B)), plan.sampler)
+    return latent_BCYX, calls

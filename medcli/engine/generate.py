@@ -1,0 +1,170 @@
+"""Sampling: images in, in any number and order; finished latents out, each a function of (seed, its number) alone.
+
+Every image carries its own state, and images at different solver steps share a batch as long as they are at the same
+ladder entry. Batches always have `batch_size` rows: one shape for compiled graphs, and an image's rounding does not
+depend on how many others are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from medcli.diffusion.steps import Sampler, build_sampler
+from medcli.engine.adaptive import integrate_groups
+from medcli.engine.networks import Stage, guided
+from medcli.engine.plan import (
+    ADAPTIVE_SOLVERS,
+    FinishedImage,
+    Noise,
+    SamplingPlan,
+    check_plan,
+    latent_shape_of,
+    philox_noise,
+)
+from medcli.engine.pool import NO_MOVE, Pool, advance, empty_pool, enter, leave, num_slots, pick_batch
+from medcli.engine.rule import distance
+from medcli.errors import ConfigError
+from medcli.runtime.reporting import Reporter, Silent
+
+# Dimension key: B images of a batch, C latent channels, Y X latent height and width.
+
+
+def generate(
+    stages: Sequence[Stage],
+    plan: SamplingPlan,
+    indices: Iterable[int],
+    *,
+    device: torch.device | str = "cpu",
+    noise: Noise | None = None,
+    reporter: Reporter | None = None,
+) -> Iterator[FinishedImage]:
+    """Make images.
+
+    Args:
+        stages: The network of each entry of `plan.schedule`, on `device`.
+        plan: How.
+        indices: Numbers of the images to make, each once.
+        device: Where the networks are.
+        noise: Replaces the seeded noise, for comparing with recorded runs.
+        reporter: Is told about solver steps done.
+
+    Returns:
+        Images as they finish; the order depends on the schedule and the batch size, what they look like does not.
+
+    Raises:
+        ConfigError: If the plan and the networks do not fit together.
+    """
+    if tuple(stage.num_mediators for stage in stages) != plan.schedule.counts:
+        raise ConfigError(f"the networks do not have the schedule's mediator counts {list(plan.schedule.counts)}")
+    check_plan(stages[0].config, plan)
+    noise = noise or philox_noise(plan.seed, latent_shape_of(stages[0]))
+    device, reporter, waiting = torch.device(device), reporter or Silent(), list(indices)
+    if plan.sampler.solver in ADAPTIVE_SOLVERS:
+        return integrate_groups(stages[0], plan, waiting, device, noise, reporter)
+    return _run(_Loop.of(stages, plan, device, noise), waiting, reporter)
+
+
+def _run(loop: _Loop, waiting: list[int], reporter: Reporter) -> Iterator[FinishedImage]:
+    queue, total = iter(waiting), len(waiting) * loop.sampler.num_steps
+    batch_size, num_entries = loop.plan.batch_size, len(loop.stages)
+    slots = num_slots(num_entries, batch_size, len(waiting))
+    pool = empty_pool(slots, latent_shape_of(loop.stages[0]), num_entries - 1, loop.device)
+    done = 0
+    loop.refill(pool, queue)
+    while not pool.is_empty:
+        slot_B, entry = pick_batch(pool, batch_size, num_entries)
+        loop.step(pool, slot_B, entry)
+        done += len(slot_B)
+        yield from loop.take_finished(pool, slot_B)
+        loop.refill(pool, queue)
+        reporter.progress(done, total, "image steps")
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """What stays the same over the iterations of one `generate`."""
+
+    stages: tuple[Stage, ...]
+    plan: SamplingPlan
+    sampler: Sampler
+    device: torch.device
+    noise: Noise
+    calls_L: Tensor
+    """Network calls of each solver step."""
+    noisy_L: Tensor
+    """Which solver steps take noise."""
+
+    @classmethod
+    def of(cls, stages: Sequence[Stage], plan: SamplingPlan, device: torch.device, noise: Noise) -> _Loop:
+        sampler = build_sampler(plan.sampler, device=device)
+        steps = range(sampler.num_steps)
+        calls_L = torch.tensor([sampler.calls(step) for step in steps])
+        noisy_L = torch.tensor([sampler.takes_noise(step) for step in steps])
+        return cls(tuple(stages), plan, sampler, device, noise, calls_L, noisy_L)
+
+    def refill(self, pool: Pool, queue: Iterator[int]) -> None:
+        """Let waiting images into the free slots."""
+        free = pool.free_slots()
+        fresh = list(islice(queue, len(free)))
+        if not fresh:
+            return
+        index_B = torch.tensor(fresh)
+        on_device_B = index_B.to(self.device)
+        with torch.no_grad():
+            latent_BCYX = self.noise(on_device_B, torch.zeros_like(on_device_B))
+        enter(pool, free[: len(fresh)], index_B, self.plan.labels.of(self.plan.seed, index_B), latent_BCYX)
+
+    @torch.no_grad()
+    def step(self, pool: Pool, slot_B: Tensor, entry: int) -> None:
+        """Run one batch, padded by repeating its first image, and move its images on."""
+        padded_B = torch.cat([slot_B, slot_B[:1].expand(self.plan.batch_size - len(slot_B))])
+        step_B = pool.step_P[padded_B]
+        numbers = torch.stack([padded_B, pool.index_P[padded_B], pool.label_P[padded_B], step_B])
+        row_B, index_B, label_B, device_step_B = numbers.to(self.device, non_blocking=True)
+        before_BCYX = pool.latent_PCYX[row_B]
+        noise_BCYX = self.noise(index_B, device_step_B + 1) if bool(self.noisy_L[step_B].any()) else None
+        predict = guided(self.stages[entry], label_B, self.plan.guidance)
+        after_BCYX = self.sampler.step(
+            predict, before_BCYX, device_step_B, noise_BCYX, num_calls=int(self.calls_L[step_B].max())
+        )
+        pool.latent_PCYX[row_B[: len(slot_B)]] = after_BCYX[: len(slot_B)]
+        schedule, distance_B = self.plan.schedule, None
+        if schedule.is_dynamic:
+            # The iteration's one wait for the device.
+            distance_B = distance(schedule.distance, before_BCYX, after_BCYX)[: len(slot_B)].double().cpu()
+        advance(pool, slot_B, distance_B, schedule.rule() if schedule.is_dynamic else None, self.num_deciding)
+
+    @property
+    def num_deciding(self) -> int:
+        """First steps whose result can still change the entry of a later step."""
+        return min(self.sampler.num_observed, self.sampler.num_steps - 1)
+
+    def take_finished(self, pool: Pool, slot_B: Tensor) -> list[FinishedImage]:
+        """Take out the images of a batch that have made all their steps."""
+        ended_B = slot_B[pool.step_P[slot_B] == self.sampler.num_steps]
+        if not len(ended_B):
+            return []
+        latents_BCYX = pool.latent_PCYX[ended_B.to(self.device)]
+        moved = [tuple(step for step in row if step != NO_MOVE) for row in pool.moved_at_PJ[ended_B].tolist()]
+        rows = zip(pool.index_P[ended_B].tolist(), pool.label_P[ended_B].tolist(), latents_BCYX, moved, strict=True)
+        leave(pool, ended_B)
+        return [FinishedImage(*row, calls=calls_at_entries(self.calls_L, row[3], len(self.stages))) for row in rows]
+
+
+def calls_at_entries(calls_L: Tensor, switch_steps: tuple[int, ...], num_entries: int) -> tuple[int, ...]:
+    """Network calls an image made at each ladder entry.
+
+    Args:
+        calls_L: Network calls of each solver step.
+        switch_steps: Its moves; a move triggered by step k takes effect at step k + 1.
+        num_entries: Length of the ladder.
+    """
+    # Entries an image never reached start after the end.
+    ends = [step + 1 for step in switch_steps] + [len(calls_L)] * (num_entries - len(switch_steps))
+    starts = [0, *ends[:-1]]
+    return tuple(int(calls_L[start:end].sum()) for start, end in zip(starts, ends, strict=True))

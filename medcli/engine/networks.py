@@ -1,0 +1,113 @@
+"""The networks an image goes through, one a ladder entry, and guidance around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from medcli.config import ModelConfig
+from medcli.diffusion.guidance import REFERENCE_CHANNELS, combine
+from medcli.diffusion.steps import Predict
+from medcli.errors import ConfigError
+from medcli.model.backbone import DiffusionTransformer
+
+# Dimension key: B batch, C latent channels, Y X latent height and width.
+
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(latent_BCYX, t_B, label_B) -> raw output, at a fixed mediator count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What runs while an image is at one ladder entry."""
+
+    network: Network
+    config: ModelConfig
+    num_mediators: int
+    """0 is full attention."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guidance:
+    """Classifier-free guidance. The conditional and the null half of an image run in one batch of twice the rows."""
+
+    scale: float = 1.0
+    """1 is off: the null half is not computed."""
+    channels: int | None = REFERENCE_CHANNELS
+    """Leading latent channels that are guided, None for all."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the null half is computed."""
+        return self.scale != 1.0
+
+    @property
+    def num_halves(self) -> int:
+        """Forward passes of an image in one network call."""
+        return 2 if self.is_on else 1
+
+
+def stages_of(
+    models: DiffusionTransformer | Mapping[int, DiffusionTransformer],
+    counts: tuple[int, ...],
+    *,
+    compiled: bool = False,
+) -> tuple[Stage, ...]:
+    """Bind each count of a schedule to its network.
+
+    Args:
+        models: One model that holds every count, or a model for each count.
+        counts: Mediator count of each ladder entry, 0 for full attention.
+        compiled: One graph a ladder entry by `torch.compile`; batch shapes never change.
+
+    Raises:
+        ConfigError: If a model does not hold its count, or the models do not fit together.
+    """
+    of_count = dict.fromkeys(counts, models) if isinstance(models, DiffusionTransformer) else models
+    stages = tuple(_stage(of_count[count], count, compiled=compiled) for count in counts)
+    first = stages[0]
+    for stage in stages[1:]:
+        if _geometry(stage.config) != _geometry(first.config):
+            raise ConfigError(
+                f"the models for {first.num_mediators} and {stage.num_mediators} mediators differ in architecture",
+                hint="stages must be trained from the same architecture; compare them with medcli inspect",
+            )
+    return stages
+
+
+def _stage(model: DiffusionTransformer, num_mediators: int, *, compiled: bool) -> Stage:
+    model.config.entry(num_mediators)  # refuses a count the model does not hold
+
+    def network(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
+        output_BCYX: Tensor = model(latent_BCYX, t_B, label_B, num_mediators)
+        return output_BCYX
+
+    return Stage(torch.compile(network, dynamic=False) if compiled else network, model.config, num_mediators)
+
+
+def _geometry(config: ModelConfig) -> ModelConfig:
+    """What models that share an image's state must agree on."""
+    return replace(config, mediators=(), mediator_layers=())
+
+
+def guided(stage: Stage, label_B: Tensor, guidance: Guidance) -> Predict:
+    """The function solvers call: the stage's network under fixed labels, guidance applied.
+
+    Args:
+        stage: The network.
+        label_B: int64 label of each image.
+        guidance: How the null class pushes the output; off, half the rows are run.
+    """
+    if not guidance.is_on:
+        return lambda x_BCYX, t_B: stage.network(x_BCYX, t_B, label_B)
+    both_labels = torch.cat([label_B, torch.full_like(label_B, stage.config.null_class)])
+
+    def predict(x_BCYX: Tensor, t_B: Tensor) -> Tensor:
+        output = stage.network(torch.cat([x_BCYX, x_BCYX]), torch.cat([t_B, t_B]), both_labels)
+        cond, null = output.chunk(2)
+        return combine(cond, null, guidance.scale, guidance.channels, latent_channels=x_BCYX.shape[1])
+
+    return predict

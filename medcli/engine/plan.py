@@ -1,0 +1,95 @@
+"""What is asked of the engine and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from medcli.config import ModelConfig, SamplerConfig
+from medcli.engine.labels import Labels
+from medcli.engine.networks import Guidance, Stage
+from medcli.errors import ConfigError
+from medcli.runtime.noise import Stream, normal
+from medcli.schedule.spec import Schedule
+
+# Dimension key: B images of a batch, C latent channels, Y X latent height and width.
+
+ADAPTIVE_SOLVERS = ("dopri5",)
+"""Solvers that choose their own steps, for a whole batch at once."""
+FAMILY_SAMPLERS = {"sit": ("sde", "ode"), "dit": ("ddpm", "ddim")}
+"""Samplers that read each family's output; the first is the references' default."""
+
+Noise = Callable[[Tensor, Tensor], Tensor]
+"""(index_B, draw_B) -> (B, C, Y, X) float32 standard normal. Draw 0 is the initial state, draw k + 1 solver step k."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingPlan:
+    """How images are made; with the networks, all that decides what image i looks like."""
+
+    sampler: SamplerConfig
+    schedule: Schedule
+    labels: Labels
+    guidance: Guidance = Guidance()
+    seed: int = 0
+    batch_size: int = 16
+    """Images of one network call, guidance halves not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedImage:
+    """A latent at the end of its way."""
+
+    index: int
+    label: int
+    latent_CYX: Tensor
+    """float32, on the device, in the model's latent scale."""
+    switch_steps: tuple[int, ...]
+    """switch_steps[j]: solver step whose result triggered the move to ladder entry j + 1."""
+    calls: tuple[int, ...]
+    """Network calls at each ladder entry; the two halves of guidance are one call."""
+
+
+def philox_noise(seed: int, latent_shape: tuple[int, ...]) -> Noise:
+    """The engine's noise: counter-based, so that it does not depend on batch, order or process."""
+    return lambda index_B, draw_B: normal(seed, index_B, draw_B, latent_shape, Stream.NOISE)
+
+
+def latent_shape_of(stage: Stage) -> tuple[int, int, int]:
+    """(C, Y, X) of one image's state."""
+    return stage.config.in_channels, stage.config.latent_size, stage.config.latent_size
+
+
+def check_plan(config: ModelConfig, plan: SamplingPlan) -> None:
+    """Refuse a plan a model can't follow; nothing needs to be loaded for it.
+
+    Args:
+        config: The model, or any of the models of a schedule with several.
+        plan: What is asked of it.
+
+    Raises:
+        ConfigError: If the classes, the sampler or guidance do not fit the model.
+    """
+    samplers = FAMILY_SAMPLERS[config.family]
+    if plan.sampler.sampler not in samplers:
+        raise ConfigError(
+            f"--sampler {plan.sampler.sampler} is not for a {config.family} model",
+            hint=f"use --sampler {' or '.join(samplers)}",
+        )
+    if plan.sampler.solver in ADAPTIVE_SOLVERS and plan.schedule.is_dynamic:
+        raise ConfigError(
+            f"--solver {plan.sampler.solver} chooses its own steps, so the dynamic schedule has none to look at",
+            hint="use --solver heun, or --schedule static",
+        )
+    for label in plan.labels.classes:
+        if not 0 <= label < config.num_classes:
+            raise ConfigError(
+                f"class {label} is out of range: this model knows 0..{config.num_classes - 1}",
+                hint=f"try --classes {min(max(label, 0), config.num_classes - 1)}, or all",
+            )
+    if plan.guidance.is_on and not config.has_null_class:
+        raise ConfigError("this model has no null class, so it can't be guided", hint="pass --cfg-scale 1")
+    if plan.batch_size < 1:
+        raise ConfigError(f"--batch-size must be at least 1, got {plan.batch_size}")

@@ -1,0 +1,137 @@
+"""The images in flight: everything about each of them, as tensors, and which of them share the next batch.
+
+Latents live on the device. The rest is a few numbers an image that decide what runs next; it lives on the CPU, so one
+transfer an iteration (the distances) is all the device waits for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medcli.engine.rule import observe
+from medcli.schedule.dynamic import DynamicSchedule
+
+# Dimension key: P images in flight, B images of a batch, J moves along the ladder, C Y X latent.
+
+FREE = -1
+"""Index of a slot that holds no image."""
+NO_MOVE = -1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """State of the images in flight, a slot each. The tensors are updated in place; latents on the device."""
+
+    latent_PCYX: Tensor
+    index_P: Tensor
+    """Image number, or `FREE`."""
+    label_P: Tensor
+    step_P: Tensor
+    """Solver step that comes next."""
+    entry_P: Tensor
+    """Ladder entry of that step."""
+    observed_P: Tensor
+    """Distances seen."""
+    warmup_sum_P: Tensor
+    """float64 sum of the warm-up distances."""
+    moved_at_PJ: Tensor
+    """Step whose result triggered each move, or `NO_MOVE`."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no image is in flight."""
+        return bool((self.index_P == FREE).all())
+
+    def free_slots(self) -> Tensor:
+        """Slots without an image."""
+        return (self.index_P == FREE).nonzero()[:, 0]
+
+
+def empty_pool(num_slots: int, latent_shape: tuple[int, ...], num_moves: int, device: torch.device) -> Pool:
+    """A pool without images.
+
+    Args:
+        num_slots: Images it can hold.
+        latent_shape: (C, Y, X).
+        num_moves: Ladder entries less one.
+        device: Where the latents live.
+    """
+
+    def numbers(*shape: int, fill: int = 0) -> Tensor:
+        return torch.full((num_slots, *shape), fill, dtype=torch.int64)
+
+    return Pool(
+        latent_PCYX=torch.zeros(num_slots, *latent_shape, device=device),
+        index_P=numbers(fill=FREE),
+        label_P=numbers(),
+        step_P=numbers(),
+        entry_P=numbers(),
+        observed_P=numbers(),
+        warmup_sum_P=torch.zeros(num_slots, dtype=torch.float64),
+        moved_at_PJ=numbers(num_moves, fill=NO_MOVE),
+    )
+
+
+def num_slots(num_entries: int, batch_size: int, num_images: int) -> int:
+    """Images in flight that always fill one batch of equals: S (B - 1) + 1, by the pigeonhole principle."""
+    return max(1, min(num_entries * (batch_size - 1) + 1, num_images))
+
+
+def enter(pool: Pool, slot_B: Tensor, index_B: Tensor, label_B: Tensor, latent_BCYX: Tensor) -> None:
+    """Put new images into free slots."""
+    pool.latent_PCYX[slot_B.to(pool.latent_PCYX.device)] = latent_BCYX
+    pool.index_P[slot_B], pool.label_P[slot_B] = index_B, label_B
+    for numbers in (pool.step_P, pool.entry_P, pool.observed_P, pool.warmup_sum_P):
+        numbers[slot_B] = 0
+    pool.moved_at_PJ[slot_B] = NO_MOVE
+
+
+def leave(pool: Pool, slot_B: Tensor) -> None:
+    """Free the slots of finished images."""
+    pool.index_P[slot_B] = FREE
+
+
+def pick_batch(pool: Pool, batch_size: int, num_entries: int) -> tuple[Tensor, int]:
+    """Choose the images of the next batch: at most `batch_size` slots that share a ladder entry, and that entry.
+
+    The fullest entry runs while it fills a batch. Once none does (no image is left to refill the pool), the lowest
+    runs: images only climb, so those ahead wait and gather, and fewer batches run part-empty. Low image numbers go
+    first.
+    """
+    taken_P = (pool.index_P != FREE).nonzero()[:, 0]
+    counts = torch.bincount(pool.entry_P[taken_P], minlength=num_entries)
+    is_full = bool(counts.max() >= batch_size)
+    entry = int(counts.argmax() if is_full else (counts > 0).nonzero()[0, 0])
+    member_B = taken_P[pool.entry_P[taken_P] == entry]
+    return member_B[pool.index_P[member_B].argsort()][:batch_size], entry
+
+
+def advance(
+    pool: Pool, slot_B: Tensor, distance_B: Tensor | None, rule: DynamicSchedule | None, num_deciding: int
+) -> None:
+    """Move images on by the step they have just made.
+
+    Args:
+        pool: Their state.
+        slot_B: Slots of the images that made a step.
+        distance_B: (B,) float64 on the CPU, how far each moved; None if no rule looks at it.
+        rule: The dynamic rule, or None.
+        num_deciding: How many first steps the rule may look at.
+    """
+    step_B = pool.step_P[slot_B]
+    pool.step_P[slot_B] = step_B + 1
+    if rule is None or distance_B is None:
+        return
+    # The jump from the initial noise, made by step 0, does not count.
+    seen_B = (step_B >= 1) & (step_B < num_deciding)
+    slot_B, step_B, distance_B = slot_B[seen_B], step_B[seen_B], distance_B[seen_B]
+    pool.observed_P[slot_B] += 1
+    before_B = pool.entry_P[slot_B]
+    after_B, warmup_sum_B = observe(rule, before_B, pool.warmup_sum_P[slot_B], pool.observed_P[slot_B], distance_B)
+    pool.entry_P[slot_B], pool.warmup_sum_P[slot_B] = after_B, warmup_sum_B
+    for move in range(len(rule.rho)):
+        passed_B = (before_B <= move) & (move < after_B)
+        pool.moved_at_PJ[slot_B[passed_B], move] = step_B[passed_B]

@@ -1,0 +1,190 @@
+"""Which mediator counts an image goes through: full attention, one count, or a count that rises. Torch-free values."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+from medcli.config import check_ladder
+from medcli.errors import ConfigError
+from medcli.schedule.dynamic import DynamicSchedule
+
+ScheduleKind = Literal["full", "static", "dynamic"]
+DistanceName = Literal["l1", "l2"]
+
+DEFAULT_WARMUP_STEPS = 3
+"""The papers' published command uses 3 (reference-facts 4)."""
+DEFAULT_RHO = {3: (0.3, 0.1)}
+"""Thresholds taken when none are given, by the length of the ladder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """The counts an image may use and, if there are several, when it moves from one to the next.
+
+    Raises:
+        ConfigError: If the values contradict each other, or thresholds do not fall.
+    """
+
+    kind: ScheduleKind
+    """`full`: no mediators; `static`: one count throughout; `dynamic`: from the first count upwards."""
+    counts: tuple[int, ...] = (0,)
+    """Mediator count of each ladder entry; 0 is full attention."""
+    rho: tuple[float, ...] = ()
+    """Thresholds of the dynamic schedule, falling, one fewer than the counts."""
+    warmup_steps: int = DEFAULT_WARMUP_STEPS
+    """Distances averaged into the dynamic schedule's baseline."""
+    distance: DistanceName = "l1"
+    """`l1`: mean absolute change of the state over a step; `l2`: mean squared change."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ScheduleKind):
+            raise ConfigError(f"--schedule {self.kind!r}: expected one of {', '.join(get_args(ScheduleKind))}")
+        if self.distance not in get_args(DistanceName):
+            raise ConfigError(f"--distance {self.distance!r}: expected one of {', '.join(get_args(DistanceName))}")
+        if self.kind == "full" and self.counts != (0,):
+            raise ConfigError("--schedule full uses no mediators", hint="leave --mediators out")
+        if self.kind == "static" and len(self.counts) != 1:
+            given = ",".join(map(str, self.counts))
+            raise ConfigError(f"--schedule static takes one mediator count, got {given}", hint="try --schedule dynamic")
+        if self.kind != "full" and 0 in self.counts:
+            raise ConfigError("a mediator count of 0 is full attention", hint="use --schedule full")
+        if self.kind == "static":
+            check_ladder(self.counts)
+        if self.kind == "dynamic":
+            _check_thresholds(len(self.counts), self.rho)
+            self.rule()
+        elif self.rho:
+            raise ConfigError(f"--rho is for the dynamic schedule, not {self.kind}", hint="add --schedule dynamic")
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether an image may move between entries."""
+        return self.kind == "dynamic"
+
+    def rule(self) -> DynamicSchedule:
+        """The rule one image follows.
+
+        Raises:
+            ConfigError: If the schedule is not dynamic.
+        """
+        if not self.is_dynamic:
+            raise ConfigError(f"the {self.kind} schedule has no rule")
+        return DynamicSchedule(ladder=self.counts, rho=self.rho, warmup_steps=self.warmup_steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; what a kind does not use is left out."""
+        used = ("kind", "counts", "rho", "warmup_steps", "distance") if self.is_dynamic else ("kind", "counts")
+        values = asdict(self)
+        return {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in used}
+
+
+FULL = Schedule(kind="full")
+"""Full attention in every layer."""
+
+
+def static(num_mediators: int) -> Schedule:
+    """One count throughout.
+
+    Raises:
+        ConfigError: If it is not a perfect square.
+    """
+    return Schedule(kind="static", counts=(num_mediators,))
+
+
+def choose_schedule(
+    *,
+    kind: str | None,
+    counts: tuple[int, ...] | None,
+    rho: tuple[float, ...] | None,
+    held: tuple[int, ...],
+    warmup_steps: int | None = None,
+    distance: str | None = None,
+) -> Schedule:
+    """Fill in what the user left open.
+
+    Args:
+        kind: `full`, `static` or `dynamic`. None: `dynamic` if there are several counts and thresholds for them are
+            given or known, else `static` with the largest count, `full` without any.
+        counts: The counts asked for; None takes what the checkpoint holds (its largest for `static`).
+        rho: Thresholds; None takes `DEFAULT_RHO` for a ladder of that length.
+        held: The ladder of the checkpoint.
+        warmup_steps: Distances in the baseline; None takes `DEFAULT_WARMUP_STEPS`.
+        distance: `l1` or `l2`; None takes `l1`.
+
+    Raises:
+        ConfigError: If the values contradict each other or the checkpoint does not hold a count.
+    """
+    wanted = held if counts is None else counts
+    kind = kind or _kind_of(wanted, rho)
+    if kind != "full":
+        _check_held(wanted, held)
+    if kind == "full":
+        return Schedule(kind="full", counts=counts or (0,), rho=rho or ())
+    if kind == "static":
+        return Schedule(kind="static", counts=_static_counts(counts, held), rho=rho or ())
+    return Schedule(
+        kind=kind,  # type: ignore[arg-type]  # checked by Schedule itself
+        counts=wanted,
+        rho=_default_rho(wanted) if rho is None else rho,
+        warmup_steps=DEFAULT_WARMUP_STEPS if warmup_steps is None else warmup_steps,
+        distance=distance or "l1",  # type: ignore[arg-type]  # likewise
+    )
+
+
+def _check_held(counts: tuple[int, ...], held: tuple[int, ...]) -> None:
+    for count in counts:
+        if count and count not in held:
+            raise ConfigError(
+                f"{count} mediators are not in this checkpoint's ladder ({', '.join(map(str, held)) or 'none'})",
+                hint=f"try --mediators {','.join(map(str, held))}" if held else "medcli convert --mediators makes one",
+            )
+
+
+def _kind_of(counts: tuple[int, ...], rho: tuple[float, ...] | None) -> ScheduleKind:
+    if rho is not None or (len(counts) > 1 and len(counts) in DEFAULT_RHO):
+        return "dynamic"
+    return "static" if any(counts) else "full"
+
+
+def _static_counts(counts: tuple[int, ...] | None, held: tuple[int, ...]) -> tuple[int, ...]:
+    if counts is not None:
+        return counts
+    if not held:
+        raise ConfigError(
+            "this checkpoint has no mediators", hint="use --schedule full, or medcli convert it with --mediators"
+        )
+    return held[-1:]
+
+
+def _default_rho(counts: tuple[int, ...]) -> tuple[float, ...]:
+    if len(counts) < 2:
+        raise ConfigError(
+            f"a dynamic schedule needs at least two mediator counts, got {','.join(map(str, counts)) or 'none'}",
+            hint="use --schedule static, or medcli convert with a ladder such as --mediators 4,16,64",
+        )
+    if len(counts) not in DEFAULT_RHO:
+        raise ConfigError(f"a ladder of {len(counts)} counts needs --rho", hint=f"try {_example(len(counts) - 1)}")
+    return DEFAULT_RHO[len(counts)]
+
+
+def _check_thresholds(num_counts: int, rho: tuple[float, ...]) -> None:
+    """Refuse thresholds that could only make two moves at once.
+
+    The count of thresholds is checked by the rule. A later threshold that is not lower fires whenever the earlier one
+    does, so its entry would never run: a mistake on a command line, though the rule itself is well defined.
+    """
+    wanted, given = num_counts - 1, ",".join(map(str, rho)) or "none"
+    if len(rho) != wanted:
+        raise ConfigError(
+            f"--rho {given}: {len(rho)} given, expected {wanted}, one fewer than the ladder's {num_counts} counts",
+            hint=f"try {_example(wanted)}" if wanted else "use --schedule static",
+        )
+    if any(not later < earlier for earlier, later in pairwise(rho)) or any(not value > 0 for value in rho):
+        raise ConfigError(f"--rho {given}: thresholds must fall and stay above 0", hint=f"try {_example(wanted)}")
+
+
+def _example(num_thresholds: int) -> str:
+    """A `--rho` that is accepted."""
+    return "--rho " + ",".join(f"{0.5**step:g}" for step in range(1, num_thresholds + 1))

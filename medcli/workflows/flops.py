@@ -1,0 +1,259 @@
+"""Count what a network costs: a forward pass at each resolution and mediator count, and whole images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from medcli.checkpoint.reader import describe
+from medcli.checkpoint.surgery import target_config
+from medcli.config import ModelConfig
+from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.engine.labels import Labels
+from medcli.engine.plan import SamplingPlan, check_plan
+from medcli.errors import ConfigError
+from medcli.metrics.macs import dense
+from medcli.metrics.traced_macs import trace_costs
+from medcli.model.shapes import num_params
+from medcli.presets import DEFAULT_PRESET, preset_config, preset_names, preset_of
+from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
+from medcli.workflows.image_cost import ImageCost, Run, image_cost, recorded_run, saving_percent
+from medcli.workflows.sample_settings import SampleRequest, choose_guidance, choose_sampler
+
+GIGA = 1e9
+FLOPS_PER_MAC = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlopsRequest:
+    """What to count. Any of the settings of an image asks for the cost of whole images too."""
+
+    model: str | None = None
+    """A checkpoint or a preset; None: the checkpoint of the run `manifest` names, else SiT-XL/2."""
+    family: str | None = None
+    """`dit` or `sit`, where neither the file's contents nor its name tells."""
+    num_heads: int | None = None
+    """Attention heads, where the width is not a preset's."""
+    resolutions_px: tuple[int, ...] = ()
+    """Sides of the square image; empty: the model's own."""
+    mediators: tuple[int, ...] | None = None
+    """Counts to compare; None: those of the checkpoint or of the run, else 4, 16, 64; empty: none."""
+    layers: Callable[[int], tuple[int, ...]] | None = None
+    """Blocks with mediators, given how many there are; None: the checkpoint's, else the first four."""
+    qk_ratios: tuple[float, ...] = ()
+    """Query and key widths to compare, as shares of the model's width."""
+    schedule: str | None = None
+    """Of an image: `full`, `static` (each count by itself) or `dynamic`; None: `dynamic` if `rho` is given, else both
+    `full` and `static`."""
+    rho: tuple[float, ...] | None = None
+    """Thresholds of the dynamic schedule."""
+    warmup_steps: int | None = None
+    """Distances in the dynamic schedule's baseline."""
+    sampler: str | None = None
+    solver: str | None = None
+    steps: int | None = None
+    cfg_scale: float | None = None
+    manifest: Path | None = None
+    """A sample folder, or its manifest: the settings and the moves of that run are taken."""
+
+    def planned(self) -> dict[str, Any]:
+        """The settings of an image that are given."""
+        names = ("schedule", "rho", "warmup_steps", "sampler", "solver", "steps", "cfg_scale")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlopsRow:
+    """What one forward pass of one image costs."""
+
+    model: str
+    """The preset or the file."""
+    resolution_px: int
+    attention: str
+    """`full`, `mediators`, or `qk <ratio>`: full with narrower queries and keys."""
+    num_mediators: int
+    """0 without any."""
+    layers: tuple[int, ...]
+    """Blocks with mediators."""
+    gmacs: float
+    num_params: int
+    """Parameters this network has, the fixed position table included, and of a ladder this one count."""
+    saving_percent: float
+    """Against full attention at the same resolution; negative if more is spent."""
+
+    @property
+    def gflops(self) -> float:
+        """1 MAC = 2 FLOPs."""
+        return FLOPS_PER_MAC * self.gmacs
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of the contract."""
+        names = ("model", "resolution_px", "attention", "num_mediators", "gmacs", "gflops", "num_params")
+        values = {name: getattr(self, name) for name in (*names, "saving_percent")}
+        return {**values, "layers": list(self.layers)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlopsReport:
+    """Costs of forward passes, full attention first at each resolution, and of whole images."""
+
+    rows: tuple[FlopsRow, ...]
+    images: tuple[ImageCost, ...] = ()
+    run: Run | None = None
+    """How these images are made."""
+    depth: int
+    """Blocks of the network."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of the contract, and `images`."""
+        return {"rows": [row.to_json() for row in self.rows], "images": [image.to_json() for image in self.images]}
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is counted."""
+
+    name: str
+    config: ModelConfig
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Default sampler and schedule values of a checkpoint."""
+
+
+def flops(request: FlopsRequest) -> FlopsReport:
+    """Count what a network costs. Nothing is loaded: shapes decide.
+
+    Raises:
+        ConfigError: If the preset is unknown, or values contradict each other or the network.
+        CheckpointError: If the checkpoint is missing, damaged or not of these families.
+        DataError: If the run's manifest is.
+    """
+    recorded = _recorded(request)
+    subject = _subject(request, recorded)
+    mediators = request.mediators
+    if recorded is not None and recorded.schedule.kind != "full":
+        mediators = recorded.schedule.counts
+    layers = request.layers(subject.config.depth) if request.layers else None
+    targets = [
+        target_config(subject.config, mediators=mediators, layers=layers, resolution_px=side)
+        for side in dict.fromkeys(request.resolutions_px or (subject.config.resolution_px,))
+    ]
+    runs = [recorded] if recorded else _planned_runs(request, subject, targets[0])
+    return FlopsReport(
+        rows=_rows(subject, targets, request.qk_ratios),
+        images=tuple(image_cost(run, target) for target in targets for run in runs),
+        run=runs[0] if runs else None,
+        depth=subject.config.depth,
+    )
+
+
+def _recorded(request: FlopsRequest) -> Run | None:
+    if request.manifest is None:
+        return None
+    given = [*request.planned(), *(["mediators"] if request.mediators is not None else [])]
+    if given:
+        flag = f"--{given[0].replace('_', '-')}"
+        raise ConfigError(
+            f"--manifest already says how the images were made, so {flag} can't", hint=f"leave {flag} out"
+        )
+    return recorded_run(request.manifest)
+
+
+def _subject(request: FlopsRequest, recorded: Run | None) -> _Subject:
+    """Find the network: a preset by its name, else a file."""
+    given = request.model
+    if given is None and recorded is not None:
+        given = _file_of(recorded)
+    if given is None:
+        given = DEFAULT_PRESET
+    path = Path(given)
+    is_preset = given.lower() in map(str.lower, preset_names())
+    if is_preset or not (path.suffix or path.exists()):
+        config = preset_config(given)
+        return _Subject(preset_of(config) or given, config)
+    info = describe(path, family=request.family, num_heads=request.num_heads, weights=None)
+    return _Subject(info.path.name, info.config, info.sampling)
+
+
+def _file_of(recorded: Run) -> str:
+    """The checkpoint of a run, which a manifest names without its folder."""
+    if recorded.checkpoint_files == (BUNDLED_MODEL,):
+        return str(asset_path(BUNDLED_MODEL))
+    raise ConfigError(
+        f"the run used {', '.join(recorded.checkpoint_files)}, and its manifest does not say where that is",
+        hint="name the model too: medcli flops MODEL --manifest PATH",
+    )
+
+
+def _rows(subject: _Subject, targets: list[ModelConfig], qk_ratios: tuple[float, ...]) -> tuple[FlopsRow, ...]:
+    """Rows of every resolution; each kind of block is traced once for all of them."""
+    base = dense(subject.config)
+    costs = trace_costs(base, (0, *(count for target in targets for count in target.mediators)))
+    ratios = dict.fromkeys((*((subject.config.qk_ratio,) if subject.config.qk_ratio != 1.0 else ()), *qk_ratios))
+    narrow = [(replace(base, qk_ratio=ratio), f"qk {ratio:g}") for ratio in ratios]
+    narrow_costs = [trace_costs(config, (0,)) for config, _ in narrow]
+    rows: list[FlopsRow] = []
+    for target in targets:
+        variants = [(dense(target), "full", costs)]
+        variants += [(replace(target, mediators=(count,)), "mediators", costs) for count in target.mediators]
+        for (config, attention), cost in zip(narrow, narrow_costs, strict=True):
+            variants.append((replace(config, latent_size=target.latent_size), attention, cost))
+        gmacs = [cost.macs(config, config.entry(None)) / GIGA for config, _, cost in variants]
+        rows += [
+            _row(subject.name, config, attention, own, gmacs[0])
+            for (config, attention, _), own in zip(variants, gmacs, strict=True)
+        ]
+    return tuple(rows)
+
+
+def _row(name: str, config: ModelConfig, attention: str, gmacs: float, gmacs_dense: float) -> FlopsRow:
+    return FlopsRow(
+        model=name,
+        resolution_px=config.resolution_px,
+        attention=attention,
+        num_mediators=config.entry(None),
+        layers=config.mediator_layers,
+        gmacs=gmacs,
+        num_params=num_params(config),
+        saving_percent=saving_percent(gmacs, gmacs_dense),
+    )
+
+
+def _planned_runs(request: FlopsRequest, subject: _Subject, target: ModelConfig) -> list[Run]:
+    """The runs whose images are asked for; none if nothing says so."""
+    if not request.planned():
+        return []
+    settings = SampleRequest(
+        num_images=1,
+        sampler=request.sampler,
+        solver=request.solver,
+        steps=request.steps,
+        cfg_scale=request.cfg_scale,
+    )
+    sampler = choose_sampler(settings, subject.config, subject.sampling)
+    guidance = choose_guidance(settings, subject.config, subject.sampling)
+    runs = []
+    for schedule in _schedules(request, subject, target.mediators):
+        plan = SamplingPlan(sampler=sampler, schedule=schedule, labels=Labels(classes=(0,)), guidance=guidance)
+        check_plan(subject.config, plan)
+        runs.append(Run(schedule=schedule, sampler=sampler, guidance=guidance))
+    return runs
+
+
+def _schedules(request: FlopsRequest, subject: _Subject, ladder: tuple[int, ...]) -> list[Schedule]:
+    kind = request.schedule or ("dynamic" if request.rho is not None or request.warmup_steps is not None else None)
+    if kind != "dynamic" and (request.rho is not None or request.warmup_steps is not None):
+        flag = "--rho" if request.rho is not None else "--warmup-steps"
+        raise ConfigError(f"{flag} is for the dynamic schedule, not {kind}", hint="use --schedule dynamic")
+    if kind == "static" and not ladder:
+        raise ConfigError("a static schedule needs mediators", hint="add --mediators 4,16,64")
+    if kind != "dynamic":
+        return [*([FULL] if kind != "static" else []), *(map(static, ladder) if kind != "full" else ())]
+    defaults = subject.sampling
+    rho = request.rho
+    # The checkpoint's thresholds are for its whole ladder.
+    if rho is None and ladder == subject.config.mediators and "rho" in defaults:
+        rho = tuple(defaults["rho"])
+    warmup_steps = request.warmup_steps or defaults.get("warmup_steps")
+    return [choose_schedule(kind="dynamic", counts=None, rho=rho, held=ladder, warmup_steps=warmup_steps)]

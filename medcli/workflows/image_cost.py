@@ -1,0 +1,196 @@
+"""What whole images cost: network calls times what a call costs, for a planned run or for one that was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medcli.config import ModelConfig, SamplerConfig
+from medcli.data.images import MANIFEST, read_manifest
+from medcli.diffusion.steps import Sampler, build_sampler
+from medcli.engine.cost import call_gmacs, image_gmacs
+from medcli.engine.folder import RECORDS, Record
+from medcli.engine.generate import calls_at_entries
+from medcli.engine.networks import Guidance
+from medcli.engine.plan import ADAPTIVE_SOLVERS
+from medcli.errors import ConfigError, DataError
+from medcli.schedule.spec import Schedule
+
+TUPLES = ("counts", "rho")
+"""Values of a schedule that JSON holds as lists."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """How images are made, as far as cost goes."""
+
+    schedule: Schedule
+    sampler: SamplerConfig
+    guidance: Guidance
+    moves: tuple[tuple[int, ...], ...] | None = None
+    """`switch_steps` of each image of a run that was made; None for a planned one."""
+    measured_nfe: float | None = None
+    """Network calls an image of that run took; None for a planned one."""
+    checkpoint_files: tuple[str, ...] = ()
+    """Names of the files that run used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageCost:
+    """What an image costs in all its network calls."""
+
+    resolution_px: int
+    schedule: str
+    """`full`, `static` or `dynamic`."""
+    mediators: tuple[int, ...]
+    """Count of each ladder entry; empty for full attention."""
+    nfe: float
+    """Network calls; the two halves of guidance are one call."""
+    passes_per_call: int
+    """Forward passes of a call: 2 under guidance."""
+    basis: str
+    """`exact`: known beforehand; `bounds`: the images decide, so only limits are known; `trace`: mean over a run."""
+    num_images: int | None
+    """Images of that run; None without one."""
+    gmacs: float | None
+    """None where only limits are known."""
+    gmacs_min: float
+    """With `bounds`, if the image never leaves the first ladder entry."""
+    gmacs_max: float
+    """With `bounds`, if the image climbs to the last ladder entry as early as the rule allows."""
+    gmacs_dense: float
+    """The same calls with full attention in every block."""
+
+    @property
+    def saving_percent(self) -> float | None:
+        """Share of the dense cost that is saved; negative if mediators cost more; None where only limits are known."""
+        return None if self.gmacs is None else saving_percent(self.gmacs, self.gmacs_dense)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        names = ("resolution_px", "schedule", "nfe", "passes_per_call", "basis", "num_images", "gmacs", "gmacs_min")
+        values = {name: getattr(self, name) for name in (*names, "gmacs_max", "gmacs_dense", "saving_percent")}
+        return {**values, "mediators": list(self.mediators)}
+
+
+def saving_percent(gmacs: float, gmacs_dense: float) -> float:
+    """Share of the dense cost that is saved, in percent; negative if more is spent."""
+    return 100 * (1 - gmacs / gmacs_dense)
+
+
+def image_cost(run: Run, config: ModelConfig) -> ImageCost:
+    """Work out what an image costs.
+
+    Args:
+        run: The schedule, and how often the network is called.
+        config: The network, its ladder holding the schedule's counts.
+
+    Raises:
+        ConfigError: If the sampler chooses its own number of steps and no run tells how many it took.
+    """
+    counts = run.schedule.counts
+    costs = [call_gmacs(config, count, run.guidance) for count in counts]
+    if run.sampler.solver in ADAPTIVE_SOLVERS:
+        nfe = _measured_nfe(run)
+        gmacs = [nfe * costs[0]]
+    else:
+        calls = _possible_calls(run)
+        nfe = sum(calls[0])
+        gmacs = [image_gmacs(made, costs) for made in calls]
+    is_open = run.schedule.is_dynamic and run.moves is None
+    return ImageCost(
+        resolution_px=config.resolution_px,
+        schedule=run.schedule.kind,
+        mediators=tuple(count for count in counts if count),
+        nfe=nfe,
+        passes_per_call=run.guidance.num_halves,
+        basis="bounds" if is_open else "exact" if run.moves is None else "trace",
+        num_images=None if run.moves is None else len(run.moves),
+        gmacs=None if is_open else sum(gmacs) / len(gmacs),
+        gmacs_min=min(gmacs),
+        gmacs_max=max(gmacs),
+        gmacs_dense=nfe * call_gmacs(config, 0, run.guidance),
+    )
+
+
+def _measured_nfe(run: Run) -> float:
+    if run.measured_nfe is None:
+        raise ConfigError(
+            f"--solver {run.sampler.solver} chooses its own steps, so the calls are not known beforehand",
+            hint="use --solver heun, or --manifest of a run that was made",
+        )
+    return run.measured_nfe
+
+
+def _possible_calls(run: Run) -> list[tuple[int, ...]]:
+    """Network calls at each ladder entry: of each image of a run, else of the cheapest and the dearest way."""
+    sampler = build_sampler(run.sampler)
+    calls_L = torch.tensor([sampler.calls(step) for step in range(sampler.num_steps)])
+    moves: Sequence[tuple[int, ...]] = [()]
+    if run.moves is not None:
+        moves = run.moves
+    elif run.schedule.is_dynamic:
+        moves = [(), earliest_moves(run.schedule, sampler)]
+    return [calls_at_entries(calls_L, made, len(run.schedule.counts)) for made in moves]
+
+
+def earliest_moves(schedule: Schedule, sampler: Sampler) -> tuple[int, ...]:
+    """The first steps at which an image can climb: it stands still as soon as the warm-up is over.
+
+    Args:
+        schedule: A dynamic one.
+        sampler: Tells which steps the rule may look at.
+    """
+    rule = schedule.rule()
+    state, moves = rule.start(), list[int]()
+    for step in range(1, min(sampler.num_observed, sampler.num_steps - 1)):
+        before, is_warming = state.index, state.observed < schedule.warmup_steps
+        state = rule.observe(state, 1.0 if is_warming else 0.0)
+        moves += [step] * (state.index - before)
+    return tuple(moves)
+
+
+def recorded_run(path: Path) -> Run:
+    """Read what `medcli sample` wrote about a run.
+
+    Args:
+        path: A sample folder or the manifest in it.
+
+    Raises:
+        DataError: If there is no manifest, it is damaged, or no image is finished.
+    """
+    folder = path.parent if path.name == MANIFEST else path
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise DataError(f"{folder} holds no {MANIFEST}", hint="give the folder medcli sample wrote")
+    records = _records(folder / RECORDS)
+    try:
+        settings = manifest["settings"]
+        schedule: dict[str, Any] = settings["schedule"]
+        run = Run(
+            schedule=Schedule(**{**schedule, **{name: tuple(schedule[name]) for name in TUPLES if name in schedule}}),
+            sampler=SamplerConfig(**settings["sampler"]),
+            guidance=Guidance(**(settings["guidance"] or {})),
+            moves=tuple(record.switch_steps for record in records),
+            checkpoint_files=tuple(entry["file"] for entry in settings["checkpoints"]),
+            measured_nfe=manifest.get("totals", {}).get("nfe"),
+        )
+    except (KeyError, TypeError, AttributeError, ConfigError) as err:
+        raise DataError(
+            f"{folder / MANIFEST} is not a manifest of this version of medcli ({err})",
+            hint="make the samples again with medcli sample",
+        ) from err
+    return run
+
+
+def _records(path: Path) -> list[Record]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    # A killed run may leave a torn last line.
+    records = [record for record in map(Record.of_line, lines) if record is not None]
+    if not records:
+        raise DataError(f"{path} names no finished image", hint="run the medcli sample command again")
+    return records

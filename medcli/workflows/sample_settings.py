@@ -1,0 +1,233 @@
+"""What a sampling run is, once flags, the checkpoint's own defaults and the family's have been put together.
+
+Precedence: a flag, then the defaults in the checkpoint's header, then the references' defaults for the family.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+from medcli.checkpoint.reader import CheckpointInfo, describe
+from medcli.config import ModelConfig, SamplerConfig
+from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.engine.labels import Labels, LabelSampling
+from medcli.engine.networks import Guidance
+from medcli.engine.plan import FAMILY_SAMPLERS, SamplingPlan, check_plan
+from medcli.errors import ConfigError
+from medcli.schedule.spec import Schedule, choose_schedule
+
+DEFAULT_CFG_SCALE = 1.5
+ODE_SOLVER = "heun"
+"""Default of `ode`: unlike the references' dopri5 it has fixed steps, which the dynamic schedule needs."""
+CPU_TOKENS = 4096
+GPU_TOKENS = 65536
+"""Tokens of a default batch: enough to keep the device busy, far from filling its memory."""
+MAX_DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
+HASH_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRequest:
+    """What to sample. None: the checkpoint's default, else the family's."""
+
+    num_images: int
+    checkpoint: Path | None = None
+    """None: the bundled digits model."""
+    stages: Mapping[int, Path] | None = None
+    """Separately trained checkpoints by mediator count, instead of `checkpoint`."""
+    family: str | None = None
+    num_heads: int | None = None
+    weights: str = "ema"
+    schedule: str | None = None
+    mediators: tuple[int, ...] | None = None
+    rho: tuple[float, ...] | None = None
+    warmup_steps: int | None = None
+    distance: str | None = None
+    sampler: str | None = None
+    solver: str | None = None
+    steps: int | None = None
+    path: str | None = None
+    prediction: str | None = None
+    diffusion_form: str | None = None
+    diffusion_norm: float | None = None
+    last_step: str | None = None
+    last_step_size: float | None = None
+    cfg_scale: float | None = None
+    cfg_channels: str | None = None
+    """`3` or `all`."""
+    classes: tuple[int, ...] | None = None
+    """None: all of them."""
+    label_sampling: str = "equal"
+    seed: int = 0
+    batch_size: int | None = None
+    device: str | None = None
+    dtype: str = "fp32"
+    compiled: bool = False
+    vae: str | None = None
+    output: Path | None = None
+    npz: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleSetup:
+    """A request with everything filled in and checked, before anything is loaded."""
+
+    infos: tuple[CheckpointInfo, ...]
+    """The checkpoint of each ladder entry; one for all if there is only one."""
+    plan: SamplingPlan
+    output: Path
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's geometry; separately trained stages share it."""
+        return self.infos[0].config
+
+
+def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
+    """Fill in and check a request, reading no weights.
+
+    Args:
+        request: What to sample.
+        device_type: `cpu`, `cuda` or `mps`, for the default batch size.
+
+    Raises:
+        MedcliError: If a checkpoint can't be read, or values contradict each other or the model.
+    """
+    if request.num_images < 1:
+        raise ConfigError(f"--num-images must be at least 1, got {request.num_images}")
+    infos, held = _checkpoints(request)
+    config, defaults = infos[0].config, dict(infos[0].sampling)
+    plan = SamplingPlan(
+        sampler=choose_sampler(request, config, defaults),
+        schedule=_schedule(request, held, defaults),
+        labels=Labels(
+            classes=tuple(range(config.num_classes)) if request.classes is None else request.classes,
+            sampling=cast(LabelSampling, request.label_sampling),
+        ),
+        guidance=choose_guidance(request, config, defaults),
+        seed=request.seed,
+        batch_size=request.batch_size or default_batch_size(config, device_type),
+    )
+    for info in infos:
+        check_plan(info.config, plan)
+    stem = infos[0].path.stem if len(infos) == 1 else "-".join(info.path.stem for info in infos)
+    output = request.output or Path("samples") / f"{stem}-{plan.schedule.kind}-{request.seed}"
+    return SampleSetup(infos=infos, plan=plan, output=output)
+
+
+def _checkpoints(request: SampleRequest) -> tuple[tuple[CheckpointInfo, ...], tuple[int, ...]]:
+    """The checkpoints and the ladder they make."""
+
+    def read(path: Path) -> CheckpointInfo:
+        return describe(path, family=request.family, num_heads=request.num_heads, weights=request.weights)
+
+    if not request.stages:
+        info = read(request.checkpoint or asset_path(BUNDLED_MODEL))
+        return (info,), info.config.mediators
+    if request.checkpoint is not None:
+        raise ConfigError(
+            f"both a checkpoint ({request.checkpoint}) and --stage are given",
+            hint=f"leave one out, or write --stage N={request.checkpoint}",
+        )
+    counts = tuple(sorted(request.stages))
+    if request.mediators not in (None, counts):
+        raise ConfigError("--stage already names the mediator counts", hint="leave --mediators out")
+    infos = tuple(read(request.stages[count]) for count in counts)
+    for count, info in zip(counts, infos, strict=True):
+        info.config.entry(count)
+    return infos, counts
+
+
+def choose_sampler(request: SampleRequest, config: ModelConfig, defaults: Mapping[str, Any]) -> SamplerConfig:
+    """The solver and its settings.
+
+    Args:
+        request: Its flags come first.
+        config: Tells the family.
+        defaults: From the checkpoint. They belong to its sampler: another `--sampler` leaves them all.
+
+    Raises:
+        ConfigError: If a value is unknown or out of range.
+    """
+    sampler = request.sampler or defaults.get("sampler", FAMILY_SAMPLERS[config.family][0])
+    if sampler != defaults.get("sampler", FAMILY_SAMPLERS[config.family][0]):
+        defaults = {name: defaults[name] for name in ("path", "prediction") if name in defaults}
+    values: dict[str, Any] = {"solver": ODE_SOLVER} if sampler == "ode" else {}
+    names = [field.name for field in fields(SamplerConfig)]
+    values.update({name: defaults[name] for name in names if name in defaults})
+    flags = {name: getattr(request, name, None) for name in names}
+    values.update({name: value for name, value in flags.items() if value is not None})
+    return SamplerConfig(**{**values, "sampler": sampler})
+
+
+def choose_guidance(request: SampleRequest, config: ModelConfig, defaults: Mapping[str, Any]) -> Guidance:
+    """The guidance: scale 1.5 unless told otherwise, on upstream's three channels of latents, on all of pixels."""
+    scale = request.cfg_scale
+    if scale is None:
+        scale = defaults.get("cfg_scale", DEFAULT_CFG_SCALE if config.has_null_class else 1.0)
+    if not scale >= 0 or scale == float("inf"):
+        raise ConfigError(f"--cfg-scale must be a number >= 0, got {scale}")
+    is_pixels = config.autoencoder is None or config.in_channels < 4
+    channels = request.cfg_channels or defaults.get("cfg_channels", "all" if is_pixels else "3")
+    return Guidance(scale=float(scale), channels=None if channels == "all" else int(channels))
+
+
+def _schedule(request: SampleRequest, held: tuple[int, ...], defaults: Mapping[str, Any]) -> Schedule:
+    kind = request.schedule
+    if kind is None and request.mediators is None and request.rho is None:
+        kind = defaults.get("schedule")
+    counts = held if request.mediators is None else request.mediators
+    rho = request.rho
+    # The checkpoint's thresholds are for its whole ladder.
+    if rho is None and kind in (None, "dynamic") and len(counts) > 1 and counts == held and "rho" in defaults:
+        rho = tuple(defaults["rho"])
+    return choose_schedule(
+        kind=kind,
+        counts=request.mediators,
+        rho=rho,
+        held=held,
+        warmup_steps=request.warmup_steps or defaults.get("warmup_steps"),
+        distance=request.distance or defaults.get("distance"),
+    )
+
+
+def default_batch_size(config: ModelConfig, device_type: str) -> int:
+    """Images of one network call where the user names no number."""
+    tokens = GPU_TOKENS if device_type == "cuda" else CPU_TOKENS
+    limit = MAX_DEFAULT_BATCH["cuda" if device_type == "cuda" else "cpu"]
+    return max(1, min(limit, tokens // config.num_tokens))
+
+
+def picture_settings(setup: SampleSetup, request: SampleRequest) -> dict[str, Any]:
+    """All that decides what the images look like, as JSON values; hashes the checkpoints.
+
+    Two runs with equal settings may fill one folder. The device, the batch size and the number of images are not among
+    them: they change rounding at most.
+    """
+    plan = setup.plan
+    return {
+        "checkpoints": [{"file": info.path.name, "sha256": sha256_of(info.path)} for info in setup.infos],
+        "weights": setup.infos[0].weights,
+        "schedule": plan.schedule.to_json(),
+        "sampler": plan.sampler.to_json(),
+        "guidance": asdict(plan.guidance) if plan.guidance.is_on else None,
+        "labels": {"classes": list(plan.labels.classes), "sampling": plan.labels.sampling},
+        "seed": plan.seed,
+        "dtype": request.dtype,
+        "autoencoder": request.vae or setup.config.autoencoder,
+    }
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files in name order, in hexadecimal."""
+    digest = hashlib.sha256()
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    for file in files:
+        with file.open("rb") as content:
+            while chunk := content.read(HASH_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()

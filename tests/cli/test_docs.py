@@ -1,0 +1,81 @@
+"""The documents say what the program does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from medcli.cli.app import COMMANDS
+from medcli.cli.common import CommandFunction, description_of, examples_of
+from medcli.cli.reference import EXIT_CODE_MEANINGS, reference
+from medcli.errors import ExitCode
+from tests.conftest import RunCli
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+each_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+
+
+def test_the_reference_of_the_commands_is_fresh() -> None:
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == reference(), "run: python -m medcli.cli.reference > docs/cli.md"
+
+
+def test_the_reference_knows_every_exit_code() -> None:
+    assert set(EXIT_CODE_MEANINGS) == set(ExitCode)
+
+
+def test_the_set_up_commands_of_the_readme_are_the_two_promised() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "    pip install -e . && medcli demo\n" in readme
+    assert "    pip install -e '.[dev]' && pytest\n" in readme
+    assert len(re.findall(r"^ +pip install ", readme, flags=re.MULTILINE)) == 2
+
+
+@each_command
+def test_every_command_says_what_it_makes_and_shows_two_or_three_examples(command: CommandFunction) -> None:
+    assert description_of(command).splitlines()[0].endswith(".")
+    assert 2 <= len(examples_of(command)) <= 3
+
+
+@each_command
+def test_the_examples_of_a_command_are_its_own_and_use_flags_it_has(command: CommandFunction, run_cli: RunCli) -> None:
+    for example in examples_of(command):
+        assert example.split()[:2] == ["medcli", command.__name__]
+        assert_line_fits_the_program(example, run_cli)
+
+
+@each_command
+def test_every_option_stands_in_a_named_panel(command: CommandFunction, run_cli: RunCli) -> None:
+    assert "─ Options ─" not in run_cli(command.__name__, "--help").out
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_index_leads_to_every_document() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    others = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert others <= set(re.findall(r"\]\(([^)]+)\)", index))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_medcli_lines_of_the_documents_fit_the_program(document: Path, run_cli: RunCli) -> None:
+    for line in re.findall(r"^ {4}(medcli [a-z].*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        assert_line_fits_the_program(line, run_cli)
+
+
+def assert_line_fits_the_program(line: str, run_cli: RunCli) -> None:
+    """Fail if a line names a command that does not exist or flags that its command does not have."""
+    _, name, *words = shlex.split(line, comments=True)
+    help_text = run_cli(name, "--help")
+    assert help_text.code == 0, f"{line}: there is no such command"
+    for flag in (word for word in words if re.match(r"--?[a-z]", word)):
+        assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", help_text.out), f"{line}: {flag} is not in the help"

@@ -1,0 +1,252 @@
+"""`medcli flops` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medcli.errors import ExitCode
+from medcli.metrics.macs import closed_form_macs
+from medcli.presets import preset_config
+from tests.conftest import RunCli
+from tests.unit.engine.tiny import PIXELS, RHO, save, with_ladder
+
+ROW_KEYS = {
+    "model",
+    "resolution_px",
+    "attention",
+    "num_mediators",
+    "layers",
+    "gmacs",
+    "gflops",
+    "num_params",
+    "saving_percent",
+}
+
+
+def report_of(run_cli: RunCli, *argv: Any) -> dict[str, Any]:
+    result = run_cli("flops", *argv, "--json")
+    assert (result.code, result.err) == (0, "")
+    return json.loads(result.out)
+
+
+def test_without_a_model_it_describes_sit_xl_with_the_papers_ladder(run_cli: RunCli) -> None:
+    rows = report_of(run_cli, "--res", "1024")["rows"]
+    assert all(set(row) == ROW_KEYS for row in rows)
+    assert {row["model"] for row in rows} == {"SiT-XL/2"}
+    assert {row["resolution_px"] for row in rows} == {1024}
+    assert [row["num_mediators"] for row in rows] == [0, 4, 16, 64]
+    assert [row["attention"] for row in rows] == ["full", *["mediators"] * 3]
+    assert [row["layers"] for row in rows] == [[], *[[0, 1, 2, 3]] * 3]
+    assert rows[0]["gmacs"] == pytest.approx(2910.296, rel=1e-5)
+    assert rows[0]["saving_percent"] == 0
+
+
+def test_rows_are_what_the_papers_print(run_cli: RunCli) -> None:
+    rows = report_of(run_cli, "sit-s/2", "--layers", "all", "--qk-ratio", "0.875,0.75,0.5")["rows"]
+    assert {row["model"] for row in rows} == {"SiT-S/2"}
+    assert [int(100 * row["gmacs"]) / 100 for row in rows] == [6.06, 5.49, 5.55, 5.78, 5.91, 5.76, 5.46]
+    assert [row["attention"] for row in rows[4:]] == ["qk 0.875", "qk 0.75", "qk 0.5"]
+    assert [row["num_params"] for row in rows[:2]] == [32963360, 33056096]
+    for row in rows:
+        assert row["gflops"] == 2 * row["gmacs"]
+        assert row["saving_percent"] == pytest.approx(100 * (1 - row["gmacs"] / rows[0]["gmacs"]))
+
+
+def test_the_dense_row_comes_first_at_each_resolution(run_cli: RunCli) -> None:
+    argv = ("SiT-B/2", "--res", "512,1024", "--mediators", "64", "--layers", "all")
+    rows = report_of(run_cli, *argv)["rows"]
+    assert [(row["resolution_px"], row["num_mediators"]) for row in rows] == [
+        (512, 0),
+        (512, 64),
+        (1024, 0),
+        (1024, 64),
+    ]
+    assert [int(10 * row["saving_percent"]) / 10 for row in rows] == [0, 15.7, 0, 45.4]
+
+
+def test_mediators_that_cost_more_are_said_to(run_cli: RunCli) -> None:
+    rows = report_of(run_cli, "SiT-S/8", "--mediators", "64", "--layers", "all")["rows"]
+    assert rows[1]["gmacs"] > rows[0]["gmacs"]
+    assert rows[1]["saving_percent"] < 0
+
+
+@pytest.mark.parametrize("option", [("--mediators", "none"), ("--layers", "none")])
+def test_none_leaves_the_dense_row(run_cli: RunCli, option: tuple[str, str]) -> None:
+    assert [row["num_mediators"] for row in report_of(run_cli, "DiT-S/4", *option)["rows"]] == [0]
+
+
+def test_a_checkpoint_is_counted_with_its_own_ladder_and_blocks(run_cli: RunCli, empty_folder: Path) -> None:
+    config = replace(PIXELS, mediator_layers=(1,))
+    save(empty_folder / "tiny.safetensors", config)
+    report = report_of(run_cli, "tiny.safetensors")
+    assert report["images"] == []
+    assert [row["model"] for row in report["rows"]] == ["tiny.safetensors"] * 4
+    assert [row["num_mediators"] for row in report["rows"]] == [0, 1, 4, 16]
+    assert [row["layers"] for row in report["rows"]] == [[], [1], [1], [1]]
+    for row in report["rows"]:
+        assert row["gmacs"] == closed_form_macs(config, num_mediators=row["num_mediators"]) / 1e9
+    at_16 = report_of(run_cli, "tiny.safetensors", "--res", "16", "--mediators", "9", "--layers", "all")["rows"]
+    expected = replace(with_ladder(PIXELS, 9), latent_size=16)
+    assert [row["gmacs"] for row in at_16] == [closed_form_macs(expected, num_mediators=n) / 1e9 for n in (0, 9)]
+
+
+def test_a_table_says_what_its_units_mean_and_which_blocks_are_counted(run_cli: RunCli) -> None:
+    out = run_cli("flops", "SiT-S/2").out
+    assert "1 MAC = 2 FLOPs" in out
+    assert '"GFLOPs" is the GMACs column' in out
+    assert "mediators in blocks 0-3 of 12" in out
+    assert re.search(r"SiT-S/2 +256 +full +- +6\.066 +12\.131 +32,963,360 +0\.00", out)
+
+
+def test_images_cost_their_calls_twice_under_guidance(run_cli: RunCli) -> None:
+    argv = ("SiT-S/2", "--schedule", "static", "--steps", "50")
+    guided, plain = (report_of(run_cli, *argv, "--cfg-scale", w)["images"] for w in ("1.5", "1"))
+    assert [image["mediators"] for image in guided] == [[4], [16], [64]]
+    for image, bare, count in zip(guided, plain, (4, 16, 64), strict=True):
+        config = replace(preset_config("SiT-S/2"), mediators=(count,), mediator_layers=(0, 1, 2, 3))
+        assert (image["nfe"], image["passes_per_call"], bare["passes_per_call"]) == (50, 2, 1)
+        assert image["basis"] == "exact"
+        assert image["gmacs"] == pytest.approx(2 * 50 * closed_form_macs(config) / 1e9)
+        assert bare["gmacs"] == pytest.approx(50 * closed_form_macs(config) / 1e9)
+        assert image["saving_percent"] == bare["saving_percent"] > 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "nfe"),
+    [
+        (("SiT-S/2", "--steps", "250"), 250),
+        (("SiT-S/2", "--steps", "250", "--solver", "heun"), 2 * 249 + 1),
+        (("SiT-S/2", "--steps", "20", "--sampler", "ode", "--solver", "euler"), 19),
+        (("DiT-S/2", "--steps", "100", "--sampler", "ddim"), 100),
+        (("DiT-S/2", "--cfg-scale", "4"), 250),
+    ],
+)
+def test_calls_are_those_the_sampler_makes(run_cli: RunCli, argv: tuple[str, ...], nfe: int) -> None:
+    images = report_of(run_cli, *argv, "--mediators", "16")["images"]
+    assert [(image["schedule"], image["nfe"]) for image in images] == [("full", nfe), ("static", nfe)]
+    assert images[0]["gmacs"] == images[0]["gmacs_dense"]
+
+
+def test_a_dynamic_schedule_is_given_limits_and_no_number_without_a_run(run_cli: RunCli) -> None:
+    (image,) = report_of(run_cli, "SiT-S/2", "--rho", "0.3,0.1", "--steps", "10", "--cfg-scale", "1")["images"]
+    gmacs = {
+        count: closed_form_macs(
+            replace(preset_config("SiT-S/2"), mediators=(4, 16, 64), mediator_layers=(0, 1, 2, 3)), num_mediators=count
+        )
+        / 1e9
+        for count in (4, 64)
+    }
+    assert (image["basis"], image["gmacs"], image["saving_percent"]) == ("bounds", None, None)
+    assert image["gmacs_min"] == pytest.approx(10 * gmacs[4])
+    # Distances of steps 1, 2 and 3 are the warm-up; step 4 may move the image, from step 5 on.
+    assert image["gmacs_max"] == pytest.approx(5 * gmacs[4] + 5 * gmacs[64])
+    table = run_cli("flops", "SiT-S/2", "--rho", "0.3,0.1", "--steps", "10").out
+    assert "limits only" in table
+    assert re.search(r"\d to [\d.]+ ", table)
+
+
+def test_too_few_steps_to_move_leave_one_limit(run_cli: RunCli) -> None:
+    (image,) = report_of(run_cli, "SiT-S/2", "--rho", "0.3,0.1", "--steps", "5")["images"]
+    assert image["gmacs_min"] == image["gmacs_max"]
+
+
+@pytest.fixture
+def dynamic_run(run_cli: RunCli, empty_folder: Path) -> dict[str, Any]:
+    """A real run in `run`, of `tiny.safetensors`, and what `medcli sample` said about it."""
+    save(empty_folder / "tiny.safetensors")
+    argv = ("tiny.safetensors", "--schedule", "dynamic", "--rho", ",".join(map(str, RHO)), "--steps", "12")
+    result = run_cli("sample", *argv, "--num-images", "6", "--device", "cpu", "-o", "run", "--json")
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+@pytest.mark.parametrize("path", ["run", "run/manifest.json"])
+def test_a_run_costs_what_sample_said_it_did(run_cli: RunCli, dynamic_run: dict[str, Any], path: str) -> None:
+    (image,) = report_of(run_cli, "tiny.safetensors", "--manifest", path)["images"]
+    assert (image["basis"], image["num_images"], image["nfe"]) == ("trace", 6, 12)
+    assert image["gmacs"] == pytest.approx(dynamic_run["gmacs_per_image"], abs=1e-6)
+    assert image["gmacs_dense"] == pytest.approx(dynamic_run["gmacs_dense"])
+    assert image["gmacs_min"] <= image["gmacs"] <= image["gmacs_max"]
+    assert image["gmacs_min"] < image["gmacs_max"], "the images of the fixture should differ in their moves"
+
+
+def test_a_run_lies_within_the_limits_given_beforehand(run_cli: RunCli, dynamic_run: dict[str, Any]) -> None:
+    argv = ("tiny.safetensors", "--rho", ",".join(map(str, RHO)), "--steps", "12")
+    (planned,) = report_of(run_cli, *argv)["images"]
+    assert planned["gmacs_min"] <= dynamic_run["gmacs_per_image"] <= planned["gmacs_max"]
+
+
+def test_the_moves_of_a_run_can_be_priced_for_another_model(run_cli: RunCli, dynamic_run: dict[str, Any]) -> None:
+    report = report_of(run_cli, "SiT-XL/2", "--manifest", "run", "--res", "512")
+    assert [row["num_mediators"] for row in report["rows"]] == [0, 1, 4, 16]
+    (image,) = report["images"]
+    config = replace(preset_config("SiT-XL/2"), mediators=(1, 4, 16), mediator_layers=(0, 1, 2, 3)).at_resolution(512)
+    low, high = (2 * 12 * closed_form_macs(config, num_mediators=count) / 1e9 for count in (1, 16))
+    assert low < image["gmacs"] < high
+
+
+def test_a_run_of_an_adaptive_solver_is_priced_by_its_measured_calls(run_cli: RunCli, empty_folder: Path) -> None:
+    save(empty_folder / "tiny.safetensors")
+    argv = ("--sampler", "ode", "--solver", "dopri5", "--num-images", "2", "--schedule", "full", "--device", "cpu")
+    sampled = run_cli("sample", "tiny.safetensors", *argv, "-o", "run", "--json")
+    assert sampled.code == 0, sampled.err
+    (image,) = report_of(run_cli, "tiny.safetensors", "--manifest", "run")["images"]
+    assert image["gmacs"] == pytest.approx(json.loads(sampled.out)["gmacs_per_image"], rel=1e-3)
+
+
+def test_the_model_of_a_run_must_be_named(run_cli: RunCli, dynamic_run: dict[str, Any]) -> None:
+    result = run_cli("flops", "--manifest", "run")
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    assert "tiny.safetensors" in result.err
+
+
+def test_a_damaged_manifest_is_refused(run_cli: RunCli, dynamic_run: dict[str, Any], empty_folder: Path) -> None:
+    manifest = json.loads((empty_folder / "run/manifest.json").read_text())
+    for damage in ({}, {"settings": {}}, {"settings": {**manifest["settings"], "sampler": {"steps": "many"}}}):
+        (empty_folder / "run/manifest.json").write_text(json.dumps(damage))
+        result = run_cli("flops", "tiny.safetensors", "--manifest", "run")
+        assert (result.code, len(result.err.splitlines())) == (ExitCode.DATA, 2), result.err
+    (empty_folder / "run/images.jsonl").write_text("{torn")
+    assert run_cli("flops", "tiny.safetensors", "--manifest", "run").code == ExitCode.DATA
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "error", "hint"),
+    [
+        (["SiT-XL2"], ExitCode.USAGE, "unknown preset 'SiT-XL2'", "SiT-XL/2"),
+        (["nosuch.pt"], ExitCode.CHECKPOINT, "nosuch.pt", ""),
+        (["--res", "100"], ExitCode.USAGE, "resolution 100 px", "--res 96"),
+        (["--res", "0"], ExitCode.USAGE, "resolution 0 px", "--res 16"),
+        (["--res", "256,big"], ExitCode.USAGE, "'big'", "--res"),
+        (["--mediators", "5"], ExitCode.USAGE, "5 is not a perfect square", "4 or 9"),
+        (["--mediators", "16,4"], ExitCode.USAGE, "must rise", "4,16"),
+        (["--layers", "28"], ExitCode.USAGE, "no block 28", "0-27"),
+        (["--qk-ratio", "1.5"], ExitCode.USAGE, "q-k ratio 1.5", None),
+        (["--qk-ratio", "0.3"], ExitCode.USAGE, "q-k ratio 0.3", None),
+        (["--rho", "0.1,0.3"], ExitCode.USAGE, "thresholds must fall", "--rho"),
+        (["--rho", "0.3"], ExitCode.USAGE, "1 given, expected 2", "--rho"),
+        (["--schedule", "static", "--rho", "0.3,0.1"], ExitCode.USAGE, "--rho", "--schedule dynamic"),
+        (["--schedule", "static", "--mediators", "none"], ExitCode.USAGE, "needs mediators", "--mediators"),
+        (["--sampler", "ode", "--solver", "dopri5"], ExitCode.USAGE, "dopri5", "--manifest"),
+        (["--sampler", "ddpm"], ExitCode.USAGE, "ddpm", "sde or ode"),
+        (["--manifest", "."], ExitCode.DATA, "manifest.json", "medcli sample"),
+        (["--manifest", ".", "--cfg-scale", "2"], ExitCode.USAGE, "--cfg-scale", "--cfg-scale"),
+        (["--manifest", ".", "--mediators", "4"], ExitCode.USAGE, "--mediators", "--mediators"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_refused_in_a_line_with_a_hint(
+    run_cli: RunCli, empty_folder: Path, argv: list[str], code: ExitCode, error: str, hint: str | None
+) -> None:
+    result = run_cli("flops", *argv)
+    assert (result.code, result.out) == (code, "")
+    lines = result.err.splitlines()
+    assert error in lines[0]
+    assert [line.split(":")[0] for line in lines] == (["error"] if hint is None else ["error", "hint"])
+    assert hint is None or hint in lines[1]

@@ -1,0 +1,70 @@
+"""What users write for lists of numbers, blocks and one of a few words."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medcli.cli.options import parse_floats, parse_ints, parse_layers
+from medcli.errors import ConfigError
+
+
+def test_lists_of_numbers_are_read_in_the_order_given() -> None:
+    assert parse_ints("4,16,64") == (4, 16, 64)
+    assert parse_ints(" 4 , 16") == (4, 16)
+    assert parse_floats("0.3,1e-1") == (0.3, 0.1)
+
+
+@pytest.mark.parametrize("text", ["", "4,", "4;16", "4.5", "four"])
+def test_a_list_that_is_not_whole_numbers_names_the_flag_and_shows_the_way(text: str) -> None:
+    with pytest.raises(ConfigError, match="--classes") as caught:
+        parse_ints(text, "--classes")
+    assert caught.value.hint == "write it like --classes 1,2,3"
+
+
+@pytest.mark.parametrize("text", ["", "a", "0.3,,0.1", "inf", "nan", "0.3,-inf"])
+def test_thresholds_are_finite_numbers(text: str) -> None:
+    with pytest.raises(ConfigError, match="--rho") as caught:
+        parse_floats(text)
+    assert caught.value.hint == "write it like --rho 0.3,0.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [
+        ("0-3", (0, 1, 2, 3)),
+        ("0,2,5", (0, 2, 5)),
+        ("5,0-2,1", (0, 1, 2, 5)),
+        ("all", (0, 1, 2, 3, 4, 5)),
+        ("none", ()),
+        ("auto", (0, 1, 2, 3)),
+        ("5-5", (5,)),
+    ],
+)
+def test_blocks_are_named_one_by_one_by_ranges_or_by_a_word(text: str, blocks: tuple[int, ...]) -> None:
+    assert parse_layers(text, 6) == blocks
+
+
+def test_auto_never_names_a_block_the_model_lacks() -> None:
+    assert parse_layers("auto", 2) == (0, 1)
+    assert parse_layers("auto", 6, auto=(1, 3, 9)) == (1, 3)
+
+
+@pytest.mark.parametrize("text", ["", "3-1", "a", "0--2", "-1", "0,,2", "1-2-3", "All"])
+def test_text_that_names_no_blocks_is_refused_with_the_spellings_there_are(text: str) -> None:
+    with pytest.raises(ConfigError, match="names no blocks") as caught:
+        parse_layers(text, 6)
+    assert "--layers 0-3" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("text", ["6", "0-6", "0,99999999999", "0-99999999999"])
+def test_a_block_the_model_lacks_is_named_with_the_range_there_is(text: str) -> None:
+    with pytest.raises(ConfigError, match="no block") as caught:
+        parse_layers(text, 6)
+    assert caught.value.hint == "blocks are numbered 0-5"
+
+
+@given(st.sets(st.integers(0, 27), min_size=1))
+def test_reading_the_written_form_of_a_set_of_blocks_gives_it_back(blocks: set[int]) -> None:
+    assert parse_layers(",".join(map(str, blocks)), 28) == tuple(sorted(blocks))

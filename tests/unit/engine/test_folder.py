@@ -1,0 +1,141 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medcli.engine.folder import (
+    Record,
+    check_folder,
+    mean_switch_steps,
+    open_folder,
+    require_space,
+    write_manifest,
+)
+from medcli.errors import ConfigError, DataError, EnvironmentProblem
+
+SETTINGS = {"seed": 0, "schedule": {"kind": "full"}}
+
+
+def record_of(index: int, *switch_steps: int) -> Record:
+    return Record(index=index, label=3, file=f"{index:06d}.png", switch_steps=switch_steps, gmacs=1.5)
+
+
+def picture(index: int) -> np.ndarray:
+    return np.full((8, 8, 3), index, dtype=np.uint8)
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    path = tmp_path / "out"
+    write_manifest(path, {"settings": SETTINGS, "num_images": 3})
+    with open_folder(path) as folder:
+        for index in (2, 0, 1):
+            folder.add(record_of(index, 5, 9), picture(index))
+    return path
+
+
+def test_a_line_is_what_the_contract_says(filled: Path) -> None:
+    lines = [json.loads(line) for line in (filled / "images.jsonl").read_text().splitlines()]
+    assert lines[0] == {"index": 2, "label": 3, "file": "000002.png", "switch_steps": [5, 9], "gmacs": 1.5}
+    assert [line["index"] for line in lines] == [2, 0, 1]
+
+
+def test_finished_images_are_found_again_and_their_lines_left_alone(filled: Path) -> None:
+    before = (filled / "images.jsonl").stat()
+    with open_folder(filled) as folder:
+        assert [record.index for record in folder.ordered()] == [0, 1, 2]
+        assert folder.records[1] == record_of(1, 5, 9)
+    after = (filled / "images.jsonl").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("torn", ['{"index": 3, "lab', '{"index": 3}\n', "\0\0\0\0", '{"index": 7, "label": 1}'])
+def test_a_torn_line_is_dropped_and_the_next_starts_clean(filled: Path, torn: str) -> None:
+    with (filled / "images.jsonl").open("a") as file:
+        file.write(torn)
+    with open_folder(filled) as folder:
+        assert sorted(folder.records) == [0, 1, 2]
+        folder.add(record_of(3), picture(3))
+    lines = (filled / "images.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == [2, 0, 1, 3]
+
+
+def test_a_last_line_without_its_end_counts_if_it_is_whole(filled: Path) -> None:
+    text = (filled / "images.jsonl").read_text()
+    (filled / "images.jsonl").write_text(text[:-1])
+    with open_folder(filled) as folder:
+        assert sorted(folder.records) == [0, 1, 2]
+    assert (filled / "images.jsonl").read_text() == text
+
+
+def test_a_line_without_its_picture_does_not_count(filled: Path) -> None:
+    (filled / "000000.png").unlink()
+    with open_folder(filled) as folder:
+        assert sorted(folder.records) == [1, 2]
+        folder.add(record_of(0), picture(0))
+    assert len((filled / "images.jsonl").read_text().splitlines()) == 3
+
+
+def test_half_written_files_of_a_killed_run_are_removed(filled: Path) -> None:
+    (filled / ".000003.tmp-123.png").write_bytes(b"half")
+    with open_folder(filled):
+        pass
+    assert not list(filled.glob(".*"))
+
+
+def test_a_run_may_go_on_in_its_own_folder(filled: Path) -> None:
+    manifest = check_folder(filled, SETTINGS)
+    assert manifest is not None
+    assert manifest["num_images"] == 3
+
+
+def test_a_new_or_empty_folder_is_free(tmp_path: Path) -> None:
+    assert check_folder(tmp_path / "new", SETTINGS) is None
+    assert check_folder(tmp_path, SETTINGS) is None
+    (tmp_path / ".manifest.tmp-123.json").touch()
+    assert check_folder(tmp_path, SETTINGS) is None
+
+
+def test_other_settings_are_refused_by_name(filled: Path) -> None:
+    with pytest.raises(ConfigError, match=r"other settings \(seed\)"):
+        check_folder(filled, {**SETTINGS, "seed": 1})
+    with pytest.raises(ConfigError, match=r"other settings \(dtype\)"):
+        check_folder(filled, {**SETTINGS, "dtype": "bf16"})
+
+
+def test_folders_of_other_things_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="holds no samples"):
+        check_folder(tmp_path, SETTINGS)
+    with pytest.raises(ConfigError, match="is a file"):
+        check_folder(tmp_path / "thesis.tex", SETTINGS)
+
+
+def test_a_damaged_manifest_is_a_data_problem(filled: Path) -> None:
+    (filled / "manifest.json").write_text("{")
+    with pytest.raises(DataError):
+        check_folder(filled, SETTINGS)
+
+
+def test_an_equal_manifest_is_not_written_again(filled: Path) -> None:
+    before = (filled / "manifest.json").stat()
+    write_manifest(filled, {"num_images": 3, "settings": SETTINGS})
+    assert (filled / "manifest.json").stat().st_mtime_ns == before.st_mtime_ns
+    write_manifest(filled, {"num_images": 4, "settings": SETTINGS})
+    assert json.loads((filled / "manifest.json").read_text())["num_images"] == 4
+
+
+def test_a_full_disk_is_found_before_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000_000))
+    require_space(tmp_path / "a/b", 10, 256, archive=True)
+    with pytest.raises(EnvironmentProblem, match="free"):
+        require_space(tmp_path / "a/b", 1000, 256, archive=False)
+
+
+def test_mean_switch_steps_are_over_the_images_that_moved() -> None:
+    records = [record_of(0, 4, 8), record_of(1, 6), record_of(2)]
+    assert mean_switch_steps(records, 3) == [5.0, 8.0, None]
+    assert mean_switch_steps(records[:0], 1) == [None]

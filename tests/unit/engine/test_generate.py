@@ -1,0 +1,267 @@
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from medcli.config import ModelConfig, SamplerConfig
+from medcli.diffusion.guidance import combine
+from medcli.diffusion.steps import build_sampler
+from medcli.engine.generate import calls_at_entries, generate
+from medcli.engine.labels import Labels
+from medcli.engine.networks import Guidance, Stage, stages_of
+from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
+from medcli.engine.rule import distance
+from medcli.errors import ConfigError
+from medcli.model.backbone import DiffusionTransformer
+from medcli.schedule.spec import FULL, Schedule, static
+from tests.unit.engine.tiny import LADDER, PIXELS, RHO, model_of, with_ladder
+
+DYNAMIC = Schedule(kind="dynamic", counts=LADDER, rho=RHO)
+SDE = SamplerConfig(steps=14)
+ALL = Labels(classes=tuple(range(10)))
+DIT = replace(PIXELS, family="dit", learn_sigma=True)
+GREY_LEVEL = 2 / 255
+
+
+@pytest.fixture(scope="module")
+def model() -> DiffusionTransformer:
+    return model_of()
+
+
+def plan_of(**settings: Any) -> SamplingPlan:
+    return SamplingPlan(**{"sampler": SDE, "schedule": DYNAMIC, "labels": ALL, "batch_size": 5, **settings})
+
+
+def images_of(model: DiffusionTransformer, plan: SamplingPlan, indices: Iterable[int]) -> dict[int, FinishedImage]:
+    made = list(generate(stages_of(model, plan.schedule.counts), plan, indices))
+    images = {image.index: image for image in made}
+    assert len(images) == len(made)
+    return images
+
+
+def assert_same(one: dict[int, FinishedImage], other: dict[int, FinishedImage], atol: float = 0.0) -> None:
+    """Equal images, bit for bit unless a tolerance is given, for the numbers in `one`."""
+    for index, image in one.items():
+        twin = other[index]
+        assert (image.label, image.switch_steps, image.calls) == (twin.label, twin.switch_steps, twin.calls)
+        assert (image.latent_CYX - twin.latent_CYX).abs().max() <= atol
+
+
+@torch.no_grad()
+def one_by_one(model: DiffusionTransformer, plan: SamplingPlan, index: int) -> tuple[Tensor, tuple[int, ...]]:
+    """The same image by the plainest loop: one image, one step at a time, the rule on single floats."""
+    sampler, rule = build_sampler(plan.sampler), plan.schedule.rule()
+    noise = philox_noise(plan.seed, (model.config.in_channels, 8, 8))
+    index_B, state, moves = torch.tensor([index]), rule.start(), []
+    label_B, null_B = plan.labels.of(plan.seed, index_B), torch.tensor([model.config.null_class])
+    x = noise(index_B, torch.tensor([0]))
+    for step in range(sampler.num_steps):
+        count = rule.ladder[state.index]
+
+        def predict(x: Tensor, t: Tensor, count: int = count) -> Tensor:
+            cond, null = model(x, t, label_B, count), model(x, t, null_B, count)
+            scale, channels = plan.guidance.scale, plan.guidance.channels
+            return combine(cond, null, scale, channels, latent_channels=model.config.in_channels)
+
+        after = sampler.step(predict, x, torch.tensor([step]), noise(index_B, torch.tensor([step + 1])))
+        if 1 <= step < min(sampler.num_observed, sampler.num_steps - 1):
+            before, state = state.index, rule.observe(state, distance(plan.schedule.distance, x, after).item())
+            moves += [step] * (state.index - before)
+        x = after
+    return x[0], tuple(moves)
+
+
+CASES = {
+    "sde": (PIXELS, {}),
+    "guided": (PIXELS, {"guidance": Guidance(scale=3.0, channels=None)}),
+    "sde heun, squared distance": (
+        PIXELS,
+        {
+            "sampler": SamplerConfig(solver="heun", steps=10),
+            "schedule": Schedule(kind="dynamic", counts=LADDER, rho=RHO, distance="l2", warmup_steps=2),
+        },
+    ),
+    "ode": (PIXELS, {"sampler": SamplerConfig(sampler="ode", solver="midpoint", steps=12)}),
+    # A DiT of random weights moves ever faster, so these thresholds are above 1.
+    "ddpm, guided": (
+        DIT,
+        {
+            "sampler": SamplerConfig(sampler="ddpm", steps=12),
+            "schedule": Schedule(kind="dynamic", counts=LADDER, rho=(2.4, 1.5)),
+            "guidance": Guidance(scale=2.0, channels=None),
+        },
+    ),
+    "ddim": (
+        DIT,
+        {
+            "sampler": SamplerConfig(sampler="ddim", steps=12),
+            "schedule": Schedule(kind="dynamic", counts=LADDER, rho=(2.077, 1.5)),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_batched_images_are_those_of_a_plain_loop(case: str) -> None:
+    config, settings = CASES[case]
+    model = model_of(config)
+    plan = plan_of(batch_size=3, seed=11, **settings)
+    images = images_of(model, plan, range(8))
+    moved = set()
+    for index in range(8):
+        expected, moves = one_by_one(model, plan, index)
+        assert images[index].switch_steps == moves
+        torch.testing.assert_close(images[index].latent_CYX, expected, atol=1e-4, rtol=1e-4)
+        moved.add(moves)
+    assert len(moved) > 1, "the thresholds of this test should part the images"
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance(scale=1.5)])
+def test_sampling_is_independent_of_batch_size(
+    model: DiffusionTransformer, batch_size: int, guidance: Guidance
+) -> None:
+    reference = images_of(model, plan_of(batch_size=8, guidance=guidance), range(12))
+    images = images_of(model, plan_of(batch_size=batch_size, guidance=guidance), range(12))
+    assert images.keys() == reference.keys()
+    assert_same(images, reference, atol=GREY_LEVEL / 10)
+
+
+@pytest.mark.parametrize("schedule", [DYNAMIC, static(4), FULL])
+def test_at_a_fixed_batch_shape_neighbours_and_order_change_no_bit(
+    model: DiffusionTransformer, schedule: Schedule
+) -> None:
+    plan = plan_of(schedule=schedule, guidance=Guidance(scale=1.5))
+    everything = images_of(model, plan, range(17))
+    assert_same(images_of(model, plan, [3]), everything)
+    assert_same(images_of(model, plan, [16, 2, 11, 7, 5, 1]), everything)
+
+
+def test_seed_changes_every_image(model: DiffusionTransformer) -> None:
+    one, other = (images_of(model, plan_of(seed=seed), range(3)) for seed in (0, 1))
+    for index in range(3):
+        assert (one[index].latent_CYX - other[index].latent_CYX).abs().max() > 0.1
+
+
+def test_separate_stages_equal_the_ladder_they_were_cut_from(model: DiffusionTransformer) -> None:
+    state = model.state_dict()
+    models = {}
+    for count in LADDER:
+        # A single count keeps its tables under upstream's names.
+        own = {name.replace(f"ladder.{count}.", ""): tensor for name, tensor in state.items()}
+        own = {name: tensor for name, tensor in own.items() if ".ladder." not in name}
+        models[count] = DiffusionTransformer(with_ladder(PIXELS, count)).eval()
+        models[count].load_state_dict(own)
+    plan = plan_of()
+    cut = {image.index: image for image in generate(stages_of(models, LADDER), plan, range(6))}
+    assert_same(cut, images_of(model, plan, range(6)))
+
+
+def test_every_batch_has_the_same_shape(model: DiffusionTransformer) -> None:
+    rows = []
+
+    def watched(stage: Stage) -> Stage:
+        def network(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+            rows.append(len(x))
+            return stage.network(x, t, label)
+
+        return replace(stage, network=network)
+
+    stages = [watched(stage) for stage in stages_of(model, LADDER)]
+    list(generate(stages, plan_of(guidance=Guidance(scale=1.5), batch_size=4), range(9)))
+    assert set(rows) == {8}
+
+
+def test_one_network_call_a_step_of_euler(model: DiffusionTransformer) -> None:
+    calls = 0
+    (stage,) = stages_of(model, (4,))
+
+    def network(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return stage.network(x, t, label)
+
+    plan = plan_of(schedule=static(4), batch_size=2)
+    (first, second) = generate([replace(stage, network=network)], plan, range(2))
+    assert calls == SDE.steps == build_sampler(SDE).nfe
+    assert first.calls == second.calls == (SDE.steps,)
+
+
+def test_calls_are_counted_at_the_entry_they_were_made_at() -> None:
+    calls_L = torch.tensor([2, 2, 2, 2, 1])
+    assert calls_at_entries(calls_L, (1, 3), 3) == (4, 4, 1)
+    assert calls_at_entries(calls_L, (2, 2), 3) == (6, 0, 3)
+    assert calls_at_entries(calls_L, (3,), 3) == (8, 1, 0)
+    assert calls_at_entries(calls_L, (), 3) == (9, 0, 0)
+    assert calls_at_entries(calls_L, (), 1) == (9,)
+
+
+def test_a_move_after_the_last_step_is_none() -> None:
+    """DDPM and the ODE are observed to the end; a move that no step follows did not happen."""
+    model = model_of(DIT)
+    always = Schedule(kind="dynamic", counts=(1, 4), rho=(1e6,), warmup_steps=3)
+    plan = plan_of(schedule=always, sampler=SamplerConfig(sampler="ddim", steps=5))
+    assert images_of(model, plan, [0])[0].switch_steps == ()
+    plan = plan_of(schedule=always, sampler=SamplerConfig(sampler="ddim", steps=6))
+    assert images_of(model, plan, [0])[0].switch_steps == (4,)
+
+
+def test_progress_counts_solver_steps_of_images(model: DiffusionTransformer) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Watcher:
+        def progress(self, done: int, total: int, unit: str) -> None:
+            assert unit == "image steps"
+            seen.append((done, total))
+
+        def note(self, text: str) -> None:
+            raise AssertionError(text)
+
+    list(generate(stages_of(model, LADDER), plan_of(), range(7), reporter=Watcher()))
+    assert seen[-1] == (7 * SDE.steps, 7 * SDE.steps)
+    assert seen == sorted(seen)
+
+
+DOPRI5 = SamplerConfig(sampler="ode", solver="dopri5", steps=2)
+
+
+def test_dopri5_images_do_not_depend_on_which_of_their_group_are_asked_for(model: DiffusionTransformer) -> None:
+    plan = plan_of(sampler=DOPRI5, schedule=static(4), batch_size=4)
+    everything = images_of(model, plan, range(6))
+    assert_same(images_of(model, plan, [5, 2]), everything)
+    assert everything[0].calls[0] > 7
+
+
+def test_dopri5_agrees_with_a_fine_fixed_grid(model: DiffusionTransformer) -> None:
+    adaptive = images_of(model, plan_of(sampler=DOPRI5, schedule=static(4)), range(3))
+    fine = SamplerConfig(sampler="ode", solver="rk4", steps=60)
+    fixed = images_of(model, plan_of(sampler=fine, schedule=static(4)), range(3))
+    for index in range(3):
+        torch.testing.assert_close(adaptive[index].latent_CYX, fixed[index].latent_CYX, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "message"),
+    [
+        (PIXELS, {"sampler": DOPRI5}, "chooses its own steps"),
+        (PIXELS, {"sampler": SamplerConfig(sampler="ddpm")}, "not for a sit model"),
+        (DIT, {"sampler": SDE}, "not for a dit model"),
+        (PIXELS, {"labels": Labels(classes=(3, 10))}, "class 10 is out of range"),
+        (PIXELS, {"labels": Labels(classes=(-1,))}, "class -1 is out of range"),
+        (PIXELS, {"batch_size": 0}, "at least 1"),
+        (replace(PIXELS, has_null_class=False), {"guidance": Guidance(scale=1.5)}, "no null class"),
+    ],
+)
+def test_plans_a_model_cannot_follow_are_refused_at_once(
+    config: ModelConfig, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        generate(stages_of(model_of(config), LADDER), plan_of(**settings), [0])
+
+
+def test_stages_must_be_those_of_the_schedule(model: DiffusionTransformer) -> None:
+    with pytest.raises(ConfigError, match="schedule's mediator counts"):
+        generate(stages_of(model, (1, 4)), plan_of(), [0])

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medcli.engine.pictures import grid_capacity, grid_columns, grid_of, read_png, write_npz, write_png
+
+RNG = np.random.default_rng(0)
+
+
+def pictures(count: int, side: int) -> list[np.ndarray]:
+    return list(RNG.integers(0, 255, (count, side, side, 3), dtype=np.uint8))
+
+
+def test_a_picture_survives_its_file(tmp_path: Path) -> None:
+    (pixels,) = pictures(1, 9)
+    write_png(tmp_path / "a.png", pixels)
+    assert np.array_equal(read_png(tmp_path / "a.png"), pixels)
+
+
+def test_small_images_are_enlarged_without_smoothing() -> None:
+    images = pictures(3, 8)
+    grid = grid_of(images, 2)
+    assert grid.shape == (2 * 64 + 2, 2 * 64 + 2, 3)
+    assert np.array_equal(grid[:64:8, :64:8], images[0])
+    assert np.array_equal(grid[7:64:8, 66 + 7 : 130 : 8], images[1])
+    assert np.array_equal(grid[66::8, :64:8], images[2])
+    assert (grid[66:, 66:] == 255).all()
+    assert (grid[:, 64:66] == 255).all()
+
+
+def test_large_images_keep_their_size() -> None:
+    assert grid_of(pictures(1, 128), 1).shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize(("side", "capacity"), [(8, 100), (256, 64), (512, 16), (1024, 4), (4096, 1)])
+def test_a_grid_stays_bounded(side: int, capacity: int) -> None:
+    assert grid_capacity(side) == capacity
+
+
+@pytest.mark.parametrize(
+    ("num_images", "num_classes", "columns"), [(40, 10, 10), (8, 10, 3), (16, 1000, 4), (17, 0, 5), (1, 1, 1)]
+)
+def test_each_column_shows_a_class_where_that_is_readable(num_images: int, num_classes: int, columns: int) -> None:
+    assert grid_columns(num_images, num_classes) == columns
+
+
+def test_the_archive_is_what_numpy_would_read_and_always_the_same(tmp_path: Path) -> None:
+    images = pictures(5, 6)
+    files = [tmp_path / f"{index}.png" for index in range(5)]
+    for file, image in zip(files, images, strict=True):
+        write_png(file, image)
+    write_npz(tmp_path / "a.npz", files, 6)
+    write_npz(tmp_path / "b.npz", files, 6)
+    with np.load(tmp_path / "a.npz") as archive:
+        assert archive.files == ["arr_0"]
+        assert archive["arr_0"].dtype == np.uint8
+        assert np.array_equal(archive["arr_0"], np.stack(images))
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()

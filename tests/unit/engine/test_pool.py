@@ -1,0 +1,81 @@
+import torch
+
+from medcli.engine.pool import FREE, NO_MOVE, Pool, advance, empty_pool, enter, leave, num_slots, pick_batch
+from medcli.schedule.dynamic import DynamicSchedule
+
+RULE = DynamicSchedule(ladder=(1, 4, 16), rho=(0.5, 0.2), warmup_steps=1)
+
+
+def pool_with(entries: list[int]) -> Pool:
+    pool = empty_pool(len(entries), (1, 2, 2), 2, torch.device("cpu"))
+    slots = torch.arange(len(entries))
+    enter(pool, slots, slots + 100, slots % 10, torch.ones(len(entries), 1, 2, 2))
+    pool.entry_P[:] = torch.tensor(entries)
+    return pool
+
+
+def test_a_pool_of_this_size_always_fills_a_batch() -> None:
+    assert num_slots(3, 8, 1000) == 22
+    for spread in ([8, 7, 7], [7, 8, 7], [7, 7, 8], [22, 0, 0], [0, 0, 22]):
+        entries = [entry for entry, count in enumerate(spread) for _ in range(count)]
+        slots, entry = pick_batch(pool_with(entries), 8, 3)
+        assert len(slots) == 8
+        assert entry == spread.index(max(spread))
+
+
+def test_a_pool_is_no_larger_than_the_work() -> None:
+    assert num_slots(3, 8, 5) == 5
+    assert num_slots(1, 8, 100) == 8
+    assert num_slots(3, 8, 0) == 1
+
+
+def test_when_no_entry_fills_a_batch_the_lowest_catches_up() -> None:
+    slots, entry = pick_batch(pool_with([2, 2, 2, 1, 2]), 8, 3)
+    assert (slots.tolist(), entry) == ([3], 1)
+
+
+def test_low_image_numbers_go_first() -> None:
+    pool = pool_with([0, 0, 0, 0])
+    pool.index_P[:] = torch.tensor([9, 3, 7, 1])
+    slots, _ = pick_batch(pool, 2, 3)
+    assert slots.tolist() == [3, 1]
+
+
+def test_entering_resets_what_the_last_image_left() -> None:
+    pool = pool_with([2, 1])
+    pool.step_P[:], pool.observed_P[:], pool.warmup_sum_P[:], pool.moved_at_PJ[:] = 9, 8, 7.0, 6
+    leave(pool, torch.tensor([1]))
+    assert pool.free_slots().tolist() == [1]
+    enter(pool, torch.tensor([1]), torch.tensor([55]), torch.tensor([3]), torch.zeros(1, 1, 2, 2))
+    state = (pool.index_P, pool.label_P, pool.step_P, pool.entry_P, pool.observed_P, pool.warmup_sum_P)
+    assert [numbers[1].item() for numbers in state] == [55, 3, 0, 0, 0, 0.0]
+    assert pool.moved_at_PJ[1].tolist() == [NO_MOVE, NO_MOVE]
+    assert pool.index_P[0] == 100
+    assert not pool.is_empty
+    leave(pool, torch.tensor([0, 1]))
+    assert pool.is_empty
+    assert pool.index_P.tolist() == [FREE, FREE]
+
+
+def test_the_jump_from_the_initial_noise_is_not_looked_at() -> None:
+    pool = pool_with([0])
+    for step, distance in enumerate([0.001, 1.0, 0.4, 0.1]):
+        advance(pool, torch.tensor([0]), torch.tensor([distance], dtype=torch.float64), RULE, 10)
+        assert pool.step_P.item() == step + 1
+    # Step 0 ignored, step 1 is the baseline, steps 2 and 3 each trigger a move.
+    assert (pool.entry_P.item(), pool.moved_at_PJ[0].tolist()) == (2, [2, 3])
+    assert pool.warmup_sum_P.item() == 1.0
+
+
+def test_two_moves_at_once_note_the_same_step() -> None:
+    pool = pool_with([0])
+    for distance in (9.0, 1.0, 0.1):
+        advance(pool, torch.tensor([0]), torch.tensor([distance], dtype=torch.float64), RULE, 10)
+    assert pool.moved_at_PJ[0].tolist() == [2, 2]
+
+
+def test_steps_after_the_deciding_ones_change_nothing() -> None:
+    pool = pool_with([0])
+    for distance in (9.0, 1.0, 0.1):
+        advance(pool, torch.tensor([0]), torch.tensor([distance], dtype=torch.float64), RULE, 2)
+    assert (pool.entry_P.item(), pool.step_P.item()) == (0, 3)
