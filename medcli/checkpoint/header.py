@@ -53,6 +53,10 @@ class Header:
             return None
         try:
             values = json.loads(metadata[KEY])
+            if "config" not in values:
+                raise CheckpointError(
+                    f"{source} is a medcli file that holds no diffusion model", hint="name a converted checkpoint"
+                )
             version = values["format_version"]
             if version != FORMAT_VERSION:
                 raise CheckpointError(

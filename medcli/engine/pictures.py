@@ -15,7 +15,7 @@ from medcli.runtime.files import atomic_path
 # Dimension key: N images, Y X height and width.
 
 CELL_PX = 64
-"""Small images are enlarged by a whole factor to about this side, so that a person can read them."""
+"""Small images are enlarged by a whole factor to about this side in the grid, so that a person can read them."""
 GRID_PX = 2048
 """The grid's side is about this at most; it shows the first images that fit."""
 GAP_PX = 2
@@ -51,7 +51,7 @@ def grid_capacity(side_px: int) -> int:
 
 
 def grid_of(images: Sequence[npt.NDArray[np.uint8]], columns: int) -> npt.NDArray[np.uint8]:
-    """Lay images out row by row on white, enlarged without smoothing.
+    """Lay images out row by row on white, small ones enlarged smoothly: 8 pixels in blocks are hard to read as a digit.
 
     Args:
         images: (Y, X, 3) uint8, all of one size, at least one.
@@ -64,7 +64,9 @@ def grid_of(images: Sequence[npt.NDArray[np.uint8]], columns: int) -> npt.NDArra
     grid = np.full((rows * step - GAP_PX, columns * step - GAP_PX, 3), WHITE, dtype=np.uint8)
     for place, image in enumerate(images):
         top, left = place // columns * step, place % columns * step
-        grid[top : top + cell, left : left + cell] = image.repeat(scale, axis=0).repeat(scale, axis=1)
+        grid[top : top + cell, left : left + cell] = Image.fromarray(image).resize(
+            (cell, cell), Image.Resampling.BICUBIC
+        )
     return grid
 
 

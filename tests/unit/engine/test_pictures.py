@@ -18,15 +18,22 @@ def test_a_picture_survives_its_file(tmp_path: Path) -> None:
     assert np.array_equal(read_png(tmp_path / "a.png"), pixels)
 
 
-def test_small_images_are_enlarged_without_smoothing() -> None:
-    images = pictures(3, 8)
-    grid = grid_of(images, 2)
+def test_small_images_are_enlarged_and_laid_out_row_by_row() -> None:
+    shades = (10, 100, 200)
+    grid = grid_of([np.full((8, 8, 3), shade, dtype=np.uint8) for shade in shades], 2)
     assert grid.shape == (2 * 64 + 2, 2 * 64 + 2, 3)
-    assert np.array_equal(grid[:64:8, :64:8], images[0])
-    assert np.array_equal(grid[7:64:8, 66 + 7 : 130 : 8], images[1])
-    assert np.array_equal(grid[66::8, :64:8], images[2])
+    assert (grid[:64, :64] == shades[0]).all()
+    assert (grid[:64, 66:] == shades[1]).all()
+    assert (grid[66:, :64] == shades[2]).all()
     assert (grid[66:, 66:] == 255).all()
     assert (grid[:, 64:66] == 255).all()
+
+
+def test_enlarging_keeps_the_picture_where_it_is() -> None:
+    image = np.zeros((8, 8, 3), dtype=np.uint8)
+    image[2, 5] = 255
+    bright = np.argwhere(grid_of([image], 1)[..., 0] > 128)
+    assert np.allclose(bright.mean(axis=0), [2 * 8 + 3.5, 5 * 8 + 3.5])
 
 
 def test_large_images_keep_their_size() -> None:
