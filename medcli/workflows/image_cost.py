@@ -147,7 +147,7 @@ def earliest_moves(schedule: Schedule, sampler: Sampler) -> tuple[int, ...]:
     """
     rule = schedule.rule()
     state, moves = rule.start(), list[int]()
-    for step in range(1, min(sampler.num_observed, sampler.num_steps - 1)):
+    for step in range(1, sampler.num_observed):
         before, is_warming = state.index, state.observed < schedule.warmup_steps
         state = rule.observe(state, 1.0 if is_warming else 0.0)
         moves += [step] * (state.index - before)
