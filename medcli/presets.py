@@ -31,6 +31,9 @@ PATCH_SIZES = (2, 4, 8)
 FAMILY_TITLES: dict[str, Family] = {"DiT": "dit", "SiT": "sit"}
 
 DEFAULT_PRESET = "SiT-XL/2"
+DEFAULT_LADDER = (4, 16, 64)
+DEEP = 24
+"""Blocks from which `auto` takes a network for the size the paper converts in part (XL; L is as deep)."""
 
 
 def preset_names() -> list[str]:
@@ -78,3 +81,18 @@ def preset_of(config: ModelConfig) -> str | None:
 def heads_for_width(hidden_size: int) -> int | None:
     """Head count of the preset with this width, which tensors alone cannot tell; None if no preset has it."""
     return next((size.num_heads for size in SIZES.values() if size.hidden_size == hidden_size), None)
+
+
+def first_layers(depth: int) -> tuple[int, ...]:
+    """The blocks converted when nobody says: the first four. Source: arXiv 2408.05710, SiT-XL/2."""
+    return tuple(range(min(4, depth)))
+
+
+def auto_layers(depth: int) -> tuple[int, ...]:
+    """The paper's choice by size: the first four blocks of a deep network (L, XL), all of a shallow one (S, B)."""
+    return first_layers(depth) if depth >= DEEP else tuple(range(depth))
+
+
+def default_ladder(num_tokens: int) -> tuple[int, ...]:
+    """The paper's ladder, without the counts that a grid of so few tokens can't use."""
+    return tuple(count for count in DEFAULT_LADDER if count < num_tokens) or (1,)

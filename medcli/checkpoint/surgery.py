@@ -15,14 +15,12 @@ from medcli.checkpoint.reader import main_dtype, position_entry
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
 from medcli.model.shapes import tensor_shapes
+from medcli.presets import default_ladder, first_layers
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-DEFAULT_LADDER = (4, 16, 64)
-DEEP = 24
-"""Blocks from which `auto` takes a network for the size the paper converts in part (XL; L is as deep)."""
 
 LABEL_TABLE = "y_embedder.embedding_table.weight"
 
@@ -41,21 +39,6 @@ class Surgery:
     """Not in the source; they start neutral."""
     dropped: tuple[str, ...]
     """In the source only, under the source's names."""
-
-
-def first_layers(depth: int) -> tuple[int, ...]:
-    """The blocks converted when nobody says: the first four. Source: arXiv 2408.05710, SiT-XL/2."""
-    return tuple(range(min(4, depth)))
-
-
-def auto_layers(depth: int) -> tuple[int, ...]:
-    """The paper's choice by size: the first four blocks of a deep network (L, XL), all of a shallow one (S, B)."""
-    return first_layers(depth) if depth >= DEEP else tuple(range(depth))
-
-
-def default_ladder(num_tokens: int) -> tuple[int, ...]:
-    """The paper's ladder, without the counts that a grid of so few tokens can't use."""
-    return tuple(count for count in DEFAULT_LADDER if count < num_tokens) or (1,)
 
 
 def target_config(

@@ -100,9 +100,7 @@ def _ladder(text: str | None) -> tuple[int, ...] | None:
 
 
 def _layer_choice(text: str | None) -> LayerChoice | None:
-    from medcli.checkpoint.surgery import auto_layers
-
-    return None if text is None else lambda depth: parse_layers(text, depth, auto=auto_layers(depth))
+    return None if text is None else lambda depth: parse_layers(text, depth)
 
 
 def summary(report: ConvertReport) -> str:

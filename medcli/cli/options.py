@@ -22,6 +22,7 @@ from medcli.config import (
     SamplerName,
 )
 from medcli.errors import ConfigError
+from medcli.presets import auto_layers
 
 INPUT = "Input"
 MODEL = "Model"
@@ -286,13 +287,12 @@ def parse_floats(text: str, flag: str = "--rho") -> tuple[float, ...]:
     return _parse_numbers(text, flag, finite, "0.3,0.1")
 
 
-def parse_layers(text: str, depth: int, *, auto: Sequence[int] = range(4)) -> tuple[int, ...]:
+def parse_layers(text: str, depth: int) -> tuple[int, ...]:
     """Read which blocks attend through mediators.
 
     Args:
-        text: `0-3`, `0,2,5`, a mix such as `0-3,8`, `all`, `none`, or `auto`.
+        text: `0-3`, `0,2,5`, a mix such as `0-3,8`, `all`, `none`, or `auto` (`medcli.presets.auto_layers`).
         depth: Blocks the model has.
-        auto: What `auto` means; the paper's setting for XL, its first four blocks (arXiv 2408.05710), if not given.
 
     Returns:
         Rising block numbers in 0..depth - 1.
@@ -300,7 +300,7 @@ def parse_layers(text: str, depth: int, *, auto: Sequence[int] = range(4)) -> tu
     Raises:
         ConfigError: If the text names no blocks or blocks the model does not have.
     """
-    named = {"all": range(depth), "none": (), "auto": [layer for layer in auto if layer < depth]}
+    named = {"all": range(depth), "none": (), "auto": auto_layers(depth)}
     if text in named:
         return tuple(named[text])
     layers: set[int] = set()

@@ -52,7 +52,8 @@ class LabelEmbedder(nn.Module):
 
     def __init__(self, num_rows: int, hidden_size: int) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(num_rows, hidden_size)
+        # A table given, not drawn: drawing on the meta device costs seconds of imports, and init.py draws anyway.
+        self.embedding_table = nn.Embedding.from_pretrained(torch.empty(num_rows, hidden_size), freeze=False)
 
     def forward(self, label_B: Tensor) -> Tensor:
         """Look up (B,) integer labels as (B, D)."""

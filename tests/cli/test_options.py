@@ -38,7 +38,7 @@ def test_thresholds_are_finite_numbers(text: str) -> None:
         ("5,0-2,1", (0, 1, 2, 5)),
         ("all", (0, 1, 2, 3, 4, 5)),
         ("none", ()),
-        ("auto", (0, 1, 2, 3)),
+        ("auto", (0, 1, 2, 3, 4, 5)),
         ("5-5", (5,)),
     ],
 )
@@ -46,9 +46,9 @@ def test_blocks_are_named_one_by_one_by_ranges_or_by_a_word(text: str, blocks: t
     assert parse_layers(text, 6) == blocks
 
 
-def test_auto_never_names_a_block_the_model_lacks() -> None:
+def test_auto_is_the_papers_choice_for_networks_as_deep() -> None:
+    assert parse_layers("auto", 28) == (0, 1, 2, 3)
     assert parse_layers("auto", 2) == (0, 1)
-    assert parse_layers("auto", 6, auto=(1, 3, 9)) == (1, 3)
 
 
 @pytest.mark.parametrize("text", ["", "3-1", "a", "0--2", "-1", "0,,2", "1-2-3", "All"])

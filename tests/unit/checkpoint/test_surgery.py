@@ -13,9 +13,6 @@ from medcli.checkpoint.load import load_tensors
 from medcli.checkpoint.surgery import (
     LABEL_TABLE,
     Surgery,
-    auto_layers,
-    default_ladder,
-    first_layers,
     operate,
     resize_linear,
     target_config,
@@ -167,15 +164,6 @@ def test_wishes_that_do_not_fit_are_refused(wishes: dict[str, object]) -> None:
 
 def test_compressed_queries_get_no_mediators_by_default() -> None:
     assert run(replace(TINY, qk_ratio=0.5))[0].config.mediators == ()
-
-
-def test_default_layers_and_ladders() -> None:
-    assert first_layers(28) == auto_layers(28) == (0, 1, 2, 3)
-    assert first_layers(2) == auto_layers(2) == (0, 1)
-    assert auto_layers(12) == tuple(range(12))
-    assert default_ladder(256) == (4, 16, 64)
-    assert default_ladder(64) == (4, 16)
-    assert default_ladder(4) == (1,)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
