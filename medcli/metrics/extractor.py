@@ -1,14 +1,11 @@
-"""What turns images into feature vectors: the interface every metric reads through, and the extractors by name."""
+"""What turns images into feature vectors: the interface every metric reads through."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
 import torch
-
-from medcli.errors import ConfigError
 
 POOL = "pool"
 """One vector an image, from the last layer before the classes: FID, KID, precision and recall."""
@@ -19,7 +16,6 @@ SPATIAL = "spatial"
 
 INCEPTION = "inception"
 DIGITS = "digits"
-EXTRACTORS = (INCEPTION, DIGITS)
 CPU = torch.device("cpu")
 
 
@@ -47,27 +43,3 @@ class FeatureExtractor(Protocol):
         Returns:
             For each name in `dims`: (B, width) float32 on the extractor's device.
         """
-
-
-def load_extractor(name: str, *, weights_path: Path | None = None, device: torch.device = CPU) -> FeatureExtractor:
-    """Build an extractor by name.
-
-    Args:
-        name: `inception` or `digits`.
-        weights_path: Its weights; None looks where they belong (`inception`) or takes the bundled ones (`digits`).
-        device: Where the network runs.
-
-    Raises:
-        ConfigError: If the name is unknown.
-        EnvironmentProblem: If the weights are nowhere to be found; nothing is ever downloaded.
-        DataError: If the weights file is damaged or holds another network.
-    """
-    if name == INCEPTION:
-        from medcli.metrics.inception import load_inception  # torch-fidelity and torchvision load only when asked for
-
-        return load_inception(weights_path, device=device)
-    if name == DIGITS:
-        from medcli.metrics.digits_extractor import load_digits_extractor
-
-        return load_digits_extractor(weights_path, device=device)
-    raise ConfigError(f"unknown extractor {name!r}", hint=f"choose one of {', '.join(EXTRACTORS)}")

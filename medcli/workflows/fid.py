@@ -12,11 +12,12 @@ import torch
 from medcli.data.images import MANIFEST, ImageSource, open_images, read_manifest
 from medcli.data.npz import IMAGES_KEY, npz_keys
 from medcli.errors import ConfigError, DataError
-from medcli.metrics.extractor import INCEPTION, POOL, FeatureExtractor, load_extractor
+from medcli.metrics.extractor import INCEPTION, POOL, FeatureExtractor
 from medcli.metrics.features import FeatureSet, Wanted, extract
 from medcli.metrics.inception_score import BLOCK_SIZE
 from medcli.metrics.precision_recall import NUM_NEIGHBOURS
 from medcli.metrics.reference import BUNDLED, bundled_info, has_statistics, load_bundled, read_statistics
+from medcli.metrics.registry import load_extractor
 from medcli.metrics.scores import METRICS, Scores, metrics_of, score, wanted_of
 from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter

@@ -4,7 +4,8 @@ import pytest
 
 from medcli.errors import ConfigError
 from medcli.metrics.digits_extractor import DigitsExtractor
-from medcli.metrics.extractor import DIGITS, load_extractor
+from medcli.metrics.extractor import DIGITS
+from medcli.metrics.registry import load_extractor
 
 
 def test_an_extractor_is_found_by_name() -> None:
