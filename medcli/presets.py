@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from medcli.config import Family, ModelConfig
@@ -67,6 +68,12 @@ def preset_config(name: str, *, resolution_px: int = 256) -> ModelConfig:
         patch_size=int(patch),
     )
     return config.at_resolution(resolution_px)
+
+
+def means_preset(word: str) -> bool:
+    """Whether a MODEL on the command line is a preset's name, perhaps a misspelt one, rather than a file's."""
+    path = Path(word)
+    return word.lower() in map(str.lower, preset_names()) or not (path.suffix or path.exists())
 
 
 def preset_of(config: ModelConfig) -> str | None:

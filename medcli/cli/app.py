@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from medcli.cli.bench import bench
 from medcli.cli.common import CommandFunction, help_of, help_option, with_common_options
 from medcli.cli.convert import convert
 from medcli.cli.demo import demo
@@ -29,7 +31,7 @@ from medcli.cli.sample import sample
 from medcli.errors import ConfigError, ExitCode
 from medcli.version import __version__
 
-COMMANDS: tuple[CommandFunction, ...] = (convert, inspect, finetune, sample, flops, fid, demo)
+COMMANDS: tuple[CommandFunction, ...] = (convert, inspect, finetune, sample, flops, bench, fid, demo)
 """Every command, in the order of the work, which is the order help shows."""
 
 
@@ -97,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Be the `medcli` executable."""
+    # A polite request to stop, as from a batch system, is answered like Ctrl-C: temporary files are removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
 
 

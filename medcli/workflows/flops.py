@@ -17,7 +17,7 @@ from medcli.errors import ConfigError
 from medcli.metrics.macs import dense
 from medcli.metrics.traced_macs import trace_costs
 from medcli.model.shapes import num_params
-from medcli.presets import DEFAULT_PRESET, preset_config, preset_names, preset_of
+from medcli.presets import DEFAULT_PRESET, means_preset, preset_config, preset_of
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
 from medcli.workflows.image_cost import ImageCost, Run, image_cost, recorded_run, saving_percent
 from medcli.workflows.sample_settings import SampleRequest, choose_guidance, choose_sampler
@@ -167,12 +167,10 @@ def _subject(request: FlopsRequest, recorded: Run | None) -> _Subject:
         given = _file_of(recorded)
     if given is None:
         given = DEFAULT_PRESET
-    path = Path(given)
-    is_preset = given.lower() in map(str.lower, preset_names())
-    if is_preset or not (path.suffix or path.exists()):
+    if means_preset(given):
         config = preset_config(given)
         return _Subject(preset_of(config) or given, config)
-    info = describe(path, family=request.family, num_heads=request.num_heads, weights=None)
+    info = describe(given, family=request.family, num_heads=request.num_heads, weights=None)
     return _Subject(info.path.name, info.config, info.sampling)
 
 

@@ -1,0 +1,103 @@
+"""Step-wise sampling as the papers' code does it: one image at a time, and two network calls a step.
+
+The opponent of the sampling engine in `medcli bench`. It makes the same images from the same noise, which is what
+makes the comparison honest. Source: reference-facts 4 and 5.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from medcli.config import SamplerConfig
+from medcli.engine.networks import Network
+from medcli.engine.plan import FinishedImage, Noise, SamplingPlan
+from medcli.errors import ConfigError
+
+# Dimension key: B images of a batch, always 1 here; C latent channels, Y X latent height and width.
+
+CALLS_A_STEP = 2
+"""The drift and the score are asked of the network one after the other, at the same state and time."""
+
+
+def plain_loop(
+    networks: Sequence[Network],
+    plan: SamplingPlan,
+    indices: Iterable[int],
+    *,
+    noise: Noise,
+    device: torch.device | str = "cpu",
+) -> Iterator[FinishedImage]:
+    """Make images one after the other.
+
+    Args:
+        networks: One for each entry of the schedule.
+        plan: How; `batch_size` is not used.
+        indices: Numbers of the images.
+        noise: Gives noise on the CPU, as the papers draw it; it is moved to the device when it is needed.
+        device: Where the networks are.
+
+    Raises:
+        ConfigError: If the plan is not the papers': their SDE with its default settings, without guidance.
+    """
+    config = plan.sampler
+    if config != SamplerConfig(steps=config.steps) or plan.guidance.is_on:
+        raise ConfigError("the plain loop is the papers' default SDE without guidance")
+    return (_image(networks, plan, index, noise, torch.device(device)) for index in indices)
+
+
+@torch.no_grad()
+def _image(
+    networks: Sequence[Network], plan: SamplingPlan, index: int, noise: Noise, device: torch.device
+) -> FinishedImage:
+    """Carry one image from noise to data; the rule looks at each step of the integration but the first."""
+    index_B = torch.tensor([index])
+    label_B = plan.labels.of(plan.seed, index_B).to(device)
+    rule = plan.schedule.rule() if plan.schedule.is_dynamic else None
+    state = rule.start() if rule else None
+    entry, moves, calls = 0, list[int](), [0] * len(networks)
+    steps, last_step = plan.sampler.steps, plan.sampler.last_step_size
+    grid = torch.linspace(0, 1 - last_step, steps)
+    stride = grid[1] - grid[0]
+    x_BCYX = noise(index_B, torch.tensor([0])).to(device)
+    for step in range(steps - 1):
+        noise_BCYX = noise(index_B, torch.tensor([step + 1])).to(device)
+        before_BCYX, t_B = x_BCYX, torch.ones(1, device=device) * grid[step]
+        spread = torch.sqrt(2 * diffusion(t_B)) * torch.sqrt(stride)
+        x_BCYX = x_BCYX + drift(networks[entry], x_BCYX, t_B, label_B) * stride + spread * noise_BCYX
+        calls[entry] += CALLS_A_STEP
+        if rule and state and step:
+            state = rule.observe(state, change(plan.schedule.distance, before_BCYX, x_BCYX))
+            moves += [step] * (state.index - entry)
+            entry = state.index
+    t_B = torch.ones(1, device=device) * grid[-1]
+    x_BCYX = x_BCYX + drift(networks[entry], x_BCYX, t_B, label_B) * last_step
+    calls[entry] += CALLS_A_STEP
+    return FinishedImage(index, int(label_B), x_BCYX[0], switch_steps=tuple(moves), calls=tuple(calls))
+
+
+def diffusion(t_B: Tensor) -> Tensor:
+    """w(t) of the form `sigma`: half the squared amplitude of the noise, 1 - t on the linear path."""
+    return (1 - t_B)[:, None, None, None]
+
+
+def drift(network: Network, x_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
+    """Drift of the SDE: the velocity, and the score worked out of the velocity of a second, equal call."""
+    velocity_BCYX = network(x_BCYX, t_B, label_B)
+    return velocity_BCYX + diffusion(t_B) * score(network(x_BCYX, t_B, label_B), x_BCYX, t_B)
+
+
+def score(velocity_BCYX: Tensor, x_BCYX: Tensor, t_B: Tensor) -> Tensor:
+    """Score of the linear path from its velocity, by the general formula. Source: reference-facts 5.2."""
+    alpha = t_B[:, None, None, None]
+    sigma, d_alpha, d_sigma = 1 - alpha, 1.0, -1.0
+    ratio = alpha / d_alpha
+    return (ratio * velocity_BCYX - x_BCYX) / (sigma**2 - ratio * d_sigma * sigma)
+
+
+def change(name: str, before_BCYX: Tensor, after_BCYX: Tensor) -> float:
+    """Distance between two states over all elements; the device is waited for."""
+    difference = after_BCYX - before_BCYX
+    return float((difference.abs() if name == "l1" else difference**2).mean())
