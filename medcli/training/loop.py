@@ -61,10 +61,15 @@ class TrainConfig:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if self.global_batch_size < len(self.entries):
             raise ConfigError(
-                f"a batch of {self.global_batch_size} cannot give each of {len(self.entries)} ladder entries an image"
+                f"a batch of {self.global_batch_size} cannot give each of {len(self.entries)} ladder entries an image",
+                hint=f"use --global-batch-size {len(self.entries)} or more",
             )
-        if not (self.lr > 0 and 0 <= self.ema < 1 and 0 <= self.label_dropout < 1):
-            raise ConfigError("--lr must be positive, --ema and label dropout in [0, 1)")
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"--lr must be a positive number, got {self.lr}", hint="try --lr 1e-4")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"--ema must be in [0, 1), got {self.ema}", hint="try --ema 0.999")
+        if not 0 <= self.label_dropout < 1:
+            raise ConfigError(f"label dropout must be in [0, 1), got {self.label_dropout}")
 
     def fixed(self) -> dict[str, Any]:
         """The settings that a resumed run must share with its beginning."""

@@ -14,7 +14,7 @@ from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.data.digits import DIGITS, digit_latents
-from medcli.errors import ConfigError, DataError
+from medcli.errors import DataError
 from medcli.runtime.reporting import Reporter
 from medcli.training.loop import LatentSet, TrainConfig, train
 
@@ -99,12 +99,11 @@ def _load_data(name: str, config: ModelConfig) -> LatentSet:
     """The data set as the model's latents.
 
     Raises:
-        ConfigError: If there is no such data set.
-        DataError: If it does not fit the model.
+        DataError: If there is no such data set, or it does not fit the model.
     """
     if name != DIGITS:
-        raise ConfigError(
-            f"unknown data set {name!r}: this version trains on the bundled digits alone", hint=f"--data {DIGITS}"
+        raise DataError(
+            f"unknown data set {name!r}: this version trains on the bundled digits alone", hint=f"use --data {DIGITS}"
         )
     latents, labels = digit_latents()
     if latents.shape[1:] != (config.in_channels, config.latent_size, config.latent_size) or config.autoencoder:
@@ -115,5 +114,8 @@ def _load_data(name: str, config: ModelConfig) -> LatentSet:
             hint="leave CHECKPOINT out to continue the bundled digits model",
         )
     if int(labels.max()) >= config.num_classes:
-        raise DataError(f"the digits have 10 classes, the model {config.num_classes}")
+        raise DataError(
+            f"the digits have 10 classes, the model {config.num_classes}",
+            hint="leave CHECKPOINT out to continue the bundled digits model",
+        )
     return LatentSet(torch.from_numpy(latents), torch.from_numpy(labels))

@@ -70,8 +70,10 @@ def test_another_setting_in_the_same_folder_is_refused_and_loses_nothing(run_cli
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
-        (["--data", "imagenet"], 2, "unknown data set 'imagenet'"),
-        (["--lr", "-1"], 2, "--lr must be positive"),
+        (["--data", "imagenet"], 4, "unknown data set 'imagenet'"),
+        (["--lr", "-1"], 2, "--lr must be a positive number, got -1.0"),
+        (["--lr", "nan"], 2, "--lr must be a positive number, got nan"),
+        (["--ema", "1"], 2, "--ema must be in [0, 1), got 1.0"),
         (["--global-batch-size", "3"], 2, "a batch of 3 cannot give each of 4 ladder entries an image"),
     ],
 )
@@ -79,6 +81,7 @@ def test_bad_settings_are_refused_before_anything_is_written(run_cli, small_mode
     result = run_cli("finetune", "small.safetensors", "-o", "run", *words)
     assert result.code == code
     assert result.err.startswith(f"error: {error}")
+    assert [line.split(":")[0] for line in result.err.splitlines()] == ["error", "hint"]
     assert not (small_model.parent / "run").exists()
 
 
