@@ -26,6 +26,7 @@ def load(
     weights: str = "ema",
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    amm: str | None = None,
 ) -> DiffusionTransformer:
     """Build the model a checkpoint holds, whatever layout `medcli convert` reads.
 
@@ -36,12 +37,17 @@ def load(
         weights: `ema` or `model`, for training checkpoints that hold both.
         device: Where the parameters go.
         dtype: Parameter type; None keeps the file's.
+        amm: Attention modulation of EDT models, which are not there yet: only None is accepted.
 
     Raises:
         CheckpointError: If the file is missing, damaged, ambiguous or not a model of these families.
+        ConfigError: If `amm` is given.
     """
     from medcli.checkpoint.load import load_model
+    from medcli.errors import ConfigError
 
+    if amm is not None:
+        raise ConfigError(f"amm={amm!r} is for EDT models, DiT and SiT have none", hint="leave amm out")
     return load_model(path, family=family, num_heads=num_heads, weights=weights, device=device, dtype=dtype)
 
 

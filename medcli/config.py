@@ -73,10 +73,12 @@ class ModelConfig:
             raise ConfigError(f"latent side {self.latent_size} is not a multiple of the patch size {self.patch_size}")
         if self.qk_size % self.num_heads or not 0 < self.qk_ratio <= 1:
             raise ConfigError(
-                f"q-k ratio {self.qk_ratio} must be in (0, 1] and give each of {self.num_heads} heads a whole width"
+                f"q-k ratio {self.qk_ratio} must be in (0, 1] and give each of {self.num_heads} heads a whole width",
+                hint="the paper's are 0.875, 0.75 and 0.5",
             )
         check_ladder(self.mediators)
-        if list(self.mediator_layers) != sorted(set(self.mediator_layers) & set(range(self.depth))):
+        layers = list(self.mediator_layers)
+        if layers != sorted(set(layers)) or (layers and not 0 <= layers[0] <= layers[-1] < self.depth):
             raise ConfigError(
                 f"mediator layers {list(self.mediator_layers)} must be rising block numbers in 0..{self.depth - 1}"
             )
@@ -170,11 +172,14 @@ class ModelConfig:
         """Rebuild from `to_json`.
 
         Raises:
-            ConfigError: If keys are unknown or missing.
+            ConfigError: If keys are unknown or missing, or values of another type.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(data) - known):
+        types = {field.name: str(field.type) for field in fields(cls)}
+        if unknown := sorted(set(data) - set(types)):
             raise ConfigError(f"unknown model setting {unknown[0]!r}", hint="the file was made by a newer medcli")
+        for key, value in data.items():
+            if not _has_type(value, types[key]):
+                raise ConfigError(f"model setting {key} is {value!r}, expected {types[key]}")
         try:
             values: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
@@ -182,6 +187,16 @@ class ModelConfig:
             return cls(**values)
         except TypeError as err:
             raise ConfigError(f"incomplete model settings: {err}") from err
+
+
+def _has_type(value: Any, annotation: str) -> bool:
+    """Whether a JSON value is what a field of `ModelConfig` holds."""
+    if annotation.startswith("tuple"):
+        return isinstance(value, list) and all(type(part) is int for part in value)
+    if annotation == "float":
+        return type(value) in (int, float) and math.isfinite(value)
+    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "bool": (bool,), "str | None": (str, type(None))}
+    return type(value) in kinds.get(annotation, (str,))
 
 
 def check_ladder(mediators: tuple[int, ...]) -> None:
@@ -254,13 +269,23 @@ class SamplerConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+                whose = f" by {self.sampler}" if name == "solver" else ""
+                raise ConfigError(
+                    f"--{flag} {getattr(self, name)!r}: expected one of {', '.join(allowed)}{whose}",
+                    hint=f"write it like --{flag} {next(iter(allowed))}",
+                )
         if self.steps < 2:
-            raise ConfigError(f"--steps must be at least 2, got {self.steps}")
+            raise ConfigError(f"--steps must be at least 2, got {self.steps}", hint="try --steps 50")
         if not 0 <= self.last_step_size < 1:
-            raise ConfigError(f"--last-step-size must be in [0, 1), got {self.last_step_size}")
-        if self.diffusion_norm <= 0 or not 0 <= self.eta <= 1:
-            raise ConfigError("--diffusion-norm must be positive and eta in [0, 1]")
+            raise ConfigError(
+                f"--last-step-size must be in [0, 1), got {self.last_step_size}", hint="the references use 0.04"
+            )
+        if not 0 < self.diffusion_norm < math.inf:
+            raise ConfigError(
+                f"--diffusion-norm must be a positive number, got {self.diffusion_norm}", hint="the references use 1"
+            )
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(f"eta must be in [0, 1], got {self.eta}", hint="0 is DDIM without noise")
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, one per field."""

@@ -32,7 +32,7 @@ def check_content(tensors: Mapping[str, Entry], config: ModelConfig, source: str
     if problems:
         raise CheckpointError(
             f"{source} does not hold the tensors of a {_title(config)}: {'; '.join(problems)}",
-            hint="download or copy the file again; medcli inspect shows what a checkpoint is",
+            hint="download or copy the file again, or pass the checkpoint of another model",
         )
     others = [describe_tensor(entry) + f" {name}" for name, entry in tensors.items() if entry.dtype not in FLOAT_DTYPES]
     if others:

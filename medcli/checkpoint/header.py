@@ -53,7 +53,7 @@ class Header:
             return None
         try:
             values = json.loads(metadata[KEY])
-            if "config" not in values:
+            if isinstance(values, dict) and "config" not in values:
                 raise CheckpointError(
                     f"{source} is a medcli file that holds no diffusion model", hint="name a converted checkpoint"
                 )
@@ -70,7 +70,7 @@ class Header:
                 training=dict(values["training"]),
             )
         except ConfigError as err:
-            raise CheckpointError(f"{source}: {err.message}", hint=err.hint) from err
+            raise CheckpointError(f"{source}: {err.message}", hint=err.hint or "convert the original again") from err
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
             raise CheckpointError(
                 f"{source} has a damaged medcli header ({type(err).__name__}: {err})", hint="convert the original again"

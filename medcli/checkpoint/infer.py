@@ -44,7 +44,13 @@ def infer_config(raw: RawCheckpoint, tensors: Mapping[str, Entry], hints: Hints)
         CheckpointError: If the tensors are of no model we know, or a hint is needed.
     """
     if raw.header is not None:
-        return _agreed(raw.header.config, hints, raw.path.name)
+        config = raw.header.config
+        if config.depth > len(tensors):  # before anything is listed for each block
+            raise CheckpointError(
+                f"{raw.path.name} is said to have {config.depth} blocks but has {len(tensors)} tensors",
+                hint="convert the original again",
+            )
+        return _agreed(config, hints, raw.path.name)
     shapes = {name: entry.shape for name, entry in tensors.items()}
     family = _family(raw, shapes, hints)
     try:
@@ -144,6 +150,11 @@ def _num_heads(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], width:
     if (table := next(tables, None)) is not None:
         return table[0]
     if hints.num_heads is not None:
+        if width % hints.num_heads:
+            raise CheckpointError(
+                f"{raw.path.name} has width {width}, which is not a multiple of {hints.num_heads} heads",
+                hint="pass --heads H, the number it was trained with",
+            )
         return hints.num_heads
     if raw.folder_config is not None:
         return raw.folder_config.num_heads

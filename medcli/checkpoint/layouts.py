@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,9 +76,15 @@ def open_raw(path: Path) -> RawCheckpoint:
             return RawCheckpoint(
                 path=path, layout="diffusers", sets={"model": tensors}, parts=("model",), folder_config=folder_config
             )
+        if not path.is_file():  # a pipe can't be read twice, and opening one waits for a writer
+            raise CheckpointError(f"{path} is a pipe or a device, expected a file", hint="save it to a file first")
         return _open_file(path)
     except PermissionError as err:
         raise CheckpointError(f"{path} may not be read by this user", hint=f"chmod u+r {err.filename or path}") from err
+    except OSError as err:
+        if err.errno != errno.ENAMETOOLONG:
+            raise
+        raise CheckpointError(f"{path} does not exist: its name is too long", hint="check the path") from err
 
 
 def _open_file(path: Path) -> RawCheckpoint:

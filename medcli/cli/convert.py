@@ -24,7 +24,7 @@ from medcli.cli.options import (
     parse_ints,
     parse_layers,
 )
-from medcli.cli.output import output_of
+from medcli.cli.output import output_of, printable
 
 if TYPE_CHECKING:
     from medcli.workflows.convert import ConvertReport, LayerChoice, Target
@@ -115,4 +115,6 @@ def summary(report: ConvertReport) -> str:
     counts = [f"{len(report.copied)} tensors copied"]
     for names, verb in ((report.resized, "resized"), (report.new, "new"), (report.dropped, "dropped")):
         counts += [f"{len(names)} {verb}"] if names else []
-    return f"wrote {report.output} ({', '.join(counts)})\n{title}, {config.resolution_px} px, {attention}"
+    return (
+        f"wrote {printable(str(report.output))} ({', '.join(counts)})\n{title}, {config.resolution_px} px, {attention}"
+    )

@@ -5,6 +5,7 @@ Text such as `4,16,64` or `0-3` is turned into values by the parsers below, whic
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -48,7 +49,9 @@ def choice(*flags: str, choices: Sequence[str], help: str, panel: str) -> Any:
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in choices:
-            raise ConfigError(f"{flags[0]} {value!r}: expected one of {', '.join(choices)}")
+            near = difflib.get_close_matches(value.lower(), choices, n=1) or choices
+            message = f"{flags[0]} {value!r}: expected one of {', '.join(choices)}"
+            raise ConfigError(message, hint=f"write it like {flags[0]} {near[0]}")
         return value
 
     def complete(incomplete: str) -> list[str]:
@@ -215,7 +218,11 @@ CfgChannelsOpt = Annotated[
     ),
 ]
 SeedOpt = Annotated[
-    int, typer.Option("--seed", min=0, metavar="N", help="Start of all randomness.", rich_help_panel=SAMPLING)
+    int,
+    # Noise is keyed by 64 bits: a longer number would be the same seed as a shorter one.
+    typer.Option(
+        "--seed", min=0, max=2**64 - 1, metavar="N", help="Start of all randomness.", rich_help_panel=SAMPLING
+    ),
 ]
 
 BatchSizeOpt = Annotated[

@@ -20,6 +20,7 @@ DISK_HINTS = {
     errno.EROFS: "choose a writable place with --output",
     errno.EACCES: "check who may read and write there, or choose another place",
     errno.EPERM: "check who may read and write there, or choose another place",
+    errno.ENAMETOOLONG: "use a shorter name",
 }
 """Ways out of failures of the file system. Workflows say more where they can; this is for the rest."""
 

@@ -88,12 +88,12 @@ def open_decoder(
             raise ConfigError(f"a model of {config.in_channels} pixel channels makes no image (expected 1 or 3)")
         return PixelDecoder()
     name = autoencoder or config.autoencoder
-    loaded = _load(name).to(device=device, dtype=dtype)
+    loaded = _load(name, dtype).to(device=device)
     _check_shape(loaded, name, config)
     return LatentDecoder(loaded, config, 1 if torch.device(device).type == "cpu" else GPU_DECODE_BATCH)
 
 
-def _load(name: str) -> Any:
+def _load(name: str, dtype: torch.dtype) -> Any:
     """Read an autoencoder without touching the network."""
     with suppress(ImportError):  # diffusers does without torchvision, but not with one that does not load
         import_torchvision()
@@ -104,7 +104,9 @@ def _load(name: str) -> Any:
     # A pipeline folder holds its autoencoder in `vae`.
     folder = folder / "vae" if (folder / "vae" / CONFIG_FILE).is_file() else folder
     try:
-        return loader.from_pretrained(str(folder), local_files_only=True).eval().requires_grad_(False)
+        return (
+            loader.from_pretrained(str(folder), local_files_only=True, torch_dtype=dtype).eval().requires_grad_(False)
+        )
     except (OSError, ValueError, RuntimeError) as err:
         raise EnvironmentProblem(f"{folder} holds no usable autoencoder", hint=HINT) from err
 

@@ -147,6 +147,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise DataError(f"{path} is not valid JSON", hint="run the medcli sample command again") from err
     if not isinstance(manifest, dict):
         raise DataError(f"{path} does not hold a JSON object", hint="run the medcli sample command again")
+    if type(manifest.get("num_images", 0)) is not int:
+        raise DataError(f"{path}: num_images is no whole number", hint="run the medcli sample command again")
     return manifest
 
 

@@ -76,7 +76,9 @@ def _statistics(path: Path, kind: str, mean_key: str, covariance_key: str, dim: 
             hint="score with the --extractor these statistics were made with",
         )
     if mean.dtype.kind != "f" or covariance.dtype.kind != "f" or not _is_finite(mean, covariance):
-        raise DataError(f"{path}: {mean_key} or {covariance_key} is not made of finite numbers")
+        raise DataError(
+            f"{path}: {mean_key} or {covariance_key} is not made of finite numbers", hint="make the file again"
+        )
     return Gaussian(
         mean_D=torch.from_numpy(mean.astype(np.float64)),
         covariance_DD=torch.from_numpy(covariance.astype(np.float64)),

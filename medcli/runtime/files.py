@@ -46,11 +46,12 @@ def atomic_path(path: str | os.PathLike[str], force: bool = False) -> Iterator[P
         EnvironmentProblem: If the place can't be written to or is full.
     """
     target = Path(path)
-    refuse_existing(target, force=force)
-    if target.is_dir():
-        raise ConfigError(
-            f"{target} is a folder, expected a file name", hint=f"try --output {target / 'model.safetensors'}"
-        )
+    with _translated(target):
+        refuse_existing(target, force=force)
+        if target.is_dir():
+            raise ConfigError(
+                f"{target} is a folder, expected a file name", hint=f"try --output {target / 'model.safetensors'}"
+            )
     temporary = _temporary_beside(target)
     with _translated(target), _parents_of(target):
         try:
@@ -78,9 +79,10 @@ def atomic_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator
         EnvironmentProblem: If the place can't be written to or is full.
     """
     target = Path(path)
-    refuse_existing(target, force=force)
-    if target.is_file():
-        raise ConfigError(f"{target} is a file, expected a folder name", hint="choose another name with --output")
+    with _translated(target):
+        refuse_existing(target, force=force)
+        if target.is_file():
+            raise ConfigError(f"{target} is a file, expected a folder name", hint="choose another name with --output")
     temporary = _temporary_beside(target)
     with _translated(target), _parents_of(target):
         try:

@@ -108,9 +108,9 @@ def convert(request: ConvertRequest, reporter: Reporter | None = None) -> Conver
     told = reporter or Silent()
     opened = _open(request)
     surgery = _operate(request, opened)
-    _remark(surgery.config, told)
     output = request.output or Path(default_name(request.source, surgery.config, request.to))
     file, sha256 = _write(request, output, opened, surgery, told)
+    _remark(surgery.config, told)
     return ConvertReport(
         output=output,
         file=file,

@@ -126,11 +126,12 @@ def score_samples(request: FidRequest, reporter: Reporter) -> FidReport:
     else:
         reference_features = _features(reference, extractor, wanted_reference, request.batch_size, reporter)
     sample_features = _features(samples, extractor, wanted_samples, request.batch_size, reporter)
+    scores = score(metrics, sample_features, reference_features, extractor)
     _warn_of_few(sample_features, extractor, reporter)
     return FidReport(
         samples=samples.name,
         reference=reference_features.name,
-        scores=score(metrics, sample_features, reference_features, extractor),
+        scores=scores,
         num_samples=sample_features.num_images,
         num_reference=reference_features.num_images,
         extractor=extractor.name,

@@ -184,7 +184,7 @@ def test_a_missing_argument_is_named(run_cli: RunCli) -> None:
 def test_a_word_that_is_no_choice_is_refused_with_those_there_are(run_cli: RunCli) -> None:
     result = run_cli("convert", "x.pt", "--weights", "best")
     assert (result.code, result.out) == (2, "")
-    assert result.err == "error: --weights 'best': expected one of ema, model\n"
+    assert result.err == "error: --weights 'best': expected one of ema, model\nhint: write it like --weights ema\n"
 
 
 def test_json_writes_one_object_and_nothing_else_to_stdout(use: Use, run_cli: RunCli) -> None:
@@ -248,3 +248,12 @@ def test_a_reader_that_closes_the_pipe_early_is_no_error(size: str, flags: list[
     done = subprocess.run(command, env=buffered, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_request_to_stop_is_answered_like_ctrl_c() -> None:
+    """In a process of its own: pytest has handlers too."""
+    stop = "app._run_command = lambda args: os.kill(os.getpid(), signal.SIGTERM)"
+    code = f"import os, signal; from medcli.cli import app; {stop}; app.run()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]

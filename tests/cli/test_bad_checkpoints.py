@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -187,3 +189,51 @@ def test_a_full_disk_leaves_nothing_behind(
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert_refused(run_cli("convert", "sit.pt", *flags), 5, "can't write", "free some space")
     assert files_below(empty_folder) == ["sit.pt"]
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("command", ["convert", "inspect", "sample", "finetune"])
+def test_a_name_no_file_can_have_is_a_missing_checkpoint(command: str, empty_folder: Path, run_cli: RunCli) -> None:
+    assert_refused(run_cli(command, f"{LONG}.pt"), 3, "does not exist", "too long")
+    assert files_below(empty_folder) == []
+
+
+@pytest.mark.parametrize("output", [LONG, f"{LONG}/a"])
+@pytest.mark.parametrize("layout", ["medcli", "official"])
+def test_an_output_name_that_is_too_long_is_refused(
+    output: str, layout: str, empty_folder: Path, run_cli: RunCli
+) -> None:
+    flat()(empty_folder / "sit.pt")
+    result = run_cli("convert", "sit.pt", "--layers", "none", "--to", layout, "-o", output)
+    assert_refused(result, 5, "name too long")
+    assert files_below(empty_folder) == ["sit.pt"]
+
+
+def test_heads_that_do_not_divide_the_width_are_refused(empty_folder: Path, run_cli: RunCli) -> None:
+    flat()(empty_folder / "sit.pt")
+    assert_refused(run_cli("convert", "sit.pt", "--heads", "5"), 3, "5 heads", "384")
+
+
+def test_a_remark_never_stands_before_an_error(empty_folder: Path, run_cli: RunCli) -> None:
+    """9 mediators are too many for 16 tokens, but the ladder can't be written at all."""
+    flat()(empty_folder / "sit.pt")
+    assert_refused(
+        run_cli("convert", "sit.pt", "--mediators", "4,9", "--to", "official"), 2, "holds one mediator count"
+    )
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(empty_folder: Path, run_cli: RunCli) -> None:
+    os.mkfifo("sit.pt")
+    assert_refused(run_cli("convert", "sit.pt"), 3, "pipe")
+
+
+@pytest.mark.parametrize(("setting", "value"), [("depth", 10**9), ("num_heads", 0), ("latent_scale", "x")])
+def test_a_header_that_lies_about_the_model_is_refused_at_once(
+    setting: str, value: object, empty_folder: Path, run_cli: RunCli
+) -> None:
+    config = json.dumps({**CONFIG.to_json(), setting: value})
+    others = '"format_version":1,"weights":"ema","sampling":{},"reference":null,"training":{}'
+    save_file(random_state(CONFIG), "x.safetensors", {"medcli": f'{{"config":{config},{others}}}'})
+    assert_refused(run_cli("inspect", "x.safetensors"), 3)

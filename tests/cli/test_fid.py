@@ -217,3 +217,16 @@ def test_wrong_options_are_usage_errors(
 def test_more_images_than_there_are_can_not_be_scored(empty_folder: Path, run_cli: RunCli) -> None:
     folder = sample_folder(empty_folder / "x")
     assert "holds 20 images, 30 were asked for" in refused(run_cli, ExitCode.DATA, folder, "--num-images", 30)
+
+
+@pytest.mark.parametrize("count", ["many", None, 1.5])
+def test_a_manifest_with_an_odd_count_of_images_is_damaged(empty_folder: Path, run_cli: RunCli, count: object) -> None:
+    folder = sample_folder(empty_folder / "a")
+    (folder / "manifest.json").write_text(json.dumps({"reference": "digits", "num_images": count}))
+    assert "num_images" in refused(run_cli, ExitCode.DATA, folder)
+
+
+def test_a_warning_never_stands_before_an_error(empty_folder: Path, run_cli: RunCli) -> None:
+    """Twenty samples are too few, but there is nothing to score at all."""
+    folder = sample_folder(empty_folder / "a")
+    assert "no spatial layer" in refused(run_cli, ExitCode.DATA, folder, "digits", "--metrics", "sfid")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from medcli.cli.options import parse_floats, parse_ints, parse_layers
 from medcli.errors import ConfigError
+from tests.conftest import RunCli
 
 
 def test_lists_of_numbers_are_read_in_the_order_given() -> None:
@@ -68,3 +69,22 @@ def test_a_block_the_model_lacks_is_named_with_the_range_there_is(text: str) -> 
 @given(st.sets(st.integers(0, 27), min_size=1))
 def test_reading_the_written_form_of_a_set_of_blocks_gives_it_back(blocks: set[int]) -> None:
     assert parse_layers(",".join(map(str, blocks)), 28) == tuple(sorted(blocks))
+
+
+@pytest.mark.parametrize(("word", "near"), [("Dynamik", "dynamic"), ("stat", "static"), ("?", "full")])
+def test_a_word_that_is_no_choice_is_answered_with_the_choices_and_the_nearest(
+    word: str, near: str, run_cli: RunCli
+) -> None:
+    result = run_cli("flops", "--schedule", word)
+    assert result.code == 2
+    assert result.err.splitlines() == [
+        f"error: --schedule {word!r}: expected one of full, static, dynamic",
+        f"hint: write it like --schedule {near}",
+    ]
+
+
+def test_a_seed_longer_than_the_noises_key_is_refused(run_cli: RunCli) -> None:
+    """It would be taken modulo 2^64, so that another seed gave the same images."""
+    assert run_cli("sample", "--seed", 2**64, "--classes", "99").code == 2
+    assert "'--seed'" in run_cli("sample", "--seed", 2**64, "--classes", "99").err
+    assert "class 99" in run_cli("sample", "--seed", 2**64 - 1, "--classes", "99").err

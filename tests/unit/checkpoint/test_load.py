@@ -10,7 +10,7 @@ import torch
 import medcli
 from medcli.checkpoint.load import load_model
 from medcli.checkpoint.writer import save_checkpoint
-from medcli.errors import CheckpointError
+from medcli.errors import CheckpointError, ConfigError
 from tests.unit.checkpoint.builders import TINY, random_state, save_flat, save_training
 
 
@@ -19,6 +19,16 @@ def test_loading_draws_no_random_numbers(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     load_model(tmp_path / "sit.pt", num_heads=2)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_package_loads_with_every_keyword_of_the_contract(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "x.safetensors", TINY, random_state())
+    model = medcli.load(
+        tmp_path / "x.safetensors", family=None, num_heads=None, weights="ema", device="cpu", dtype=None, amm=None
+    )
+    assert model.config == TINY
+    with pytest.raises(ConfigError, match="amm='average' is for EDT"):
+        medcli.load(tmp_path / "x.safetensors", amm="average")
 
 
 def test_parameters_share_one_mapping_of_the_file(tmp_path: Path) -> None:

@@ -112,3 +112,9 @@ def test_models_of_pixels_take_no_autoencoder(autoencoder: Path) -> None:
         open_decoder(PIXELS, autoencoder=str(autoencoder))
     with pytest.raises(ConfigError, match="expected 1 or 3"):
         open_decoder(replace(PIXELS, in_channels=2))
+
+
+def test_reading_an_autoencoder_says_nothing(autoencoder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its library remarks on every cast; `--quiet` and error lines leave no room for that."""
+    open_decoder(LATENTS, autoencoder=str(autoencoder), dtype=torch.bfloat16)
+    assert capfd.readouterr() == ("", "")

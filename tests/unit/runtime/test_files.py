@@ -123,3 +123,12 @@ def test_a_folder_and_a_file_do_not_replace_each_other(tmp_path: Path) -> None:
 def test_text_is_written_as_utf8(tmp_path: Path) -> None:
     write_text(tmp_path / "a.json", "größe")
     assert (tmp_path / "a.json").read_bytes() == "größe".encode()
+
+
+@pytest.mark.parametrize("make", [atomic_path, atomic_folder])
+def test_a_name_that_is_too_long_is_the_environments_problem(
+    make: Callable[..., AbstractContextManager[Path]], tmp_path: Path
+) -> None:
+    with pytest.raises(EnvironmentProblem, match="name too long"), make(tmp_path / ("x" * 300)):
+        pass
+    assert list(tmp_path.iterdir()) == []
