@@ -49,6 +49,15 @@ LabelSamplingOpt = Annotated[
         panel=options.SAMPLING,
     ),
 ]
+CfgIntervalOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--cfg-interval",
+        metavar="LO,HI",
+        help="Part of the way that is guided, in [0, 1]; outside it the null half is not computed.",
+        rich_help_panel=options.SAMPLING,
+    ),
+]
 CompileOpt = Annotated[
     bool,
     typer.Option("--compile", help="Compile the network, one graph a mediator count.", rich_help_panel=options.MACHINE),
@@ -97,6 +106,7 @@ def sample(
     last_step_size: options.LastStepSizeOpt = None,
     cfg_scale: options.CfgScaleOpt = None,
     cfg_channels: options.CfgChannelsOpt = None,
+    cfg_interval: CfgIntervalOpt = None,
     batch_size: options.BatchSizeOpt = None,
     device: options.DeviceOpt = None,
     dtype: options.DtypeOpt = "fp32",
@@ -113,6 +123,7 @@ def sample(
         medcli sample --classes 3,5,8 --num-images 24 -o digits
         medcli sample --schedule full --cfg-scale 1 --npz
     """
+    from medcli.runtime.processes import this_process
     from medcli.workflows.sample import sample as run
     from medcli.workflows.sample_settings import SampleRequest
 
@@ -138,6 +149,7 @@ def sample(
         last_step_size=last_step_size,
         cfg_scale=cfg_scale,
         cfg_channels=cfg_channels,
+        cfg_interval=parse_interval(cfg_interval) if cfg_interval is not None else None,
         num_images=num_images,
         classes=None if classes == "all" else options.parse_ints(classes, "--classes"),
         label_sampling=label_sampling,
@@ -152,8 +164,9 @@ def sample(
     )
     out = output_of(ctx)
     report = run(request, out)
-    out.result(report, summary(report))
-    out.hint(f"medcli fid {report.output}")
+    if this_process().is_first:
+        out.result(report, summary(report))
+        out.hint(f"medcli fid {report.output}")
 
 
 def parse_stages(words: list[str]) -> dict[int, Path]:
@@ -171,6 +184,19 @@ def parse_stages(words: list[str]) -> dict[int, Path]:
             raise ConfigError(f"--stage names {int(count)} mediators twice", hint="give one checkpoint a count")
         stages[int(count)] = Path(path)
     return stages
+
+
+def parse_interval(text: str) -> tuple[float, float]:
+    """Read `0.2,0.8`.
+
+    Raises:
+        ConfigError: If it is not two numbers.
+    """
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as err:
+        raise ConfigError(f"--cfg-interval {text!r} is not LO,HI", hint="write it like --cfg-interval 0.2,0.8") from err
+    return low, high
 
 
 def summary(report: SampleReport) -> Group:

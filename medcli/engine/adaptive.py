@@ -8,27 +8,28 @@ whether they are asked for or not. An interruption changes nothing; another batc
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from medcli.diffusion.adaptive import integrate_adaptive
 from medcli.engine.networks import Stage, guided
-from medcli.engine.plan import FinishedImage, Noise, SamplingPlan
+from medcli.engine.plan import FinishedImage, Indices, Noise, SamplingPlan
 from medcli.runtime.reporting import Reporter
 
 # Dimension key: B images of a group, C latent channels, Y X latent height and width.
 
 
 def integrate_groups(
-    stage: Stage, plan: SamplingPlan, indices: list[int], device: torch.device, noise: Noise, reporter: Reporter
+    stage: Stage, plan: SamplingPlan, indices: Indices, device: torch.device, noise: Noise, reporter: Reporter
 ) -> Iterator[FinishedImage]:
     """Make images group by group.
 
     Args:
         stage: The one network that runs.
         plan: How; its solver is adaptive.
-        indices: Numbers of the images to make.
+        indices: Numbers of the images to make; those of a group should follow one another.
         device: Where the network is.
         noise: Gives the initial states.
         reporter: Is told about finished images.
@@ -36,15 +37,17 @@ def integrate_groups(
     Yields:
         The images asked for, a group at a time.
     """
-    wanted, size, done = set(indices), plan.batch_size, 0
-    for group in sorted({index // size for index in indices}):
+    size, done = plan.batch_size, 0
+    for group, members in groupby(indices, key=lambda index: index // size):
+        wanted = set(members)
         index_B = torch.arange(group * size, (group + 1) * size)
         label_B = plan.labels.of(plan.seed, index_B)
         latent_BCYX, calls = _integrate(stage, plan, index_B.to(device), label_B.to(device), noise)
+        null_calls = (calls,) if plan.guidance.is_on else ()
         for index, label, latent_CYX in zip(index_B.tolist(), label_B.tolist(), latent_BCYX, strict=True):
             if index in wanted:
-                yield FinishedImage(index, label, latent_CYX, switch_steps=(), calls=(calls,))
-                done += 1
+                yield FinishedImage(index, label, latent_CYX, (), (calls,), null_calls)
+        done += len(wanted)
         reporter.progress(done, len(indices), "images")
 
 

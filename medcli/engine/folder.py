@@ -11,28 +11,27 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
+from math import fsum
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medcli.data.images import MANIFEST, read_manifest
 from medcli.engine.pictures import grid_capacity, grid_columns, grid_of, read_png, write_npz, write_png
-from medcli.errors import ConfigError, EnvironmentProblem, listed
-from medcli.runtime.files import write_text
+from medcli.runtime.files import atomic_path
+from medcli.runtime.locks import FolderLocks
 
 RECORDS = "images.jsonl"
+LOCK = ".lock"
+"""Tells processes that fill a folder together of each other; gone when they are."""
 GRID = "grid.png"
 ARCHIVE = "samples.npz"
-FORMAT_VERSION = 1
-BYTES_BESIDE_PIXELS = 4096
-"""Room an image takes beyond its pixels: PNG headers, its line, a rounded-up file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +53,10 @@ class Record:
         """Read a line back; None if it is torn or not ours."""
         try:
             values = json.loads(line)
-            return cls(**{**values, "switch_steps": tuple(values["switch_steps"])})
+            record = cls(**{**values, "switch_steps": tuple(values["switch_steps"])})
         except (ValueError, TypeError, KeyError):
             return None
+        return record if isinstance(record.index, int) and record.index >= 0 else None
 
 
 def file_name(index: int) -> str:
@@ -65,18 +65,23 @@ def file_name(index: int) -> str:
 
 
 class SampleFolder:
-    """An open sample folder. Use as a context manager.
+    """An open sample folder that other processes may be filling too. Use as a context manager.
+
+    What is finished is a byte an image, whatever else is known of it stands in the file.
 
     Args:
         path: The folder.
-        records: Finished images by number.
+
+    Raises:
+        EnvironmentProblem: If it can't be written to.
     """
 
-    def __init__(self, path: Path, records: dict[int, Record]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.records = records
-        # One system call a line: lines of several writers never mix, and a killed one leaves at most a torn last line.
-        self._lines = os.open(path / RECORDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self.locks = FolderLocks(path / LOCK)
+        self._lines = -1
+        self._done, self._read_to = bytearray(), 0
+        self._look()
 
     def __enter__(self) -> SampleFolder:
         return self
@@ -84,57 +89,136 @@ class SampleFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._lines)
+        self._close()
+        self.locks.close()
+
+    def share(self) -> None:
+        """Start adding images, and let other processes in. The manifest is there by then."""
+        self._close()
+        # One system call a line: lines of several writers never mix, and a killed one leaves at most a torn line.
+        self._lines = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self.locks.share()
+
+    def settle(self) -> None:
+        """Wait until no other process is here, and look again at what there is."""
+        self._close()
+        self.locks.wait_until_alone()
+        self._look()
 
     def add(self, record: Record, pixels_YXC: npt.NDArray[np.uint8]) -> None:
-        """Store a finished image: the picture first, then its line."""
+        """Store a finished image: the picture first, then its line. Threads may do so at once."""
         write_png(self.path / record.file, pixels_YXC)
         os.write(self._lines, record.to_line().encode())
-        self.records[record.index] = record
+        self._mark(record.index)
 
-    def ordered(self) -> list[Record]:
-        """Finished images by number."""
-        return [self.records[index] for index in sorted(self.records)]
+    def is_done(self, index: int) -> bool:
+        """Whether an image is finished, as far as the lines read tell."""
+        return index < len(self._done) and bool(self._done[index])
+
+    @property
+    def num_done(self) -> int:
+        """Images finished."""
+        return self._done.count(1)
+
+    def done(self) -> Iterator[int]:
+        """Numbers of the finished images, rising."""
+        return (index for index, is_done in enumerate(self._done) if is_done)
+
+    def num_missing(self, num_images: int) -> int:
+        """How many of the first images are not finished."""
+        return num_images - self._done.count(1, 0, num_images)
+
+    def read_on(self) -> None:
+        """Take note of the lines added since the last look."""
+        file = self.path / RECORDS
+        if not file.is_file() or file.stat().st_size == self._read_to:
+            return
+        with file.open("rb") as content:
+            content.seek(self._read_to)
+            for line in content:
+                if not line.endswith(b"\n"):  # still being written, or torn
+                    break
+                self._read_to += len(line)
+                if record := Record.of_line(line.decode("utf-8", "replace")):
+                    self._mark(record.index)
+
+    def records(self) -> Iterator[Record]:
+        """Finished images in the order they finished."""
+        seen = bytearray(len(self._done))
+        for record in read_records(self.path / RECORDS):
+            if record is not None and self.is_done(record.index) and not seen[record.index]:
+                seen[record.index] = True
+                yield record
 
     def write_grid(self, num_classes: int, side_px: int) -> None:
         """Make `grid.png` of the first images."""
-        shown = self.ordered()[: grid_capacity(side_px)]
-        columns = grid_columns(len(shown), num_classes)
-        write_png(self.path / GRID, grid_of([read_png(self.path / record.file) for record in shown], columns))
+        shown = list(islice(self.done(), grid_capacity(side_px)))
+        pictures = [read_png(self.path / file_name(index)) for index in shown]
+        write_png(self.path / GRID, grid_of(pictures, grid_columns(len(shown), num_classes)))
 
     def write_archive(self, side_px: int) -> None:
         """Make `samples.npz` of all images."""
-        write_npz(self.path / ARCHIVE, [self.path / record.file for record in self.ordered()], side_px)
+        files = (self.path / file_name(index) for index in self.done())
+        write_npz(self.path / ARCHIVE, files, self.num_done, side_px)
+
+    def _mark(self, index: int) -> None:
+        self._done.extend(bytes(max(0, index + 1 - len(self._done))))
+        self._done[index] = True
+
+    def _look(self) -> None:
+        """Find out what is finished; alone, mend what an interruption left first."""
+        if self.locks.is_alone:
+            _mend(self.path)
+        self._done, self._read_to = bytearray(), 0
+        self.read_on()
+
+    def _close(self) -> None:
+        if self._lines >= 0:
+            os.close(self._lines)
+            self._lines = -1
 
 
-def check_folder(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Make sure that a run with these settings may write here.
+def read_records(file: Path) -> Iterator[Record | None]:
+    """The lines of `images.jsonl`, None for a torn one or one that is not ours; nothing if there is no file."""
+    if file.is_file():
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                yield Record.of_line(line)
 
-    Args:
-        path: The folder, or where it will be.
-        settings: All that decides what the images look like.
 
-    Returns:
-        The manifest of the run to go on with; None if there is none.
+def _mend(path: Path) -> None:
+    """Drop half-written files, torn lines and lines whose picture is gone."""
+    names = {entry.name for entry in os.scandir(path)}
+    for name in filter(_is_temporary, names):
+        with suppress(FileNotFoundError):
+            (path / name).unlink()
+    seen: set[int] = set()
 
-    Raises:
-        ConfigError: If something else is there, or a run with other settings.
-        DataError: If its manifest is damaged.
-    """
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"{path} is a file, expected a folder name", hint="choose another name with --output")
-    manifest = read_manifest(path)
-    if manifest is None:
-        if path.is_dir() and not all(_is_temporary(entry.name) for entry in path.iterdir()):
-            raise ConfigError(f"{path} is not empty and holds no samples of medcli", hint="choose another --output")
-        return None
-    before = manifest.get("settings", {})
-    if differing := [name for name in settings if before.get(name) != settings[name]]:
-        raise ConfigError(
-            f"{path} holds a run with other settings ({listed(differing)})",
-            hint="choose another --output, or remove that folder",
-        )
-    return manifest
+    def is_good(record: Record | None) -> bool:
+        if record is None or record.file not in names or record.index in seen:
+            return False
+        seen.add(record.index)
+        return True
+
+    if all(is_good(record) for record in read_records(path / RECORDS)) and _ends_a_line(path / RECORDS):
+        return
+    seen.clear()
+    with atomic_path(path / RECORDS, force=True) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(record.to_line() for record in read_records(path / RECORDS) if record and is_good(record))
+
+
+def _ends_a_line(file: Path) -> bool:
+    """Whether the next line would start on its own; true of no file, too."""
+    if not file.is_file() or file.stat().st_size == 0:
+        return True
+    with file.open("rb") as content:
+        content.seek(-1, os.SEEK_END)
+        return content.read() == b"\n"
+
+
+def is_passing(name: str) -> bool:
+    """Whether a run that has not got as far as its manifest may have left this."""
+    return name == LOCK or _is_temporary(name)
 
 
 def _is_temporary(name: str) -> bool:
@@ -142,67 +226,36 @@ def _is_temporary(name: str) -> bool:
     return name.startswith(".") and ".tmp-" in name
 
 
-def open_folder(path: Path) -> SampleFolder:
-    """Open a folder for adding images, mending what an interruption left.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """What the lines of a folder add up to."""
 
-    Raises:
-        EnvironmentProblem: If it can't be written to.
-    """
-    names = {entry.name for entry in os.scandir(path)}
-    for name in filter(_is_temporary, names):
-        with suppress(FileNotFoundError):
-            (path / name).unlink()
-    lines = (path / RECORDS).read_text(encoding="utf-8").splitlines(keepends=True) if RECORDS in names else []
-    found = [record for record in map(Record.of_line, lines) if record and record.file in names]
-    records = {record.index: record for record in found}
-    if len(records) != len(lines) or not all(line.endswith("\n") for line in lines):
-        # A torn line, or a line whose picture is gone: what is left is a file of good lines.
-        write_text(path / RECORDS, "".join(record.to_line() for record in records.values()), force=True)
-    return SampleFolder(path, records)
+    gmacs: float
+    """Mean over the images."""
+    switch_steps: tuple[tuple[int, ...], ...]
+    """Each image's moves along the ladder; equal ones share their memory."""
+    switch_steps_mean: tuple[float | None, ...]
+    """Mean step of each move, over the images that made it; None where none did."""
 
 
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write `manifest.json`, whole, making the folder if need be.
-
-    Raises:
-        EnvironmentProblem: If the place can't be written to or is full.
-    """
-    text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    if not (path / MANIFEST).is_file() or (path / MANIFEST).read_text(encoding="utf-8") != text:
-        write_text(path / MANIFEST, text, force=True)
-
-
-def require_space(path: Path, num_images: int, side_px: int, *, archive: bool) -> None:
-    """Refuse to start what the disk can't hold.
+def totals_of(records: Iterable[Record], num_moves: int) -> Totals:
+    """Add up.
 
     Args:
-        path: The folder, or where it will be.
-        num_images: Images still to be made.
-        side_px: Side of an image.
-        archive: Whether they will be gathered into one more file.
-
-    Raises:
-        EnvironmentProblem: If there is not enough room.
+        records: In any order, which changes nothing.
+        num_moves: Ladder entries less one.
     """
-    pixels = side_px * side_px * 3
-    needed = num_images * ((pixels + BYTES_BESIDE_PIXELS) + (pixels if archive else 0))
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise EnvironmentProblem(
-            f"{num_images} images need about {_size(needed)}, {there} has {_size(free)} free",
-            hint="free some space, or choose another disk with --output",
-        )
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
-
-
-def mean_switch_steps(records: Iterable[Record], num_moves: int) -> list[float | None]:
-    """Mean step of each move along the ladder, over the images that made it; None where none did."""
-    steps: list[list[int]] = [[] for _ in range(num_moves)]
+    known: dict[tuple[int, ...], tuple[int, ...]] = {}
+    costs, moves = array("d"), list[tuple[int, ...]]()
+    sums, counts = [0] * num_moves, [0] * num_moves
     for record in records:
+        costs.append(record.gmacs)
+        moves.append(known.setdefault(record.switch_steps, record.switch_steps))
         for move, step in enumerate(record.switch_steps):
-            steps[move].append(step)
-    return [sum(made) / len(made) if made else None for made in steps]
+            sums[move] += step
+            counts[move] += 1
+    return Totals(
+        gmacs=fsum(costs) / max(1, len(costs)),
+        switch_steps=tuple(moves),
+        switch_steps_mean=tuple(total / count if count else None for total, count in zip(sums, counts, strict=True)),
+    )

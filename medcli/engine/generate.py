@@ -7,7 +7,7 @@ depend on how many others are left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,17 +16,19 @@ from torch import Tensor
 
 from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.engine.adaptive import integrate_groups
-from medcli.engine.networks import Stage, guided
+from medcli.engine.networks import Guidance, Stage, guided
+from medcli.engine.phases import null_calls, phases
 from medcli.engine.plan import (
     ADAPTIVE_SOLVERS,
     FinishedImage,
+    Indices,
     Noise,
     SamplingPlan,
     check_plan,
     latent_shape_of,
     philox_noise,
 )
-from medcli.engine.pool import NO_MOVE, Pool, advance, empty_pool, enter, leave, num_slots, pick_batch
+from medcli.engine.pool import NO_MOVE, Batch, Pool, advance, empty_pool, enter, leave, num_slots, pick_batch
 from medcli.engine.rule import distance
 from medcli.errors import ConfigError
 from medcli.runtime.reporting import Reporter, Silent
@@ -37,8 +39,9 @@ from medcli.runtime.reporting import Reporter, Silent
 def generate(
     stages: Sequence[Stage],
     plan: SamplingPlan,
-    indices: Iterable[int],
+    indices: Indices,
     *,
+    max_in_flight: int | None = None,
     device: torch.device | str = "cpu",
     noise: Noise | None = None,
     reporter: Reporter | None = None,
@@ -48,7 +51,8 @@ def generate(
     Args:
         stages: The network of each entry of `plan.schedule`, on `device`.
         plan: How.
-        indices: Numbers of the images to make, each once.
+        indices: Numbers of the images to make, each once; asked for one by one, as there is room for them.
+        max_in_flight: Images to work on at once at most; None: as many as keep every batch full.
         device: Where the networks are.
         noise: Replaces the seeded noise, for comparing with recorded runs.
         reporter: Is told about solver steps done.
@@ -63,24 +67,24 @@ def generate(
         raise ConfigError(f"the networks do not have the schedule's mediator counts {list(plan.schedule.counts)}")
     check_plan(stages[0].config, plan)
     noise = noise or philox_noise(plan.seed, latent_shape_of(stages[0]))
-    device, reporter, waiting = torch.device(device), reporter or Silent(), list(indices)
+    device, reporter = torch.device(device), reporter or Silent()
     if plan.sampler.solver in ADAPTIVE_SOLVERS:
-        return integrate_groups(stages[0], plan, waiting, device, noise, reporter)
-    return _run(_Loop.of(stages, plan, device, noise), waiting, reporter)
+        return integrate_groups(stages[0], plan, indices, device, noise, reporter)
+    limit = len(indices) if max_in_flight is None else max_in_flight
+    return _run(_Loop.of(stages, plan, device, noise), indices, limit, reporter)
 
 
-def _run(loop: _Loop, waiting: list[int], reporter: Reporter) -> Iterator[FinishedImage]:
-    queue, total = iter(waiting), len(waiting) * loop.sampler.num_steps
+def _run(loop: _Loop, indices: Indices, limit: int, reporter: Reporter) -> Iterator[FinishedImage]:
+    queue, total, done = iter(indices), len(indices) * loop.sampler.num_steps, 0
     batch_size, num_entries = loop.plan.batch_size, len(loop.stages)
-    slots = num_slots(num_entries, batch_size, len(waiting))
+    slots = num_slots(num_entries * (2 if loop.plan.guidance.is_partial else 1), batch_size, limit)
     pool = empty_pool(slots, latent_shape_of(loop.stages[0]), num_entries - 1, loop.device)
-    done = 0
     loop.refill(pool, queue)
     while not pool.is_empty:
-        slot_B, entry = pick_batch(pool, batch_size, num_entries)
-        loop.step(pool, slot_B, entry)
-        done += len(slot_B)
-        yield from loop.take_finished(pool, slot_B)
+        batch = pick_batch(pool, batch_size, num_entries, loop.phase_L)
+        loop.step(pool, batch)
+        done += len(batch.slot_B)
+        yield from loop.take_finished(pool, batch.slot_B)
         loop.refill(pool, queue)
         reporter.progress(done, total, "image steps")
 
@@ -96,8 +100,12 @@ class _Loop:
     noise: Noise
     calls_L: Tensor
     """Network calls of each solver step."""
+    null_calls_L: Tensor
+    """How many of them run the null half too."""
     noisy_L: Tensor
     """Which solver steps take noise."""
+    phase_L: Tensor
+    """Where each solver step stands to the guidance interval."""
 
     @classmethod
     def of(cls, stages: Sequence[Stage], plan: SamplingPlan, device: torch.device, noise: Noise) -> _Loop:
@@ -105,7 +113,8 @@ class _Loop:
         steps = range(sampler.num_steps)
         calls_L = torch.tensor([sampler.calls(step) for step in steps])
         noisy_L = torch.tensor([sampler.takes_noise(step) for step in steps])
-        return cls(tuple(stages), plan, sampler, device, noise, calls_L, noisy_L)
+        null_calls_L, phase_L = null_calls(sampler, plan.guidance), phases(plan.guidance, sampler.num_steps)
+        return cls(tuple(stages), plan, sampler, device, noise, calls_L, null_calls_L, noisy_L, phase_L)
 
     def refill(self, pool: Pool, queue: Iterator[int]) -> None:
         """Let waiting images into the free slots."""
@@ -120,15 +129,16 @@ class _Loop:
         enter(pool, free[: len(fresh)], index_B, self.plan.labels.of(self.plan.seed, index_B), latent_BCYX)
 
     @torch.no_grad()
-    def step(self, pool: Pool, slot_B: Tensor, entry: int) -> None:
+    def step(self, pool: Pool, batch: Batch) -> None:
         """Run one batch, padded by repeating its first image, and move its images on."""
+        slot_B = batch.slot_B
         padded_B = torch.cat([slot_B, slot_B[:1].expand(self.plan.batch_size - len(slot_B))])
         step_B = pool.step_P[padded_B]
         numbers = torch.stack([padded_B, pool.index_P[padded_B], pool.label_P[padded_B], step_B])
         row_B, index_B, label_B, device_step_B = numbers.to(self.device, non_blocking=True)
         before_BCYX = pool.latent_PCYX[row_B]
         noise_BCYX = self.noise(index_B, device_step_B + 1) if bool(self.noisy_L[step_B].any()) else None
-        predict = guided(self.stages[entry], label_B, self.plan.guidance)
+        predict = guided(self.stages[batch.entry], label_B, self.plan.guidance if batch.is_guided else Guidance())
         after_BCYX = self.sampler.step(
             predict, before_BCYX, device_step_B, noise_BCYX, num_calls=int(self.calls_L[step_B].max())
         )
@@ -153,7 +163,15 @@ class _Loop:
         moved = [tuple(step for step in row if step != NO_MOVE) for row in pool.moved_at_PJ[ended_B].tolist()]
         rows = zip(pool.index_P[ended_B].tolist(), pool.label_P[ended_B].tolist(), latents_BCYX, moved, strict=True)
         leave(pool, ended_B)
-        return [FinishedImage(*row, calls=calls_at_entries(self.calls_L, row[3], len(self.stages))) for row in rows]
+        return [FinishedImage(*row, self._at_entries(row[3]), self._null_at_entries(row[3])) for row in rows]
+
+    def _at_entries(self, switch_steps: tuple[int, ...]) -> tuple[int, ...]:
+        return calls_at_entries(self.calls_L, switch_steps, len(self.stages))
+
+    def _null_at_entries(self, switch_steps: tuple[int, ...]) -> tuple[int, ...]:
+        if not self.plan.guidance.is_on:
+            return ()
+        return calls_at_entries(self.null_calls_L, switch_steps, len(self.stages))
 
 
 def calls_at_entries(calls_L: Tensor, switch_steps: tuple[int, ...], num_entries: int) -> tuple[int, ...]:

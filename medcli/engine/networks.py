@@ -20,6 +20,10 @@ Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(latent_BCYX, t_B, label_B) -> raw output, at a fixed mediator count."""
 
 
+ALWAYS = (0.0, 1.0)
+"""The guidance interval that covers the whole way."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """What runs while an image is at one ladder entry."""
@@ -38,15 +42,33 @@ class Guidance:
     """1 is off: the null half is not computed."""
     channels: int | None = REFERENCE_CHANNELS
     """Leading latent channels that are guided, None for all."""
+    interval: tuple[float, float] = ALWAYS
+    """Progress at which guidance starts and ends, see `medcli.engine.phases`; outside, only the conditional half runs.
+
+    Source: arXiv 2404.07724.
+    """
+
+    def __post_init__(self) -> None:
+        low, high = self.interval
+        if not 0 <= low <= high <= 1:
+            raise ConfigError(
+                f"--cfg-interval {low:g},{high:g}: expected 0 <= LO <= HI <= 1",
+                hint="0 is the start of the first solver step, 1 the end of the last",
+            )
 
     @property
     def is_on(self) -> bool:
-        """Whether the null half is computed."""
-        return self.scale != 1.0
+        """Whether the null half is computed at all."""
+        return self.scale != 1.0 and self.interval[0] < self.interval[1]
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some steps may be guided and some not."""
+        return self.is_on and tuple(self.interval) != ALWAYS
 
     @property
     def num_halves(self) -> int:
-        """Forward passes of an image in one network call."""
+        """Forward passes of an image in one network call inside the interval."""
         return 2 if self.is_on else 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ def grid_of(images: Sequence[npt.NDArray[np.uint8]], columns: int) -> npt.NDArra
     return grid
 
 
-def write_npz(path: Path, files: Sequence[Path], side_px: int) -> None:
+def write_npz(path: Path, files: Iterable[Path], num_files: int, side_px: int) -> None:
     """Gather image files into an archive of one array `arr_0`, (N, Y, X, 3) uint8, a file at a time.
 
     The layout is that of the ADM suite's sample batches (reference-facts 7).
@@ -78,7 +78,7 @@ def write_npz(path: Path, files: Sequence[Path], side_px: int) -> None:
     with atomic_path(path, force=True) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         entry = zipfile.ZipInfo("arr_0.npy", date_time=FIXED_DATE)
         with archive.open(entry, "w", force_zip64=True) as member:
-            shape = (len(files), side_px, side_px, 3)
+            shape = (num_files, side_px, side_px, 3)
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, header)
             for file in files:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Protocol
 
 from torch import Tensor
 
@@ -23,6 +25,16 @@ FAMILY_SAMPLERS = {"sit": ("sde", "ode"), "dit": ("ddpm", "ddim")}
 
 Noise = Callable[[Tensor, Tensor], Tensor]
 """(index_B, draw_B) -> (B, C, Y, X) float32 standard normal. Draw 0 is the initial state, draw k + 1 solver step k."""
+
+
+class Indices(Protocol):
+    """Numbers of images to make. A list or a range is one; so is a source that finds out as it goes."""
+
+    def __len__(self) -> int:
+        """How many there are at most."""
+
+    def __iter__(self) -> Iterator[int]:
+        """The numbers, each once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +62,13 @@ class FinishedImage:
     """switch_steps[j]: solver step whose result triggered the move to ladder entry j + 1."""
     calls: tuple[int, ...]
     """Network calls at each ladder entry; the two halves of guidance are one call."""
+    null_calls: tuple[int, ...] = ()
+    """How many of them ran the null half too; empty if guidance is off."""
+
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """Forward passes at each ladder entry."""
+        return tuple(map(sum, zip_longest(self.calls, self.null_calls, fillvalue=0)))
 
 
 def philox_noise(seed: int, latent_shape: tuple[int, ...]) -> Noise:
@@ -82,6 +101,11 @@ def check_plan(config: ModelConfig, plan: SamplingPlan) -> None:
         raise ConfigError(
             f"--solver {plan.sampler.solver} chooses its own steps, so the dynamic schedule has none to look at",
             hint="use --solver heun, or --schedule static",
+        )
+    if plan.sampler.solver in ADAPTIVE_SOLVERS and plan.guidance.is_partial:
+        raise ConfigError(
+            f"--solver {plan.sampler.solver} chooses its own steps, so a guidance interval has none to count",
+            hint="use --solver heun, or leave --cfg-interval out",
         )
     for label in plan.labels.classes:
         if not 0 <= label < config.num_classes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medcli.engine.phases import Phase
 from medcli.engine.rule import observe
 from medcli.schedule.dynamic import DynamicSchedule
 
@@ -75,9 +76,9 @@ def empty_pool(num_slots: int, latent_shape: tuple[int, ...], num_moves: int, de
     )
 
 
-def num_slots(num_entries: int, batch_size: int, num_images: int) -> int:
+def num_slots(num_buckets: int, batch_size: int, num_images: int) -> int:
     """Images in flight that always fill one batch of equals: S (B - 1) + 1, by the pigeonhole principle."""
-    return max(1, min(num_entries * (batch_size - 1) + 1, num_images))
+    return max(1, min(num_buckets * (batch_size - 1) + 1, num_images))
 
 
 def enter(pool: Pool, slot_B: Tensor, index_B: Tensor, label_B: Tensor, latent_BCYX: Tensor) -> None:
@@ -94,19 +95,42 @@ def leave(pool: Pool, slot_B: Tensor) -> None:
     pool.index_P[slot_B] = FREE
 
 
-def pick_batch(pool: Pool, batch_size: int, num_entries: int) -> tuple[Tensor, int]:
-    """Choose the images of the next batch: at most `batch_size` slots that share a ladder entry, and that entry.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the next network call is for."""
 
-    The fullest entry runs while it fills a batch. Once none does (no image is left to refill the pool), the lowest
-    runs: images only climb, so those ahead wait and gather, and fewer batches run part-empty. Low image numbers go
-    first.
+    slot_B: Tensor
+    """Slots of its images."""
+    entry: int
+    """Their ladder entry."""
+    is_guided: bool
+    """Whether the null half runs with them."""
+
+
+def pick_batch(pool: Pool, batch_size: int, num_entries: int, phase_L: Tensor) -> Batch:
+    """Choose the next batch: at most `batch_size` images that share a ladder entry, all of them guided or none.
+
+    The fullest bucket of equals runs while it fills a batch. Once none does (no image is left to refill the pool), the
+    earliest phase and in it the lowest entry run: images only move on, so those ahead wait and gather, and fewer
+    batches run part-empty. Low image numbers go first.
+
+    Args:
+        pool: The images in flight.
+        batch_size: Rows of a batch.
+        num_entries: Length of the ladder.
+        phase_L: (L,) guidance phase of each solver step.
     """
     taken_P = (pool.index_P != FREE).nonzero()[:, 0]
-    counts = torch.bincount(pool.entry_P[taken_P], minlength=num_entries)
+    phase_P = phase_L[pool.step_P[taken_P]]
+    rank_P = phase_P * num_entries + pool.entry_P[taken_P]
+    # Before and after the interval the network runs alike.
+    bucket_P = torch.where(phase_P == Phase.AFTER, pool.entry_P[taken_P], rank_P)
+    counts = torch.bincount(bucket_P)
     is_full = bool(counts.max() >= batch_size)
-    entry = int(counts.argmax() if is_full else (counts > 0).nonzero()[0, 0])
-    member_B = taken_P[pool.entry_P[taken_P] == entry]
-    return member_B[pool.index_P[member_B].argsort()][:batch_size], entry
+    bucket = int(counts.argmax() if is_full else bucket_P[rank_P.argmin()])
+    member_B = taken_P[bucket_P == bucket]
+    slot_B = member_B[pool.index_P[member_B].argsort()][:batch_size]
+    return Batch(slot_B, bucket % num_entries, is_guided=bucket // num_entries == Phase.INSIDE)
 
 
 def advance(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcli.model.linear import Linear
+
 # Dimension key: B batch, H heads, N latent tokens, K head width, D model width = H * K.
 
 
@@ -21,8 +23,9 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.qk_size = hidden_size if qk_size is None else qk_size
-        self.qkv = nn.Linear(hidden_size, 2 * self.qk_size + hidden_size)
-        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.head_width = self.qk_size // num_heads
+        self.qkv = Linear(hidden_size, 2 * self.qk_size + hidden_size)
+        self.proj = Linear(hidden_size, hidden_size)
 
     def project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, N, width)."""

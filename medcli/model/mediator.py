@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcli.model.absorption import layer_saving
 from medcli.model.attention import Attention
+from medcli.model.linear import linear
 from medcli.model.shapes import BIAS_TABLES, bias_shapes
 
 # Dimension key: B batch, H heads, N latent tokens, M mediator tokens, K head width, D model width = H * K,
@@ -86,7 +88,8 @@ class MediatorAttention(Attention):
         """
         tables = self.tables(num_mediators)
         parts: list[Tensor] = [getattr(tables, name) for name in BIAS_TABLES]
-        if torch.is_grad_enabled() or any(part.is_inference() for part in parts):
+        # A compiled graph composes them itself: what is kept can't be looked up without leaving the graph.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(part.is_inference() for part in parts):
             return compose_biases(*parts)
         stamp: tuple[object, ...] = tuple((part.data_ptr(), part._version, part.dtype, part.device) for part in parts)
         kept = self._composed.get(num_mediators)
@@ -95,38 +98,86 @@ class MediatorAttention(Attention):
             self._composed[num_mediators] = kept
         return kept[1]
 
+    def absorbs(self, num_mediators: int) -> bool:
+        """Whether `absorbed_scores` costs less than projecting every token. Training keeps to the papers' order."""
+        saving = layer_saving(
+            num_mediators,
+            num_heads=self.num_heads,
+            width=self.proj.in_features,
+            num_tokens=self.tokens_side**2,
+        )
+        return saving > 0
+
     def grid(self, x_BND: Tensor) -> Tensor:
         """(B, N, D) tokens as a (B, D, S, S) image; a view."""
-        return x_BND.transpose(1, 2).unflatten(-1, (self.tokens_side, self.tokens_side))
+        if torch.is_grad_enabled():
+            return x_BND.transpose(1, 2).unflatten(-1, (self.tokens_side, self.tokens_side))
+        # The same view with the strides by which torch knows a batch of one, too, as channels last: its convolution is
+        # then three times as fast. Its gradients would round differently, and training runs must stay repeatable.
+        return x_BND.unflatten(1, (self.tokens_side, self.tokens_side)).permute(0, 3, 1, 2)
 
-    def pool(self, query_BND: Tensor, num_mediators: int) -> Tensor:
-        """Average the query grid into mediator tokens, (B, M, D), row by row. Source: reference-facts 3.2, step 2."""
-        pooled_BDmm = F.adaptive_avg_pool2d(self.grid(query_BND), math.isqrt(num_mediators))
+    def pool(self, x_BND: Tensor, num_mediators: int) -> Tensor:
+        """Average the token grid into mediators, (B, M, D), row by row. Source: reference-facts 3.2, step 2."""
+        pooled_BDmm = F.adaptive_avg_pool2d(self.grid(x_BND), math.isqrt(num_mediators))
         return pooled_BDmm.flatten(2).transpose(1, 2)
 
-    def mediate(self, query_BND: Tensor, key_BND: Tensor, value_BND: Tensor, num_mediators: int) -> Tensor:
-        """softmax(q tᵀ) softmax(t kᵀ) v with position biases, before the convolution is added: (B, N, D).
+    def scores(self, query_BND: Tensor, key_BND: Tensor, num_mediators: int) -> tuple[Tensor, Tensor]:
+        """Scores of the mediators against the keys and of the queries against the mediators, both (B, H, M, N).
 
-        Costs 4 N M D multiply-adds instead of the 2 N² D of full attention, so it pays only when M < N / 2.
+        Tokens are innermost on both sides: the softmax over few mediators then runs along whole vectors.
+        Source: reference-facts 3.2, steps 5 and 7.
         """
         to_tokens_HMN, from_queries_HMN = self.biases(num_mediators)
-        head_width = query_BND.shape[-1] // self.num_heads
         # Scaling the few mediators once scales both score matrices.
-        mediator_BHMK = self.split_heads(self.pool(query_BND, num_mediators)) * head_width**-0.5
-        key_BHNK, value_BHNK = self.split_heads(key_BND), self.split_heads(value_BND)
-        summary_BHMK = (mediator_BHMK @ key_BHNK.mT + to_tokens_HMN).softmax(dim=-1) @ value_BHNK
-        # Scores stay (H, M, N), tokens innermost: the softmax over few mediators then runs along whole vectors.
-        share_BHMN = (mediator_BHMK @ self.split_heads(query_BND).mT + from_queries_HMN).softmax(dim=-2)
-        return (share_BHMN.mT @ summary_BHMK).transpose(1, 2).flatten(2)
+        mediator_BHMK = self.split_heads(self.pool(query_BND, num_mediators)) * self.head_width**-0.5
+        return (
+            mediator_BHMK @ self.split_heads(key_BND).mT + to_tokens_HMN,
+            mediator_BHMK @ self.split_heads(query_BND).mT + from_queries_HMN,
+        )
+
+    def absorbed_scores(self, x_BND: Tensor, num_mediators: int) -> tuple[Tensor, Tensor]:
+        """`scores` straight from the tokens, up to a constant along the tokens of the first: see `absorption`.
+
+        No query and no key is computed. The keys' bias is that constant, so it is left out.
+        """
+        batch, num_tokens, width = x_BND.shape
+        rows = (self.num_heads, self.head_width)
+        query_bias_D = self.qkv.bias[:width]
+        query_HKD, key_HKD = (weight.unflatten(0, rows) for weight in self.qkv.weight[: 2 * width].chunk(2))
+        pooled_BMD = self.pool(x_BND, num_mediators)
+        mediator_BMHK = F.linear(pooled_BMD, self.qkv.weight[:width], query_bias_D).unflatten(-1, rows)
+        mediator_BMHK = mediator_BMHK * self.head_width**-0.5
+        mediator_HRK = mediator_BMHK.permute(2, 0, 1, 3).flatten(1, 2)  # R: mediators of all images
+
+        def score(weight_HKD: Tensor, bias_HMN: Tensor) -> Tensor:
+            absorbed_BHMD = (mediator_HRK @ weight_HKD).unflatten(1, (batch, num_mediators)).transpose(0, 1)
+            scores_BRN = torch.baddbmm(bias_HMN.flatten(0, 1), absorbed_BHMD.flatten(1, 2), x_BND.mT)
+            return scores_BRN.unflatten(1, (self.num_heads, num_mediators))
+
+        to_tokens_HMN, from_queries_HMN = self.biases(num_mediators)
+        query_constant_BHM1 = (mediator_BMHK * query_bias_D.unflatten(0, rows)).sum(-1).transpose(1, 2)[..., None]
+        return score(key_HKD, to_tokens_HMN), score(query_HKD, from_queries_HMN) + query_constant_BHM1
+
+    def mediate(self, scores_BHMN: Tensor, shares_BHMN: Tensor, value_BND: Tensor) -> Tensor:
+        """Mediators collect the values by the first scores, queries read them by the second: (B, N, D)."""
+        summary_BHMK = scores_BHMN.softmax(dim=-1) @ self.split_heads(value_BND)
+        return (shares_BHMN.softmax(dim=-2).mT @ summary_BHMK).transpose(1, 2).flatten(2)
 
     def forward(self, x_BND: Tensor, num_mediators: int) -> Tensor:
         """Mix (B, N, D) tokens through `num_mediators` mediators, or with full attention for 0.
 
         Full attention uses the same q, k, v and projection and leaves the convolution out: it is the dense parent.
+        Mediators cost 4 N M D multiply-adds instead of 2 N^2 D, so they pay only when M < N / 2.
         """
         if num_mediators == 0:
             return super().forward(x_BND, 0)
-        query_BND, key_BND, value_BND = self.project(x_BND)
+        width = self.proj.in_features
+        if not torch.is_grad_enabled() and self.absorbs(num_mediators):
+            value_BND = linear(x_BND, self.qkv.weight[2 * width :], self.qkv.bias[2 * width :])
+            scores = self.absorbed_scores(x_BND, num_mediators)
+        else:
+            query_BND, key_BND, value_BND = self.project(x_BND)
+            scores = self.scores(query_BND, key_BND, num_mediators)
         local_BND = self.dwc(self.grid(value_BND)).flatten(2).transpose(1, 2)
-        out_BND: Tensor = self.proj(self.mediate(query_BND, key_BND, value_BND, num_mediators) + local_BND)
+        out_BND: Tensor = self.proj(self.mediate(*scores, value_BND) + local_BND)
         return out_BND

@@ -12,10 +12,11 @@ import torch
 from medcli.config import ModelConfig, SamplerConfig
 from medcli.data.images import MANIFEST, read_manifest
 from medcli.diffusion.steps import Sampler, build_sampler
-from medcli.engine.cost import call_gmacs, image_gmacs
+from medcli.engine.cost import image_gmacs, pass_gmacs
 from medcli.engine.folder import RECORDS, Record
 from medcli.engine.generate import calls_at_entries
 from medcli.engine.networks import Guidance
+from medcli.engine.phases import null_calls, num_passes
 from medcli.engine.plan import ADAPTIVE_SOLVERS
 from medcli.errors import ConfigError, DataError
 from medcli.schedule.spec import Schedule
@@ -51,7 +52,7 @@ class ImageCost:
     nfe: float
     """Network calls; the two halves of guidance are one call."""
     passes_per_call: int
-    """Forward passes of a call: 2 under guidance."""
+    """Forward passes of a guided call: 2; 1 without guidance."""
     basis: str
     """`exact`: known beforehand; `bounds`: the images decide, so only limits are known; `trace`: mean over a run."""
     num_images: int | None
@@ -93,14 +94,15 @@ def image_cost(run: Run, config: ModelConfig) -> ImageCost:
         ConfigError: If the sampler chooses its own number of steps and no run tells how many it took.
     """
     counts = run.schedule.counts
-    costs = [call_gmacs(config, count, run.guidance) for count in counts]
+    costs = [pass_gmacs(config, count) for count in counts]
     if run.sampler.solver in ADAPTIVE_SOLVERS:
         nfe = _measured_nfe(run)
-        gmacs = [nfe * costs[0]]
+        passes = nfe * run.guidance.num_halves
+        gmacs = [passes * costs[0]]
     else:
-        calls = _possible_calls(run)
-        nfe = sum(calls[0])
-        gmacs = [image_gmacs(made, costs) for made in calls]
+        sampler = build_sampler(run.sampler)
+        nfe, passes = sampler.nfe, num_passes(sampler, run.guidance)
+        gmacs = [image_gmacs(made, costs) for made in _possible_passes(run, sampler)]
     is_open = run.schedule.is_dynamic and run.moves is None
     return ImageCost(
         resolution_px=config.resolution_px,
@@ -113,7 +115,7 @@ def image_cost(run: Run, config: ModelConfig) -> ImageCost:
         gmacs=None if is_open else sum(gmacs) / len(gmacs),
         gmacs_min=min(gmacs),
         gmacs_max=max(gmacs),
-        gmacs_dense=nfe * call_gmacs(config, 0, run.guidance),
+        gmacs_dense=passes * pass_gmacs(config, 0),
     )
 
 
@@ -126,16 +128,16 @@ def _measured_nfe(run: Run) -> float:
     return run.measured_nfe
 
 
-def _possible_calls(run: Run) -> list[tuple[int, ...]]:
-    """Network calls at each ladder entry: of each image of a run, else of the cheapest and the dearest way."""
-    sampler = build_sampler(run.sampler)
+def _possible_passes(run: Run, sampler: Sampler) -> list[tuple[int, ...]]:
+    """Forward passes at each ladder entry: of each image of a run, else of the cheapest and the dearest way."""
     calls_L = torch.tensor([sampler.calls(step) for step in range(sampler.num_steps)])
+    passes_L = calls_L + null_calls(sampler, run.guidance)
     moves: Sequence[tuple[int, ...]] = [()]
     if run.moves is not None:
         moves = run.moves
     elif run.schedule.is_dynamic:
         moves = [(), earliest_moves(run.schedule, sampler)]
-    return [calls_at_entries(calls_L, made, len(run.schedule.counts)) for made in moves]
+    return [calls_at_entries(passes_L, made, len(run.schedule.counts)) for made in moves]
 
 
 def earliest_moves(schedule: Schedule, sampler: Sampler) -> tuple[int, ...]:

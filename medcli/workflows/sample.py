@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import platform
-import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from medcli.checkpoint.load import load_model
-from medcli.data.autoencoder import Decoder, open_decoder
+from medcli.data.autoencoder import open_decoder
+from medcli.data.images import read_manifest
 from medcli.diffusion.steps import build_sampler
-from medcli.engine.cost import call_gmacs, image_gmacs
-from medcli.engine.folder import (
-    ARCHIVE,
-    FORMAT_VERSION,
-    GRID,
-    Record,
-    SampleFolder,
-    check_folder,
-    file_name,
-    mean_switch_steps,
-    open_folder,
-    require_space,
-    write_manifest,
-)
-from medcli.engine.generate import generate
-from medcli.engine.networks import Stage, stages_of
-from medcli.engine.plan import ADAPTIVE_SOLVERS, FinishedImage
-from medcli.errors import CheckpointError
+from medcli.engine.cost import call_gmacs, pass_gmacs
+from medcli.engine.folder import ARCHIVE, GRID, SampleFolder, totals_of
+from medcli.engine.manifest import FORMAT_VERSION, check_folder, require_space, write_manifest
+from medcli.engine.phases import num_passes
+from medcli.engine.plan import ADAPTIVE_SOLVERS
+from medcli.errors import ConfigError, DataError, EnvironmentProblem
 from medcli.metrics.reference import BUNDLED, bundled_info
 from medcli.runtime.device import pick_device
+from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
 from medcli.version import __version__
+from medcli.workflows.sample_making import Making
 from medcli.workflows.sample_settings import SampleRequest, SampleSetup, picture_settings, set_up
-
-# Dimension key: B images, C latent channels, Y X height and width.
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -81,35 +67,54 @@ class SampleReport:
 
 
 def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
-    """Make the images a request asks for that are not there yet.
+    """Make the images a request asks for that are not there yet, together with any other process that does the same.
 
-    Everything cheap is checked before anything slow: settings, autoencoder, folder, disk space; then weights load.
+    Everything cheap is checked before anything slow: settings, autoencoder, folder, disk space; then weights load. Of
+    the processes of a launch, the first waits for the others, makes what they left behind, and completes the folder;
+    what the others report is what there is when they are through.
 
     Raises:
         MedcliError: For anything the user can fix; what has been made so far stays and the same request goes on.
     """
-    device = pick_device(request.device)
+    processes = this_process()
+    device = _pick_device(request.device, processes)
     setup = set_up(request, device.type)
-    decoder = open_decoder(setup.config, autoencoder=request.vae, device=device, dtype=DTYPES[request.dtype])
+    dtype = DTYPES[request.dtype]
+    decoder = open_decoder(setup.config, autoencoder=request.vae, device=device, dtype=dtype)
     settings = picture_settings(setup, request)
-    before = check_folder(setup.output, settings)
-    setup = replace(setup, plan=replace(setup.plan, batch_size=_batch_size(setup, request, before)))
-    manifest = _manifest(setup, request, settings, before, device)
+    check_folder(setup.output, settings)
     require_space(setup.output, request.num_images, setup.config.resolution_px, archive=request.npz)
-    write_manifest(setup.output, manifest)
-    with open_folder(setup.output) as folder:
-        missing = [index for index in range(request.num_images) if index not in folder.records]
-        if missing:
-            seconds = _fill(folder, setup, request, decoder, missing, device, reporter)
-            manifest["sessions"] = [*manifest["sessions"], {"images": len(missing), "seconds": seconds}]
-        _write_pictures(folder, setup, npz=request.npz, changed=bool(missing))
-        report = replace(_report(folder, setup, manifest["sessions"]), num_new=len(missing))
-    write_manifest(setup.output, {**manifest, "totals": report.totals()})
-    return report
+    with SampleFolder(setup.output) as folder:
+        if not (folder.locks.works or processes.is_alone):
+            raise EnvironmentProblem(
+                f"the file system of {setup.output} keeps no locks, so processes can't share it",
+                hint="run one process, or choose another place with --output",
+            )
+        before = check_folder(setup.output, settings)
+        setup = replace(setup, plan=replace(setup.plan, batch_size=_batch_size(setup, request, before, processes)))
+        manifest = _manifest(setup, request, settings, before, device)
+        if manifest != before and not folder.locks.is_alone:
+            raise ConfigError(f"{setup.output} is being filled by a run to fewer images", hint="wait until it is done")
+        write_manifest(setup.output, manifest)
+        num_before = folder.num_done
+        seconds = Making(folder, setup, request, decoder, device, dtype, processes, reporter).run()
+        session = {"images": folder.num_done - num_before, "seconds": seconds}
+        return _complete(folder, setup, session, npz=request.npz) if processes.is_first else _report(folder, setup, [])
 
 
-def _batch_size(setup: SampleSetup, request: SampleRequest, before: dict[str, Any] | None) -> int:
-    """Rows of a batch: at most the new images; those of an interrupted run when it goes on, so that rounding agrees."""
+def _pick_device(name: str | None, processes: Processes) -> torch.device:
+    """The device asked for; of several GPUs, each process of a launch takes its own."""
+    device = pick_device(name)
+    if device.type == "cuda" and device.index is None and not processes.is_alone:
+        return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
+    return device
+
+
+def _batch_size(setup: SampleSetup, request: SampleRequest, before: dict[str, Any] | None, processes: Processes) -> int:
+    """Rows of a batch: those of an interrupted run when it goes on, so that rounding agrees; else what is useful.
+
+    That is at most the new images, and at most each process's share of them unless the user names a number.
+    """
     if (
         before
         and before["num_images"] >= request.num_images
@@ -117,7 +122,8 @@ def _batch_size(setup: SampleSetup, request: SampleRequest, before: dict[str, An
     ):
         return int(before["run"]["batch_size"])
     num_new = request.num_images - (before["num_images"] if before else 0)
-    return min(setup.plan.batch_size, num_new) if num_new > 0 else setup.plan.batch_size
+    share = num_new if request.batch_size else -(-num_new // processes.count)
+    return min(setup.plan.batch_size, share) if num_new > 0 else setup.plan.batch_size
 
 
 def _manifest(
@@ -155,76 +161,16 @@ def _manifest(
     }
 
 
-def _fill(
-    folder: SampleFolder,
-    setup: SampleSetup,
-    request: SampleRequest,
-    decoder: Decoder,
-    missing: list[int],
-    device: torch.device,
-    reporter: Reporter,
-) -> float:
-    """Make the missing images; seconds from the first network call to the last file."""
-    stages, plan = _load_stages(setup, request, device), setup.plan
-    costs = [call_gmacs(stage.config, stage.num_mediators, plan.guidance) for stage in stages]
-    start = time.monotonic()
-    for image, pixels_YXC in _decoded(generate(stages, plan, missing, device=device, reporter=reporter), decoder):
-        name = file_name(image.index)
-        gmacs = image_gmacs(image.calls, costs)
-        record = Record(
-            index=image.index,
-            label=image.label,
-            file=name,
-            switch_steps=image.switch_steps,
-            gmacs=float(f"{gmacs:.9g}"),
-        )
-        folder.add(record, pixels_YXC.numpy())
-    return round(time.monotonic() - start, 3)
-
-
-def _load_stages(setup: SampleSetup, request: SampleRequest, device: torch.device) -> tuple[Stage, ...]:
-    """Load the weights: one model, or one a ladder entry."""
-    models = [
-        load_model(
-            info.path,
-            family=request.family,
-            num_heads=request.num_heads,
-            weights=request.weights,
-            device=device,
-            dtype=DTYPES[request.dtype],
-        )
-        for info in setup.infos
-    ]
-    counts = setup.plan.schedule.counts
-    by_count = dict(zip(counts, models, strict=True)) if request.stages else dict.fromkeys(counts, models[0])
-    return stages_of(by_count, counts, compiled=request.compiled)
-
-
-def _decoded(images: Iterable[FinishedImage], decoder: Decoder) -> Iterator[tuple[FinishedImage, torch.Tensor]]:
-    """Decode images as they come, a full batch of the decoder's at a time; the last one is padded."""
-    held: list[FinishedImage] = []
-    for image in images:
-        _check_finite(image)
-        held.append(image)
-        if len(held) == decoder.batch_size:
-            yield from zip(held, _decode(held, decoder), strict=True)
-            held = []
-    if held:
-        yield from zip(held, _decode(held, decoder), strict=True)
-
-
-def _decode(images: list[FinishedImage], decoder: Decoder) -> torch.Tensor:
-    latents = [image.latent_CYX for image in images]
-    latents += latents[:1] * (decoder.batch_size - len(latents))
-    return decoder.decode(torch.stack(latents))[: len(images)]
-
-
-def _check_finite(image: FinishedImage) -> None:
-    if not bool(torch.isfinite(image.latent_CYX).all()):
-        raise CheckpointError(
-            f"image {image.index} came out as NaN or infinity: the solver diverged on this model",
-            hint="try --dtype fp32, more --steps or another --solver; check --family and --prediction",
-        )
+def _complete(folder: SampleFolder, setup: SampleSetup, session: dict[str, Any], *, npz: bool) -> SampleReport:
+    """Write the pictures of all images, and the totals; this process is alone in the folder."""
+    manifest = read_manifest(folder.path)
+    if manifest is None:
+        raise DataError(f"the manifest of {folder.path} is gone", hint="run the medcli sample command again")
+    sessions = manifest["sessions"] + ([session] if session["images"] else [])
+    _write_pictures(folder, setup, npz=npz, changed="totals" not in manifest or bool(session["images"]))
+    report = replace(_report(folder, setup, sessions), num_new=session["images"])
+    write_manifest(folder.path, {**manifest, "sessions": sessions, "totals": report.totals()})
+    return report
 
 
 def _write_pictures(folder: SampleFolder, setup: SampleSetup, *, npz: bool, changed: bool) -> None:
@@ -239,25 +185,27 @@ def _write_pictures(folder: SampleFolder, setup: SampleSetup, *, npz: bool, chan
 
 def _report(folder: SampleFolder, setup: SampleSetup, sessions: list[dict[str, Any]]) -> SampleReport:
     """Totals over everything the folder holds."""
-    records, plan, config = folder.ordered(), setup.plan, setup.config
-    gmacs = sum(record.gmacs for record in records) / len(records)
+    plan, config = setup.plan, setup.config
+    totals = totals_of(folder.records(), len(plan.schedule.counts) - 1)
+    gmacs = totals.gmacs
     if plan.sampler.solver in ADAPTIVE_SOLVERS:
         nfe, num_steps = round(gmacs / call_gmacs(config, plan.schedule.counts[0], plan.guidance), 3), 0
+        passes = nfe * plan.guidance.num_halves
     else:
         sampler = build_sampler(plan.sampler)
-        nfe, num_steps = sampler.nfe, sampler.num_steps
+        nfe, num_steps, passes = sampler.nfe, sampler.num_steps, num_passes(sampler, plan.guidance)
     seconds = sum(session["seconds"] for session in sessions)
     made = sum(session["images"] for session in sessions)
     return SampleReport(
         output=str(folder.path),
-        num_images=len(records),
+        num_images=folder.num_done,
         nfe=nfe,
         gmacs_per_image=gmacs,
-        gmacs_dense=nfe * call_gmacs(config, 0, plan.guidance),
+        gmacs_dense=passes * pass_gmacs(config, 0),
         seconds=round(seconds, 3),
         images_per_sec=made / seconds if seconds else None,
-        switch_steps_mean=tuple(mean_switch_steps(records, len(plan.schedule.counts) - 1)),
-        switch_steps=tuple(record.switch_steps for record in records),
+        switch_steps_mean=totals.switch_steps_mean,
+        switch_steps=totals.switch_steps,
         counts=plan.schedule.counts,
         num_steps=num_steps,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from medcli.checkpoint.reader import CheckpointInfo, describe
 from medcli.config import ModelConfig, SamplerConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.engine.labels import Labels, LabelSampling
-from medcli.engine.networks import Guidance
+from medcli.engine.networks import ALWAYS, Guidance
 from medcli.engine.plan import FAMILY_SAMPLERS, SamplingPlan, check_plan
 from medcli.errors import ConfigError
 from medcli.schedule.spec import Schedule, choose_schedule
@@ -59,6 +59,8 @@ class SampleRequest:
     cfg_scale: float | None = None
     cfg_channels: str | None = None
     """`3` or `all`."""
+    cfg_interval: tuple[float, float] | None = None
+    """Progress at which guidance starts and ends; None: the whole way."""
     classes: tuple[int, ...] | None = None
     """None: all of them."""
     label_sampling: str = "equal"
@@ -173,7 +175,8 @@ def choose_guidance(request: SampleRequest, config: ModelConfig, defaults: Mappi
         raise ConfigError(f"--cfg-scale must be a number >= 0, got {scale}")
     is_pixels = config.autoencoder is None or config.in_channels < 4
     channels = request.cfg_channels or defaults.get("cfg_channels", "all" if is_pixels else "3")
-    return Guidance(scale=float(scale), channels=None if channels == "all" else int(channels))
+    interval = ALWAYS if request.cfg_interval is None else request.cfg_interval
+    return Guidance(scale=float(scale), channels=None if channels == "all" else int(channels), interval=interval)
 
 
 def _schedule(request: SampleRequest, held: tuple[int, ...], defaults: Mapping[str, Any]) -> Schedule:
@@ -214,12 +217,19 @@ def picture_settings(setup: SampleSetup, request: SampleRequest) -> dict[str, An
         "weights": setup.infos[0].weights,
         "schedule": plan.schedule.to_json(),
         "sampler": plan.sampler.to_json(),
-        "guidance": asdict(plan.guidance) if plan.guidance.is_on else None,
+        "guidance": _guidance_settings(plan.guidance),
         "labels": {"classes": list(plan.labels.classes), "sampling": plan.labels.sampling},
         "seed": plan.seed,
         "dtype": request.dtype,
         "autoencoder": request.vae or setup.config.autoencoder,
     }
+
+
+def _guidance_settings(guidance: Guidance) -> dict[str, Any] | None:
+    if not guidance.is_on:
+        return None
+    settings = {"scale": guidance.scale, "channels": guidance.channels}
+    return {**settings, "interval": list(guidance.interval)} if guidance.is_partial else settings
 
 
 def sha256_of(path: Path) -> str:

@@ -182,6 +182,18 @@ def test_a_run_lies_within_the_limits_given_beforehand(run_cli: RunCli, dynamic_
     assert planned["gmacs_min"] <= dynamic_run["gmacs_per_image"] <= planned["gmacs_max"]
 
 
+def test_a_partly_guided_run_is_priced_by_the_passes_it_made(run_cli: RunCli, empty_folder: Path) -> None:
+    save(empty_folder / "tiny.safetensors")
+    argv = ("tiny.safetensors", "--schedule", "static", "--mediators", "4", "--steps", "12", "--num-images", "2")
+    words = (*argv, "--cfg-scale", "2", "--cfg-interval", "0.25,0.5", "--device", "cpu", "-o", "run", "--json")
+    sampled = json.loads(run_cli("sample", *words).out)
+    (image,) = report_of(run_cli, "tiny.safetensors", "--manifest", "run")["images"]
+    assert image["gmacs"] == pytest.approx(sampled["gmacs_per_image"], abs=1e-6)
+    assert image["gmacs_dense"] == pytest.approx(sampled["gmacs_dense"])
+    (row,) = [row for row in report_of(run_cli, "tiny.safetensors")["rows"] if row["num_mediators"] == 4]
+    assert image["gmacs"] == pytest.approx((12 + 3) * row["gmacs"])  # a quarter of the steps run both halves
+
+
 def test_the_moves_of_a_run_can_be_priced_for_another_model(run_cli: RunCli, dynamic_run: dict[str, Any]) -> None:
     report = report_of(run_cli, "SiT-XL/2", "--manifest", "run", "--res", "512")
     assert [row["num_mediators"] for row in report["rows"]] == [0, 1, 4, 16]

@@ -126,11 +126,7 @@ def test_mediator_attention_in_float64_equals_the_reference_at_every_stage(case)
     attention.load_state_dict(weights)
     x = recorded["x"]
     query, key, value = attention.project(x)
-    to_tokens, from_queries = attention.biases(count)
-    scale = (settings["dim"] // settings["num_heads"]) ** -0.5
-    mediators = attention.split_heads(attention.pool(query, count)) * scale
-    scores = mediators @ attention.split_heads(key).mT + to_tokens
-    shares = mediators @ attention.split_heads(query).mT + from_queries
+    scores, shares = attention.scores(query, key, count)
     local = attention.dwc(attention.grid(value))
     stages = {
         "qkv_out": attention.qkv(x),
@@ -140,8 +136,29 @@ def test_mediator_attention_in_float64_equals_the_reference_at_every_stage(case)
         "logits_query_to_mediator": shares.mT,
         "attn_query_to_mediator": shares.softmax(-2).mT,
         "dwc_out": local,
-        "pre_proj": attention.mediate(query, key, value, count) + local.flatten(2).mT,
+        "pre_proj": attention.mediate(scores, shares, value) + local.flatten(2).mT,
         "out": attention(x, count),
+    }
+    for stage, tensor in stages.items():
+        torch.testing.assert_close(tensor, recorded[stage], **ATTENTION_CASES["tolerance"], msg=stage)
+
+
+@pytest.mark.parametrize("case", ATTENTION_CASES["cases"])
+@torch.no_grad()
+def test_absorbed_attention_in_float64_equals_the_reference(case, monkeypatch):
+    settings = ATTENTION_CASES["cases"][case]
+    recorded = load_file(DATA / f"mediator_attention_f64/{case}.safetensors")
+    count = settings["mediator_num"]
+    attention = MediatorAttention(settings["dim"], settings["num_heads"], settings["tokens_side"], (count,)).double()
+    weights = {key.removeprefix("weights."): value for key, value in recorded.items() if key.startswith("weights.")}
+    attention.load_state_dict(weights)
+    monkeypatch.setattr(attention, "absorbs", lambda num_mediators: True)
+    scores, shares = attention.absorbed_scores(recorded["x"], count)
+    stages = {
+        "attn_mediator_to_key": scores.softmax(-1),
+        "logits_query_to_mediator": shares.mT,
+        "attn_query_to_mediator": shares.softmax(-2).mT,
+        "out": attention(recorded["x"], count),
     }
     for stage, tensor in stages.items():
         torch.testing.assert_close(tensor, recorded[stage], **ATTENTION_CASES["tolerance"], msg=stage)

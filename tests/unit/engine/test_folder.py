@@ -1,18 +1,13 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medcli.engine.folder import (
-    Record,
-    check_folder,
-    mean_switch_steps,
-    open_folder,
-    require_space,
-    write_manifest,
-)
+from medcli.engine.folder import Record, SampleFolder, totals_of
+from medcli.engine.manifest import check_folder, require_space, write_manifest
 from medcli.errors import ConfigError, DataError, EnvironmentProblem
 
 SETTINGS = {"seed": 0, "schedule": {"kind": "full"}}
@@ -30,7 +25,8 @@ def picture(index: int) -> np.ndarray:
 def filled(tmp_path: Path) -> Path:
     path = tmp_path / "out"
     write_manifest(path, {"settings": SETTINGS, "num_images": 3})
-    with open_folder(path) as folder:
+    with SampleFolder(path) as folder:
+        folder.share()
         for index in (2, 0, 1):
             folder.add(record_of(index, 5, 9), picture(index))
     return path
@@ -44,9 +40,9 @@ def test_a_line_is_what_the_contract_says(filled: Path) -> None:
 
 def test_finished_images_are_found_again_and_their_lines_left_alone(filled: Path) -> None:
     before = (filled / "images.jsonl").stat()
-    with open_folder(filled) as folder:
-        assert [record.index for record in folder.ordered()] == [0, 1, 2]
-        assert folder.records[1] == record_of(1, 5, 9)
+    with SampleFolder(filled) as folder:
+        assert list(folder.done()) == [0, 1, 2]
+        assert list(folder.records()) == [record_of(index, 5, 9) for index in (2, 0, 1)]
     after = (filled / "images.jsonl").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
@@ -55,8 +51,9 @@ def test_finished_images_are_found_again_and_their_lines_left_alone(filled: Path
 def test_a_torn_line_is_dropped_and_the_next_starts_clean(filled: Path, torn: str) -> None:
     with (filled / "images.jsonl").open("a") as file:
         file.write(torn)
-    with open_folder(filled) as folder:
-        assert sorted(folder.records) == [0, 1, 2]
+    with SampleFolder(filled) as folder:
+        assert list(folder.done()) == [0, 1, 2]
+        folder.share()
         folder.add(record_of(3), picture(3))
     lines = (filled / "images.jsonl").read_text().splitlines()
     assert [json.loads(line)["index"] for line in lines] == [2, 0, 1, 3]
@@ -65,22 +62,23 @@ def test_a_torn_line_is_dropped_and_the_next_starts_clean(filled: Path, torn: st
 def test_a_last_line_without_its_end_counts_if_it_is_whole(filled: Path) -> None:
     text = (filled / "images.jsonl").read_text()
     (filled / "images.jsonl").write_text(text[:-1])
-    with open_folder(filled) as folder:
-        assert sorted(folder.records) == [0, 1, 2]
+    with SampleFolder(filled) as folder:
+        assert list(folder.done()) == [0, 1, 2]
     assert (filled / "images.jsonl").read_text() == text
 
 
 def test_a_line_without_its_picture_does_not_count(filled: Path) -> None:
     (filled / "000000.png").unlink()
-    with open_folder(filled) as folder:
-        assert sorted(folder.records) == [1, 2]
+    with SampleFolder(filled) as folder:
+        assert list(folder.done()) == [1, 2]
+        folder.share()
         folder.add(record_of(0), picture(0))
     assert len((filled / "images.jsonl").read_text().splitlines()) == 3
 
 
 def test_half_written_files_of_a_killed_run_are_removed(filled: Path) -> None:
     (filled / ".000003.tmp-123.png").write_bytes(b"half")
-    with open_folder(filled):
+    with SampleFolder(filled):
         pass
     assert not list(filled.glob(".*"))
 
@@ -135,7 +133,37 @@ def test_a_full_disk_is_found_before_starting(tmp_path: Path, monkeypatch: pytes
         require_space(tmp_path / "a/b", 1000, 256, archive=False)
 
 
-def test_mean_switch_steps_are_over_the_images_that_moved() -> None:
+def test_totals_are_over_the_images_and_mean_moves_over_those_that_made_them() -> None:
     records = [record_of(0, 4, 8), record_of(1, 6), record_of(2)]
-    assert mean_switch_steps(records, 3) == [5.0, 8.0, None]
-    assert mean_switch_steps(records[:0], 1) == [None]
+    totals = totals_of(records, 3)
+    assert totals.switch_steps_mean == (5.0, 8.0, None)
+    assert totals.switch_steps == ((4, 8), (6,), ())
+    assert totals.gmacs == 1.5
+    assert totals_of(records[:0], 1).switch_steps_mean == (None,)
+
+
+def test_totals_do_not_depend_on_the_order_images_finished_in() -> None:
+    records = [Record(index=i, label=0, file="", switch_steps=(), gmacs=0.1 * 3**i) for i in range(30)]
+    assert totals_of(records, 0) == replace(totals_of(records[::-1], 0), switch_steps=((),) * 30)
+
+
+def test_lines_of_another_process_are_noticed_and_one_still_being_written_waits(filled: Path) -> None:
+    with SampleFolder(filled) as folder:
+        line = record_of(5).to_line()
+        with (filled / "images.jsonl").open("a") as file:
+            file.write(line[:9])
+        folder.read_on()
+        assert not folder.is_done(5)
+        with (filled / "images.jsonl").open("a") as file:
+            file.write(line[9:])
+        folder.read_on()
+        assert folder.is_done(5)
+        assert folder.num_missing(7) == 3
+
+
+def test_a_line_given_twice_counts_once_and_goes_away(filled: Path) -> None:
+    with (filled / "images.jsonl").open("a") as file:
+        file.write(record_of(1).to_line())
+    with SampleFolder(filled) as folder:
+        assert len(list(folder.records())) == folder.num_done == 3
+    assert len((filled / "images.jsonl").read_text().splitlines()) == 3

@@ -57,8 +57,8 @@ def test_the_archive_is_what_numpy_would_read_and_always_the_same(tmp_path: Path
     files = [tmp_path / f"{index}.png" for index in range(5)]
     for file, image in zip(files, images, strict=True):
         write_png(file, image)
-    write_npz(tmp_path / "a.npz", files, 6)
-    write_npz(tmp_path / "b.npz", files, 6)
+    write_npz(tmp_path / "a.npz", files, len(files), 6)
+    write_npz(tmp_path / "b.npz", files, len(files), 6)
     with np.load(tmp_path / "a.npz") as archive:
         assert archive.files == ["arr_0"]
         assert archive["arr_0"].dtype == np.uint8

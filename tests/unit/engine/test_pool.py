@@ -1,8 +1,10 @@
 import torch
 
+from medcli.engine.phases import Phase
 from medcli.engine.pool import FREE, NO_MOVE, Pool, advance, empty_pool, enter, leave, num_slots, pick_batch
 from medcli.schedule.dynamic import DynamicSchedule
 
+UNGUIDED = torch.zeros(16, dtype=torch.int64)
 RULE = DynamicSchedule(ladder=(1, 4, 16), rho=(0.5, 0.2), warmup_steps=1)
 
 
@@ -18,9 +20,9 @@ def test_a_pool_of_this_size_always_fills_a_batch() -> None:
     assert num_slots(3, 8, 1000) == 22
     for spread in ([8, 7, 7], [7, 8, 7], [7, 7, 8], [22, 0, 0], [0, 0, 22]):
         entries = [entry for entry, count in enumerate(spread) for _ in range(count)]
-        slots, entry = pick_batch(pool_with(entries), 8, 3)
-        assert len(slots) == 8
-        assert entry == spread.index(max(spread))
+        batch = pick_batch(pool_with(entries), 8, 3, UNGUIDED)
+        assert len(batch.slot_B) == 8
+        assert batch.entry == spread.index(max(spread))
 
 
 def test_a_pool_is_no_larger_than_the_work() -> None:
@@ -30,15 +32,29 @@ def test_a_pool_is_no_larger_than_the_work() -> None:
 
 
 def test_when_no_entry_fills_a_batch_the_lowest_catches_up() -> None:
-    slots, entry = pick_batch(pool_with([2, 2, 2, 1, 2]), 8, 3)
-    assert (slots.tolist(), entry) == ([3], 1)
+    batch = pick_batch(pool_with([2, 2, 2, 1, 2]), 8, 3, UNGUIDED)
+    assert (batch.slot_B.tolist(), batch.entry, batch.is_guided) == ([3], 1, False)
 
 
 def test_low_image_numbers_go_first() -> None:
     pool = pool_with([0, 0, 0, 0])
     pool.index_P[:] = torch.tensor([9, 3, 7, 1])
-    slots, _ = pick_batch(pool, 2, 3)
-    assert slots.tolist() == [3, 1]
+    assert pick_batch(pool, 2, 3, UNGUIDED).slot_B.tolist() == [3, 1]
+
+
+def test_guided_images_and_others_share_no_batch_but_both_sides_of_the_interval_do() -> None:
+    pool = pool_with([0, 0, 0, 0, 0, 1])
+    pool.step_P[:] = torch.tensor([0, 1, 2, 3, 0, 0])
+    phase_L = torch.tensor([Phase.BEFORE, Phase.INSIDE, Phase.INSIDE, Phase.AFTER])
+    batch = pick_batch(pool, 3, 3, phase_L)
+    assert (batch.slot_B.tolist(), batch.entry, batch.is_guided) == ([0, 3, 4], 0, False)
+    leave(pool, torch.tensor([0, 4]))
+    # None fills a batch: those that have not reached the interval come first, those beyond it last.
+    batch = pick_batch(pool, 3, 3, phase_L)
+    assert (batch.slot_B.tolist(), batch.entry, batch.is_guided) == ([5], 1, False)
+    leave(pool, torch.tensor([5]))
+    batch = pick_batch(pool, 3, 3, phase_L)
+    assert (batch.slot_B.tolist(), batch.entry, batch.is_guided) == ([1, 2], 0, True)
 
 
 def test_entering_resets_what_the_last_image_left() -> None:

@@ -1,0 +1,101 @@
+"""From finished latents to files, in threads beside the sampling loop.
+
+One thread decodes, a few encode and write; all of them spend their time outside the interpreter's lock. The loop waits
+only when they fall behind. Order does not matter: an image's file and line depend on nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medcli.data.autoencoder import Decoder
+from medcli.engine.plan import FinishedImage
+from medcli.errors import CheckpointError
+
+# Dimension key: B images, C latent channels, Y X height and width.
+
+MAX_WRITERS = 4
+MAX_WAITING_BATCHES = 8
+"""Batches of the decoder under way at most, which bounds the memory of what waits."""
+
+Store = Callable[[FinishedImage, npt.NDArray[np.uint8]], None]
+"""(image, pixels_YXC) -> nothing; called from several threads."""
+
+
+class Finishing:
+    """Decodes and stores images as they come. Use as a context manager; leaving it waits for the last file.
+
+    Args:
+        decoder: Takes batches of one size; the last is padded.
+        store: Keeps an image's pixels.
+    """
+
+    def __init__(self, decoder: Decoder, store: Store) -> None:
+        self._decoder, self._store = decoder, store
+        self._held: list[FinishedImage] = []
+        self._under_way: deque[Future[list[Future[None]]]] = deque()
+        self._decoding = ThreadPoolExecutor(1, "decode")
+        self._writing = ThreadPoolExecutor(min(MAX_WRITERS, os.cpu_count() or 1), "write")
+
+    def __enter__(self) -> Finishing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._flush()
+        finally:
+            self._decoding.shutdown(cancel_futures=True)
+            self._writing.shutdown(cancel_futures=True)
+
+    def add(self, image: FinishedImage) -> None:
+        """Take an image; raises what went wrong with an earlier one."""
+        self._held.append(image)
+        if len(self._held) == self._decoder.batch_size:
+            self._send()
+        while self._under_way and (len(self._under_way) > MAX_WAITING_BATCHES or self._under_way[0].done()):
+            self._receive()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._send()
+        while self._under_way:
+            self._receive()
+
+    def _send(self) -> None:
+        self._under_way.append(self._decoding.submit(self._decode, self._held))
+        self._held = []
+
+    def _receive(self) -> None:
+        for written in self._under_way.popleft().result():
+            written.result()
+
+    def _decode(self, images: list[FinishedImage]) -> list[Future[None]]:
+        padding = [images[0].latent_CYX] * (self._decoder.batch_size - len(images))
+        latent_BCYX = torch.stack([image.latent_CYX for image in images] + padding)
+        _check_finite(images, latent_BCYX)
+        pixels_BYXC = self._decoder.decode(latent_BCYX).numpy()
+        return [
+            self._writing.submit(self._store, image, pixels_YXC)
+            for image, pixels_YXC in zip(images, pixels_BYXC, strict=False)
+        ]
+
+
+def _check_finite(images: list[FinishedImage], latent_BCYX: torch.Tensor) -> None:
+    finite_B = torch.isfinite(latent_BCYX).flatten(1).all(dim=1).tolist()
+    for image, is_finite in zip(images, finite_B, strict=False):
+        if not is_finite:
+            raise CheckpointError(
+                f"image {image.index} came out as NaN or infinity: the solver diverged on this model",
+                hint="try --dtype fp32, more --steps or another --solver; check --family and --prediction",
+            )

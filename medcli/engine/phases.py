@@ -1,0 +1,46 @@
+"""Where along its way an image is guided: before, inside and after the guidance interval.
+
+Progress counts solver steps: of L steps, step k starts at progress k / L, so 0 is the start of the first and 1 the end
+of the last. A step is guided, in all its network calls, if it starts inside the half-open interval. So [0, 1] guides
+every step, an interval without length none, and two intervals that meet share no step.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from medcli.diffusion.steps import Sampler
+from medcli.engine.networks import Guidance
+
+# Dimension key: L solver steps.
+
+
+class Phase(IntEnum):
+    """Images pass through phases in this order and never back. Outside, the null half is not computed."""
+
+    BEFORE = 0
+    INSIDE = 1
+    AFTER = 2
+
+
+def phases(guidance: Guidance, num_steps: int) -> Tensor:
+    """(L,) int64: the phase of each solver step. Without guidance there is only one, and it is not inside."""
+    start_L = torch.arange(num_steps, dtype=torch.float64) / num_steps
+    if not guidance.is_on:
+        return torch.full((num_steps,), Phase.BEFORE)
+    low, high = guidance.interval
+    return (start_L >= low).long() + (start_L >= high).long()
+
+
+def null_calls(sampler: Sampler, guidance: Guidance) -> Tensor:
+    """(L,) int64: network calls of each solver step that also run the null half."""
+    calls_L = torch.tensor([sampler.calls(step) for step in range(sampler.num_steps)])
+    return calls_L * (phases(guidance, sampler.num_steps) == Phase.INSIDE)
+
+
+def num_passes(sampler: Sampler, guidance: Guidance) -> int:
+    """Forward passes of an image: its network calls, those under guidance twice."""
+    return sampler.nfe + int(null_calls(sampler, guidance).sum())

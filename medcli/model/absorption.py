@@ -1,0 +1,45 @@
+"""When it pays to multiply mediators into the weights of queries and keys, and what that saves. Torch-free.
+
+The scores of head h's mediators m_h against the keys are m_h (x W_k + b_k)^T = (m_h W_k^T) x^T + m_h b_k^T, and the
+last term is constant along the tokens: their softmax ignores it. The scores of the queries are
+(x W_q + b_q) m_h^T = x (W_q m_h^T) + b_q m_h^T. The mediators are averages of queries, so the projection of averaged
+tokens. Neither queries nor keys need to exist for all tokens. Source: design 3.3.
+"""
+
+from __future__ import annotations
+
+from medcli.config import ModelConfig
+
+
+def layer_saving(num_mediators: int, *, num_heads: int, width: int, num_tokens: int) -> int:
+    """Multiply-adds that absorption saves in one attention layer of one image; below zero where it costs more.
+
+    Args:
+        num_mediators: Mediators M.
+        num_heads: Heads H.
+        width: Model width D.
+        num_tokens: Tokens N.
+    """
+    plain = 2 * num_tokens * width**2 + 2 * num_mediators * num_tokens * width
+    # Mediators from averaged tokens, their products with two weight matrices, and two score matrices of full width.
+    absorbed = 3 * num_mediators * width**2 + 2 * num_heads * num_mediators * num_tokens * width
+    return plain - absorbed
+
+
+def absorbed_saving(config: ModelConfig, *, num_mediators: int | None = None) -> int:
+    """Multiply-adds of one forward pass of one image that the papers count and sampling does not do.
+
+    Subtract it from `medcli.metrics.macs.closed_form_macs` for the cost of sampling in the papers' convention.
+
+    Args:
+        config: The network.
+        num_mediators: An entry of the ladder; None the largest, 0 full attention, which has nothing to absorb.
+
+    Raises:
+        ConfigError: If the count is not in the ladder.
+    """
+    entry = config.entry(num_mediators)
+    if entry == 0:
+        return 0
+    saving = layer_saving(entry, num_heads=config.num_heads, width=config.hidden_size, num_tokens=config.num_tokens)
+    return len(config.mediator_layers) * max(saving, 0)

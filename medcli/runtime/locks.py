@@ -1,0 +1,117 @@
+"""Locks between processes that share nothing but a folder.
+
+They are byte-range locks on one file: they vanish with the process that holds them, however it ends, so a kill leaves
+nothing to clean up. They work between machines where the shared file system keeps them, as NFS does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from medcli.errors import EnvironmentProblem
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    HAS_LOCKS = False
+else:
+    HAS_LOCKS = True
+
+HELD = frozenset({errno.EACCES, errno.EAGAIN})
+PRESENCE = 0
+FIRST_NUMBER = 1
+
+
+class FolderLocks:
+    """Presence in a folder, and numbers that this process alone works on.
+
+    A process that is alone holds its presence exclusively, and may do what others must not see half done; the rest
+    share theirs.
+
+    POSIX drops all of a process's locks on a file when it closes any descriptor of it: one process may open a lock
+    file once at a time.
+
+    Args:
+        path: The lock file, in a folder that is made if need be. The last process to leave in good order removes it.
+
+    Raises:
+        EnvironmentProblem: If the place can't be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.works = HAS_LOCKS
+        """Whether the system keeps locks here; where it does not, a process takes itself to be alone."""
+        self.is_alone = False
+        self._file = self._open()
+        while not self._enter():
+            os.close(self._file)
+            self._file = self._open()
+
+    def close(self) -> None:
+        """Leave, with all that is held."""
+        if self._is_current() and self._try_presence(alone=True):
+            with suppress(PermissionError):  # Windows keeps files that are open
+                self._path.unlink()
+        os.close(self._file)
+
+    def share(self) -> None:
+        """Let others in."""
+        self._try_presence(alone=False)
+        self.is_alone = False
+
+    def wait_until_alone(self) -> None:
+        """Give everything up, and come back once no other process is here."""
+        is_waiting = True
+        while is_waiting:
+            os.close(self._file)
+            self._file = self._open()
+            self._try_presence(alone=True, wait=True)
+            is_waiting = not self._is_current()
+        self.is_alone = True
+
+    def claim(self, number: int) -> bool:
+        """Take a number, from 0, unless another process that lives has it."""
+        return self._try_lock(FIRST_NUMBER + number, alone=True, wait=False)
+
+    def _enter(self) -> bool:
+        """Become present; False if the file went away meanwhile, with the process that had it."""
+        self.is_alone = self._try_presence(alone=True)
+        if not self.is_alone:
+            self._try_presence(alone=False, wait=True)
+        return self._is_current()
+
+    def _try_presence(self, *, alone: bool, wait: bool = False) -> bool:
+        return self._try_lock(PRESENCE, alone=alone, wait=wait)
+
+    def _try_lock(self, place: int, *, alone: bool, wait: bool) -> bool:
+        if not self.works:
+            return True
+        kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        try:
+            fcntl.lockf(self._file, kind if wait else kind | fcntl.LOCK_NB, 1, place)
+        except OSError as err:
+            self.works = err.errno in HELD
+            return not self.works
+        return True
+
+    def _open(self) -> int:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as err:
+            raise EnvironmentProblem(
+                f"can't write {self._path.parent}: {os.strerror(err.errno or 0)}",
+                hint="choose a name in a folder you may write to with --output",
+            ) from err
+
+    def _is_current(self) -> bool:
+        """Whether the file that is open is still the one under its name."""
+        try:
+            there = os.stat(self._path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self._file))

@@ -1,0 +1,178 @@
+"""`medcli sample` under a launcher: two processes, one folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import medcli
+from medcli.engine.claims import Claims
+from medcli.engine.folder import Record, SampleFolder
+from medcli.errors import ExitCode
+from medcli.runtime import locks
+from tests.conftest import RunCli
+from tests.unit.engine.test_folder import picture
+from tests.unit.engine.tiny import RHO, save
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no file locks on this system"),
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+]
+NUM_IMAGES = 40
+COMMAND = (
+    *("sample", "tiny.safetensors", "--device", "cpu", "--steps", "40", "--warmup-steps", "1", "--batch-size", "4"),
+    *("--schedule", "dynamic", "--rho", ",".join(map(str, RHO)), "--num-images", str(NUM_IMAGES), "--npz", "--json"),
+)
+LAUNCHERS = {
+    "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Where subprocesses find this medcli, whatever folder they run in."""
+    paths = [str(Path(medcli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths)), **more}
+
+
+def launched(launcher: str, folder: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "medcli", *COMMAND, "-o", folder]
+    return subprocess.run(words, env=environment(), capture_output=True, text=True)
+
+
+def contents_of(folder: Path) -> dict[str, str]:
+    files = (file for file in folder.iterdir() if file.name not in ("manifest.json", "images.jsonl"))
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    lines = (json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines())
+    return sorted(lines, key=lambda line: int(line["index"]))
+
+
+def test_two_processes_make_what_one_makes_bit_for_bit(run_cli: RunCli, empty_folder: Path) -> None:
+    save(empty_folder / "tiny.safetensors")
+    result = launched("torchrun", "two")
+    assert result.returncode == 0, result.stderr
+    alone = run_cli(*COMMAND, "-o", "one")
+    assert contents_of(Path("two")) == contents_of(Path("one"))
+    assert lines_of(Path("two")) == lines_of(Path("one"))
+    assert len(lines_of(Path("two"))) == NUM_IMAGES
+    # One process speaks for both.
+    one, two = json.loads(alone.out), json.loads(result.stdout)
+    for key in ("num_images", "nfe", "gmacs_per_image", "gmacs_dense", "switch_steps_mean"):
+        assert two[key] == one[key]
+    manifests = [json.loads((Path(name) / "manifest.json").read_text()) for name in ("one", "two")]
+    assert manifests[0]["settings"] == manifests[1]["settings"]
+    assert manifests[1]["totals"]["seconds"] > 0
+    assert sum(session["images"] for session in manifests[1]["sessions"]) <= NUM_IMAGES
+
+
+def test_a_lost_process_leaves_only_its_unfinished_images_to_the_others(run_cli: RunCli, empty_folder: Path) -> None:
+    save(empty_folder / "tiny.safetensors")
+    Path("lost").mkdir()
+    words = [sys.executable, "-m", "medcli", *COMMAND, "-o", "lost"]
+    ranks = [
+        subprocess.Popen(words, env=environment(RANK=rank, WORLD_SIZE="2"), stdout=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    ]
+    lines = Path("lost/images.jsonl")
+    while not lines.exists() or not lines.stat().st_size:
+        assert ranks[0].poll() is None
+        time.sleep(0.001)
+    ranks[1].kill()
+    assert ranks[1].communicate()[0] == ""
+    report = json.loads(ranks[0].communicate()[0])
+    assert report["num_images"] == NUM_IMAGES
+    run_cli(*COMMAND, "-o", "one")
+    assert contents_of(Path("lost")) == contents_of(Path("one"))
+    assert lines_of(Path("lost")) == lines_of(Path("one"))
+
+
+def test_where_there_are_no_locks_one_process_works_and_several_are_refused(
+    run_cli: RunCli, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*args: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(locks.fcntl, "lockf", no_locks)
+    save(empty_folder / "tiny.safetensors")
+    assert run_cli(*COMMAND, "-o", "one", "--num-images", "3").code == 0
+    assert len(lines_of(Path("one"))) == 3
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = run_cli(*COMMAND, "-o", "two", "--num-images", "3")
+    assert result.code == ExitCode.ENVIRONMENT
+    assert "keeps no locks" in result.err
+
+
+@contextmanager
+def forked(action: Callable[[], bool]) -> Iterator[int]:
+    """A process that exits with 0 if the action says yes; whatever happens here, it does not stay behind."""
+    if not (child := os.fork()):
+        try:
+            os._exit(0 if action() else 1)
+        finally:
+            os._exit(2)
+    try:
+        yield child
+    finally:
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def test_what_another_process_works_on_is_left_to_it_until_it_dies(tmp_path: Path) -> None:
+    ready, done = os.pipe()
+
+    def make_two_and_begin_a_third() -> bool:
+        with SampleFolder(tmp_path) as other:
+            other.share()
+            claims = iter(Claims(other, 8))
+            for index in (next(claims) for _ in range(3)):
+                if index < 2:
+                    record = Record(index=index, label=0, file=f"{index:06d}.png", switch_steps=(), gmacs=1.0)
+                    other.add(record, picture(index))
+            os.write(done, b".")
+            time.sleep(600)
+        return True
+
+    with SampleFolder(tmp_path) as folder:
+        folder.share()
+        with forked(make_two_and_begin_a_third):
+            os.read(ready, 1)
+            # 0 and 1 are finished, 2 is being made.
+            assert list(Claims(folder, 8)) == [3, 4, 5, 6, 7]
+            assert [folder.is_done(index) for index in range(4)] == [True, True, False, False]
+        folder.settle()
+        assert folder.locks.is_alone
+        assert list(Claims(folder, 8)) == [2, 3, 4, 5, 6, 7]
+
+
+def test_images_made_together_are_claimed_together(tmp_path: Path) -> None:
+    def claim() -> bool:
+        with SampleFolder(tmp_path) as other:
+            claims = iter(Claims(other, 12, group_size=4))
+            taken = [next(claims) for _ in range(5)]
+            os.write(done, b"y" if taken == [0, 1, 2, 3, 4] else b"n")
+            time.sleep(600)
+        return True
+
+    ready, done = os.pipe()
+    with SampleFolder(tmp_path) as folder:
+        folder.share()
+        with forked(claim):
+            assert os.read(ready, 1) == b"y"
+            # 0 to 3 and 4 to 7 are the other's, though it has begun with one of the second group only.
+            assert list(Claims(folder, 12, group_size=4)) == [8, 9, 10, 11]

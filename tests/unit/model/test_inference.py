@@ -1,0 +1,120 @@
+"""The forward pass without gradients takes shorter ways; each must be the function that training computes."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from medcli.config import ModelConfig
+from medcli.model.backbone import DiffusionTransformer, empty_model
+from medcli.model.linear import Linear, linear_gelu
+
+CONFIG = ModelConfig(
+    family="sit", hidden_size=32, depth=3, num_heads=2, latent_size=8, num_classes=5, mediators=(4, 16),
+    mediator_layers=(0, 2),
+)  # fmt: skip
+LATENT = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+INPUTS = (LATENT, torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0, 3, 5]))
+
+
+@pytest.fixture
+def model() -> DiffusionTransformer:
+    network = DiffusionTransformer(CONFIG).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.2, generator=generator)
+    return network
+
+
+def assert_same_function(network: DiffusionTransformer, count: int = 4) -> torch.Tensor:
+    expected = network(*INPUTS, num_mediators=count).detach()
+    with torch.no_grad():
+        actual = network(*INPUTS, num_mediators=count)
+    assert (actual - expected).abs().max() <= 5e-6 * expected.abs().max()
+    return actual
+
+
+@pytest.mark.parametrize("count", [0, 4, 16])
+def test_inference_computes_what_training_computes(model, count):
+    assert_same_function(model, count)
+
+
+def test_a_copy_follows_its_own_weights(model):
+    before = assert_same_function(model)
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.mul_(1.1)
+    assert not torch.equal(assert_same_function(changed), before)
+    assert torch.equal(assert_same_function(model), before)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_loaded_weights_are_used_at_once(model, assign):
+    assert_same_function(model)
+    other = {name: tensor * 1.1 for name, tensor in model.state_dict().items()}
+    model.load_state_dict(other, assign=assign)
+    fresh = empty_model(CONFIG)
+    fresh.load_state_dict(other, assign=True)
+    assert torch.equal(assert_same_function(model), assert_same_function(fresh))
+
+
+def test_a_change_of_type_and_back_leaves_no_trace(model):
+    rounded = copy.deepcopy(model).to(torch.bfloat16).float()
+    model.to(torch.bfloat16)
+    with torch.no_grad():
+        model(*INPUTS, num_mediators=4)
+    assert torch.equal(assert_same_function(model.float()), assert_same_function(rounded))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [0, 4, 16])
+@torch.no_grad()
+def test_neighbours_and_order_change_no_bit(model, dtype, count):
+    model.to(dtype)
+    together = model(*INPUTS, num_mediators=count)
+    turned = model(*(part.flip(0) for part in INPUTS), num_mediators=count)
+    assert torch.equal(turned.flip(0), together)
+
+
+@torch.no_grad()
+def test_automatic_casts_still_apply(model):
+    expected = model(*INPUTS, num_mediators=4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = model(*INPUTS, num_mediators=4)
+        assert Linear(4, 4)(torch.zeros(1, 2, 4)).dtype == torch.bfloat16
+    assert 0 < (cast - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_inference_mode_computes_the_same(model):
+    expected = model(*INPUTS, num_mediators=4)
+    with torch.inference_mode():
+        assert torch.equal(model(*INPUTS, num_mediators=4), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 2e-6), (torch.bfloat16, 1e-2)]
+)
+@torch.no_grad()
+def test_a_product_with_gelu_is_the_product_and_the_gelu(dtype, tolerance):
+    layer = Linear(24, 40).double()
+    x = torch.randn(2, 5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    product = x @ layer.weight.T + layer.bias
+    expected = torch.nn.functional.gelu(product, approximate="tanh")
+    weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
+    torch.testing.assert_close(
+        linear_gelu(x.to(dtype), weight, bias).double(), expected, rtol=tolerance, atol=tolerance
+    )
+    torch.testing.assert_close(layer.to(dtype)(x.to(dtype)).double(), product, rtol=tolerance, atol=tolerance)
+
+
+def test_training_at_any_width_of_queries_is_untouched_by_absorption():
+    compressed = dataclasses.replace(CONFIG, mediators=(), mediator_layers=(), qk_ratio=0.5)
+    network = DiffusionTransformer(compressed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.2)
+    assert_same_function(network, 0)
