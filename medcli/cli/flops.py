@@ -45,7 +45,7 @@ ManifestOpt = Annotated[
 ]
 UNITS = (
     'one image, one forward pass; 1 MAC = 2 FLOPs; what the papers print as "GFLOPs" is the GMACs column\n'
-    "params: of a network with that one count"
+    "done: GMACs of sampling, which multiplies queries and keys into few mediators; params: with that one count"
 )
 DYNAMIC_BOUNDS = (
     "each image decides when it climbs, so limits only: never, and as early as the rule allows;\n"
@@ -109,7 +109,7 @@ def summary(report: FlopsReport) -> Group:
     """What a person sees: a table of forward passes, then one of whole images if they were asked for."""
     from rich.console import Group
 
-    columns = ("model", "px", "attention", "mediators", "GMACs", "GFLOPs", "params", "saved %")
+    columns = ("model", "px", "attention", "mediators", "GMACs", "GFLOPs", "done", "params", "saved %")
     rows = [
         (
             row.model,
@@ -118,6 +118,7 @@ def summary(report: FlopsReport) -> Group:
             row.num_mediators or None,
             amount(row.gmacs),
             amount(row.gflops),
+            amount(row.gmacs_done),
             f"{row.num_params:,}",
             f"{row.saving_percent:.2f}",
         )

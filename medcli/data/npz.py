@@ -19,8 +19,6 @@ from medcli.runtime.reporting import Reporter
 
 IMAGES_KEY = "arr_0"
 """The key `numpy.savez` gives an unnamed array; DiT, SiT and ADM write their images under it."""
-STATISTICS_KEYS = ("mu", "sigma", "mu_s", "sigma_s")
-"""Means and covariances in an ADM reference file: pool features, then spatial features."""
 
 
 def npz_keys(path: Path) -> frozenset[str]:

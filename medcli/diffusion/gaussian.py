@@ -194,12 +194,6 @@ def predicted_data(tables: GaussianTables, x_BCYX: Tensor, noise_BCYX: Tensor, i
     return scale * x_BCYX - at(tables.sqrt_recipm1_alphas_cumprod, index_B, x_BCYX) * noise_BCYX
 
 
-def predicted_noise(tables: GaussianTables, x_BCYX: Tensor, data_BCYX: Tensor, index_B: Tensor) -> Tensor:
-    """The noise in the state that goes with some data: the inverse of `predicted_data`."""
-    scale = at(tables.sqrt_recip_alphas_cumprod, index_B, x_BCYX)
-    return (scale * x_BCYX - data_BCYX) / at(tables.sqrt_recipm1_alphas_cumprod, index_B, x_BCYX)
-
-
 def log_variance(tables: GaussianTables, x_BCYX: Tensor, output: Tensor, index_B: Tensor) -> Tensor:
     """Log variance of a denoising step: between beta and the posterior's in the log domain (Improved DDPM eq. 15)."""
     floor = at(tables.posterior_log_variance, index_B, x_BCYX)

@@ -16,6 +16,7 @@ from medcli.engine.plan import SamplingPlan, check_plan
 from medcli.errors import ConfigError
 from medcli.metrics.macs import dense
 from medcli.metrics.traced_macs import trace_costs
+from medcli.model.absorption import absorbed_saving
 from medcli.model.shapes import num_params
 from medcli.presets import DEFAULT_PRESET, means_preset, preset_config, preset_of
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
@@ -78,6 +79,9 @@ class FlopsRow:
     layers: tuple[int, ...]
     """Blocks with mediators."""
     gmacs: float
+    """In the papers' convention, where every token has a query and a key."""
+    gmacs_done: float
+    """Without the queries and keys that sampling multiplies into the mediators instead (`medcli.model.absorption`)."""
     num_params: int
     """Parameters this network has, the fixed position table included, and of a ladder this one count."""
     saving_percent: float
@@ -89,8 +93,8 @@ class FlopsRow:
         return FLOPS_PER_MAC * self.gmacs
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of the contract."""
-        names = ("model", "resolution_px", "attention", "num_mediators", "gmacs", "gflops", "num_params")
+        """The keys of the contract, and `gmacs_done`."""
+        names = ("model", "resolution_px", "attention", "num_mediators", "gmacs", "gmacs_done", "gflops", "num_params")
         values = {name: getattr(self, name) for name in (*names, "saving_percent")}
         return {**values, "layers": list(self.layers)}
 
@@ -213,6 +217,7 @@ def _row(name: str, config: ModelConfig, attention: str, gmacs: float, gmacs_den
         num_mediators=config.entry(None),
         layers=config.mediator_layers,
         gmacs=gmacs,
+        gmacs_done=gmacs - absorbed_saving(config) / GIGA,
         num_params=num_params(config),
         saving_percent=saving_percent(gmacs, gmacs_dense),
     )
