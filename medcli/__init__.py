@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from medcli.model.amm import Amm
     from medcli.model.backbone import DiffusionTransformer
 
 __all__ = ["DynamicSchedule", "__version__", "count_macs", "load"]
@@ -22,33 +23,34 @@ def load(
     path: str | os.PathLike[str],
     *,
     family: str | None = None,
-    num_heads: int | None = None,
+    num_heads: int | tuple[int, ...] | None = None,
     weights: str = "ema",
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
-    amm: str | None = None,
+    amm: tuple[int, ...] | Amm | None = None,
 ) -> DiffusionTransformer:
     """Build the model a checkpoint holds, whatever layout `medcli convert` reads.
 
     Args:
         path: A checkpoint file or a diffusers folder.
         family: `dit` or `sit`, where neither the file's contents nor its name tells.
-        num_heads: Attention heads, where the width is not a preset's.
+        num_heads: Attention heads, of an EDT those of each stage, where the tensors can't tell.
         weights: `ema` or `model`, for training checkpoints that hold both.
         device: Where the parameters go.
         dtype: Parameter type; None keeps the file's.
-        amm: Attention modulation of EDT models, which are not there yet: only None is accepted.
+        amm: Blocks whose attention is modulated by distance, or all of its settings; None leaves attention alone.
 
     Raises:
         CheckpointError: If the file is missing, damaged, ambiguous or not a model of these families.
-        ConfigError: If `amm` is given.
+        ConfigError: If modulation does not fit the model.
     """
     from medcli.checkpoint.load import load_model
-    from medcli.errors import ConfigError
+    from medcli.model.amm import Amm
 
-    if amm is not None:
-        raise ConfigError(f"amm={amm!r} is for EDT models, DiT and SiT have none", hint="leave amm out")
-    return load_model(path, family=family, num_heads=num_heads, weights=weights, device=device, dtype=dtype)
+    modulation = amm if amm is None or isinstance(amm, Amm) else Amm(blocks=tuple(amm))
+    return load_model(
+        path, family=family, num_heads=num_heads, weights=weights, device=device, dtype=dtype, amm=modulation
+    )
 
 
 def count_macs(

@@ -8,8 +8,11 @@ from typing import Any, Literal, get_args
 
 from medcli.errors import ConfigError
 
-Family = Literal["dit", "sit"]
+Family = Literal["dit", "sit", "edt", "mdtv2"]
 FAMILIES: tuple[str, ...] = get_args(Family)
+
+FAMILY_FIELDS = frozenset({"stage_depths", "stage_widths", "stage_heads", "decoder_depth"})
+"""Settings that some families have and others must leave empty."""
 
 SD_AUTOENCODER = "stabilityai/sd-vae-ft-ema"
 """The autoencoder the published DiT and SiT latents come from."""
@@ -24,13 +27,15 @@ class ModelConfig:
     """
 
     family: Family
-    """`dit` (integer timesteps, noise prediction) or `sit` (float time, velocity prediction)."""
+    """`sit` predicts the velocity at a float time; `dit`, `edt` and `mdtv2` the noise at an integer timestep. `edt`
+    down-samples its tokens and up-samples them again, `mdtv2` joins encoder and decoder by skips."""
     hidden_size: int
-    """Width D of the residual stream; a multiple of 4 and of `num_heads`."""
+    """Width D of the residual stream and of the condition, in `edt` that of the outer stages; a multiple of 4 and of
+    `num_heads`."""
     depth: int
     """Number of transformer blocks."""
     num_heads: int
-    """Attention heads H."""
+    """Attention heads H, in `edt` those of the first stage."""
     patch_size: int = 2
     """Side of a patch, in latent pixels."""
     latent_size: int = 32
@@ -51,6 +56,14 @@ class ModelConfig:
     """The ladder: rising perfect squares, all living in this one model. Empty: attention is full everywhere."""
     mediator_layers: tuple[int, ...] = ()
     """Blocks (from 0) whose attention goes through mediators. Empty exactly when `mediators` is."""
+    stage_depths: tuple[int, ...] = ()
+    """`edt` only: blocks of each stage. The token grid halves from stage to stage to the middle one, then grows."""
+    stage_widths: tuple[int, ...] = ()
+    """`edt` only: width of each stage, the same read from either end."""
+    stage_heads: tuple[int, ...] = ()
+    """`edt` only: attention heads of each stage."""
+    decoder_depth: int = 0
+    """`mdtv2` only: blocks of the decoder; the others are an encoder of two equal halves."""
     autoencoder: str | None = SD_AUTOENCODER
     """Decoder of the latents; None for a model of pixels in [-1, 1]."""
     latent_scale: float = 0.18215
@@ -76,6 +89,13 @@ class ModelConfig:
                 f"q-k ratio {self.qk_ratio} must be in (0, 1] and give each of {self.num_heads} heads a whole width",
                 hint="the paper's are 0.875, 0.75 and 0.5",
             )
+        self._check_stages()
+        if bool(self.decoder_depth) != (self.family == "mdtv2"):
+            raise ConfigError("decoder_depth is of mdtv2 models, and those need it")
+        if self.decoder_depth and (self.decoder_depth >= self.depth or (self.depth - self.decoder_depth) % 2):
+            raise ConfigError(
+                f"a decoder of {self.decoder_depth} blocks leaves no two equal halves of an encoder in {self.depth}"
+            )
         check_ladder(self.mediators)
         layers = list(self.mediator_layers)
         if layers != sorted(set(layers)) or (layers and not 0 <= layers[0] <= layers[-1] < self.depth):
@@ -86,6 +106,50 @@ class ModelConfig:
             raise ConfigError("a mediator ladder and mediator layers must be given together or not at all")
         if self.mediators and self.qk_ratio != 1.0:
             raise ConfigError("q-k compression and mediators are alternatives; use one of them")
+        if self.has_relative_bias and self.qk_ratio != 1.0:
+            raise ConfigError(f"q-k compression is for dit and sit, not for {self.family}")
+
+    def _check_stages(self) -> None:
+        """Hold the stages against each other and against the whole."""
+        depths, widths, heads = self.stage_depths, self.stage_widths, self.stage_heads
+        if self.family != "edt":
+            if depths or widths or heads:
+                raise ConfigError(f"stages are for edt models, this is a {self.family}")
+            return
+        if not len(depths) == len(widths) == len(heads) or len(depths) % 2 == 0:
+            raise ConfigError(
+                f"an edt needs depth, width and heads for each of an odd number of stages, "
+                f"got {len(depths)}, {len(widths)} and {len(heads)}"
+            )
+        if min(depths + heads) < 1 or sum(depths) != self.depth:
+            raise ConfigError(f"stages of {listing(depths)} blocks do not make {self.depth}")
+        if widths != widths[::-1] or (widths[0], heads[0]) != (self.hidden_size, self.num_heads):
+            raise ConfigError(
+                f"stage widths {listing(widths)} must read the same from either end and start with {self.hidden_size}"
+            )
+        for width, count in zip(widths, heads, strict=True):
+            if width % 4 or width % count:
+                raise ConfigError(f"stage width {width} must be a multiple of 4 and of the stage's {count} heads")
+        if self.tokens_side % self.halvings:
+            raise ConfigError(
+                f"{self.tokens_side} tokens along a side can't be halved {len(depths) // 2} times",
+                hint=f"the side must be a multiple of {self.halvings}",
+            )
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether the model predicts the noise of a discrete diffusion at integer timesteps, as DiT does."""
+        return self.family != "sit"
+
+    @property
+    def has_relative_bias(self) -> bool:
+        """Whether attention adds a learned bias for the offset between two tokens."""
+        return self.family in ("edt", "mdtv2")
+
+    @property
+    def halvings(self) -> int:
+        """What the token grid shrinks by, along a side, from the outer stage to the middle one; 1 without stages."""
+        return 2 ** (len(self.stage_depths) // 2)
 
     @property
     def resolution_px(self) -> int:
@@ -154,18 +218,23 @@ class ModelConfig:
         Raises:
             ConfigError: If the side is not a multiple of patch size times autoencoder stride.
         """
-        unit = self.patch_size * self.latent_downsample
+        unit = self.patch_size * self.latent_downsample * self.halvings
         if resolution_px < unit or resolution_px % unit:
             near = max(unit, round(resolution_px / unit) * unit)
             raise ConfigError(
-                f"resolution {resolution_px} px is not a positive multiple of {unit} (patch x autoencoder stride)",
+                f"resolution {resolution_px} px is not a positive multiple of {unit} "
+                f"(patch x autoencoder stride{' x down-sampling' if self.halvings > 1 else ''})",
                 hint=f"try --res {near}",
             )
         return replace(self, latent_size=resolution_px // self.latent_downsample)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, one per field."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Plain JSON values, one per field; what only other families have is left out."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if value or key not in FAMILY_FIELDS
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ModelConfig:
@@ -187,6 +256,11 @@ class ModelConfig:
             return cls(**values)
         except TypeError as err:
             raise ConfigError(f"incomplete model settings: {err}") from err
+
+
+def listing(numbers: tuple[int, ...]) -> str:
+    """Numbers as they are written on the command line."""
+    return ",".join(map(str, numbers))
 
 
 def _has_type(value: Any, annotation: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import cast
 
@@ -14,11 +14,20 @@ from medcli.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Depth, width and heads of a preset."""
+    """Blocks, width and heads of a preset; an EDT's by stage, an MDTv2's with its decoder."""
 
     depth: int
     hidden_size: int
     num_heads: int
+    stage_depths: tuple[int, ...] = ()
+    stage_widths: tuple[int, ...] = ()
+    stage_heads: tuple[int, ...] = ()
+    decoder_depth: int = 0
+
+
+def staged(depths: tuple[int, ...], widths: tuple[int, ...], heads: tuple[int, ...]) -> Size:
+    """A size whose blocks come in stages."""
+    return Size(sum(depths), widths[0], heads[0], depths, widths, heads)
 
 
 # Source: DiT (arXiv 2212.09748) table 1. SiT uses the same sizes.
@@ -28,8 +37,29 @@ SIZES: dict[str, Size] = {
     "L": Size(24, 1024, 16),
     "XL": Size(28, 1152, 16),
 }
+# Source: edt-facts 1.1. The split of XL is the code's; the published one is another network's (edt-facts 7).
+EDT_SIZES: dict[str, Size] = {
+    "S": staged((2, 2, 2, 3, 3), (312, 416, 520, 416, 312), (6, 8, 10, 8, 6)),
+    "B": staged((2, 2, 2, 3, 3), (624, 832, 1040, 832, 624), (12, 16, 20, 16, 12)),
+    "XL": staged((6, 4, 4, 7, 7), (936, 1248, 1560, 1248, 936), (18, 24, 30, 24, 18)),
+}
+# Source: edt-facts 5: S is trained with 6 blocks in the decoder, XL with 4, the class's default.
+MDT_DECODERS = {"S": 6, "B": 4, "L": 4, "XL": 4}
+MDT_SIZES: dict[str, Size] = {name: replace(size, decoder_depth=MDT_DECODERS[name]) for name, size in SIZES.items()}
 PATCH_SIZES = (2, 4, 8)
-FAMILY_TITLES: dict[str, Family] = {"DiT": "dit", "SiT": "sit"}
+FAMILY_TITLES: dict[str, Family] = {"DiT": "dit", "SiT": "sit", "EDT": "edt", "MDTv2": "mdtv2"}
+FAMILY_SIZES: dict[Family, dict[str, Size]] = {"dit": SIZES, "sit": SIZES, "edt": EDT_SIZES, "mdtv2": MDT_SIZES}
+FAMILY_PATCHES: dict[Family, tuple[int, ...]] = {"dit": PATCH_SIZES, "sit": PATCH_SIZES, "edt": (2,), "mdtv2": (2,)}
+
+# Blocks whose attention the references modulate when nobody says. Source: edt-facts 2.3.
+AMM_BLOCKS: dict[str, tuple[int, ...]] = {
+    "EDT-S": (7, 10),
+    "EDT-B": (7, 10),
+    "EDT-XL": (23, 25),
+    "DiT-XL": (15, 17, 19, 22, 24),
+    "DiT-S": (8, 10),
+    "MDTv2-S": (8,),
+}
 
 DEFAULT_PRESET = "SiT-XL/2"
 DEFAULT_LADDER = (4, 16, 64)
@@ -39,50 +69,64 @@ DEEP = 24
 
 def preset_names() -> list[str]:
     """Every preset name, largest networks last."""
-    return [f"{title}-{size}/{patch}" for title in FAMILY_TITLES for size in SIZES for patch in PATCH_SIZES]
+    return [
+        f"{title}-{size}/{patch}"
+        for title, family in FAMILY_TITLES.items()
+        for size in FAMILY_SIZES[family]
+        for patch in FAMILY_PATCHES[family]
+    ]
 
 
 def preset_config(name: str, *, resolution_px: int = 256) -> ModelConfig:
     """Architecture of a preset with full attention, 1000 classes and the Stable Diffusion latent space.
 
     Args:
-        name: Such as `SiT-XL/2`; case does not matter.
+        name: Such as `SiT-XL/2`; case does not matter, and the patch may be left out where there is one only.
         resolution_px: Side of the square image, a multiple of 8 times the patch size.
 
     Raises:
         ConfigError: If there is no such preset (the nearest name is suggested) or the resolution does not fit.
     """
-    by_lower = {known.lower(): known for known in preset_names()}
+    by_lower = _by_lower_name()
     known = by_lower.get(name.lower())
     if known is None:
         near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.4)
         hint = f"did you mean {by_lower[near[0]]}?" if near else f"presets: {', '.join(preset_names())}"
         raise ConfigError(f"unknown preset {name!r}", hint=hint)
     title, size_name, patch = cast(re.Match[str], re.fullmatch(r"(\w+)-(\w+)/(\d+)", known)).groups()
-    size = SIZES[size_name]
-    config = ModelConfig(
-        family=FAMILY_TITLES[title],
-        hidden_size=size.hidden_size,
-        depth=size.depth,
-        num_heads=size.num_heads,
-        patch_size=int(patch),
-    )
+    family = FAMILY_TITLES[title]
+    config = ModelConfig(family=family, patch_size=int(patch), **asdict(FAMILY_SIZES[family][size_name]))
     return config.at_resolution(resolution_px)
+
+
+def _by_lower_name() -> dict[str, str]:
+    """Every way to write a preset's name in small letters, and the name."""
+    names = {known.lower(): known for known in preset_names()}
+    of_one_patch = tuple(title for title, family in FAMILY_TITLES.items() if len(FAMILY_PATCHES[family]) == 1)
+    short = {key.partition("/")[0]: known for key, known in names.items() if known.startswith(of_one_patch)}
+    return names | short
 
 
 def means_preset(word: str) -> bool:
     """Whether a MODEL on the command line is a preset's name, perhaps a misspelt one, rather than a file's."""
     path = Path(word)
-    return word.lower() in map(str.lower, preset_names()) or not (path.suffix or path.exists())
+    return word.lower() in _by_lower_name() or not (path.suffix or path.exists())
 
 
 def preset_of(config: ModelConfig) -> str | None:
     """Name of the preset this architecture is, at any resolution and with any attention; None if it is not one."""
-    if config.patch_size not in PATCH_SIZES or config.mlp_ratio != 4.0:
+    if config.patch_size not in FAMILY_PATCHES[config.family] or config.mlp_ratio != 4.0:
         return None
     title = next(title for title, family in FAMILY_TITLES.items() if family == config.family)
-    size = Size(config.depth, config.hidden_size, config.num_heads)
-    return next((f"{title}-{name}/{config.patch_size}" for name, known in SIZES.items() if known == size), None)
+    sizes = FAMILY_SIZES[config.family]
+    found = Size(**{field.name: getattr(config, field.name) for field in fields(Size)})
+    return next((f"{title}-{name}/{config.patch_size}" for name, size in sizes.items() if size == found), None)
+
+
+def amm_blocks(config: ModelConfig) -> tuple[int, ...] | None:
+    """Blocks the references modulate in this network; None where they give no list."""
+    name = preset_of(config) or ""
+    return AMM_BLOCKS.get(name.partition("/")[0])
 
 
 def heads_for_width(hidden_size: int) -> int | None:

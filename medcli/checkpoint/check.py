@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from medcli.checkpoint.entry import FLOAT_DTYPES, Entry, describe_tensor
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError, listed
-from medcli.model.shapes import tensor_shapes
-
-MAKEABLE = frozenset({"pos_embed"})
-"""Tensors that follow from the configuration, so a file may lack them."""
+from medcli.model.shapes import position_tables, tensor_shapes
 
 
 def check_content(tensors: Mapping[str, Entry], config: ModelConfig, source: str) -> None:
@@ -20,7 +17,8 @@ def check_content(tensors: Mapping[str, Entry], config: ModelConfig, source: str
         CheckpointError: Naming them.
     """
     expected = tensor_shapes(config)
-    missing = [name for name in expected if name not in tensors and name not in MAKEABLE]
+    # Fixed position tables follow from the configuration, so a file may lack them.
+    missing = [name for name in expected if name not in tensors and name not in position_tables(config)]
     unexpected = [name for name in tensors if name not in expected]
     misshapen = [
         f"{name} {tensors[name].shape} instead of {shape}"

@@ -94,7 +94,7 @@ def zeros(name: str, dtype: str, shape: tuple[int, ...]) -> Entry:
     return Entry(name, dtype, shape, (Made(nbytes, lambda: bytes(nbytes)),))
 
 
-def computed(name: str, dtype: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.floating]]) -> Entry:
+def computed(name: str, dtype: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.number]]) -> Entry:
     """A tensor computed from numbers when it is written, rounded to `dtype`."""
     nbytes = math.prod(shape) * ITEM_SIZES[dtype]
     return Entry(name, dtype, shape, (Made(nbytes, lambda: to_bytes(make(), dtype)),))
@@ -170,15 +170,16 @@ def read_region(file: BinaryIO, region: Region) -> bytes:
     return data
 
 
-def to_bytes(values: NDArray[np.floating], dtype: str) -> bytes:
-    """Round numbers to a float type and lay them out row-major, little endian."""
+def to_bytes(values: NDArray[np.number], dtype: str) -> bytes:
+    """Round numbers to a type and lay them out row-major, little endian."""
     import numpy as np
 
     if dtype == "BF16":
         # bfloat16 is the upper half of float32; adding just under half of a unit first rounds to nearest, ties to even.
         bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
-    return np.ascontiguousarray(values, dtype=f"<f{ITEM_SIZES[dtype]}").tobytes()
+    kind = "f" if dtype in FLOAT_DTYPES else "i"
+    return np.ascontiguousarray(values, dtype=f"<{kind}{ITEM_SIZES[dtype]}").tobytes()
 
 
 def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[np.floating]:

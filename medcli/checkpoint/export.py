@@ -6,18 +6,22 @@ import json
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medcli.checkpoint.diffusers_folder import WEIGHT_FILES, folder_config
-from medcli.checkpoint.entry import Entry, from_bytes
-from medcli.checkpoint.keymap import to_diffusers
-from medcli.checkpoint.reader import position_entry
+from medcli.checkpoint.entry import Entry, computed, from_bytes
+from medcli.checkpoint.keymap import OFFSET_INDEX, to_diffusers
+from medcli.checkpoint.reader import position_entries
 from medcli.checkpoint.stream import Sink, copy_entries
 from medcli.checkpoint.unpickle import STORAGE_DTYPES
 from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
-from medcli.errors import ConfigError
+from medcli.errors import ConfigError, EnvironmentProblem
+from medcli.model.geometry import blocks, side_block
 from medcli.runtime.files import atomic_folder, atomic_path
 from medcli.runtime.reporting import Reporter
 
@@ -51,6 +55,7 @@ def write_official(
             f"the official layout holds one mediator count, this model has {', '.join(map(str, config.mediators))}",
             hint=f"pass --mediators {config.mediators[-1]}, or none",
         )
+    entries = {**entries, **offset_indices(config)}
     with atomic_path(path, force=force) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _write_record(archive, "archive/data.pkl", pickled_state_dict(entries))
         _write_record(archive, "archive/byteorder", b"little")
@@ -61,6 +66,21 @@ def write_official(
             reporter.progress(number + 1, len(entries), "tensors")
         _write_record(archive, "archive/version", b"3\n")
     return path
+
+
+def offset_indices(config: ModelConfig) -> dict[str, Entry]:
+    """The buffers an MDTv2's own code keeps with its weights: the table row of each pair of tokens. See edt-facts 5."""
+    if config.family != "mdtv2":
+        return {}
+    names = [f"{block.name}.{OFFSET_INDEX}" for block in (*blocks(config), side_block(config))]
+    size = config.num_tokens
+    return {name: computed(name, "I64", (size, size), partial(_offset_index, config.tokens_side)) for name in names}
+
+
+def _offset_index(side: int) -> Any:
+    from medcli.model.positions import offset_index
+
+    return offset_index(side)
 
 
 def _record(archive: zipfile.ZipFile, name: str, nbytes: int) -> zipfile.ZipInfo:
@@ -151,20 +171,30 @@ def write_diffusers(
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(folder_config(config), indent=2, sort_keys=True) + "\n")
         tensors = to_diffusers(entries, config.depth)
-        write_safetensors(
-            folder / WEIGHT_FILES[0],
-            tensors.values(),
-            {"format": "pt"},
-            source=source,
-            digest=False,
-            reporter=reporter,
-        )
+        with _named(temporary, path):
+            write_safetensors(
+                folder / WEIGHT_FILES[0],
+                tensors.values(),
+                {"format": "pt"},
+                source=source,
+                digest=False,
+                reporter=reporter,
+            )
     return path / "transformer" / WEIGHT_FILES[0]
+
+
+@contextmanager
+def _named(temporary: Path, path: Path) -> Iterator[None]:
+    """Tell of a place inside a temporary folder by the name that the user gave."""
+    try:
+        yield
+    except EnvironmentProblem as err:
+        raise EnvironmentProblem(err.message.replace(str(temporary), str(path)), hint=err.hint) from err
 
 
 def _refuse_what_diffusers_lacks(entries: Mapping[str, Entry], config: ModelConfig) -> None:
     obstacles = {
-        "it is a SiT": config.family != "dit",
+        f"it is of family {config.family}": config.family != "dit",
         f"it has mediators ({', '.join(map(str, config.mediators))})": bool(config.mediators),
         "it has compressed queries and keys": config.qk_ratio != 1.0,
         "it has no null class": not config.has_null_class,
@@ -181,6 +211,6 @@ def _refuse_what_diffusers_lacks(entries: Mapping[str, Entry], config: ModelConf
 def _has_standard_positions(entry: Entry, config: ModelConfig) -> bool:
     import numpy as np
 
-    standard = from_bytes(position_entry(config, "F32").read(), "F32", entry.shape)
+    standard = from_bytes(position_entries(config, "F32")["pos_embed"].read(), "F32", entry.shape)
     # bfloat16 keeps 8 bits of values up to 1.
     return bool(np.abs(from_bytes(entry.read(), entry.dtype, entry.shape) - standard).max() < 2**-7)

@@ -66,7 +66,7 @@ class Header:
                 config=ModelConfig.from_json(values["config"]),
                 weights=str(values["weights"]),
                 sampling=dict(values["sampling"]),
-                reference=values["reference"],
+                reference=None if values["reference"] is None else str(values["reference"]),
                 training=dict(values["training"]),
             )
         except ConfigError as err:

@@ -1,6 +1,6 @@
 """What model is this? Answered from names and shapes, and asked of the user where those can't tell.
 
-Source: reference-facts 1.2 and 3.1.
+Source: reference-facts 1.2 and 3.1, edt-facts 1.7.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from medcli.checkpoint.entry import Entry
+from medcli.checkpoint.families import MARKS, first_block, marked_family, marked_settings
 from medcli.checkpoint.keymap import block_of, table_of
 from medcli.checkpoint.layouts import RawCheckpoint
 from medcli.config import Family, ModelConfig
@@ -27,7 +28,8 @@ class Hints:
     """What the user says about a checkpoint that can't tell by itself; None where it should."""
 
     family: str | None = None
-    num_heads: int | None = None
+    num_heads: int | tuple[int, ...] | None = None
+    """Of all blocks, or of each stage."""
     num_classes: int | None = None
     resolution_px: int | None = None
 
@@ -61,18 +63,29 @@ def infer_config(raw: RawCheckpoint, tensors: Mapping[str, Entry], hints: Hints)
 
 def _agreed(config: ModelConfig, hints: Hints, source: str) -> ModelConfig:
     """Our own files know; a hint that says otherwise is a mistake."""
-    for flag, asked, held in (("family", hints.family, config.family), ("heads", hints.num_heads, config.num_heads)):
-        if asked is not None and asked != held:
-            raise CheckpointError(f"{source} is of {flag} {held}, not {asked}", hint=f"leave --{flag} out")
+    if hints.family not in (None, config.family):
+        raise CheckpointError(f"{source} is of family {config.family}, not {hints.family}", hint="leave --family out")
+    _agree_on_heads(hints.num_heads, config.stage_heads or config.num_heads, source)
     return config
+
+
+def _agree_on_heads(asked: int | tuple[int, ...] | None, held: int | tuple[int, ...], source: str) -> None:
+    """Refuse a hint that contradicts what the file knows.
+
+    Raises:
+        CheckpointError: If it does.
+    """
+    if asked not in (None, held):
+        raise CheckpointError(f"{source} is of heads {held}, not {asked}", hint="leave --heads out")
 
 
 def _config(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hints, family: Family) -> ModelConfig:
     source = raw.path.name
+    first = first_block(family)
     width, in_channels, patch, _ = _shape(shapes, "x_embedder.proj.weight", 4, source)
     rows = _shape(shapes, "y_embedder.embedding_table.weight", 2, source)[0]
-    qkv_rows = _shape(shapes, "blocks.0.attn.qkv.weight", 2, source)[0]
-    mlp_size = _shape(shapes, "blocks.0.mlp.fc1.weight", 2, source)[0]
+    qkv_rows = _shape(shapes, f"{first}.attn.qkv.weight", 2, source)[0]
+    mlp_size = _shape(shapes, f"{first}.mlp.fc1.weight", 2, source)[0]
     final_rows = _shape(shapes, "final_layer.linear.weight", 2, source)[0]
     ladder, layers = _mediators(shapes)
     if not all((width, in_channels, patch, mlp_size)):
@@ -80,12 +93,16 @@ def _config(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hi
     num_classes = _num_classes(raw, rows, hints)
     is_pixels = in_channels in PIXEL_CHANNELS
     pixel_space: dict[str, Any] = {"autoencoder": None, "latent_scale": 1.0, "latent_downsample": 1}
-    side = _tokens_side(raw, shapes, patch)
+    if family == marked_family(shapes):
+        settings, side = marked_settings(family, shapes, source)
+        _agree_on_heads(hints.num_heads, settings.get("stage_heads", settings["num_heads"]), source)
+    else:
+        settings, side = {"depth": _depth(shapes), "num_heads": _num_heads(raw, shapes, width, hints)}, None
+    side = side or _tokens_side(raw, shapes, patch)
     config = ModelConfig(
         family=family,
         hidden_size=width,
-        depth=_depth(shapes),
-        num_heads=_num_heads(raw, shapes, width, hints),
+        **settings,
         patch_size=patch,
         latent_size=(side or 1) * patch,
         in_channels=in_channels,
@@ -112,7 +129,7 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, axes: int, source: 
     shape = shapes.get(name)
     if shape is None:
         raise CheckpointError(
-            f"{source} has no tensor {name}, so it is not a DiT or SiT (it has {len(shapes)} others)",
+            f"{source} has no tensor {name}, so it is no model medcli knows (it has {len(shapes)} others)",
             hint="expected a model in the layout of the official DiT or SiT code, or of diffusers",
         )
     if len(shape) != axes:
@@ -127,6 +144,12 @@ def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 def _family(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hints) -> Family:
     """DiT and SiT have the same tensors: ask the user, the settings, the layout, the file name, in this order."""
+    marked = marked_family(shapes)
+    if hints.family is not None and hints.family != marked and (marked or hints.family in MARKS):
+        why = f"it is an {marked}" if marked else f"it has no {MARKS[cast(Family, hints.family)]}"
+        raise CheckpointError(f"{raw.path.name} is no {hints.family}: {why}", hint="leave --family out")
+    if marked is not None:
+        return marked
     if hints.family is not None:
         return cast(Family, hints.family)
     if raw.folder_config is not None:
@@ -149,6 +172,8 @@ def _num_heads(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], width:
     tables = (shape for name, shape in shapes.items() if name.endswith("an_bias") and len(shape) == 4)
     if (table := next(tables, None)) is not None:
         return table[0]
+    if isinstance(hints.num_heads, tuple):
+        raise CheckpointError(f"{raw.path.name} has no stages, so heads are one number", hint="pass --heads H")
     if hints.num_heads is not None:
         if width % hints.num_heads:
             raise CheckpointError(

@@ -34,7 +34,15 @@ REPEATED_NAMES = {
 QKV_NAME = "blocks.{i}.attn.qkv"
 QKV_PARTS = tuple(f"transformer_blocks.{{i}}.attn1.to_{part}" for part in "qkv")
 
-TABLE_PATTERN = re.compile(r"(blocks\.\d+\.attn\.)(?:ladder\.(\d+)\.)?((?:an|na|ah|aw|ha|wa)_bias)")
+TABLE_PATTERN = re.compile(r"(\w*blocks\.\d+\.attn\.)(?:ladder\.(\d+)\.)?((?:an|na|ah|aw|ha|wa)_bias)")
+
+# A buffer of MDTv2 that follows from the grid; a model needs no copy of it, upstream's loader does.
+OFFSET_INDEX = "attn.rel_pos_bias.relative_position_index"
+
+
+def is_derived(name: str) -> bool:
+    """Whether a tensor of an official file holds nothing that is not known without it."""
+    return name.endswith(f".{OFFSET_INDEX}")
 
 
 def strip_wrappers(names: Iterable[str], source: str) -> dict[str, str]:

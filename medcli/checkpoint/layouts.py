@@ -12,7 +12,7 @@ from typing import Any, Literal
 from medcli.checkpoint.diffusers_folder import DiffusersConfig, read_folder
 from medcli.checkpoint.entry import Entry
 from medcli.checkpoint.header import Header
-from medcli.checkpoint.keymap import strip_wrappers
+from medcli.checkpoint.keymap import is_derived, strip_wrappers
 from medcli.checkpoint.safetensors_file import read_safetensors
 from medcli.checkpoint.torch_file import TorchFile, read_legacy, read_zip
 from medcli.checkpoint.unpickle import TensorRef
@@ -204,7 +204,8 @@ def _named(file: TorchFile, tensors: Any) -> dict[str, Entry]:
 
 
 def _bare(tensors: Mapping[str, Entry], path: Path) -> dict[str, Entry]:
-    return {bare: tensors[name].renamed(bare) for name, bare in strip_wrappers(tensors, path.name).items()}
+    bare_names = strip_wrappers(tensors, path.name).items()
+    return {bare: tensors[name].renamed(bare) for name, bare in bare_names if not is_derived(bare)}
 
 
 def _settings(args: Any) -> dict[str, Any]:

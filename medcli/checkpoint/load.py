@@ -16,6 +16,7 @@ from medcli.checkpoint.stream import CHUNK_BYTES, check_finite
 if TYPE_CHECKING:
     import torch
 
+    from medcli.model.amm import Amm
     from medcli.model.backbone import DiffusionTransformer
 
 __all__ = ["CheckpointInfo", "describe", "load_model", "load_tensors"]
@@ -25,20 +26,22 @@ def load_model(
     path: str | os.PathLike[str],
     *,
     family: str | None = None,
-    num_heads: int | None = None,
+    num_heads: int | tuple[int, ...] | None = None,
     weights: str = "ema",
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    amm: Amm | None = None,
 ) -> DiffusionTransformer:
     """Build the model a checkpoint holds, of any layout `open_checkpoint` reads.
 
     Args:
         path: A file or a diffusers folder.
         family: `dit` or `sit`, where neither the file's contents nor its name tells.
-        num_heads: Attention heads, where the width is not a preset's.
+        num_heads: Attention heads, of an EDT those of each stage, where the tensors can't tell.
         weights: `ema` or `model`, for training checkpoints that hold both.
         device: Where the parameters go.
         dtype: Parameter type; None keeps the file's.
+        amm: Attention modulation; None leaves attention alone.
 
     Returns:
         The model in evaluation mode. On a CPU, with the file's own type, its parameters are a private mapping of the
@@ -47,11 +50,12 @@ def load_model(
     Raises:
         CheckpointError: If the file is missing, damaged, ambiguous, not a model of these families, or holds NaN or
             infinite weights.
+        ConfigError: If modulation does not fit the model.
     """
     from medcli.model.backbone import empty_model
 
     opened = open_checkpoint(path, hints=Hints(family=family, num_heads=num_heads), weights=weights)
-    model = empty_model(opened.info.config)
+    model = empty_model(opened.info.config, amm)
     model.load_state_dict(load_tensors(opened.entries, opened.info.path.name), assign=True)
     return model.to(device=device, dtype=dtype)
 

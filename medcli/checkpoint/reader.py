@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from medcli.checkpoint.entry import Entry, computed
 from medcli.checkpoint.infer import Hints, infer_config
 from medcli.checkpoint.layouts import RawCheckpoint, open_raw
 from medcli.config import ModelConfig
-from medcli.model.shapes import num_params, tensor_shapes
+from medcli.model.shapes import num_params, position_tables, tensor_shapes
 from medcli.presets import preset_of
 
 
@@ -49,7 +50,7 @@ class Checkpoint:
     info: CheckpointInfo
     entries: Mapping[str, Entry]
     made: tuple[str, ...]
-    """Tensors the file lacks and the configuration fixes: the position table is the only one."""
+    """Tensors the file lacks and the configuration fixes: position tables are the only ones."""
 
 
 def open_checkpoint(
@@ -69,8 +70,8 @@ def open_checkpoint(
     chosen, tensors = raw.pick(weights)
     config = infer_config(raw, tensors, hints or Hints())
     check_content(tensors, config, raw.path.name)
-    position = position_entry(config, main_dtype(tensors))
-    entries = {name: tensors.get(name, position) for name in tensor_shapes(config)}
+    positions = position_entries(config, main_dtype(tensors))
+    entries = {name: tensors[name] if name in tensors else positions[name] for name in tensor_shapes(config)}
     made = tuple(name for name in entries if name not in tensors)
     return Checkpoint(_info(raw, chosen, config, entries), entries, made)
 
@@ -98,18 +99,21 @@ def describe(
 
 def main_dtype(entries: Mapping[str, Entry]) -> str:
     """Element type new tensors of a model take: that of its first attention projection."""
-    return entries["blocks.0.attn.qkv.weight"].dtype
+    return next(entry.dtype for name, entry in entries.items() if name.endswith(".attn.qkv.weight"))
 
 
-def position_entry(config: ModelConfig, dtype: str) -> Entry:
-    """The fixed position table of a model, computed when it is written."""
+def position_entries(config: ModelConfig, dtype: str) -> dict[str, Entry]:
+    """The fixed position tables of a model by name, computed when they are written."""
+    return {
+        name: computed(name, dtype, (1, side**2, width), partial(_table, width, side))
+        for name, (width, side) in position_tables(config).items()
+    }
 
-    def make() -> Any:
-        from medcli.model.positions import position_table
 
-        return position_table(config.hidden_size, config.tokens_side)[None]
+def _table(width: int, side: int) -> Any:
+    from medcli.model.positions import position_table
 
-    return computed("pos_embed", dtype, (1, config.num_tokens, config.hidden_size), make)
+    return position_table(width, side)[None]
 
 
 def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, entries: Mapping[str, Entry]) -> CheckpointInfo:

@@ -5,15 +5,17 @@ Nothing is read here but what has to be interpolated, and that only when it is w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from medcli.checkpoint.entry import Entry, computed, from_bytes, row_concat, row_slice, zeros
 from medcli.checkpoint.keymap import table_key
-from medcli.checkpoint.reader import main_dtype, position_entry
+from medcli.checkpoint.reader import main_dtype, position_entries
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
+from medcli.model.geometry import blocks
 from medcli.model.shapes import tensor_shapes
 from medcli.presets import default_ladder, first_layers
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 
 LABEL_TABLE = "y_embedder.embedding_table.weight"
+GRID_TABLES = ("relative_position_bias_table", "pos_embed")
+"""Learnt tables that run over a square grid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,11 +79,30 @@ def target_config(
     by_default = add_mediators and layers is None and not config.mediators and config.qk_ratio == 1.0
     if not asked and not by_default:
         return target
-    return replace(
+    target = replace(
         target,
         mediators=mediators or config.mediators or default_ladder(target.num_tokens),
         mediator_layers=layers or config.mediator_layers or first_layers(config.depth),
     )
+    _check_grids(target)
+    return target
+
+
+def _check_grids(config: ModelConfig) -> None:
+    """Refuse mediators in a stage of an EDT whose grid is smaller than theirs.
+
+    Raises:
+        ConfigError: Naming block and count.
+    """
+    places = blocks(config)
+    for layer in config.mediator_layers if config.stage_depths else ():
+        side = places[layer].tokens_side
+        if side**2 < config.mediators[-1]:
+            raise ConfigError(
+                f"block {layer} has {side} x {side} tokens at {config.resolution_px} px, "
+                f"so queries can't be pooled to {config.mediators[-1]} mediators there",
+                hint="name blocks of the outer stages with --layers, or fewer --mediators",
+            )
 
 
 def operate(
@@ -116,15 +139,18 @@ def operate(
 
 
 def _resized(source: Entry, name: str, shape: tuple[int, ...], config: ModelConfig, target: ModelConfig) -> Entry:
-    if name == "pos_embed":
+    positions = position_entries(target, source.dtype)
+    if name in positions:
         # Upstream does not interpolate it: the new grid has its own table (reference-facts 3.3).
-        return position_entry(target, source.dtype)
+        return positions[name]
     if name == LABEL_TABLE:
         return relabelled(source, config, target.num_classes)
     axis = next(axis for axis, (old, new) in enumerate(zip(source.shape, shape, strict=True)) if old != new)
+    is_grid = name.endswith(GRID_TABLES)
 
     def make() -> NDArray[np.floating]:
-        return resize_linear(from_bytes(source.read(), source.dtype, source.shape), axis, shape[axis])
+        values = from_bytes(source.read(), source.dtype, source.shape)
+        return resize_grid(values, axis, shape[axis]) if is_grid else resize_linear(values, axis, shape[axis])
 
     return computed(name, source.dtype, shape, make)
 
@@ -151,6 +177,29 @@ def resize_linear(values: NDArray[np.floating], axis: int, size: int) -> NDArray
     wide = values.astype(np.float64)
     upper = np.minimum(low + 1, last)
     return np.take(wide, low, axis=axis) * (1 - weight) + np.take(wide, upper, axis=axis) * weight
+
+
+def resize_grid(values: NDArray[np.floating], axis: int, size: int) -> NDArray[np.floating]:
+    """Resample an axis that runs over a square grid, row by row, linearly along both of its sides.
+
+    Rows beyond the square, which MDTv2's tables of offsets have, are kept as they are. The references resize neither
+    these tables nor learnt positions.
+
+    Args:
+        values: Numbers whose `axis` runs over the grid.
+        axis: That axis.
+        size: Points it gets, of a square grid and as many beyond it.
+
+    Returns:
+        float64 numbers with `size` points along `axis`.
+    """
+    import numpy as np
+
+    moved = np.moveaxis(values, axis, 0)
+    side, new_side = math.isqrt(len(moved)), math.isqrt(size)
+    grid = moved[: side**2].reshape(side, side, *moved.shape[1:])
+    resized = resize_linear(resize_linear(grid, 0, new_side), 1, new_side).reshape(-1, *moved.shape[1:])
+    return np.moveaxis(np.concatenate([resized, moved[side**2 :]]), 0, axis)
 
 
 def relabelled(table: Entry, config: ModelConfig, num_classes: int) -> Entry:

@@ -25,13 +25,14 @@ from medcli.cli.fid import fid
 from medcli.cli.finetune import finetune
 from medcli.cli.flops import flops
 from medcli.cli.inspect import inspect
+from medcli.cli.latents import latents
 from medcli.cli.output import Output
 from medcli.cli.problems import problem_of
 from medcli.cli.sample import sample
 from medcli.errors import ConfigError, ExitCode
 from medcli.version import __version__
 
-COMMANDS: tuple[CommandFunction, ...] = (convert, inspect, finetune, sample, flops, bench, fid, demo)
+COMMANDS: tuple[CommandFunction, ...] = (convert, inspect, latents, finetune, sample, flops, bench, fid, demo)
 """Every command, in the order of the work, which is the order help shows."""
 
 

@@ -7,15 +7,69 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medcli.cli.options import MACHINE, SCORING, DeviceOpt
-from medcli.cli.output import output_of, printable, table_of
+from medcli.cli.options import INPUT, MACHINE, OUTPUT, SCORING, DeviceOpt
+from medcli.cli.output import Output, output_of
+from medcli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from medcli.workflows.fid_scoring import FidRequest
 
-    from medcli.workflows.fid import FidReport
-
-LOWER_IS_BETTER = frozenset({"fid", "sfid", "kid"})
+MoreArg = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="MORE", help="Further sample sets, with --compare.", show_default=False),
+]
+ReferenceOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        metavar="REFERENCE",
+        help="The reference, as REFERENCE above; the way to name it with --compare.",
+        rich_help_panel=INPUT,
+    ),
+]
+CompareOpt = Annotated[
+    bool,
+    typer.Option(
+        "--compare",
+        help="All arguments are sample sets, or reports of earlier runs (.json): one table of them.",
+        rich_help_panel=SCORING,
+    ),
+]
+ExtrapolateOpt = Annotated[
+    bool,
+    typer.Option("--extrapolate", help="Also estimate FID of infinitely many samples.", rich_help_panel=SCORING),
+]
+WriteReferenceOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--write-reference",
+        metavar="PATH",
+        help="Make a reference .npz of SAMPLES instead of scoring them.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+ReferenceImagesOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--reference-images",
+        min=0,
+        metavar="N",
+        help="Images to store in it, 10000 if not given; 0 stores statistics alone.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+MarkdownOpt = Annotated[
+    bool, typer.Option("--markdown", help="Show the scores as a Markdown table.", rich_help_panel=OUTPUT)
+]
+ForceOpt = Annotated[
+    bool,
+    typer.Option(
+        "-f",
+        "--force",
+        help="Compare scores whose protocols differ; replace an existing reference file.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
 def fid(
@@ -36,6 +90,8 @@ def fid(
             show_default=False,
         ),
     ] = None,
+    more: MoreArg = None,
+    reference_option: ReferenceOpt = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -71,47 +127,106 @@ def fid(
         typer.Option("--batch-size", min=1, metavar="N", help="Images in one network call.", rich_help_panel=MACHINE),
     ] = 64,
     device: DeviceOpt = None,
+    extrapolate: ExtrapolateOpt = False,
+    compare: CompareOpt = False,
+    write_reference: WriteReferenceOpt = None,
+    reference_images: ReferenceImagesOpt = None,
+    markdown: MarkdownOpt = False,
+    force: ForceOpt = False,
 ) -> None:
-    """Score images against a reference: FID, sFID, Inception Score, precision, recall, KID.
+    """Score images against a reference: FID, sFID, Inception Score, precision, recall, KID, with standard errors.
 
     Examples:
         medcli fid
-        medcli fid samples/digits-sit-dynamic-0 digits --metrics fid,kid
         medcli fid samples.npz VIRTUAL_imagenet256_labeled.npz --extractor-weights inception.pth
+        medcli fid --compare samples/a samples/b earlier.json
     """
-    from medcli.workflows.fid import FidRequest, score_samples
+    from medcli.workflows.fid_scoring import FidRequest
 
     output = output_of(ctx)
     request = FidRequest(
         samples=samples,
-        reference=reference,
+        reference=_one_reference(reference, reference_option, is_compared=compare),
         metrics=None if metrics is None else tuple(name.strip() for name in metrics.split(",")),
         extractor=extractor,
         extractor_weights=extractor_weights,
         batch_size=batch_size,
         device=device,
         num_images=num_images,
+        extrapolate=extrapolate,
     )
+    if write_reference is None and reference_images is not None:
+        raise ConfigError("--reference-images goes with --write-reference", hint="add --write-reference PATH")
+    if write_reference is not None:
+        scoring = {"REFERENCE": request.reference, "--compare": compare, "--metrics": metrics}
+        _refuse_with_write({**scoring, "--extrapolate": extrapolate, "--markdown": markdown})
+        _write(output, request, write_reference, reference_images, force=force)
+    elif compare:
+        sets = [samples, None if reference is None else Path(reference), *(more or ())]
+        _compare(output, request, [path for path in sets if path], force=force, as_markdown=markdown)
+    else:
+        _refuse_more(more)
+        _score(output, request, as_markdown=markdown)
+
+
+def _one_reference(second: str | None, option: str | None, *, is_compared: bool) -> str | None:
+    """The reference from its argument or its option; with --compare, arguments are sample sets."""
+    if is_compared or second is None:
+        return option
+    if option is not None:
+        raise ConfigError(f"two references: {second} and --reference {option}", hint="name one")
+    return second
+
+
+def _refuse_more(more: list[Path] | None) -> None:
+    if more:
+        raise ConfigError(
+            f"unexpected {more[0]} after SAMPLES and REFERENCE", hint="to score several sets, add --compare"
+        )
+
+
+def _refuse_with_write(given: dict[str, object]) -> None:
+    for flag, value in given.items():
+        if value:
+            raise ConfigError(
+                f"--write-reference makes a reference and scores nothing: {flag} does not go with it",
+                hint="medcli fid IMAGES --write-reference PATH, then medcli fid SAMPLES PATH",
+            )
+
+
+def _score(output: Output, request: FidRequest, *, as_markdown: bool) -> None:
+    from medcli.cli.fid_table import markdown, score_table
+    from medcli.workflows.fid import score_samples
+
     report = score_samples(request, output)
-    output.result(report, _table(report))
+    output.result(report, markdown([report.to_json()]) if as_markdown else score_table(report))
 
 
-def _table(report: FidReport) -> Group:
-    from rich.console import Group
-    from rich.text import Text
+def _compare(output: Output, request: FidRequest, sets: list[Path], *, force: bool, as_markdown: bool) -> None:
+    from medcli.cli.fid_table import comparison_table, markdown
+    from medcli.workflows.fid_compare import CompareRequest, compare_samples
 
-    rows = [
-        (name, None if value is None else round(value, 4), "lower" if name in LOWER_IS_BETTER else "higher")
-        for name, value in report.scores.values.items()
-    ]
-    remarks = [
-        f"samples: {report.samples} ({_size(report.num_samples)})",
-        f"reference: {report.reference} ({_size(report.num_reference)})",
-        f"features: {report.extractor}" + ("" if report.extractor == "inception" else ", not the published scale"),
-        *(f"no {name}: {why}" for name, why in report.scores.unavailable.items()),
-    ]
-    return Group(table_of(("metric", "value", "better"), rows), Text("\n".join(map(printable, remarks))))
+    report = compare_samples(CompareRequest(sets=tuple(sets), common=request, force=force), output)
+    output.result(report, markdown(report.rows) if as_markdown else comparison_table(report))
 
 
-def _size(num_images: int | None) -> str:
-    return "statistics" if num_images is None else f"{num_images} images"
+def _write(output: Output, request: FidRequest, target: Path, num_stored: int | None, *, force: bool) -> None:
+    from medcli.workflows.fid_reference import NUM_REFERENCE_IMAGES, ReferenceRequest, write_reference
+
+    if request.samples is None:
+        raise ConfigError("--write-reference needs images", hint="medcli fid IMAGES --write-reference PATH")
+    made = ReferenceRequest(
+        images=request.samples,
+        output=target,
+        num_reference_images=NUM_REFERENCE_IMAGES if num_stored is None else num_stored,
+        num_images=request.num_images,
+        extractor=request.extractor,
+        extractor_weights=request.extractor_weights,
+        batch_size=request.batch_size,
+        device=request.device,
+        force=force,
+    )
+    report = write_reference(made, output)
+    written = f"wrote {report.output}: {', '.join(report.keys)} of {report.num_images} images, {report.extractor}"
+    output.result(report, written)
+    output.hint(f"medcli fid SAMPLES {report.output}")

@@ -2,99 +2,141 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import shlex
 
 import typer
 
+from medcli.cli import finetune_options as own
 from medcli.cli import options
-from medcli.cli.output import details_of, output_of
-
-TRAINING = "Training"
-
-DataOpt = Annotated[
-    str, typer.Option("--data", metavar="NAME", help="Data set: digits.", rich_help_panel=options.INPUT)
-]
-TrainStepsOpt = Annotated[
-    int,
-    typer.Option(
-        "--steps",
-        min=1,
-        metavar="N",
-        help="Optimiser steps in all, those before a resume too.",
-        rich_help_panel=TRAINING,
-    ),
-]
-GlobalBatchOpt = Annotated[
-    int,
-    typer.Option("--global-batch-size", min=1, metavar="N", help="Images per step.", rich_help_panel=TRAINING),
-]
-LrOpt = Annotated[float, typer.Option("--lr", metavar="X", help="AdamW's learning rate.", rich_help_panel=TRAINING)]
-EmaOpt = Annotated[
-    float,
-    typer.Option("--ema", metavar="X", help="Decay of the averaged weights, in [0, 1).", rich_help_panel=TRAINING),
-]
-SaveEveryOpt = Annotated[
-    int, typer.Option("--save-every", min=1, metavar="N", help="Steps between saved states.", rich_help_panel=TRAINING)
-]
-LogEveryOpt = Annotated[
-    int,
-    typer.Option(
-        "--log-every", min=1, metavar="N", help="Steps between lines of metrics.jsonl.", rich_help_panel=TRAINING
-    ),
-]
-RunOpt = Annotated[
-    Path, typer.Option("-o", "--output", metavar="DIR", help="Folder of the run.", rich_help_panel=options.OUTPUT)
-]
+from medcli.cli.command_line import command_line
+from medcli.cli.finetune_table import plan_table, report_table
+from medcli.cli.output import output_of
+from medcli.runtime.processes import this_process
 
 
 def finetune(
     ctx: typer.Context,
     checkpoint: options.OptionalCheckpointArg = None,
-    data: DataOpt = "digits",
-    output: RunOpt = Path("runs/digits"),
-    steps: TrainStepsOpt = 1000,
-    global_batch_size: GlobalBatchOpt = 128,
-    lr: LrOpt = 1e-4,
-    ema: EmaOpt = 0.999,
-    seed: options.SeedOpt = 0,
-    save_every: SaveEveryOpt = 250,
-    log_every: LogEveryOpt = 50,
+    data: own.DataOpt = "digits",
+    preset: own.PresetOpt = None,
+    weights: options.WeightsOpt = "ema",
     family: options.FamilyOpt = None,
     heads: options.HeadsOpt = None,
-    weights: options.WeightsOpt = "ema",
+    vae: own.VaeOpt = None,
+    flip: own.FlipOpt = True,
+    mediators: options.MediatorsOpt = None,
+    layers: options.LayersOpt = None,
+    res: options.ResOpt = None,
+    num_classes: options.NumClassesOpt = None,
+    steps: own.StepsOpt = 1000,
+    global_batch_size: own.GlobalBatchOpt = 256,
+    micro_batch_size: own.MicroBatchOpt = None,
+    lr: own.LrOpt = 1e-4,
+    ema: own.EmaOpt = 0.9999,
+    grad_clip: own.GradClipOpt = 1.0,
+    label_dropout: own.LabelDropoutOpt = 0.1,
+    train: own.TrainOpt = "all",
+    freeze: own.FreezeOpt = None,
+    seed: own.SeedOpt = 0,
+    ladder_rule: own.LadderRuleOpt = "sandwich",
+    train_dense: own.TrainDenseOpt = None,
+    calibrate: own.CalibrateOpt = False,
+    distill: own.DistillOpt = None,
+    distill_weight: own.DistillWeightOpt = 0.5,
+    control: own.ControlOpt = False,
+    eval_images: own.EvaluateOpt = None,
+    path: own.PathOpt = None,
+    prediction: own.PredictionOpt = None,
+    loss_weight: own.LossWeightOpt = "none",
+    device: options.DeviceOpt = None,
+    dtype: own.DtypeOpt = "fp32",
+    compiled: own.CompileOpt = False,
+    checkpoint_activations: own.CheckpointingOpt = False,
+    resume: own.ResumeOpt = "auto",
+    save_every: own.SaveEveryOpt = 500,
+    keep_last: own.KeepLastOpt = 2,
+    log_every: own.LogEveryOpt = 100,
+    preview_every: own.PreviewEveryOpt = 1000,
+    tensorboard: own.TensorboardOpt = False,
+    wandb: own.WandbOpt = False,
+    output: own.RunOpt = None,
+    dry_run: own.DryRunOpt = False,
 ) -> None:
-    """Train a ladder further: every mediator count and full attention together.
+    """Train a checkpoint further, all mediator counts in one run, or a preset from scratch.
 
-    Trains on the bundled digits; the same command again continues an interrupted run.
+    Without CHECKPOINT and --preset it continues the bundled digits model. --mediators, --layers, --res and
+    --num-classes change the network first, as convert does. The same command again continues an interrupted run;
+    accelerate launch -m medcli and torchrun -m medcli train in several processes. See docs/finetuning.md.
 
     Examples:
         medcli finetune --data digits --steps 20 --output runs/digits
-        medcli finetune --steps 2000 --lr 3e-4 -o runs/longer
+        medcli finetune sit_xl.pt --data imagenet-latents --mediators 4,16,64 --calibrate --dry-run
+        medcli finetune --preset SiT-S/2 --data imagenet-latents --steps 400000 --dtype bf16 --compile
     """
-    from medcli.training.loop import TrainConfig
-    from medcli.workflows.finetune import FinetuneRequest
+    from medcli.training.config import TrainConfig
     from medcli.workflows.finetune import finetune as run
+    from medcli.workflows.finetune_plan import plan_finetune
+    from medcli.workflows.finetune_setup import FinetuneRequest
+    from medcli.workflows.finetune_start import StartRequest
 
-    training = TrainConfig(
-        steps=steps,
-        global_batch_size=global_batch_size,
-        lr=lr,
-        ema=ema,
-        seed=seed,
-        save_every=save_every,
-        log_every=log_every,
-    )
     request = FinetuneRequest(
-        output=output,
-        training=training,
-        checkpoint=checkpoint,
+        training=TrainConfig(
+            steps=steps,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
+            lr=lr,
+            ema=ema,
+            grad_clip=grad_clip,
+            label_dropout=label_dropout,
+            ladder_rule=ladder_rule,
+            dtype=dtype,
+            compile=compiled,
+            checkpoint_activations=checkpoint_activations,
+            seed=seed,
+            save_every=save_every,
+            log_every=log_every,
+            keep_last=keep_last,
+            resume=resume,
+        ),
+        start=StartRequest(
+            checkpoint=checkpoint,
+            preset=preset,
+            weights=weights,
+            family=family,
+            num_heads=heads,
+            mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
+            layers=None if layers is None else lambda depth: options.parse_layers(layers, depth),
+            resolution_px=res,
+            num_classes=num_classes,
+        ),
         data=data,
-        weights=weights,
-        family=family,
-        num_heads=heads,
+        flip=flip,
+        vae=vae,
+        output=output,
+        train=train,
+        freeze=() if freeze is None else tuple(part.strip() for part in freeze.split(",")),
+        train_dense=train_dense,
+        path=path,
+        prediction=prediction,
+        weighting=loss_weight,
+        distill=distill,
+        distill_weight=distill_weight,
+        calibrate=calibrate,
+        control=control,
+        num_evaluated=eval_images,
+        preview_every=preview_every,
+        tensorboard=tensorboard,
+        wandb=wandb,
+        device=device,
+        command=command_line(ctx),
     )
     out = output_of(ctx)
+    if dry_run:
+        plan = plan_finetune(request, out)
+        if this_process().is_first:
+            out.result(plan, plan_table(plan))
+        return
     report = run(request, out)
-    out.result(report, details_of(report.to_json()))
-    out.hint(f"medcli sample {report.output}")
+    if this_process().is_first:
+        out.result(report, report_table(report))
+        out.hint(f"medcli sample {shlex.quote(report.output)}")

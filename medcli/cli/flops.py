@@ -134,7 +134,7 @@ def summary(report: FlopsReport) -> Group:
 
 def image_table(images: tuple[ImageCost, ...], run: Run) -> Table:
     """A row for each resolution and schedule: network calls and what they add up to."""
-    columns = ("px", "schedule", "mediators", "calls", "passes a call", "GMACs an image", "if dense", "saved %")
+    columns = ("px", "schedule", "mediators", "calls", "passes a call", "GMACs an image", "done", "if dense", "saved %")
     rows = [
         (
             image.resolution_px,
@@ -153,13 +153,15 @@ def image_table(images: tuple[ImageCost, ...], run: Run) -> Table:
     return table_of(columns, rows, caption="\n".join(remarks))
 
 
-def _costs(image: ImageCost) -> tuple[str, str, str]:
-    """Cost, dense cost and saving, as limits where no more is known."""
+def _costs(image: ImageCost) -> tuple[str, str, str, str]:
+    """Cost as the papers count and as it is done, dense cost and saving; limits where no more is known."""
     dense = amount(image.gmacs_dense)
-    if image.gmacs is not None and image.saving_percent is not None:
-        return amount(image.gmacs), dense, f"{image.saving_percent:.2f}"
+    if image.gmacs is not None and image.gmacs_done is not None:
+        return amount(image.gmacs), amount(image.gmacs_done), dense, f"{image.saving_percent:.2f}"
     saved = [100 * (1 - gmacs / image.gmacs_dense) for gmacs in (image.gmacs_min, image.gmacs_max)]
-    return f"{amount(image.gmacs_min)} to {amount(image.gmacs_max)}", dense, f"{saved[0]:.2f} to {saved[1]:.2f}"
+    limits = [(image.gmacs_min, image.gmacs_max), (image.gmacs_done_min, image.gmacs_done_max)]
+    gmacs, done = (f"{amount(low)} to {amount(high)}" for low, high in limits)
+    return gmacs, done, dense, f"{saved[0]:.2f} to {saved[1]:.2f}"
 
 
 def amount(giga: float) -> str:

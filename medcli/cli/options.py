@@ -242,9 +242,23 @@ DtypeOpt = Annotated[
     str, choice("--dtype", choices=("fp32", "bf16"), help="Number format of the network.", panel=MACHINE)
 ]
 
+
+def parse_output(text: str) -> Path:
+    """Read where a result goes. `-o "$FOLDER"` with nothing in it would mean the folder one happens to be in.
+
+    Raises:
+        ConfigError: If nothing is given.
+    """
+    if not text.strip():
+        raise ConfigError("--output is empty", hint="name a place, or leave --output out")
+    return Path(text)
+
+
 OutputOpt = Annotated[
     Path | None,
-    typer.Option("-o", "--output", metavar="PATH", help="Where the result goes.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "-o", "--output", metavar="PATH", help="Where the result goes.", parser=parse_output, rich_help_panel=OUTPUT
+    ),
 ]
 ForceOpt = Annotated[bool, typer.Option("-f", "--force", help="Replace what is there.", rich_help_panel=OUTPUT)]
 

@@ -1,7 +1,8 @@
-"""From a model's latents to 8-bit images: through an autoencoder, or straight for models of pixels."""
+"""Autoencoders: from a model's latents to 8-bit images (straight for models of pixels), and from images back."""
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.data.images import to_uint8
+from medcli.data.posterior import LOG_VARIANCE_RANGE
 from medcli.errors import ConfigError, EnvironmentProblem
 from medcli.runtime.torchvision_guard import import_torchvision
 
@@ -19,6 +21,9 @@ from medcli.runtime.torchvision_guard import import_torchvision
 
 GPU_DECODE_BATCH = 8
 """Latents decoded together on a GPU: enough to fill it at 256 px, and a bounded amount of memory."""
+
+GPU_ENCODE_BATCH = 32
+"""Images encoded together on a GPU."""
 
 CONFIG_FILE = "config.json"
 HINT = "pass a folder with a diffusers AutoencoderKL: --vae PATH"
@@ -88,12 +93,100 @@ def open_decoder(
             raise ConfigError(f"a model of {config.in_channels} pixel channels makes no image (expected 1 or 3)")
         return PixelDecoder()
     name = autoencoder or config.autoencoder
-    loaded = _load(name, dtype).to(device=device)
+    loaded = _load(name, device, dtype)
     _check_shape(loaded, name, config)
     return LatentDecoder(loaded, config, 1 if torch.device(device).type == "cpu" else GPU_DECODE_BATCH)
 
 
-def _load(name: str, dtype: torch.dtype) -> Any:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentEncoder:
+    """Turns images into what a diffusers `AutoencoderKL` says about their latents."""
+
+    name: str
+    """Folder or hub name it was opened by."""
+    autoencoder: Any
+    batch_size: int
+    """Images of one call; a call always has this many, so that rounding does not depend on how many are left."""
+    sha256: str
+    """Hash of its weights, in the type they were loaded in."""
+
+    @property
+    def channels(self) -> int:
+        """Latent channels C."""
+        return int(self.autoencoder.config.latent_channels)
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of an image: 3 for RGB."""
+        return int(self.autoencoder.config.in_channels)
+
+    @property
+    def stride(self) -> int:
+        """Image pixels a latent pixel covers along one side."""
+        return _stride(self.autoencoder)
+
+    @property
+    def scale(self) -> float:
+        """What its makers say latents are multiplied with, after the shift."""
+        return float(self.autoencoder.config.scaling_factor)
+
+    @property
+    def shift(self) -> float:
+        """What its makers say is subtracted from latents."""
+        return float(getattr(self.autoencoder.config, "shift_factor", None) or 0.0)
+
+    @torch.no_grad()
+    def moments(self, pixels_BCYX: Tensor) -> Tensor:
+        """Means and log-variances of the latents.
+
+        Args:
+            pixels_BCYX: (B, C, Y, X) float32 in [-1, 1]; the side is a multiple of `stride`.
+
+        Returns:
+            (B, 2 C, Y, X) float32 on the CPU, neither shifted nor scaled: means, then log-variances as diffusers
+            clamps them.
+        """
+        parts = [self._encode(part_BCYX) for part_BCYX in pixels_BCYX.split(self.batch_size)]
+        mean_BCYX, log_variance_BCYX = torch.cat(parts).chunk(2, dim=1)
+        return torch.cat([mean_BCYX, log_variance_BCYX.clamp(*LOG_VARIANCE_RANGE)], dim=1).contiguous()
+
+    def _encode(self, pixels_BCYX: Tensor) -> Tensor:
+        num_images = len(pixels_BCYX)
+        rows = torch.arange(self.batch_size).clamp(max=num_images - 1)
+        batch_BCYX = pixels_BCYX[rows].to(device=self.autoencoder.device, dtype=self.autoencoder.dtype)
+        moments_BCYX: Tensor = self.autoencoder.encode(batch_BCYX).latent_dist.parameters
+        return moments_BCYX[:num_images].float().cpu()
+
+
+def open_encoder(
+    name: str,
+    *,
+    config: ModelConfig | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    batch_size: int | None = None,
+) -> LatentEncoder:
+    """Open an autoencoder to encode images.
+
+    Args:
+        name: A local folder, or a hub name that is in the Hugging Face cache.
+        config: The model whose latents it shall make; None if any will do.
+        device: Where it runs.
+        dtype: Type of its weights.
+        batch_size: Images of one call; None takes 1 on a CPU, which is as fast there, and `GPU_ENCODE_BATCH` elsewhere.
+
+    Raises:
+        ConfigError: If it makes latents of another shape than the model's.
+        EnvironmentProblem: If it is not on this machine; nothing is downloaded.
+    """
+    loaded = _load(name, device, dtype)
+    if config is not None:
+        _check_shape(loaded, name, config)
+    usual = 1 if torch.device(device).type == "cpu" else GPU_ENCODE_BATCH
+    return LatentEncoder(name=name, autoencoder=loaded, batch_size=batch_size or usual, sha256=_sha256(loaded))
+
+
+def _load(name: str, device: torch.device | str, dtype: torch.dtype) -> Any:
     """Read an autoencoder without touching the network."""
     with suppress(ImportError):  # diffusers does without torchvision, but not with one that does not load
         import_torchvision()
@@ -104,11 +197,24 @@ def _load(name: str, dtype: torch.dtype) -> Any:
     # A pipeline folder holds its autoencoder in `vae`.
     folder = folder / "vae" if (folder / "vae" / CONFIG_FILE).is_file() else folder
     try:
-        return (
-            loader.from_pretrained(str(folder), local_files_only=True, torch_dtype=dtype).eval().requires_grad_(False)
-        )
+        loaded = loader.from_pretrained(str(folder), local_files_only=True, torch_dtype=dtype)
     except (OSError, ValueError, RuntimeError) as err:
         raise EnvironmentProblem(f"{folder} holds no usable autoencoder", hint=HINT) from err
+    # Convolutions are its cost, and those run faster channels last.
+    return loaded.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+
+
+def _sha256(autoencoder: Any) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _stride(autoencoder: Any) -> int:
+    """Each level but the last halves the image."""
+    return int(2 ** (len(autoencoder.config.block_out_channels) - 1))
 
 
 def _cached_folder(name: str) -> Path:
@@ -129,8 +235,7 @@ def _cached_folder(name: str) -> Path:
 
 
 def _check_shape(autoencoder: Any, name: str, config: ModelConfig) -> None:
-    settings = autoencoder.config
-    channels, stride = settings.latent_channels, 2 ** (len(settings.block_out_channels) - 1)
+    channels, stride = autoencoder.config.latent_channels, _stride(autoencoder)
     if (channels, stride) != (config.in_channels, config.latent_downsample):
         raise ConfigError(
             f"the autoencoder {name} has {channels} channels at stride {stride}, "

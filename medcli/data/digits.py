@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors.numpy import load_file
 
 from medcli.data.assets import asset_path
+from medcli.data.training_set import ArraySet
 
 DIGITS = "digits"
 """Name of the set on the command line."""
@@ -32,6 +34,12 @@ def digit_latents() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     images, labels = load_digits()
     pixels = images.astype(np.float32)[:, None] / (MAX_LEVEL / 2) - 1
     return pixels, labels.astype(np.int64)
+
+
+def digit_set() -> ArraySet:
+    """The digits to train on: (1, 8, 8) pixels, never mirrored, for a mirrored digit is no digit."""
+    pixels, labels = digit_latents()
+    return ArraySet(DIGITS, torch.from_numpy(pixels), torch.from_numpy(labels))
 
 
 def digit_pixels() -> npt.NDArray[np.uint8]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +17,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from medcli.data.npz import first_images, open_archive
-from medcli.errors import DataError
+from medcli.errors import DataError, listed
 from medcli.runtime.reporting import Reporter
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
@@ -25,6 +27,11 @@ NUMBERED = re.compile(r"\d+\.png")
 """How a sample folder names its images; its other pictures, such as `grid.png`, are no samples."""
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 """Pillow modes that convert to RGB without losing depth."""
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_DEPTH_AT = 24
+"""Where a PNG says how many bits a channel has. Pillow opens 16-bit RGB as if it had 8."""
+NUM_DECODERS = 8
+"""Image files decoded at once; Pillow lets other threads run meanwhile."""
 
 
 class ImageSource(Protocol):
@@ -36,10 +43,24 @@ class ImageSource(Protocol):
 
     @property
     def num_images(self) -> int:
-        """How many images `batches` yields in all."""
+        """How many images there are in all."""
+
+    @property
+    def image_bytes(self) -> Sequence[int]:
+        """Bytes of each image's pixels, 3 Y X, known before any is read."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know about how the images are read."""
 
     def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
-        """Yield (B, Y, X, 3) uint8 RGB batches, B at most `batch_size`, in index order."""
+        """Yield (B, Y, X, 3) uint8 RGB batches, B at most `batch_size`, in index order; passes on the remarks."""
+
+    def read(self, ranges: Iterable[range]) -> Iterator[list[torch.Tensor]]:
+        """Yield the images of each range, (Y, X, 3) uint8 RGB.
+
+        Ranges rise and do not overlap. Each is asked for when its images are, so it may be chosen late.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +69,10 @@ class ImageFolder:
 
     path: Path
     files: tuple[Path, ...]
+    image_bytes: tuple[int, ...]
+    """Bytes of each image's pixels, 3 Y X, as its header promises."""
+    remarks: tuple[str, ...] = ()
+    """What a user should know about how the images are read."""
 
     @property
     def name(self) -> str:
@@ -65,19 +90,25 @@ class ImageFolder:
         Raises:
             DataError: If a file is no image, is damaged, or has more than 8 bits a channel.
         """
-        batch: list[npt.NDArray[np.uint8]] = []
-        converted: set[str] = set()
-        for file in self.files:
-            pixels_YXC, mode = read_image(file)
-            if mode not in {"RGB", *converted}:
-                converted.add(mode)
-                reporter.note(f"{file.name} is stored as {mode}: images of this kind are converted to RGB")
-            if batch and (len(batch) == batch_size or batch[0].shape != pixels_YXC.shape):
-                yield torch.from_numpy(np.stack(batch))
-                batch = []
-            batch.append(pixels_YXC)
-        if batch:
-            yield torch.from_numpy(np.stack(batch))
+        for remark in self.remarks:
+            reporter.note(remark)
+        ranges = (
+            range(start, min(start + batch_size, len(self.files))) for start in range(0, len(self.files), batch_size)
+        )
+        for images in self.read(ranges):
+            for run in equal_sizes(images):
+                yield torch.stack(run)
+
+    def read(self, ranges: Iterable[range]) -> Iterator[list[torch.Tensor]]:
+        """Yield the images of each range, several files decoded at once.
+
+        Raises:
+            DataError: If a file is no image, is damaged, or has more than 8 bits a channel.
+        """
+        with ThreadPoolExecutor(NUM_DECODERS) as decoders:
+            for span in ranges:
+                pixels = decoders.map(read_image, self.files[span.start : span.stop])
+                yield [torch.from_numpy(pixels_YXC.copy()) for pixels_YXC, _ in pixels]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,9 +125,36 @@ class ImageArray:
         """How many images there are."""
         return len(self.images_NYXC)
 
+    @property
+    def image_bytes(self) -> Sequence[int]:
+        """Bytes of each image's pixels."""
+        return [self.images_NYXC[0].numel()] * self.num_images
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Nothing: the images are taken as they are."""
+        return ()
+
     def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
         """Yield batches in order, `batch_size` images each but for the last."""
         yield from torch.split(self.images_NYXC, batch_size)
+
+    def read(self, ranges: Iterable[range]) -> Iterator[list[torch.Tensor]]:
+        """Yield the images of each range."""
+        for span in ranges:
+            yield list(self.images_NYXC[span.start : span.stop])
+
+
+def equal_sizes(images: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Cut a sequence of (Y, X, 3) images where the size changes."""
+    run: list[torch.Tensor] = []
+    for image_YXC in images:
+        if run and run[0].shape != image_YXC.shape:
+            yield run
+            run = []
+        run.append(image_YXC)
+    if run:
+        yield run
 
 
 def open_images(path: Path, num_images: int | None = None) -> ImageSource:
@@ -129,7 +187,7 @@ def read_image(file: Path) -> tuple[npt.NDArray[np.uint8], str]:
                 return np.asarray(image.convert("RGB")), mode
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as err:
         raise DataError(f"{file} is not a whole image", hint="remove it, or make it again") from err
-    raise DataError(f"{file} is stored as {mode}, expected 8 bits a channel", hint="convert it to 8-bit RGB")
+    raise _not_eight_bits(file, mode)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -185,7 +243,7 @@ def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
 def _open_folder(folder: Path, num_images: int | None) -> ImageFolder:
     manifest = read_manifest(folder)
     if manifest is None:
-        found = [file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+        found = [file for file in folder.rglob("*") if _is_image(file.relative_to(folder)) and file.is_file()]
     else:
         found = [file for file in folder.iterdir() if NUMBERED.fullmatch(file.name)]
         promised = manifest.get("num_images", len(found))
@@ -199,9 +257,15 @@ def _open_folder(folder: Path, num_images: int | None) -> ImageFolder:
     files = sorted(found, key=lambda file: _numeric_order(file.relative_to(folder)))[
         : first_images(folder, len(found), num_images)
     ]
-    for file in files:
-        _check_header(file)
-    return ImageFolder(path=folder, files=tuple(files))
+    headers = [_read_header(file) for file in files]
+    modes = Counter(mode for _, mode in headers if mode != "RGB")
+    kinds = [f"{count} stored as {mode}" for mode, count in sorted(modes.items())]
+    return ImageFolder(
+        path=folder,
+        files=tuple(files),
+        image_bytes=tuple(size for size, _ in headers),
+        remarks=(f"{folder}: images are converted to RGB: {listed(kinds)} of {len(files)}",) if kinds else (),
+    )
 
 
 def _numeric_order(path: Path) -> list[tuple[bool, int, str]]:
@@ -210,11 +274,24 @@ def _numeric_order(path: Path) -> list[tuple[bool, int, str]]:
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
-def _check_header(file: Path) -> None:
-    """Read the header only: cheap, and it finds empty files and saved web pages before hours of work."""
+def _is_image(path: Path) -> bool:
+    """Whether a name is an image's; hidden files and folders hold thumbnails and files half written."""
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def _read_header(file: Path) -> tuple[int, str]:
+    """Bytes of an image's RGB pixels and its Pillow mode: cheap, and it finds unusable files before hours of work."""
     try:
-        with Image.open(file):
-            pass
-    except (UnidentifiedImageError, OSError, SyntaxError) as err:
+        with Image.open(file) as image, file.open("rb") as raw:
+            start = raw.read(PNG_DEPTH_AT + 1)
+            is_deep = start.startswith(PNG_START) and start[-1] > 8
+            if is_deep or image.mode not in EIGHT_BIT_MODES:
+                raise _not_eight_bits(file, f"16-bit {image.mode}" if is_deep else image.mode)
+            return 3 * image.width * image.height, image.mode
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as err:
         what = "is empty" if not file.stat().st_size else "is not an image"
         raise DataError(f"{file} {what}", hint="remove it, or make it again") from err
+
+
+def _not_eight_bits(file: Path, found: str) -> DataError:
+    return DataError(f"{file} is stored as {found}, expected 8 bits a channel", hint="convert it to 8-bit RGB")

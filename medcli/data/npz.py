@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from medcli.runtime.reporting import Reporter
 
 IMAGES_KEY = "arr_0"
 """The key `numpy.savez` gives an unnamed array; DiT, SiT and ADM write their images under it."""
+PIECE_BYTES = 2**20
+"""Bytes read from an archive at once."""
 
 
 def npz_keys(path: Path) -> frozenset[str]:
@@ -48,11 +51,22 @@ class ImageArchive:
     path: Path
     num_images: int
     """Images that are read: the first ones, where fewer were asked for than are there."""
+    bytes_per_image: int
 
     @property
     def name(self) -> str:
         """What messages and reports call it."""
         return str(self.path)
+
+    @property
+    def image_bytes(self) -> Sequence[int]:
+        """Bytes of each image's pixels; all have one size."""
+        return [self.bytes_per_image] * self.num_images
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Nothing: the images are taken as they are."""
+        return ()
 
     def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
         """Yield (B, Y, X, 3) uint8 batches in file order, B = `batch_size` but for the last.
@@ -60,19 +74,44 @@ class ImageArchive:
         Raises:
             DataError: If the archive breaks off.
         """
+        starts = range(0, self.num_images, batch_size)
+        return self._spans(range(start, min(start + batch_size, self.num_images)) for start in starts)
+
+    def read(self, ranges: Iterable[range]) -> Iterator[list[torch.Tensor]]:
+        """Yield the images of each range, (Y, X, 3) uint8. What lies between is read and passed over: it may be zipped.
+
+        Raises:
+            DataError: If the archive breaks off.
+        """
+        return (list(images_NYXC) for images_NYXC in self._spans(ranges))
+
+    def _spans(self, ranges: Iterable[range]) -> Iterator[torch.Tensor]:
+        """(N, Y, X, 3) uint8 of each range."""
         with _member(self.path, IMAGES_KEY) as member:
-            shape, is_fortran, dtype = _header(member)
+            shape, is_fortran, _ = _header(member)
             if is_fortran:  # the images are interleaved: there is nothing to stream
-                whole = read_array(self.path, IMAGES_KEY)[: self.num_images]
-                yield from torch.split(torch.from_numpy(np.ascontiguousarray(whole)), batch_size)
+                whole = torch.from_numpy(np.ascontiguousarray(read_array(self.path, IMAGES_KEY)))
+                yield from (whole[span.start : span.stop] for span in ranges)
                 return
-            image_bytes = int(np.prod(shape[1:])) * dtype.itemsize
-            for start in range(0, self.num_images, batch_size):
-                count = min(batch_size, self.num_images - start)
-                content = bytearray(member.read(count * image_bytes))
-                if len(content) != count * image_bytes:
-                    raise _damaged(self.path)
-                yield torch.frombuffer(content, dtype=torch.uint8).view(count, *shape[1:])
+            place = 0
+            for span in ranges:
+                for _ in self._pieces(member, (span.start - place) * self.bytes_per_image):
+                    pass
+                pixels, place = np.empty(len(span) * self.bytes_per_image, np.uint8), span.stop
+                filled = 0
+                for piece in self._pieces(member, len(pixels)):
+                    pixels[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+                    filled += len(piece)
+                yield torch.from_numpy(pixels).view(len(span), *shape[1:])
+
+    def _pieces(self, member: IO[bytes], num_bytes: int) -> Iterator[bytes]:
+        """Read on by so many bytes; checksums are verified on the way."""
+        while num_bytes:
+            piece = member.read(min(PIECE_BYTES, num_bytes))
+            if not piece:
+                raise _damaged(self.path)
+            num_bytes -= len(piece)
+            yield piece
 
 
 def open_archive(path: Path, num_images: int | None = None) -> ImageArchive:
@@ -94,7 +133,8 @@ def open_archive(path: Path, num_images: int | None = None) -> ImageArchive:
     with _member(path, IMAGES_KEY) as member:
         shape, _, dtype = _header(member)
     _check_layout(path, shape, dtype)
-    return ImageArchive(path=path, num_images=first_images(path, shape[0], num_images))
+    num_images = first_images(path, shape[0], num_images)
+    return ImageArchive(path=path, num_images=num_images, bytes_per_image=math.prod(shape[1:]))
 
 
 def first_images(path: Path, num_found: int, num_wanted: int | None) -> int:

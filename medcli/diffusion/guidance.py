@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS
 
 REFERENCE_CHANNELS = 3
 """Latent channels DiT and SiT guide, out of four: a relic of RGB models, kept so published FIDs reproduce."""
 
 
+def power_cosine_scale(scale: float, power: float, t_B: Tensor) -> Tensor:
+    """MDTv2's guidance, which grows while noise falls: 1 + (scale - 1) (1 - cos(pi (1 - t / 1000)^power)) / 2.
+
+    Args:
+        scale: Where the scale ends.
+        power: How late it grows; the reference's sampler takes 4, its demo 0.01.
+        t_B: Timesteps of the full process, 0..999.
+
+    Source: edt-facts 5.
+    """
+    progress_B = (1 - t_B / NUM_TRAIN_TIMESTEPS) ** power
+    return 1 + (scale - 1) * (1 - torch.cos(math.pi * progress_B)) / 2
+
+
 def combine(
-    cond: Tensor, null: Tensor, scale: float, channels: int | None = REFERENCE_CHANNELS, *, latent_channels: int
+    cond: Tensor,
+    null: Tensor,
+    scale: float | Tensor,
+    channels: int | None = REFERENCE_CHANNELS,
+    *,
+    latent_channels: int,
 ) -> Tensor:
     """Push the conditional output away from the unconditional one: null + scale (cond - null).
 
     Args:
         cond: (B, C or 2C, Y, X) output under the wanted labels.
         null: The same under the null class.
-        scale: 1 leaves `cond` exactly as it is.
+        scale: 1 leaves `cond` exactly as it is. A tensor has one for each image, (B, 1, 1, 1).
         channels: Leading latent channels to guide, None for all. Scale 1 + s on three of four channels acts about like
             1 + 0.75 s on all (reference-facts 1.8).
         latent_channels: C. Whatever the output has beyond them (DiT's variance) stays the conditional's, and so do

@@ -34,6 +34,21 @@ def per_image_mean(value: Tensor) -> Tensor:
     return value.flatten(1).mean(1)
 
 
+def squared_error(value: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of each image, (B,)."""
+    return per_image_mean((value - target) ** 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A second target beside the data's: what another network says of the same noisy latents."""
+
+    predict: Predict
+    """The network; called once per loss."""
+    weight: float
+    """Share w of the squared error towards the teacher, in [0, 1]; the error towards the data keeps 1 - w."""
+
+
 def sit_loss(
     predict: Predict,
     data_BCYX: Tensor,
@@ -43,8 +58,12 @@ def sit_loss(
     path: PathName = "linear",
     prediction: PredictionName = "velocity",
     weighting: Weighting = "none",
+    teacher: Teacher | None = None,
 ) -> Tensor:
     """Squared error of a SiT network at the given times.
+
+    With o the output, o' the teacher's and w its weight: velocity (1 - w)(o - u)^2 + w (o - o')^2; noise
+    W [(1 - w)(o - noise)^2 + w (o - o')^2]; score W [(1 - w)(sigma o + noise)^2 + w (sigma o - sigma o')^2].
 
     Args:
         predict: The network; called once.
@@ -53,24 +72,31 @@ def sit_loss(
         t_B: float32 times inside the training interval.
         path: The interpolant.
         prediction: What the network predicts.
-        weighting: Weight of noise and score losses over time; velocity has none, as in the reference.
+        weighting: Weight W of noise and score losses over time; velocity has none, as in the reference.
+        teacher: A second target, for distillation.
 
     Returns:
         (B,) mean squared error of each image.
     """
     point = path_point(path, t_B)
-    output_BCYX = predict(point.noised(data_BCYX, noise_BCYX), t_B)
+    x_BCYX = point.noised(data_BCYX, noise_BCYX)
+    scale = over_images(point.sigma, x_BCYX) if prediction == "score" else 1.0
+    value_BCYX = scale * predict(x_BCYX, t_B)
+    error_B = squared_error(value_BCYX, _target(point, prediction, data_BCYX, noise_BCYX))
+    if teacher is not None:
+        error_B = torch.lerp(error_B, squared_error(value_BCYX, scale * teacher.predict(x_BCYX, t_B)), teacher.weight)
+    return _time_weight(point, prediction, weighting) * error_B
+
+
+def _target(point: PathPoint, prediction: PredictionName, data_BCYX: Tensor, noise_BCYX: Tensor) -> Tensor:
+    """What the data ask of the output; for score, of sigma times the output, which stays finite at the data end."""
     if prediction == "velocity":
-        return per_image_mean((output_BCYX - point.target_velocity(data_BCYX, noise_BCYX)) ** 2)
-    if prediction == "noise":
-        error_BCYX = output_BCYX - noise_BCYX
-    else:
-        error_BCYX = over_images(point.sigma, output_BCYX) * output_BCYX + noise_BCYX
-    return _time_weight(point, weighting) * per_image_mean(error_BCYX**2)
+        return point.target_velocity(data_BCYX, noise_BCYX)
+    return noise_BCYX if prediction == "noise" else -noise_BCYX
 
 
-def _time_weight(point: PathPoint, weighting: Weighting) -> Tensor | float:
-    if weighting == "none":
+def _time_weight(point: PathPoint, prediction: PredictionName, weighting: Weighting) -> Tensor | float:
+    if weighting == "none" or prediction == "velocity":
         return 1.0
     if weighting == "velocity":
         return (point.variance / point.sigma) ** 2
@@ -82,7 +108,7 @@ class DitLoss:
     """DiT's two terms, (B,) each."""
 
     mse: Tensor
-    """Squared error of the noise."""
+    """Squared error of the noise, the teacher's share included."""
     vb: Tensor
     """Variational bound of the step, bits per element; trains the variance alone; 0 where that is not learned."""
 
@@ -93,9 +119,18 @@ class DitLoss:
 
 
 def dit_loss(
-    predict: Predict, data_BCYX: Tensor, noise_BCYX: Tensor, t_B: Tensor, *, tables: GaussianTables
+    predict: Predict,
+    data_BCYX: Tensor,
+    noise_BCYX: Tensor,
+    t_B: Tensor,
+    *,
+    tables: GaussianTables,
+    teacher: Teacher | None = None,
 ) -> DitLoss:
     """Loss of a DiT network at the given timesteps.
+
+    With e the noise channels, e' the teacher's and w its weight: mse = (1 - w)(e - noise)^2 + w (e - e')^2. The bound
+    learns from the data alone, and whole: it is what trains the variance channels.
 
     Args:
         predict: The network; called once.
@@ -103,11 +138,15 @@ def dit_loss(
         noise_BCYX: Standard normal.
         t_B: int64 timesteps.
         tables: Of the full process (`gaussian_tables(respace(""))`), on the same device.
+        teacher: A second target, for distillation; it may or may not have variance channels.
     """
     x_BCYX = gaussian.q_sample(tables, data_BCYX, noise_BCYX, t_B)
     output = predict(x_BCYX, t_B)
     channels = data_BCYX.shape[1]
-    mse_B = per_image_mean((output[:, :channels] - noise_BCYX) ** 2)
+    mse_B = squared_error(output[:, :channels], noise_BCYX)
+    if teacher is not None:
+        guide_BCYX = teacher.predict(x_BCYX, t_B)[:, :channels]
+        mse_B = torch.lerp(mse_B, squared_error(output[:, :channels], guide_BCYX), teacher.weight)
     if output.shape[1] == channels:
         return DitLoss(mse_B, torch.zeros_like(mse_B))
     # The bound must not pull on the noise prediction: only the variance channels keep their gradient.

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from medcli.config import ModelConfig
+from medcli.engine.generate import calls_at_entries
 from medcli.engine.networks import Guidance
 from medcli.metrics.macs import closed_form_macs
+from medcli.model.absorption import absorbed_saving
+
+# Dimension key: L solver steps.
 
 GIGA = 1e9
 
 
 def pass_gmacs(config: ModelConfig, num_mediators: int) -> float:
-    """GMACs of one forward pass for one image; 0 mediators is full attention."""
+    """GMACs of one forward pass for one image, in the papers' convention; 0 mediators is full attention."""
     return closed_form_macs(config, num_mediators=num_mediators) / GIGA
+
+
+def done_gmacs(config: ModelConfig, num_mediators: int) -> float:
+    """The same without the queries and keys that sampling never computes (`medcli.model.absorption`)."""
+    return pass_gmacs(config, num_mediators) - absorbed_saving(config, num_mediators=num_mediators) / GIGA
 
 
 def call_gmacs(config: ModelConfig, num_mediators: int, guidance: Guidance) -> float:
@@ -29,3 +40,18 @@ def image_gmacs(calls: Sequence[int], gmacs_a_call: Sequence[float]) -> float:
         gmacs_a_call: What one of them costs at each entry.
     """
     return sum(count * cost for count, cost in zip(calls, gmacs_a_call, strict=True))
+
+
+def gmacs_of_moves(passes_L: Tensor, moves: Sequence[tuple[int, ...]], gmacs_a_pass: Sequence[float]) -> list[float]:
+    """GMACs of images, from when they climbed the ladder.
+
+    Args:
+        passes_L: Forward passes of each solver step.
+        moves: Each image's `switch_steps`.
+        gmacs_a_pass: What a pass costs at each entry.
+    """
+    # Many images make the same moves.
+    known = {
+        made: image_gmacs(calls_at_entries(passes_L, made, len(gmacs_a_pass)), gmacs_a_pass) for made in set(moves)
+    }
+    return [known[made] for made in moves]

@@ -10,19 +10,21 @@ An image is finished when its line and its picture are there. Both appear whole,
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
-from math import fsum
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
+from medcli.engine.numbers import NumberSet
 from medcli.engine.pictures import grid_capacity, grid_columns, grid_of, read_png, write_npz, write_png
 from medcli.runtime.files import atomic_path
 from medcli.runtime.locks import FolderLocks
@@ -32,6 +34,7 @@ LOCK = ".lock"
 """Tells processes that fill a folder together of each other; gone when they are."""
 GRID = "grid.png"
 ARCHIVE = "samples.npz"
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +57,21 @@ class Record:
         try:
             values = json.loads(line)
             record = cls(**{**values, "switch_steps": tuple(values["switch_steps"])})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return None
-        return record if isinstance(record.index, int) and record.index >= 0 else None
+        return record if record._is_ours else None
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether the values are what we write; what JSON gives may be anything."""
+        numbers = (self.index, self.label, *self.switch_steps)
+        if any(type(number) is not int or number < 0 for number in numbers) or self.file != file_name(self.index):
+            return False
+        return type(self.gmacs) in (int, float) and 0 <= self.gmacs < math.inf
+
+
+PICTURE = re.compile(r"\d{6}\.png|[1-9]\d{6,8}\.png", re.ASCII)
+"""Names that `file_name` makes."""
 
 
 def file_name(index: int) -> str:
@@ -67,7 +82,7 @@ def file_name(index: int) -> str:
 class SampleFolder:
     """An open sample folder that other processes may be filling too. Use as a context manager.
 
-    What is finished is a byte an image, whatever else is known of it stands in the file.
+    What is finished takes a byte an image; whatever else is known of it stands in the file.
 
     Args:
         path: The folder.
@@ -80,7 +95,7 @@ class SampleFolder:
         self.path = path
         self.locks = FolderLocks(path / LOCK)
         self._lines = -1
-        self._done, self._read_to = bytearray(), 0
+        self._done, self._read_to = NumberSet(), 0
         self._look()
 
     def __enter__(self) -> SampleFolder:
@@ -109,24 +124,24 @@ class SampleFolder:
         """Store a finished image: the picture first, then its line. Threads may do so at once."""
         write_png(self.path / record.file, pixels_YXC)
         os.write(self._lines, record.to_line().encode())
-        self._mark(record.index)
+        self._done.add(record.index)
 
     def is_done(self, index: int) -> bool:
         """Whether an image is finished, as far as the lines read tell."""
-        return index < len(self._done) and bool(self._done[index])
+        return index in self._done
 
     @property
     def num_done(self) -> int:
         """Images finished."""
-        return self._done.count(1)
+        return len(self._done)
 
     def done(self) -> Iterator[int]:
         """Numbers of the finished images, rising."""
-        return (index for index, is_done in enumerate(self._done) if is_done)
+        return iter(self._done)
 
     def num_missing(self, num_images: int) -> int:
         """How many of the first images are not finished."""
-        return num_images - self._done.count(1, 0, num_images)
+        return num_images - self._done.count_below(num_images)
 
     def read_on(self) -> None:
         """Take note of the lines added since the last look."""
@@ -140,14 +155,14 @@ class SampleFolder:
                     break
                 self._read_to += len(line)
                 if record := Record.of_line(line.decode("utf-8", "replace")):
-                    self._mark(record.index)
+                    self._done.add(record.index)
 
     def records(self) -> Iterator[Record]:
         """Finished images in the order they finished."""
-        seen = bytearray(len(self._done))
+        seen = NumberSet()
         for record in read_records(self.path / RECORDS):
-            if record is not None and self.is_done(record.index) and not seen[record.index]:
-                seen[record.index] = True
+            if record is not None and self.is_done(record.index) and record.index not in seen:
+                seen.add(record.index)
                 yield record
 
     def write_grid(self, num_classes: int, side_px: int) -> None:
@@ -161,16 +176,15 @@ class SampleFolder:
         files = (self.path / file_name(index) for index in self.done())
         write_npz(self.path / ARCHIVE, files, self.num_done, side_px)
 
-    def _mark(self, index: int) -> None:
-        self._done.extend(bytes(max(0, index + 1 - len(self._done))))
-        self._done[index] = True
-
     def _look(self) -> None:
         """Find out what is finished; alone, mend what an interruption left first."""
         if self.locks.is_alone:
-            _mend(self.path)
-        self._done, self._read_to = bytearray(), 0
-        self.read_on()
+            self._done = _mend(self.path)
+            file = self.path / RECORDS
+            self._read_to = file.stat().st_size if file.is_file() else 0
+        else:
+            self._done, self._read_to = NumberSet(), 0
+            self.read_on()
 
     def _close(self) -> None:
         if self._lines >= 0:
@@ -186,25 +200,44 @@ def read_records(file: Path) -> Iterator[Record | None]:
                 yield Record.of_line(line)
 
 
-def _mend(path: Path) -> None:
-    """Drop half-written files, torn lines and lines whose picture is gone."""
-    names = {entry.name for entry in os.scandir(path)}
-    for name in filter(_is_temporary, names):
-        with suppress(FileNotFoundError):
-            (path / name).unlink()
-    seen: set[int] = set()
+def num_lines(path: Path) -> int:
+    """Lines of a folder's `images.jsonl`: its finished images, but for what an interruption left."""
+    file = path / RECORDS
+    if not file.is_file():
+        return 0
+    with file.open("rb") as content:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: content.read(CHUNK_BYTES), b""))
+
+
+def _mend(path: Path) -> NumberSet:
+    """Drop half-written files, torn lines and lines whose picture is gone; which images are finished."""
+    pictures, seen = _tidy(path), NumberSet()
 
     def is_good(record: Record | None) -> bool:
-        if record is None or record.file not in names or record.index in seen:
+        if record is None or record.index not in pictures or record.index in seen:
             return False
         seen.add(record.index)
         return True
 
     if all(is_good(record) for record in read_records(path / RECORDS)) and _ends_a_line(path / RECORDS):
-        return
-    seen.clear()
+        return seen
+    seen = NumberSet()
     with atomic_path(path / RECORDS, force=True) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(record.to_line() for record in read_records(path / RECORDS) if record and is_good(record))
+    return seen
+
+
+def _tidy(path: Path) -> NumberSet:
+    """Drop half-written files; which images have a picture."""
+    pictures = NumberSet()
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if _is_temporary(entry.name):
+                with suppress(FileNotFoundError):
+                    (path / entry.name).unlink()
+            elif PICTURE.fullmatch(entry.name):
+                pictures.add(int(entry.name[:-4]))
+    return pictures
 
 
 def _ends_a_line(file: Path) -> bool:
@@ -255,7 +288,7 @@ def totals_of(records: Iterable[Record], num_moves: int) -> Totals:
             sums[move] += step
             counts[move] += 1
     return Totals(
-        gmacs=fsum(costs) / max(1, len(costs)),
+        gmacs=math.fsum(costs) / max(1, len(costs)),
         switch_steps=tuple(moves),
         switch_steps_mean=tuple(total / count if count else None for total, count in zip(sums, counts, strict=True)),
     )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from medcli.data.images import MANIFEST, read_manifest
-from medcli.engine.folder import is_passing
-from medcli.errors import ConfigError, EnvironmentProblem, listed
-from medcli.runtime.files import write_text
+from medcli.engine.folder import ARCHIVE, is_passing, num_lines
+from medcli.errors import ConfigError, DataError, listed
+from medcli.runtime import files
 
 FORMAT_VERSION = 1
 BYTES_BESIDE_PIXELS = 4096
@@ -34,18 +34,57 @@ def check_folder(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | No
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} is a file, expected a folder name", hint="choose another name with --output")
-    manifest = read_manifest(path)
+    manifest = _read(path)
     if manifest is None:
         if path.is_dir() and not all(is_passing(entry.name) for entry in path.iterdir()):
             raise ConfigError(f"{path} is not empty and holds no samples of medcli", hint="choose another --output")
         return None
-    before = manifest.get("settings", {})
+    before = manifest["settings"]
     if differing := [name for name in settings if before.get(name) != settings[name]]:
         raise ConfigError(
             f"{path} holds a run with other settings ({listed(differing)})",
             hint="choose another --output, or remove that folder",
         )
     return manifest
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The manifest, if there is one; refused where a run that goes on would find something else than it needs."""
+    way_out = "choose another --output, or remove that folder"
+    try:
+        manifest = read_manifest(path)
+    except DataError as err:
+        raise DataError(err.message, hint=way_out) from err
+    if manifest is None:
+        return None
+    if wrong := [name for name, is_ours in PARTS.items() if not is_ours(manifest.get(name))]:
+        raise DataError(f"{path / MANIFEST} is damaged ({listed(wrong)})", hint=way_out)
+    return manifest
+
+
+def _is_run(value: Any) -> bool:
+    if not isinstance(value, dict) or not _is_count(value.get("batch_size")):
+        return False
+    return value.get("batch_size_asked") is None or _is_count(value["batch_size_asked"])
+
+
+def _is_session(value: Any) -> bool:
+    if not isinstance(value, dict) or type(value.get("images")) is not int:
+        return False
+    return type(value.get("seconds")) in (int, float) and 0 <= value["seconds"] < math.inf
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+PARTS: Mapping[str, Callable[[Any], bool]] = {
+    "num_images": _is_count,
+    "settings": lambda value: isinstance(value, dict),
+    "run": _is_run,
+    "sessions": lambda value: isinstance(value, list) and all(map(_is_session, value)),
+}
+"""What of a manifest a run that goes on reads, and whether it is what medcli writes."""
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -56,31 +95,24 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """
     text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
     if not (path / MANIFEST).is_file() or (path / MANIFEST).read_text(encoding="utf-8") != text:
-        write_text(path / MANIFEST, text, force=True)
+        files.write_text(path / MANIFEST, text, force=True)
 
 
 def require_space(path: Path, num_images: int, side_px: int, *, archive: bool) -> None:
     """Refuse to start what the disk can't hold.
 
     Args:
-        path: The folder, or where it will be.
-        num_images: Images still to be made.
+        path: The folder, or where it will be. What it holds already needs no room any more.
+        num_images: Images it shall hold.
         side_px: Side of an image.
-        archive: Whether they will be gathered into one more file.
+        archive: Whether an archive of all of them is asked for. It is written beside an older one that it replaces.
 
     Raises:
         EnvironmentProblem: If there is not enough room.
     """
     pixels = side_px * side_px * 3
-    needed = num_images * ((pixels + BYTES_BESIDE_PIXELS) + (pixels if archive else 0))
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise EnvironmentProblem(
-            f"{num_images} images need about {_size(needed)}, {there} has {_size(free)} free",
-            hint="free some space, or choose another disk with --output",
-        )
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+    num_new = max(0, num_images - num_lines(path))
+    has_archive = (path / ARCHIVE).exists()
+    writes_archive = num_new > 0 if has_archive else archive
+    needed = num_new * (pixels + BYTES_BESIDE_PIXELS) + (num_images * pixels if writes_archive else 0)
+    files.require_space(path, needed, f"{num_new} more images")

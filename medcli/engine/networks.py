@@ -12,7 +12,8 @@ from medcli.config import ModelConfig
 from medcli.diffusion.guidance import REFERENCE_CHANNELS, combine
 from medcli.diffusion.steps import Predict
 from medcli.errors import ConfigError
-from medcli.model.backbone import DiffusionTransformer
+from medcli.model.backbone import Block, DiffusionTransformer, RunBlock
+from medcli.runtime.compilation import compiled_function, require_compiler
 
 # Dimension key: B batch, C latent channels, Y X latent height and width.
 
@@ -83,10 +84,11 @@ def stages_of(
     Args:
         models: One model that holds every count, or a model for each count.
         counts: Mediator count of each ladder entry, 0 for full attention.
-        compiled: One graph a ladder entry by `torch.compile`; batch shapes never change.
+        compiled: Whether blocks run by `torch.compile`, at each ladder entry one graph for all blocks of a kind.
 
     Raises:
         ConfigError: If a model does not hold its count, or the models do not fit together.
+        EnvironmentProblem: If the machine has nothing to compile with.
     """
     of_count = dict.fromkeys(counts, models) if isinstance(models, DiffusionTransformer) else models
     stages = tuple(_stage(of_count[count], count, compiled=compiled) for count in counts)
@@ -102,12 +104,17 @@ def stages_of(
 
 def _stage(model: DiffusionTransformer, num_mediators: int, *, compiled: bool) -> Stage:
     model.config.entry(num_mediators)  # refuses a count the model does not hold
+    run_block: RunBlock = Block.__call__
+    if compiled:
+        require_compiler(model.pos_embed.device)
+        # All blocks with the same attention share the one graph, so that it takes seconds, not minutes.
+        run_block = compiled_function(Block.forward)
 
     def network(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
-        output_BCYX: Tensor = model(latent_BCYX, t_B, label_B, num_mediators)
+        output_BCYX: Tensor = model(latent_BCYX, t_B, label_B, num_mediators, run_block=run_block)
         return output_BCYX
 
-    return Stage(torch.compile(network, dynamic=False) if compiled else network, model.config, num_mediators)
+    return Stage(network, model.config, num_mediators)
 
 
 def _geometry(config: ModelConfig) -> ModelConfig:

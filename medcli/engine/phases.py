@@ -41,6 +41,12 @@ def null_calls(sampler: Sampler, guidance: Guidance) -> Tensor:
     return calls_L * (phases(guidance, sampler.num_steps) == Phase.INSIDE)
 
 
+def step_passes(sampler: Sampler, guidance: Guidance) -> Tensor:
+    """(L,) int64: forward passes of each solver step: its network calls, those under guidance twice."""
+    calls_L = torch.tensor([sampler.calls(step) for step in range(sampler.num_steps)])
+    return calls_L + null_calls(sampler, guidance)
+
+
 def num_passes(sampler: Sampler, guidance: Guidance) -> int:
-    """Forward passes of an image: its network calls, those under guidance twice."""
-    return sampler.nfe + int(null_calls(sampler, guidance).sum())
+    """Forward passes of an image."""
+    return int(step_passes(sampler, guidance).sum())

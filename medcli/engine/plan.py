@@ -20,7 +20,7 @@ from medcli.schedule.spec import Schedule
 
 ADAPTIVE_SOLVERS = ("dopri5",)
 """Solvers that choose their own steps, for a whole batch at once."""
-FAMILY_SAMPLERS = {"sit": ("sde", "ode"), "dit": ("ddpm", "ddim")}
+FAMILY_SAMPLERS = {"sit": ("sde", "ode"), **dict.fromkeys(("dit", "edt", "mdtv2"), ("ddpm", "ddim"))}
 """Samplers that read each family's output; the first is the references' default."""
 
 Noise = Callable[[Tensor, Tensor], Tensor]

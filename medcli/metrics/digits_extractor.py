@@ -73,17 +73,32 @@ class DigitsExtractor:
 
     name = DIGITS
     dims: Mapping[str, int] = MappingProxyType({POOL: NUM_FEATURES, LOGITS: NUM_CLASSES})
+    preprocessing = "grey 8x8 by area"
+    rows_per_call = None
 
     def __init__(self, network: DigitClassifier, weights_sha256: str) -> None:
         self._network = network
         self.weights_sha256 = weights_sha256
 
     @torch.inference_mode()
+    def prepare(self, images_BYXC: torch.Tensor) -> torch.Tensor:
+        """(B, 1, 8, 8) float32 of uint8 images of any size."""
+        return grey_8x8(images_BYXC.to(self._network.head.weight.device))
+
+    @torch.inference_mode()
+    def run(self, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`pool` (B, 64) float32 of images made ready."""
+        return {POOL: self._network.body(prepared)}
+
+    @torch.inference_mode()
+    def logits(self, pool_BD: torch.Tensor) -> torch.Tensor:
+        """(B, 10) float32 class scores of pool features, on the CPU."""
+        return self._network.head(pool_BD.to(self._network.head.weight.device)).cpu()
+
     def features(self, images_BYXC: torch.Tensor) -> dict[str, torch.Tensor]:
         """Features of uint8 images of any size: `pool` (B, 64) and `logits` (B, 10), float32."""
-        device = self._network.head.weight.device
-        features, logits = self._network(grey_8x8(images_BYXC.to(device)))
-        return {POOL: features, LOGITS: logits}
+        found = self.run(self.prepare(images_BYXC))
+        return {**found, LOGITS: self.logits(found[POOL])}
 
 
 def load_digits_extractor(weights_path: Path | None = None, *, device: torch.device = CPU) -> DigitsExtractor:

@@ -34,12 +34,31 @@ class FeatureExtractor(Protocol):
     def weights_sha256(self) -> str:
         """Hash of the weights file, so that features of different weights are never compared."""
 
-    def features(self, images_BYXC: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Features of a batch.
+    @property
+    def preprocessing(self) -> str:
+        """What happens to the pixels first; features of two ways of doing it are never mixed up."""
+
+    @property
+    def rows_per_call(self) -> int | None:
+        """Most images a network call is quick with; None if more is always better."""
+
+    def prepare(self, images_BYXC: torch.Tensor) -> torch.Tensor:
+        """What the network sees: one shape an image whatever its size, on the network's device.
 
         Args:
             images_BYXC: (B, Y, X, 3) uint8, any size, RGB.
-
-        Returns:
-            For each name in `dims`: (B, width) float32 on the extractor's device.
         """
+
+    def run(self, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Features of images made ready, (B, width) float32 on the network's device, of every kind but `logits`."""
+
+    def logits(self, pool_BD: torch.Tensor) -> torch.Tensor:
+        """(B, classes) float32 class scores, on the CPU: they follow from the pool features."""
+
+    def features(self, images_BYXC: torch.Tensor) -> dict[str, torch.Tensor]:
+        """All features of a batch, `prepare`, `run` and `logits` in one: (B, width) float32 for each name in `dims`."""
+
+
+def kinds_to_store(extractor: FeatureExtractor) -> tuple[str, ...]:
+    """The kinds of features from which all others follow, in the order of `dims`."""
+    return tuple(kind for kind in extractor.dims if kind != LOGITS)

@@ -5,7 +5,8 @@ Dimension key: B batch, N images, D features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +26,8 @@ class Wanted:
     """Kinds of features whose mean and covariance are needed."""
     rows: frozenset[str] = frozenset()
     """Kinds of features needed image by image."""
+    blocks: bool = False
+    """Whether the moments of contiguous blocks are needed too, of the kinds in `gaussians`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +42,10 @@ class FeatureSet:
     """Mean and covariance by kind of feature."""
     rows: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """(N, D) float32 features in index order, on the CPU, by kind of feature."""
+    block_moments: Mapping[str, Sequence[Moments]] = field(default_factory=dict)
+    """Moments of contiguous blocks of rows by kind of feature, each computed when it is asked for."""
+    content_sha256: str | None = None
+    """Hash of the pixels of all images in order, one and the same for PNGs and an npz of them; None without images."""
 
 
 def extract(
@@ -63,6 +70,7 @@ def extract(
         )
     moments = {kind: Moments.empty(extractor.dims[kind]) for kind in wanted.gaussians}
     rows: dict[str, list[torch.Tensor]] = {kind: [] for kind in wanted.rows}
+    digest = hashlib.sha256()
     done = 0
     for images_BYXC in source.batches(batch_size, reporter):
         # TF32, on by default in CUDA convolutions, moves the third digit of a score (metrics-facts 3).
@@ -72,6 +80,8 @@ def extract(
             moments[kind] = moments[kind].merge(Moments.of(features[kind]))
         for kind, kept in rows.items():
             kept.append(features[kind].cpu())
+        for image_YXC in images_BYXC:
+            digest.update(hashlib.sha256(f"{tuple(image_YXC.shape)}".encode() + image_YXC.numpy().tobytes()).digest())
         done += len(images_BYXC)
         reporter.progress(done, source.num_images, "images")
     return FeatureSet(
@@ -79,4 +89,5 @@ def extract(
         num_images=source.num_images,
         gaussians={kind: running.gaussian() for kind, running in moments.items()},
         rows={kind: torch.cat(kept) for kind, kept in rows.items()},
+        content_sha256=digest.hexdigest(),
     )

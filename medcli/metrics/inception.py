@@ -1,75 +1,76 @@
 """The 2015 Inception network of the published scores, through torch-fidelity's port of it (metrics-facts 1.2, 2.4).
 
-Only the network class is used: weights are read here (never unpickled into code, never downloaded), and every number is
-computed by this package.
-Dimension key: B batch, Y X image height and width, C channels.
+Only the network's class is used: weights are read here (never unpickled into code, never downloaded unasked), and every
+number is computed by this package.
+Dimension key: B batch, Y X image height and width, C channels, D features.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.metrics.extractor import CPU, INCEPTION, LOGITS, POOL, SPATIAL
+from medcli.metrics.inception_network import NUM_SPATIAL_CHANNELS, InceptionNetwork, as_seen
+from medcli.metrics.inception_weights import EXPECTED, read_weights
 from medcli.runtime.torchvision_guard import import_torchvision
 
-WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
-"""torch-fidelity's file of the TensorFlow weights; by torch.hub's convention its SHA-256 starts with 6726825d."""
-WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_NAME}"
-NUM_SPATIAL_CHANNELS = 7
-"""ADM keeps the first seven channels of `mixed_6/conv`, 17 x 17 each."""
-LAYERS = ["2048", "logits_unbiased"]
-"""torch-fidelity's names of pool features and bias-free logits; a list, because its forward copies it as one."""
+CPU_ROWS = 4
+"""Images in one network call on a CPU: the widest maps then fit its caches; more take up to a third longer each."""
 
 
 class InceptionExtractor:
-    """TF-compatible Inception v3 as a `FeatureExtractor`."""
+    """TF-compatible Inception v3 as a `FeatureExtractor`.
+
+    Args:
+        network: The network, on its device.
+        class_weight_KD: (1008, 2048) float32 of the last layer.
+        weights_sha256: Hash of the weights file.
+    """
 
     name = INCEPTION
     dims: Mapping[str, int] = MappingProxyType({POOL: 2048, LOGITS: 1008, SPATIAL: 17 * 17 * NUM_SPATIAL_CHANNELS})
+    preprocessing = "299x299 bilinear as TensorFlow 1, (x - 128) / 128"
 
-    def __init__(self, network: torch.nn.Module, weights_sha256: str) -> None:
+    def __init__(self, network: InceptionNetwork, class_weight_KD: torch.Tensor, weights_sha256: str) -> None:
         self._network = network
+        self._class_weight_KD = class_weight_KD
+        self._device = next(network.parameters()).device
         self.weights_sha256 = weights_sha256
+        self.rows_per_call = CPU_ROWS if self._device.type == "cpu" else None
 
     @torch.inference_mode()
+    def prepare(self, images_BYXC: torch.Tensor) -> torch.Tensor:
+        """(B, 299, 299, 3) float32: resized the way TensorFlow 1 did, scaled."""
+        return as_seen(images_BYXC.to(self._device))
+
+    @torch.inference_mode()
+    def run(self, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`pool` (B, 2048) and `spatial` (B, 2023), float32, of images made ready."""
+        # TF32, on by default in CUDA convolutions, moves the third digit of a score (metrics-facts 3).
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            found = [self._network(part) for part in prepared.split(self.rows_per_call or len(prepared))]
+        pool, spatial = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return {POOL: pool, SPATIAL: spatial}
+
+    @torch.inference_mode()
+    def logits(self, pool_BD: torch.Tensor) -> torch.Tensor:
+        """(B, 1008) float32 class scores without bias, on the CPU."""
+        return pool_BD.cpu() @ self._class_weight_KD.T
+
     def features(self, images_BYXC: torch.Tensor) -> dict[str, torch.Tensor]:
         """`pool` (B, 2048), `logits` (B, 1008, no bias) and `spatial` (B, 2023) of uint8 RGB images, float32.
 
         Images of any size are resized to 299 x 299 inside, the way TensorFlow 1 did.
         """
-        spatial = []
-
-        def keep_first_channels(_module: torch.nn.Module, _inputs: object, output_BCYX: torch.Tensor) -> None:
-            spatial.append(flatten_spatial(output_BCYX))
-
-        device = next(self._network.parameters()).device
-        branch = self._network.get_submodule("Mixed_6d.branch1x1")
-        handle = branch.register_forward_hook(keep_first_channels)
-        try:
-            pool, logits = self._network(images_BYXC.to(device).permute(0, 3, 1, 2))
-        finally:
-            handle.remove()
-        return {POOL: pool, LOGITS: logits, SPATIAL: spatial[0]}
-
-
-def flatten_spatial(map_BCYX: torch.Tensor) -> torch.Tensor:
-    """ADM's spatial features of a feature map after its ReLU: (B, Y * X * 7), columns over row, column, channel.
-
-    TensorFlow keeps channels last; flattening channels first gives the same numbers in another order, and against ADM's
-    statistics an sFID fifty times too high (metrics-facts 1.2).
-    """
-    return map_BCYX[:, :NUM_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+        found = self.run(self.prepare(images_BYXC))
+        return {**found, LOGITS: self.logits(found[POOL])}
 
 
 def load_inception(weights_path: Path | None = None, *, device: torch.device = CPU) -> InceptionExtractor:
@@ -84,40 +85,23 @@ def load_inception(weights_path: Path | None = None, *, device: torch.device = C
         EnvironmentProblem: If there is no such file, or torch-fidelity does not import.
         DataError: If the file is damaged, needs pickled objects, or holds another network.
     """
-    path = weights_path or Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
-    if not path.is_file():
-        raise EnvironmentProblem(
-            f"no Inception weights at {path}; nothing is downloaded unasked",
-            hint=f"fetch {WEIGHTS_URL} and pass it with --extractor-weights",
-        )
-    content = path.read_bytes()
-    network = _network(path, _read_weights(path, content)).to(device)
-    return InceptionExtractor(network, hashlib.sha256(content).hexdigest())
+    path, weights, sha256 = read_weights(weights_path)
+    original = _original(path, weights)
+    class_weight_KD = original.get_submodule("fc").get_parameter("weight").detach().clone()
+    return InceptionExtractor(InceptionNetwork(original, device), class_weight_KD, sha256)
 
 
-def _read_weights(path: Path, content: bytes) -> dict[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load(content)
-        weights = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as err:
-        raise DataError(f"{path} can't be read as network weights", hint=_expected()) from err
-    if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
-        raise DataError(f"{path} does not hold a plain dictionary of tensors", hint=_expected())
-    return weights
-
-
-def _network(path: Path, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+def _original(path: Path, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
     network_class = _network_class()
     # The class loads weights in its constructor with full unpickling: hand it tensors already read, in memory.
     stream = io.BytesIO()
     torch.save(weights, stream)
     stream.seek(0)
     try:
-        network: torch.nn.Module = network_class("medcli", LAYERS, feature_extractor_weights_path=stream)
+        network: torch.nn.Module = network_class("medcli", ["2048"], feature_extractor_weights_path=stream)
     except RuntimeError as err:
         first = str(err).splitlines()[1:2] or [str(err)]
-        raise DataError(f"{path} holds another network: {first[0].strip()[:160]}", hint=_expected()) from err
+        raise DataError(f"{path} holds another network: {first[0].strip()[:160]}", hint=EXPECTED) from err
     return network
 
 
@@ -131,7 +115,3 @@ def _network_class() -> Any:
             f"torch-fidelity does not import: {reason}", hint="install the torchvision that goes with your torch"
         ) from err
     return FeatureExtractorInceptionV3
-
-
-def _expected() -> str:
-    return f"expected the 472 tensors of {WEIGHTS_NAME} from {WEIGHTS_URL.removesuffix(WEIGHTS_NAME)}"

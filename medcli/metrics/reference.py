@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +25,15 @@ BUNDLED: Mapping[str, str] = MappingProxyType({DIGITS: "digits-reference.safeten
 """References that ship with the package: name and file."""
 STATISTICS = ((POOL, "mu", "sigma"), (SPATIAL, "mu_s", "sigma_s"))
 """Kind of features, and the keys of their mean and covariance in an ADM reference file (metrics-facts 1.1)."""
+NOTE_KEY = "medcli"
+"""In reference files written here, beside ADM's keys: a JSON object in a text array."""
+EXACT_SUFFIX = "_float64"
+"""In reference files written here: a mean before it was rounded to ADM's float32, such as `mu_float64`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceInfo:
-    """What a bundled reference says about itself."""
+    """What a bundled reference, or a file written by `--write-reference`, says about itself."""
 
     extractor: str
     """Name of the extractor its features come from."""
@@ -58,17 +63,18 @@ def read_statistics(path: Path, dims: Mapping[str, int]) -> dict[str, Gaussian]:
         DataError: If an array is missing, has another shape than the extractor's features, or is not finite.
     """
     keys = npz_keys(path)
+    info = info_of(path)
     return {
-        kind: _statistics(path, kind, mean_key, covariance_key, dims[kind])
+        kind: _statistics(path, kind, mean_key, covariance_key, dims[kind], info.num_images if info else None)
         for kind, mean_key, covariance_key in STATISTICS
         if mean_key in keys and kind in dims
     }
 
 
-def _statistics(path: Path, kind: str, mean_key: str, covariance_key: str, dim: int) -> Gaussian:
+def _statistics(path: Path, kind: str, mean_key: str, covariance_key: str, dim: int, num_rows: int | None) -> Gaussian:
     if covariance_key not in npz_keys(path):
         raise DataError(f"{path} holds {mean_key} but no {covariance_key}", hint="make the statistics again")
-    mean, covariance = read_array(path, mean_key), read_array(path, covariance_key)
+    mean, covariance = _mean(path, mean_key), read_array(path, covariance_key)
     if mean.shape != (dim,) or covariance.shape != (dim, dim):
         raise DataError(
             f"{path}: {mean_key} {mean.shape} and {covariance_key} {covariance.shape} do not fit the extractor's "
@@ -82,8 +88,51 @@ def _statistics(path: Path, kind: str, mean_key: str, covariance_key: str, dim: 
     return Gaussian(
         mean_D=torch.from_numpy(mean.astype(np.float64)),
         covariance_DD=torch.from_numpy(covariance.astype(np.float64)),
-        num_rows=None,
+        num_rows=num_rows,
     )
+
+
+def _mean(path: Path, mean_key: str) -> np.ndarray:
+    """The mean as ADM's tools read it or, where the file also holds what was rounded to it, that."""
+    mean = read_array(path, mean_key)
+    if f"{mean_key}{EXACT_SUFFIX}" not in npz_keys(path):
+        return mean
+    exact = read_array(path, f"{mean_key}{EXACT_SUFFIX}")
+    is_rounded_from = exact.shape == mean.shape and np.array_equal(exact.astype(mean.dtype), mean)
+    return exact if is_rounded_from else mean
+
+
+def info_of(path: Path) -> ReferenceInfo | None:
+    """What a reference file written here says about itself; None for files of other tools.
+
+    Raises:
+        DataError: If it says something that can't be read.
+    """
+    if NOTE_KEY not in npz_keys(path):
+        return None
+    try:
+        note = json.loads(str(read_array(path, NOTE_KEY)))
+        info = ReferenceInfo(**{key: note[key] for key in ("extractor", "extractor_sha256", "num_images")})
+    except (KeyError, TypeError, ValueError) as err:
+        raise DataError(f"{path}: its {NOTE_KEY} entry can't be read", hint="write the reference again") from err
+    if not (isinstance(info.num_images, int) and info.num_images > 1):
+        raise DataError(f"{path}: num_images {info.num_images!r} is no count", hint="write the reference again")
+    return info
+
+
+def check_made_with(path: Path, extractor: FeatureExtractor) -> None:
+    """Refuse statistics that say they come from another network; those of other tools say nothing.
+
+    Raises:
+        DataError: Naming both.
+    """
+    info = info_of(path)
+    if info and (info.extractor, info.extractor_sha256) != (extractor.name, extractor.weights_sha256):
+        raise DataError(
+            f"{path} holds features of {info.extractor} ({info.extractor_sha256[:8]}), not of {extractor.name} "
+            f"({extractor.weights_sha256[:8]})",
+            hint=f"score with --extractor {info.extractor} and the weights it was made with",
+        )
 
 
 def _is_finite(*arrays: np.ndarray) -> bool:
@@ -103,6 +152,15 @@ def bundled_info(name: str) -> ReferenceInfo:
             return ReferenceInfo(**json.loads(file.metadata()["medcli"]))
     except (SafetensorError, KeyError, TypeError, ValueError) as err:
         raise DataError(f"the bundled reference {path} is damaged", hint="reinstall medcli") from err
+
+
+def bundled_sha256(name: str) -> str:
+    """SHA-256 of a bundled reference's file.
+
+    Raises:
+        EnvironmentProblem: If the installation lacks it.
+    """
+    return hashlib.sha256(asset_path(BUNDLED[name]).read_bytes()).hexdigest()
 
 
 def load_bundled(name: str, extractor: FeatureExtractor) -> FeatureSet:

@@ -1,8 +1,8 @@
 """Multiply-adds of the network as fvcore reads them off the code, exact at any resolution in a second.
 
 Tracing runs the network, and a large one at 1024 px takes a minute. But blocks of one kind cost the same, and each cost
-is a polynomial of degree two in the number of tokens. So one block of each kind is traced on three small grids; what
-all blocks cost on a large grid follows exactly, and is compared with the closed form each time.
+is a polynomial of degree two in the number of tokens. So a network with one block of each kind is traced on three small
+grids; what all blocks cost on a large grid follows exactly, and is compared with the closed form each time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from medcli.config import ModelConfig
 from medcli.errors import MedcliError
 from medcli.metrics.macs import macs_by_operator
 from medcli.model.backbone import DiffusionTransformer, empty_model
+from medcli.model.geometry import block_kinds, block_names, one_of_each_kind
 from medcli.model.shapes import tensor_shapes
 
 with warnings.catch_warnings():
@@ -30,11 +32,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from fvcore.nn import FlopCountAnalysis
 
-TRACED_SIDES = (2, 3, 4)
-"""Sides, in tokens, of the grids that are traced: one more than the degree of the costs."""
+TRACED_SIDES = (1, 2, 3)
+"""Sides, in tokens, of the innermost grids that are traced: one more than the degree of the costs."""
 
 FREE_OPERATORS = (
-    "add", "cos", "div", "embedding", "exp", "gelu", "mT", "mul", "pow", "silu", "sin", "softmax", "sub", "unflatten",
+    "add", "cos", "div", "embedding", "exp", "flip", "gelu", "mT", "mul", "pow", "silu", "sin", "softmax", "sub",
+    "unflatten", "unfold",
 )  # fmt: skip
 """Free by convention, beside what fvcore leaves out itself: operators that only move data or handle sizes."""
 
@@ -49,9 +52,9 @@ class TracedCosts:
     """What the parts of a network cost by operator, at any resolution."""
 
     around: Mapping[str, Polynomial]
-    """Embedders and final layer."""
-    blocks: Mapping[int, Mapping[str, Polynomial]]
-    """A block at each mediator count; 0 is full attention."""
+    """Embedders, final layer, and what stands between stages."""
+    blocks: Mapping[int, Sequence[Mapping[str, Polynomial]]]
+    """At each mediator count, 0 for full attention, a block of each kind, in N tokens of the network's input."""
 
     def by_operator(self, config: ModelConfig, num_mediators: int) -> dict[str, int]:
         """MACs of a forward pass, under fvcore's names of the operators.
@@ -60,11 +63,12 @@ class TracedCosts:
             config: The traced network, at any resolution and with mediators in any blocks.
             num_mediators: A traced count.
         """
-        mediated = len(config.mediator_layers) if num_mediators else 0
+        places = enumerate(block_kinds(config))
+        repeats = Counter((num_mediators if layer in config.mediator_layers else 0, kind) for layer, kind in places)
         total = Counter(_at(self.around, config.num_tokens))
-        for entry, repeats in ((num_mediators, mediated), (0, config.depth - mediated)):
-            block = _at(self.blocks[entry], config.num_tokens) if repeats else {}
-            total += Counter({name: repeats * count for name, count in block.items()})
+        for (count, kind), times in repeats.items():
+            block = _at(self.blocks[count][kind], config.num_tokens)
+            total += Counter({name: times * macs for name, macs in block.items()})
         return dict(total)
 
     def macs(self, config: ModelConfig, num_mediators: int) -> float:
@@ -96,12 +100,16 @@ def trace_costs(config: ModelConfig, counts: Iterable[int]) -> TracedCosts:
         MedcliError: If the network uses an operator nobody knows the cost of.
     """
     around: dict[str, Polynomial] = {}
-    blocks: dict[int, dict[str, Polynomial]] = {}
+    blocks: dict[int, Sequence[dict[str, Polynomial]]] = {}
+    small = one_of_each_kind(config)
+    sides = [side * config.halvings for side in TRACED_SIDES]
+    # What weights are does not matter, only that they are (the meta device can't be traced): one tensor for each shape.
+    blank = cache(torch.zeros)
     with _one_thread():
         for count in dict.fromkeys(counts):
-            traces = [_trace_one_block(config, count, side) for side in TRACED_SIDES]
-            blocks[count] = _polynomials([block for _, block in traces])
-            around = _polynomials([rest for rest, _ in traces])
+            traces = [_trace(small, count, side, blank) for side in sides]
+            blocks[count] = [_polynomials(sides, [trace[kind + 1] for trace in traces]) for kind in range(small.depth)]
+            around = _polynomials(sides, [trace[0] for trace in traces])
     return TracedCosts(around, blocks)
 
 
@@ -116,15 +124,20 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _trace_one_block(config: ModelConfig, count: int, side: int) -> tuple[Counter[str], Counter[str]]:
-    """MACs by operator around the block and in the block of a network with one block, on a grid of `side`^2 tokens."""
-    ladder, layers = ((count,), (0,)) if count else ((), ())
-    small = replace(config, depth=1, latent_size=side * config.patch_size, mediators=ladder, mediator_layers=layers)
+def _trace(
+    config: ModelConfig, count: int, side: int, blank: Callable[[tuple[int, ...]], Tensor]
+) -> list[Counter[str]]:
+    """MACs by operator around the blocks, then in each of them, of a network on a grid of `side`^2 tokens."""
+    ladder, layers = ((count,), tuple(range(config.depth))) if count else ((), ())
+    small = replace(config, latent_size=side * config.patch_size, mediators=ladder, mediator_layers=layers)
     model = empty_model(small)
-    # What the weights are does not matter, only that they are: the meta device can't be traced.
-    model.load_state_dict({name: torch.empty(shape) for name, shape in tensor_shapes(small).items()}, assign=True)
+    model.load_state_dict({name: blank(shape) for name, shape in tensor_shapes(small).items()}, assign=True)
     counts = counts_by_module(model, count)
-    return counts[""] - counts["blocks.0"], counts["blocks.0"]
+    in_blocks = [counts[name] for name in block_names(small)]
+    around = counts[""].copy()
+    for block in in_blocks:
+        around.subtract(block)
+    return [around, *in_blocks]
 
 
 class _AtCount(nn.Module):
@@ -189,9 +202,9 @@ HANDLERS: dict[str, Handler | None] = {
 """What fvcore is told beyond its own handlers; None is free."""
 
 
-def _polynomials(counts: Sequence[Mapping[str, int]]) -> dict[str, Polynomial]:
+def _polynomials(sides: Sequence[int], counts: Sequence[Mapping[str, int]]) -> dict[str, Polynomial]:
     """Fit each operator's counts on the traced grids."""
-    tokens = [side**2 for side in TRACED_SIDES]
+    tokens = [side**2 for side in sides]
     names = sorted(set[str]().union(*counts))
     return {name: _through(tokens, [count.get(name, 0) for count in counts]) for name in names}
 

@@ -9,6 +9,7 @@ tokens. Neither queries nor keys need to exist for all tokens. Source: design 3.
 from __future__ import annotations
 
 from medcli.config import ModelConfig
+from medcli.model.geometry import blocks
 
 
 def layer_saving(num_mediators: int, *, num_heads: int, width: int, num_tokens: int) -> int:
@@ -41,5 +42,9 @@ def absorbed_saving(config: ModelConfig, *, num_mediators: int | None = None) ->
     entry = config.entry(num_mediators)
     if entry == 0:
         return 0
-    saving = layer_saving(entry, num_heads=config.num_heads, width=config.hidden_size, num_tokens=config.num_tokens)
-    return len(config.mediator_layers) * max(saving, 0)
+    savings = [
+        layer_saving(entry, num_heads=block.num_heads, width=block.width, num_tokens=block.num_tokens)
+        for layer, block in enumerate(blocks(config))
+        if layer in config.mediator_layers
+    ]
+    return sum(max(saving, 0) for saving in savings)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcli.model.linear import Linear
+from medcli.model.relative_bias import RelativeBias
 
 # Dimension key: B batch, H heads, N latent tokens, K head width, D model width = H * K.
 
@@ -17,10 +18,25 @@ class Attention(nn.Module):
         hidden_size: Model width D.
         num_heads: Heads H.
         qk_size: Total width of the queries and of the keys; D unless q and k are compressed.
+        relative_bias: Bias for the offset between two tokens, if the family has one.
+        modulation_NN: Weights of attention between two tokens, see `medcli.model.amm`; None leaves attention alone.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, qk_size: int | None = None) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        qk_size: int | None = None,
+        *,
+        relative_bias: RelativeBias | None = None,
+        modulation_NN: Tensor | None = None,
+    ) -> None:
         super().__init__()
+        if relative_bias is not None:
+            self.rel_pos_bias = relative_bias
+        self.has_relative_bias = relative_bias is not None
+        # Not a weight: attached to a trained model, never saved.
+        self.register_buffer("modulation_NN", modulation_NN, persistent=False)
         self.num_heads = num_heads
         self.qk_size = hidden_size if qk_size is None else qk_size
         self.head_width = self.qk_size // num_heads
@@ -37,9 +53,29 @@ class Attention(nn.Module):
         """(B, N, D) as (B, H, N, K)."""
         return x_BND.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def forward(self, x_BND: Tensor, num_mediators: int) -> Tensor:
-        """Mix (B, N, D) tokens; `num_mediators` is ignored, since this attention has none."""
+    def forward(self, x_BND: Tensor, num_mediators: int, kept_BK: Tensor | None = None) -> Tensor:
+        """Mix (B, N, D) tokens with full attention.
+
+        Args:
+            x_BND: Tokens.
+            num_mediators: Ignored, since this attention has none.
+            kept_BK: In masked training, which tokens of the grid these are; None: all, in order.
+        """
         query_BHNK, key_BHNK, value_BHNK = (self.split_heads(part) for part in self.project(x_BND))
-        mixed_BHNK = F.scaled_dot_product_attention(query_BHNK, key_BHNK, value_BHNK)
+        bias = self.offset_bias(kept_BK) if self.has_relative_bias else None
+        if self.modulation_NN is None:
+            mixed_BHNK = F.scaled_dot_product_attention(query_BHNK, key_BHNK, value_BHNK, attn_mask=bias)
+        else:
+            # Weighted after the softmax and not normalised again, so fused attention can't do it.
+            scores_BHNN = query_BHNK * self.head_width**-0.5 @ key_BHNK.mT
+            shares_BHNN = (scores_BHNN if bias is None else scores_BHNN + bias).softmax(dim=-1)
+            mixed_BHNK = (shares_BHNN * self.modulation_NN.to(shares_BHNN.dtype)) @ value_BHNK
         out_BND: Tensor = self.proj(mixed_BHNK.transpose(1, 2).flatten(2))
         return out_BND
+
+    def offset_bias(self, kept_BK: Tensor | None) -> Tensor:
+        """Bias of the scores, (H, N, N), or (B, H, K, K) for the tokens that are kept."""
+        bias_HNN: Tensor = self.rel_pos_bias()
+        if kept_BK is None:
+            return bias_HNN
+        return bias_HNN[:, kept_BK[:, :, None], kept_BK[:, None, :]].transpose(0, 1)

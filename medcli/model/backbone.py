@@ -1,4 +1,4 @@
-"""The one diffusion transformer: DiT and SiT, with full or mediator attention in each block.
+"""The one diffusion transformer: the blocks of every family, with full or mediator attention in each.
 
 Parameter names are upstream's, so official state dicts load with no renaming.
 Source: DiT (arXiv 2212.09748), SiT (arXiv 2401.08740); reference-facts 1.
@@ -6,32 +6,29 @@ Source: DiT (arXiv 2212.09748), SiT (arXiv 2401.08740); reference-facts 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
+from medcli.model.amm import Amm, modulation_matrix
 from medcli.model.attention import Attention
+from medcli.model.edt import edt_parts, edt_route
 from medcli.model.embed import LabelEmbedder, PatchEmbed, TimestepEmbedder
+from medcli.model.geometry import BlockGeometry, block_names, blocks, side_block
 from medcli.model.linear import Linear, linear_gelu
+from medcli.model.masks import NO_MASKS, Run, TokenMasks
+from medcli.model.mdt import mdt_parts, mdt_route
 from medcli.model.mediator import MediatorAttention
+from medcli.model.norm import add_product, modulated_norm, product
+from medcli.model.relative_bias import RelativeBias
+from medcli.model.shapes import relative_table_shape
 
 # Dimension key: B batch, N latent tokens, D model width, C channels, Y X latent height and width.
-
-LAYER_NORM_EPS = 1e-6
-
-
-def modulated_norm(x_BND: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
-    """LayerNorm without parameters, then a per-image scale and shift."""
-    width = x_BND.shape[-1:]
-    whole_batch = torch.is_grad_enabled() or torch.compiler.is_compiling() or not x_BND.is_cpu
-    if whole_batch or x_BND.dtype != scale_BD.dtype:  # they differ under automatic casts
-        normed_BND = F.layer_norm(x_BND, width, eps=LAYER_NORM_EPS)
-        return normed_BND * (1 + scale_BD[:, None]) + shift_BD[:, None]
-    # An image's scale and shift are what a LayerNorm calls weight and bias: one pass over memory instead of three.
-    images = zip(x_BND, 1 + scale_BD, shift_BD, strict=True)
-    return torch.stack([F.layer_norm(x_ND, width, scale, shift, LAYER_NORM_EPS) for x_ND, scale, shift in images])
 
 
 class Mlp(nn.Module):
@@ -49,21 +46,56 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """An adaLN-zero transformer block around the attention it is given."""
+    """An adaLN-zero transformer block around the attention it is given.
 
-    def __init__(self, hidden_size: int, mlp_size: int, attention: Attention) -> None:
+    Args:
+        config: The network.
+        geometry: The block's place in it.
+        attention: What mixes its tokens.
+    """
+
+    def __init__(self, config: ModelConfig, geometry: BlockGeometry, attention: Attention) -> None:
         super().__init__()
+        width = geometry.width
         self.attn = attention
-        self.mlp = Mlp(hidden_size, mlp_size)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
+        self.mlp = Mlp(width, round(width * config.mlp_ratio))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden_size, 6 * width))
+        if geometry.has_skip:
+            self.skip_linear = nn.Linear(2 * width, width)
 
-    def forward(self, x_BND: Tensor, condition_BD: Tensor, num_mediators: int) -> Tensor:
-        """Update tokens (B, N, D) under a condition (B, D)."""
+    def forward(
+        self,
+        x_BND: Tensor,
+        condition_BD: Tensor,
+        num_mediators: int,
+        *,
+        skip_BND: Tensor | None = None,
+        kept_BK: Tensor | None = None,
+    ) -> Tensor:
+        """Update tokens under a condition.
+
+        Their type stays; products are in that of the parameters, or of an automatic cast.
+
+        Args:
+            x_BND: Tokens.
+            condition_BD: The condition.
+            num_mediators: Mediator count of the attention, if it has mediators.
+            skip_BND: Earlier tokens, for a block that joins them.
+            kept_BK: In masked training, which tokens of the grid these are; None: all, in order.
+        """
+        if skip_BND is not None:
+            x_BND = product(self.skip_linear, torch.cat([x_BND, skip_BND], dim=2))
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(condition_BD).chunk(
             6, dim=1
         )
-        x_BND = x_BND + gate_attn[:, None] * self.attn(modulated_norm(x_BND, shift_attn, scale_attn), num_mediators)
-        return x_BND + gate_mlp[:, None] * self.mlp(modulated_norm(x_BND, shift_mlp, scale_mlp))
+        mixed_BND = self.attn(modulated_norm(x_BND, shift_attn, scale_attn), num_mediators, kept_BK)
+        x_BND = add_product(x_BND, gate_attn[:, None], mixed_BND)
+        hidden_BND = self.mlp(modulated_norm(x_BND, shift_mlp, scale_mlp))
+        return add_product(x_BND, gate_mlp[:, None], hidden_BND)
+
+
+RunBlock = Callable[..., Tensor]
+"""Calls a block as `Block.forward` is called, the block first."""
 
 
 class FinalLayer(nn.Module):
@@ -75,17 +107,36 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
 
     def forward(self, x_BND: Tensor, condition_BD: Tensor) -> Tensor:
-        """Project tokens (B, N, D) to (B, N, patch values)."""
-        shift_BD, scale_BD = self.adaLN_modulation(condition_BD).chunk(2, dim=1)
-        out_BNP: Tensor = self.linear(modulated_norm(x_BND, shift_BD, scale_BD))
-        return out_BNP
+        """Project tokens (B, N, D) to (B, N, patch values), in the tokens' type."""
+        dtype = x_BND.dtype
+        shift_BD, scale_BD = self.adaLN_modulation(condition_BD).to(dtype).chunk(2, dim=1)
+        normed_BND = modulated_norm(x_BND, shift_BD, scale_BD)
+        return F.linear(normed_BND, self.linear.weight.to(dtype), self.linear.bias.to(dtype))
 
 
-def attention_of(config: ModelConfig, layer: int) -> Attention:
-    """The attention block `layer` has under this configuration."""
-    if layer in config.mediator_layers:
-        return MediatorAttention(config.hidden_size, config.num_heads, config.tokens_side, config.mediators)
-    return Attention(config.hidden_size, config.num_heads, config.qk_size)
+def attention_of(config: ModelConfig, geometry: BlockGeometry, *, mediated: bool, modulation: Amm | None) -> Attention:
+    """The attention a block has under this configuration."""
+    width, heads, side = geometry.width, geometry.num_heads, geometry.tokens_side
+    relative = RelativeBias(relative_table_shape(config, geometry), side) if config.has_relative_bias else None
+    if mediated:
+        return MediatorAttention(width, heads, side, config.mediators, relative)
+    matrix_NN = None
+    if modulation is not None:
+        matrix_NN = torch.from_numpy(modulation_matrix(side, modulation.radius, modulation.form))
+    return Attention(width, heads, round(width * config.qk_ratio), relative_bias=relative, modulation_NN=matrix_NN)
+
+
+def straight_route(
+    model: DiffusionTransformer, x_BND: Tensor, condition_BD: Tensor, run: Run, masks: TokenMasks
+) -> Tensor:
+    """One block after the other: DiT and SiT, which know no masks."""
+    for block in model.blocks:
+        x_BND = run(block, x_BND)
+    return x_BND
+
+
+ROUTES = {"dit": straight_route, "sit": straight_route, "edt": edt_route, "mdtv2": mdt_route}
+"""How each family takes its tokens through its blocks."""
 
 
 class DiffusionTransformer(nn.Module):
@@ -93,32 +144,84 @@ class DiffusionTransformer(nn.Module):
 
     The model has no modes: the mediator count is an argument of the call, and label dropout belongs to the trainer.
     Weights are uninitialised until a checkpoint is loaded or `medcli.model.init.initialise` is called.
+
+    Args:
+        config: The architecture.
+        amm: Attention modulation, which is no part of the weights.
+
+    Raises:
+        ConfigError: If modulation is asked for a block that is not there, has mediators, or too small a grid.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    # All families but MDTv2.
+    blocks: nn.ModuleList
+    # EDT.
+    down_blocks: nn.ModuleList
+    up_blocks: nn.ModuleList
+    concat_blocks: nn.ModuleList
+    # MDTv2, beside three lists of blocks.
+    sideblocks: nn.ModuleList
+    mask_token: nn.Parameter
+    decoder_pos_embed: nn.Parameter
+
+    def __init__(self, config: ModelConfig, amm: Amm | None = None) -> None:
         super().__init__()
+        if amm is not None:
+            check_amm(amm, config)
         self.config = config
+        self.amm = amm
         width = config.hidden_size
-        self.pos_embed = nn.Parameter(torch.empty(1, config.num_tokens, width), requires_grad=False)
+        learns_positions = config.family == "mdtv2"
+        self.pos_embed = nn.Parameter(torch.empty(1, config.num_tokens, width), requires_grad=learns_positions)
         self.x_embedder = PatchEmbed(config.in_channels, width, config.patch_size)
         self.t_embedder = TimestepEmbedder(width)
         self.y_embedder = LabelEmbedder(config.num_label_rows, width)
-        self.blocks = nn.ModuleList(
-            Block(width, config.mlp_size, attention_of(config, layer)) for layer in range(config.depth)
-        )
+        self._add_blocks(config, amm)
+        if config.family == "edt":
+            for name, parts in edt_parts(config).items():
+                self.add_module(name, parts)
+        if config.family == "mdtv2":
+            for name, parameter in mdt_parts(config.num_tokens, width).items():
+                self.register_parameter(name, parameter)
         self.final_layer = FinalLayer(width, config.patch_size**2 * config.out_channels)
 
-    def forward(self, latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor, num_mediators: int | None = None) -> Tensor:
+    def _add_blocks(self, config: ModelConfig, amm: Amm | None) -> None:
+        """Put every block where the state dict has it."""
+        places = list(blocks(config)) + ([side_block(config)] if config.family == "mdtv2" else [])
+        for layer, geometry in enumerate(places):
+            modulation = amm if amm is not None and layer in amm.blocks else None
+            attention = attention_of(config, geometry, mediated=layer in config.mediator_layers, modulation=modulation)
+            group = geometry.name.partition(".")[0]
+            if not hasattr(self, group):
+                self.add_module(group, nn.ModuleList())
+            cast(nn.ModuleList, self.get_submodule(group)).append(Block(config, geometry, attention))
+
+    def ordered_blocks(self) -> list[Block]:
+        """The blocks in the order they run, which is how blocks are numbered."""
+        return [cast(Block, self.get_submodule(name)) for name in block_names(self.config)]
+
+    def forward(
+        self,
+        latent_BCYX: Tensor,
+        t_B: Tensor,
+        label_B: Tensor,
+        num_mediators: int | None = None,
+        masks: TokenMasks = NO_MASKS,
+        *,
+        run_block: RunBlock = Block.__call__,
+    ) -> Tensor:
         """Predict from a noisy latent, as upstream's `forward` does.
 
         Args:
             latent_BCYX: (B, in_channels, latent_size, latent_size), scaled latent.
-            t_B: (B,) native time: DiT integers 0..999, 999 = most noise; SiT floats in [0, 1], 0 = noise.
+            t_B: (B,) native time: SiT floats in [0, 1], 0 = noise; others integers 0..999, 999 = most noise.
             label_B: (B,) integer labels; `num_classes` is the null class.
             num_mediators: Entry of the ladder; None = the largest, 0 = full attention in every layer.
+            masks: Tokens that masked training leaves out, by site, see `medcli.model.masks`.
+            run_block: How to run each block, such as by its compiled `forward`.
 
         Returns:
-            DiT: (B, out_channels, Y, X), noise prediction and, with learn_sigma, variance channels.
+            DiT, EDT, MDTv2: (B, out_channels, Y, X), noise prediction and, with learn_sigma, variance channels.
             SiT: (B, in_channels, Y, X). The type is the latent's, whatever the parameters' type.
 
         Raises:
@@ -131,10 +234,16 @@ class DiffusionTransformer(nn.Module):
                 f"latent of shape {tuple(latent_BCYX.shape)} does not fit a model of "
                 f"(B, {config.in_channels}, {config.latent_size}, {config.latent_size})"
             )
-        x_BND = self.x_embedder(latent_BCYX.to(self.pos_embed.dtype)) + self.pos_embed
+        # What the blocks add to stays float32 from the latent to the output; narrower types are for their products. That
+        # halves the error of bfloat16.
+        dtype = torch.promote_types(self.pos_embed.dtype, torch.float32)
+        x_BND = self.x_embedder(latent_BCYX.to(dtype)) + self.pos_embed
         condition_BD = self.t_embedder(t_B) + self.y_embedder(label_B)
-        for block in self.blocks:
-            x_BND = block(x_BND, condition_BD, entry)
+
+        def run(block: Block, x_BND: Tensor, **joined: Tensor | None) -> Tensor:
+            return run_block(block, x_BND, condition_BD, entry, **joined)
+
+        x_BND = ROUTES[config.family](self, x_BND, condition_BD, run, masks)
         out_BCYX = self.unpatchify(self.final_layer(x_BND, condition_BD))
         if config.family == "sit":
             # With learn_sigma the second half is dead weight, kept by upstream for checkpoint compatibility.
@@ -148,7 +257,25 @@ class DiffusionTransformer(nn.Module):
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
-def empty_model(config: ModelConfig) -> DiffusionTransformer:
+def check_amm(amm: Amm, config: ModelConfig) -> None:
+    """Refuse modulation that does not fit a network.
+
+    Raises:
+        ConfigError: If a block is not there, or has mediators.
+    """
+    if amm.blocks[-1] >= config.depth:
+        raise ConfigError(
+            f"AMM block {amm.blocks[-1]} is not there: this model has blocks 0..{config.depth - 1}",
+            hint="leave the blocks out for the family's own",
+        )
+    if both := sorted(set(amm.blocks) & set(config.mediator_layers)):
+        raise ConfigError(
+            f"block {both[0]} has mediators, so its attention can't be modulated too",
+            hint="name other blocks for AMM, or convert with --layers that leave these out",
+        )
+
+
+def empty_model(config: ModelConfig, amm: Amm | None = None) -> DiffusionTransformer:
     """The model on the meta device, in evaluation mode: shapes without memory, for `load_state_dict(assign=True)`."""
     with torch.device("meta"):
-        return DiffusionTransformer(config).eval()
+        return DiffusionTransformer(config, amm).eval()

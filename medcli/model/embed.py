@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medcli.model.shapes import FREQUENCY_FEATURES
 
@@ -18,9 +19,9 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, latent_BCYX: Tensor) -> Tensor:
-        """Embed (B, C, Y, X) as (B, N, D), tokens row by row."""
-        tokens_BND: Tensor = self.proj(latent_BCYX).flatten(2).transpose(1, 2)
-        return tokens_BND
+        """Embed (B, C, Y, X) as (B, N, D), tokens row by row, in the latent's type."""
+        weight, bias = (parameter.to(latent_BCYX.dtype) for parameter in (self.proj.weight, self.proj.bias))
+        return F.conv2d(latent_BCYX, weight, bias, stride=self.proj.stride).flatten(2).transpose(1, 2)
 
 
 class TimestepEmbedder(nn.Module):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from medcli.model.absorption import layer_saving
 from medcli.model.attention import Attention
 from medcli.model.linear import linear
+from medcli.model.relative_bias import RelativeBias
 from medcli.model.shapes import BIAS_TABLES, bias_shapes
 
 # Dimension key: B batch, H heads, N latent tokens, M mediator tokens, K head width, D model width = H * K,
@@ -61,10 +62,18 @@ class MediatorAttention(Attention):
         num_heads: Heads H.
         tokens_side: Tokens along one side of the square grid.
         ladder: Mediator counts, rising perfect squares.
+        relative_bias: Bias for the offset between two tokens; full attention alone has a use for it.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, tokens_side: int, ladder: tuple[int, ...]) -> None:
-        super().__init__(hidden_size, num_heads)
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        tokens_side: int,
+        ladder: tuple[int, ...],
+        relative_bias: RelativeBias | None = None,
+    ) -> None:
+        super().__init__(hidden_size, num_heads, relative_bias=relative_bias)
         self.dwc = nn.Conv2d(hidden_size, hidden_size, 3, padding=1, groups=hidden_size)
         self.tokens_side = tokens_side
         self._composed: dict[int, tuple[tuple[object, ...], tuple[Tensor, Tensor]]] = {}
@@ -163,14 +172,14 @@ class MediatorAttention(Attention):
         summary_BHMK = scores_BHMN.softmax(dim=-1) @ self.split_heads(value_BND)
         return (shares_BHMN.softmax(dim=-2).mT @ summary_BHMK).transpose(1, 2).flatten(2)
 
-    def forward(self, x_BND: Tensor, num_mediators: int) -> Tensor:
+    def forward(self, x_BND: Tensor, num_mediators: int, kept_BK: Tensor | None = None) -> Tensor:
         """Mix (B, N, D) tokens through `num_mediators` mediators, or with full attention for 0.
 
         Full attention uses the same q, k, v and projection and leaves the convolution out: it is the dense parent.
         Mediators cost 4 N M D multiply-adds instead of 2 N^2 D, so they pay only when M < N / 2.
         """
         if num_mediators == 0:
-            return super().forward(x_BND, 0)
+            return super().forward(x_BND, 0, kept_BK)
         width = self.proj.in_features
         if not torch.is_grad_enabled() and self.absorbs(num_mediators):
             value_BND = linear(x_BND, self.qkv.weight[2 * width :], self.qkv.bias[2 * width :])

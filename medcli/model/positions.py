@@ -25,3 +25,14 @@ def position_table(hidden_size: int, side: int) -> npt.NDArray[np.float32]:
     column_NE = np.tile(axis_PE, (side, 1))
     row_NE = np.repeat(axis_PE, side, axis=0)
     return np.concatenate([column_NE, row_NE], axis=1).astype(np.float32)
+
+
+def offset_index(side: int) -> npt.NDArray[np.int64]:
+    """Row of a relative position table for each pair of tokens of a square grid: (N, N).
+
+    Source: edt-facts 1.2. `RelativeBias` does without; official files of some families hold it.
+    """
+    row_N, column_N = np.divmod(np.arange(side**2), side)
+    rows_NN = row_N[:, None] - row_N + side - 1
+    columns_NN = column_N[:, None] - column_N + side - 1
+    return rows_NN * (2 * side - 1) + columns_NN

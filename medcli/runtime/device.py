@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from medcli.errors import EnvironmentProblem
+from medcli.errors import ConfigError, EnvironmentProblem
+from medcli.runtime.processes import Processes
+
+KNOWN = ("cpu", "cuda", "mps")
+"""Kinds of device medcli runs on."""
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -14,16 +18,35 @@ def pick_device(name: str | None = None) -> torch.device:
         name: `cpu`, `cuda`, `cuda:1`, `mps`; None or `auto` takes a CUDA device if there is one, else the CPU.
 
     Raises:
-        EnvironmentProblem: If the name is unknown or the device is not there.
+        ConfigError: If no device has that name.
+        EnvironmentProblem: If this machine lacks it.
     """
     if name is None or name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as err:
-        raise EnvironmentProblem(f"unknown device {name!r}", hint="use --device cpu, cuda, cuda:1 or mps") from err
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in KNOWN:
+        raise ConfigError(f"unknown device {name!r}", hint="use --device cpu, cuda, cuda:1 or mps")
     if not _is_available(device):
         raise EnvironmentProblem(f"device {name} is not available on this machine", hint="use --device cpu")
+    return device
+
+
+def own_device(name: str | None, processes: Processes) -> torch.device:
+    """The device asked for; of several GPUs, each process of a launch takes its own.
+
+    Args:
+        name: As for `pick_device`.
+        processes: Which one of the launch this is.
+
+    Raises:
+        MedcliError: As `pick_device` does.
+    """
+    device = pick_device(name)
+    if device.type == "cuda" and device.index is None and not processes.is_alone:
+        return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
     return device
 
 

@@ -115,6 +115,30 @@ def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) 
         temporary.write_text(text, encoding="utf-8")
 
 
+def require_space(path: Path, num_bytes: int, what: str) -> None:
+    """Refuse to start what the disk can't hold.
+
+    Args:
+        path: The output, or where it will be.
+        num_bytes: Room it will take beyond what is there already.
+        what: What needs the room, in the plural: `12 images`.
+
+    Raises:
+        EnvironmentProblem: If there is not enough room.
+    """
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free < num_bytes:
+        raise EnvironmentProblem(
+            f"{what} take about {_size(num_bytes)}, {there} has {_size(free)} free",
+            hint="free some space, or choose another disk with --output",
+        )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
 def _temporary_beside(target: Path) -> Path:
     # Long names are cut: the temporary name must not pass the file system's limit where the target's does not.
     return target.with_name(f".{target.stem[:100]}.tmp-{os.getpid()}{target.suffix}")

@@ -1,4 +1,4 @@
-"""How exactly float32 products are computed."""
+"""How exactly products are computed, and which number formats a device multiplies fast."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from medcli.runtime.reporting import Reporter
 
 
 @contextmanager
@@ -20,3 +22,19 @@ def tf32(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16 products; a CPU without them takes ten and more times as long."""
+    if device.type != "cpu":
+        return True
+    asked = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not part of torch's public surface
+    return asked is not None and bool(asked())
+
+
+def warn_if_slow(dtype: torch.dtype, device: torch.device, reporter: Reporter) -> None:
+    """Say so if the machine can compute in this number format but is much quicker in float32; results are right."""
+    if dtype == torch.bfloat16 and not multiplies_bfloat16(device):
+        reporter.note(
+            "this CPU has no bfloat16 arithmetic, so --dtype bf16 is many times slower here: use --dtype fp32"
+        )

@@ -1,13 +1,20 @@
 """Which of the processes of a launch this one is: the only code that knows ranks.
 
-`torchrun` and `accelerate launch` say so in the environment. Nothing else is asked of them: sampling processes share
-files alone and need no process group.
+`torchrun`, `accelerate launch` and MPI say so in the environment. Nothing else is asked of them: sampling processes
+share files alone and need no process group.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+
+LAUNCHERS = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun, and accelerate on GPUs
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),  # Open MPI
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),  # MPICH and Intel MPI
+)
+"""Where launchers leave a process's number, their count, and its number on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +39,18 @@ class Processes:
 
 def this_process() -> Processes:
     """Read the environment a launcher has set; without a launcher, one process alone."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return Processes()
-    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return Processes(rank=rank, count=count, local_rank=int(os.environ.get("LOCAL_RANK", rank)))
+    for rank, count, local_rank in LAUNCHERS:
+        if rank in os.environ and count in os.environ:
+            number = int(os.environ[rank])
+            local = int(os.environ.get(local_rank, number))
+            return Processes(rank=number, count=int(os.environ[count]), local_rank=local)
+    return Processes()
+
+
+def launch_remark() -> str | None:
+    """What a user should know about how this process was launched; None if all is as it seems."""
+    # accelerate sets an address for processes to meet at when several were asked for.
+    is_asked_for_several = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if is_asked_for_several and this_process().is_alone:
+        return "accelerate starts several CPU processes through MPI only, and has started one: torchrun starts several"
+    return None

@@ -1,209 +1,188 @@
-"""The training loop: batches drawn as functions of (seed, step), AdamW, EMA, resume."""
+"""Train a network: the one call that workflows make."""
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from medcli.config import ModelConfig
-from medcli.errors import ConfigError, MedcliError
+from medcli.data.training_set import TrainingSet
+from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
-from medcli.runtime.noise import Stream, normal, uniform, words
+from medcli.runtime.files import require_space
+from medcli.runtime.locks import FolderLocks
+from medcli.runtime.precision import tf32, warn_if_slow
 from medcli.runtime.reporting import Reporter
-from medcli.training.ema import Ema
-from medcli.training.objective import LadderObjective, native_time
-from medcli.training.state import load_state, save_state
+from medcli.training.batches import Batches
+from medcli.training.block_calls import called_with
+from medcli.training.config import TrainConfig
+from medcli.training.fleet import Fleet
+from medcli.training.interrupt import Interrupt
+from medcli.training.journal import Trouble
+from medcli.training.learner import Learner
+from medcli.training.metrics_log import MetricsLog
+from medcli.training.session import Listeners, OnLog, OnSave, Session
+from medcli.training.snapshots import Snapshots
 
-STATE_FILE = "state.safetensors"
 METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = ".lock"
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """One training run.
+class TrainResult:
+    """What a run ended with."""
 
-    Raises:
-        ConfigError: If a number is out of range.
-    """
-
+    ema: dict[str, Tensor]
+    """The moving average of every parameter by name, float32 on the CPU."""
     steps: int
-    """Optimiser steps in all, those before a resume included."""
-    global_batch_size: int = 256
-    """Images per optimiser step."""
-    lr: float = 1e-4
-    """AdamW's constant learning rate."""
-    ema: float = 0.9999
-    """Decay of the moving average."""
-    grad_clip: float = 1.0
-    """Largest norm of the gradient."""
-    label_dropout: float = 0.1
-    """Share of labels replaced by the null class, for guidance."""
-    entries: tuple[int, ...] = (0,)
-    """Mediator counts trained together, 0 for full attention."""
-    seed: int = 0
-    """Of weights, data order, noise, times and label dropout."""
-    save_every: int = 500
-    """Steps between saved states."""
-    log_every: int = 50
-    """Steps between lines of `metrics.jsonl`."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "global_batch_size", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
-        if self.global_batch_size < len(self.entries):
-            raise ConfigError(
-                f"a batch of {self.global_batch_size} cannot give each of {len(self.entries)} ladder entries an image",
-                hint=f"use --global-batch-size {len(self.entries)} or more",
-            )
-        if not 0 < self.lr < math.inf:
-            raise ConfigError(f"--lr must be a positive number, got {self.lr}", hint="try --lr 1e-4")
-        if not 0 <= self.ema < 1:
-            raise ConfigError(f"--ema must be in [0, 1), got {self.ema}", hint="try --ema 0.999")
-        if not 0 <= self.label_dropout < 1:
-            raise ConfigError(f"label dropout must be in [0, 1), got {self.label_dropout}")
-
-    def fixed(self) -> dict[str, Any]:
-        """The settings that a resumed run must share with its beginning."""
-        free = {"steps", "save_every", "log_every"}
-        return {key: value for key, value in asdict(self).items() if key not in free}
-
-
-@dataclass(frozen=True, slots=True)
-class LatentSet:
-    """A data set in memory."""
-
-    latents_NCYX: Tensor
-    """(N, C, Y, X) float32, scaled latents or pixels in [-1, 1]."""
-    labels_N: Tensor
-    """(N,) int64."""
-
-
-class Batch(NamedTuple):
-    """What one step trains on, as `LadderObjective.forward` takes it."""
-
-    data_BCYX: Tensor
-    noise_BCYX: Tensor
-    t_B: Tensor
-    label_B: Tensor
-
-
-def draw_batch(data: LatentSet, config: TrainConfig, model: ModelConfig, step: int, rows: slice = slice(None)) -> Batch:
-    """The batch of a step: a function of (seed, step), so neither a resume nor the process count changes it.
-
-    Each epoch visits every image once, in an order drawn for that epoch.
-
-    Args:
-        data: The data set.
-        config: Seed, batch size and label dropout.
-        model: Family, which sets the unit of time, and null class.
-        step: Number of the step, from 0.
-        rows: The part of the global batch this process trains on.
-    """
-    size = len(data.labels_N)
-    position_B = torch.arange(step * config.global_batch_size, (step + 1) * config.global_batch_size)[rows]
-    picks = torch.empty_like(position_B)
-    for epoch in position_B.div(size, rounding_mode="floor").unique().tolist():
-        inside = position_B.div(size, rounding_mode="floor") == epoch
-        keys = words(config.seed, torch.arange(size), torch.full((size,), epoch), 1, Stream.DATA_ORDER)
-        picks[inside] = keys[:, 0].argsort(stable=True)[position_B[inside] % size]
-    zero_B = torch.zeros_like(position_B)
-    shape = tuple(data.latents_NCYX.shape[1:])
-    dropped_B = uniform(config.seed, position_B, zero_B, 1, Stream.TRAIN_LABEL_DROP)[:, 0] < config.label_dropout
-    return Batch(
-        data.latents_NCYX[picks],
-        normal(config.seed, position_B, zero_B, shape, Stream.TRAIN_NOISE),
-        native_time(model.family, uniform(config.seed, position_B, zero_B, 1, Stream.TRAIN_TIME)[:, 0]),
-        torch.where(dropped_B, model.null_class, data.labels_N[picks]),
-    )
+    """Steps that are over, those before a resume included."""
+    loss: float | None
+    """Of the last step that was trained on."""
+    skipped: tuple[Trouble, ...]
+    """Steps that were left out because of trouble, those before a resume included."""
+    rollbacks: int
+    """Times this session went back to a saved state."""
+    seconds: float
+    """Time this session took, states and listeners included."""
+    images_per_sec: float | None
+    """Images this session trained on by that time; None if it had nothing to do."""
 
 
 def train(
-    model: DiffusionTransformer, data: LatentSet, config: TrainConfig, output_dir: Path, reporter: Reporter
-) -> dict[str, Tensor]:
-    """Train a model in place, continuing what `output_dir` already holds.
+    model: DiffusionTransformer,
+    data: TrainingSet,
+    config: TrainConfig,
+    output_dir: Path,
+    reporter: Reporter,
+    *,
+    teacher: DiffusionTransformer | None = None,
+    identity: Mapping[str, Any] | None = None,
+    on_save: OnSave | None = None,
+    on_log: OnLog | None = None,
+) -> TrainResult:
+    """Train a model in place, alone or as one of the processes of a launch.
+
+    The same call again continues what `output_dir` holds, bit for bit on a CPU.
 
     Args:
-        model: Initialised or pretrained network.
+        model: Initialised or pretrained network, float32. Parameters that require no gradient stay as they are.
         data: The data set.
         config: The run.
-        output_dir: Gets `state.safetensors` and `metrics.jsonl`; the same call again resumes.
-        reporter: Told about progress.
-
-    Returns:
-        The moving average of the weights, float32, by parameter name.
+        output_dir: Gets states, `metrics.jsonl` and a lock while the run lasts. Only the first process touches it.
+        reporter: Told about progress, troubles and damaged states; by the first process alone.
+        teacher: The dense parent, where `config.loss.distill` is above 0.
+        identity: More that a resumed run must share with its beginning, such as the hash of the starting weights; JSON
+            values by a name that reads well after "a run with another".
+        on_save: Told after each saved state, see `Listeners`.
+        on_log: Given each line of the log.
 
     Raises:
-        CheckpointError: If `output_dir` holds a run with other settings.
-        MedcliError: If the loss stops being a finite number.
+        ConfigError: If the run does not fit the machine or its processes, another one trains in `output_dir`, or
+            trouble comes again and again.
+        CheckpointError: If `output_dir` holds a run with other settings, or states that can't be read.
+        DataError: If the data can't be read, or images in it are not finite.
+        EnvironmentProblem: If there is no room for the states.
+        KeyboardInterrupt: At Ctrl-C or SIGTERM, once the run is saved.
     """
-    accelerator = Accelerator()
-    run = {**config.fixed(), "model": model.config.to_json()}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=0.0)
-    ema = Ema(model, config.ema)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    state_path = output_dir / STATE_FILE
-    first = load_state(state_path, model, ema, optimizer, run) if state_path.is_file() else 0
-    objective, prepared = accelerator.prepare(LadderObjective(model, config.entries), optimizer)
-    share = config.global_batch_size // accelerator.num_processes
-    rows = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-    log = StepLog(output_dir / METRICS_FILE)
-    for step in range(first, config.steps):
-        batch = draw_batch(data, config, model.config, step, rows)
-        loss = objective(*(part.to(accelerator.device) for part in batch))
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(trained, config.grad_clip)
-        prepared.step()
-        prepared.zero_grad(set_to_none=True)
-        ema.update(model)
-        log.add(loss.detach())
-        done = step + 1
-        if accelerator.is_main_process and (done % config.log_every == 0 or done == config.steps):
-            log.write(done)
-            reporter.progress(done, config.steps, "steps")
-        if accelerator.is_main_process and (done % config.save_every == 0 or done == config.steps):
-            save_state(state_path, done, model, ema, optimizer, run)
-    return ema.shadow
+    started = monotonic()
+    fleet = Fleet(has_idle_parameters=bool(model.config.mediator_layers))
+    rows = fleet.rows(config.global_batch_size)
+    _check_dtype(config, fleet, reporter)
+    run = _identity_of(model, data, config, identity or {})
+    with ExitStack() as stack:
+        fleet.told(lambda: _take_folder(stack, output_dir, model, config))
+        snapshots = Snapshots(output_dir, run, config.keep_last, reporter)
+        fleet.told(snapshots.clean)
+        stack.enter_context(fleet.calm())
+        stack.enter_context(tf32(fleet.device))
+        stack.enter_context(_narrow_blocks(model, teacher, config, fleet.device))
+        learner = Learner(model, teacher, config, fleet)
+        session = Session(
+            learner,
+            Batches.of(data, config, model.config, rows=rows, device=fleet.device),
+            config,
+            snapshots=snapshots,
+            metrics=MetricsLog(output_dir / METRICS_FILE),
+            interrupt=stack.enter_context(Interrupt(fleet)),
+            listeners=Listeners(reporter=reporter, on_save=on_save, on_log=on_log),
+        )
+        session.run()
+        return _result_of(session, learner, monotonic() - started)
 
 
-class StepLog:
-    """Averages losses and appends a line to `metrics.jsonl` now and then.
+def _check_dtype(config: TrainConfig, fleet: Fleet, reporter: Reporter) -> None:
+    """Refuse number formats that can't be trained in here; warn of slow ones."""
+    if config.dtype == "fp16" and fleet.device.type != "cuda":
+        raise ConfigError(
+            f"--dtype fp16 needs a CUDA device, this run is on {fleet.device.type}", hint="use --dtype fp32, or bf16"
+        )
+    if config.dtype == "fp16" and fleet.is_sharded:
+        raise ConfigError("--dtype fp16 does not go with FSDP", hint="use --dtype bf16")
+    if fleet.is_first:
+        warn_if_slow(TORCH_DTYPES[config.dtype], fleet.device, reporter)
 
-    Args:
-        path: The file.
+
+def _identity_of(
+    model: DiffusionTransformer, data: TrainingSet, config: TrainConfig, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a resumed run must share with its beginning, by names that messages use."""
+    trained = sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return {
+        **config.fixed(),
+        "model": model.config.to_json(),
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "choice of trained parameters": hashlib.sha256("\n".join(trained).encode()).hexdigest(),
+        **more,
+    }
+
+
+def _take_folder(stack: ExitStack, folder: Path, model: DiffusionTransformer, config: TrainConfig) -> None:
+    """Make sure that the folder is this run's alone, and that its disk holds the states.
+
+    Raises:
+        ConfigError: If another run is at work there.
+        EnvironmentProblem: If it can't be written to, or is too full.
     """
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    num_bytes = torch.float32.itemsize * (weights + 3 * trained)  # and average, moment and squared moment of each
+    require_space(folder, (config.keep_last + 1) * num_bytes, f"{config.keep_last + 1} training states")
+    locks = FolderLocks(folder / LOCK_FILE)
+    stack.callback(locks.close)
+    if not locks.is_alone:
+        raise ConfigError(f"another run is training in {folder}", hint="wait for it, or choose another --output")
+    locks.share()  # or the next one to ask would wait instead of being told
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.losses: list[Tensor] = []
-        self.started = monotonic()
 
-    def add(self, loss: Tensor) -> None:
-        """Note one step's loss, a scalar; it stays on its device."""
-        self.losses.append(loss)
+@contextmanager
+def _narrow_blocks(
+    model: DiffusionTransformer, teacher: DiffusionTransformer | None, config: TrainConfig, device: torch.device
+) -> Iterator[None]:
+    dtype = TORCH_DTYPES[config.dtype]
+    with (
+        called_with(model.ordered_blocks(), device=device, dtype=dtype, is_checkpointed=config.checkpoint_activations),
+        called_with(teacher.ordered_blocks() if teacher else (), device=device, dtype=dtype),
+    ):
+        yield
 
-    def write(self, step: int) -> None:
-        """Append the mean of the losses since the last line.
 
-        Raises:
-            MedcliError: If it is not a finite number.
-        """
-        mean = float(torch.stack(self.losses).mean())
-        if not math.isfinite(mean):
-            raise MedcliError(
-                f"the loss became {mean} before step {step}", hint="lower --lr; the last saved state is good"
-            )
-        seconds, self.started = monotonic() - self.started, monotonic()
-        line = {"step": step, "loss": round(mean, 6), "steps_per_sec": round(len(self.losses) / seconds, 3)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self.losses.clear()
+def _result_of(session: Session, learner: Learner, seconds: float) -> TrainResult:
+    journal = session.journal
+    images = session.num_trained * learner.config.global_batch_size
+    return TrainResult(
+        ema=learner.averaged(),
+        steps=journal.done,
+        loss=journal.rows[-1].loss if journal.rows else None,
+        skipped=journal.troubles,
+        rollbacks=session.rollbacks,
+        seconds=seconds,
+        images_per_sec=images / seconds if images else None,
+    )

@@ -1,55 +1,130 @@
-"""The training loss of a ladder: every mediator count learns from its own share of the batch."""
+"""The training loss of a ladder: rows of one mediator count go through the network together."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from medcli.config import Family
+from medcli.config import Family, PathName, PredictionName
 from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS, gaussian_tables, respace
 from medcli.diffusion.intervals import training_interval
-from medcli.diffusion.losses import dit_loss, sit_loss
+from medcli.diffusion.losses import Teacher, Weighting, dit_loss, sit_loss
 from medcli.diffusion.steps import Predict
+from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 
 # Dimension key: B batch, C channels, Y X latent height and width.
 
 
-def shares(batch_size: int, entries: tuple[int, ...]) -> list[tuple[int, slice]]:
-    """Cut a batch into one run of rows per ladder entry, as equal as they go, in the order of `entries`."""
-    edges = [batch_size * position // len(entries) for position in range(len(entries) + 1)]
-    return [(entry, slice(*edges[position : position + 2])) for position, entry in enumerate(entries)]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """What is minimised. Defaults are the references'.
+
+    Raises:
+        ConfigError: If a value is unknown or out of range.
+    """
+
+    path: PathName = "linear"
+    """Interpolant x_t = alpha(t) data + sigma(t) noise. SiT only."""
+    prediction: PredictionName = "velocity"
+    """What a SiT network predicts."""
+    weighting: Weighting = "none"
+    """Weight of SiT's noise and score losses over time; velocity has none."""
+    distill: float = 0.0
+    """Share of the squared error that is towards a teacher's output instead of the data's, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        choices = {"path": get_args(PathName), "prediction": get_args(PredictionName), "weighting": get_args(Weighting)}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"--{name} {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        if not 0 <= self.distill <= 1:
+            raise ConfigError(f"the weight of distillation must be in [0, 1], got {self.distill}", hint="try 0.5")
+
+    def check_family(self, family: Family) -> None:
+        """Refuse SiT's choices for a model that has none.
+
+        Raises:
+            ConfigError: If the family is not SiT and path, prediction or weighting is not the default.
+        """
+        plain = LossConfig(distill=self.distill)
+        if family != "sit" and self != plain:
+            raise ConfigError(
+                f"path, prediction and weighting are SiT's; {family} models learn the noise of their own process",
+                hint="leave these options out",
+            )
 
 
-def native_time(family: Family, uniform_B: Tensor) -> Tensor:
+PLAIN_LOSS = LossConfig()
+
+
+def native_time(family: Family, uniform_B: Tensor, loss: LossConfig = PLAIN_LOSS) -> Tensor:
     """Turn uniform numbers in (0, 1) into training times of a family.
 
     Returns:
-        SiT: float32 on its training interval. DiT: int64 in 0..999.
+        SiT: float32 on its training interval. Others: int64 in 0..999.
     """
-    if family == "dit":
+    if family != "sit":
         return (uniform_B * NUM_TRAIN_TIMESTEPS).long()
-    start, end = training_interval("linear", "velocity")
+    start, end = training_interval(loss.path, loss.prediction)
     return (start + (end - start) * uniform_B).float()
 
 
+def runs(counts: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
+    """Neighbouring rows of equal count, as (count, rows)."""
+    start = 0
+    for count, group in groupby(counts):
+        end = start + len(list(group))
+        yield count, slice(start, end)
+        start = end
+
+
 class LadderObjective(nn.Module):
-    """The family's loss, averaged over the batch: velocity matching for SiT, noise and variational bound for DiT.
+    """The family's loss, averaged over the batch: `sit_loss`, or `dit_loss` with its variational bound.
 
     Being one module with one `forward`, it is what distributed wrappers see, whatever number of counts a step trains.
 
+    With a teacher, a share w = `loss.distill` of each squared error is taken towards the teacher's output on the same
+    noisy latents, times and labels, and 1 - w towards the data's target: see `sit_loss` and `dit_loss`. The teacher
+    always answers with full attention, and gets no gradient.
+
     Args:
         model: The network.
-        entries: Mediator counts to train, 0 for full attention; each gets an equal share of every batch.
+        loss: What is minimised.
+        teacher: The dense parent, or another network of the same family and latents; frozen here.
+
+    Raises:
+        ConfigError: If the loss does not fit the family, or there is a teacher without weight or a weight without one.
     """
 
-    def __init__(self, model: DiffusionTransformer, entries: tuple[int, ...]) -> None:
+    def __init__(
+        self, model: DiffusionTransformer, loss: LossConfig = PLAIN_LOSS, teacher: DiffusionTransformer | None = None
+    ) -> None:
         super().__init__()
+        loss.check_family(model.config.family)
+        if (teacher is None) != (loss.distill == 0):
+            raise ConfigError(
+                f"distillation of weight {loss.distill} {'without' if teacher is None else 'with'} a teacher",
+                hint="give a teacher and a weight above 0, or neither",
+            )
         self.model = model
-        self.entries = entries
-        self.tables = gaussian_tables(respace("")) if model.config.family == "dit" else None
+        self.loss = loss
+        self.teacher = None if teacher is None else teacher.requires_grad_(False)
+        self.tables = gaussian_tables(respace("")) if model.config.is_gaussian else None
 
-    def forward(self, data_BCYX: Tensor, noise_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
+    def forward(
+        self,
+        data_BCYX: Tensor,
+        noise_BCYX: Tensor,
+        t_B: Tensor,
+        label_B: Tensor,
+        counts: tuple[int, ...],
+    ) -> Tensor:
         """Mean loss of the batch, a scalar.
 
         Args:
@@ -57,18 +132,46 @@ class LadderObjective(nn.Module):
             noise_BCYX: (B, C, Y, X) standard normal noise.
             t_B: (B,) training times, see `native_time`.
             label_B: (B,) labels, the null class where a label was dropped.
+            counts: Mediator count of each row, 0 for full attention. Each run of neighbouring rows with one count goes
+                through the network once.
+
+        Raises:
+            ValueError: If there is not one count a row.
 
         Source: reference-facts 5.7 and 6.
         """
+        if len(counts) != len(data_BCYX):
+            raise ValueError(f"{len(counts)} counts for {len(data_BCYX)} rows")
         losses = [
-            self.share_loss(entry, data_BCYX[rows], noise_BCYX[rows], t_B[rows], label_B[rows])
-            for entry, rows in shares(len(data_BCYX), self.entries)
+            self.losses_at(count, data_BCYX[rows], noise_BCYX[rows], t_B[rows], label_B[rows])
+            for count, rows in runs(counts)
         ]
         return torch.cat(losses).mean()
 
-    def share_loss(self, entry: int, data_BCYX: Tensor, noise_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
-        """(B,) losses of images that all go through one ladder entry."""
-        predict: Predict = lambda x_BCYX, time_B: self.model(x_BCYX, time_B, label_B, entry)  # noqa: E731
-        if self.tables is None:
-            return sit_loss(predict, data_BCYX, noise_BCYX, t_B)
-        return dit_loss(predict, data_BCYX, noise_BCYX, t_B, tables=self.tables).total
+    def losses_at(self, count: int, data_BCYX: Tensor, noise_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
+        """(B,) losses of images that all go through one mediator count."""
+        predict: Predict = lambda x_BCYX, time_B: self.model(x_BCYX, time_B, label_B, count)  # noqa: E731
+        teacher = None if self.teacher is None else Teacher(self._taught(self.teacher, label_B), self.loss.distill)
+        if self.tables is not None:
+            self.tables = self.tables.to(data_BCYX.device)
+            return dit_loss(predict, data_BCYX, noise_BCYX, t_B, tables=self.tables, teacher=teacher).total
+        loss = self.loss
+        return sit_loss(
+            predict,
+            data_BCYX,
+            noise_BCYX,
+            t_B,
+            path=loss.path,
+            prediction=loss.prediction,
+            weighting=loss.weighting,
+            teacher=teacher,
+        )
+
+    @staticmethod
+    def _taught(teacher: DiffusionTransformer, label_B: Tensor) -> Predict:
+        def predict(x_BCYX: Tensor, t_B: Tensor) -> Tensor:
+            with torch.no_grad():
+                answer_BCYX: Tensor = teacher(x_BCYX, t_B, label_B, 0)
+            return answer_BCYX
+
+        return predict

@@ -1,78 +1,126 @@
-"""Everything a training run needs to continue, saved and loaded as one file."""
+"""One saved state of a training run: a safetensors file with all that is needed to go on.
+
+Its tensors are weights, averages and AdamW's memory; its header key `medcli_training` holds the rest. All randomness is
+a function of (seed, step), so there is no generator to save.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from medcli.errors import CheckpointError
+from medcli.errors import CheckpointError, listed
 from medcli.runtime.files import atomic_path
-from medcli.training.ema import Ema
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+KEY = "medcli_training"
+Read = Callable[[str], Tensor]
 
 
-def save_state(
-    path: Path, step: int, model: nn.Module, ema: Ema, optimizer: torch.optim.AdamW, run: Mapping[str, Any]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateHeader:
+    """What a state says of itself."""
+
+    run: dict[str, Any]
+    """What a run that goes on from here must share, JSON values."""
+    journal: dict[str, Any]
+    """`Journal.to_json` of the run so far."""
+    scaler: dict[str, Any]
+    """State of fp16's loss scaling; empty without."""
+    keys: tuple[str, ...]
+    """Names of the tensors, sorted."""
+    checksum: int
+    """CRC-32 of the tensors' bytes in that order."""
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return int(self.journal["done"])
+
+    def require_same_run(self, run: Mapping[str, Any], path: Path) -> None:
+        """Refuse to go on with another run.
+
+        Raises:
+            CheckpointError: If something differs; it is named.
+        """
+        wanted = json.loads(json.dumps(run))
+        changed = sorted(key for key in {*wanted, *self.run} if self.run.get(key) != wanted.get(key))
+        if changed:
+            names = listed([name.replace("_", " ") for name in changed])
+            raise CheckpointError(
+                f"{path.parent} holds a run with another {names}",
+                hint="choose another --output, the settings it was started with, or --resume never to start over",
+            )
+
+
+def write_state(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    run: Mapping[str, Any],
+    journal: Mapping[str, Any],
+    scaler: Mapping[str, Any],
 ) -> None:
-    """Write weights, EMA and optimiser moments after `step` finished steps.
-
-    All randomness of training is a function of (seed, step), so no generator state is needed.
+    """Write a state, whole or not at all.
 
     Args:
-        path: The file, replaced atomically.
-        step: Optimiser steps done.
-        model: The network.
-        ema: Its moving average.
-        optimizer: AdamW over the network's parameters.
-        run: Settings that must be the same when the run continues; JSON values.
+        path: The file; replaced if it is there.
+        tensors: On the CPU.
+        run: See `StateHeader`, as are the others.
+        journal: See there.
+        scaler: See there.
     """
-    tensors: dict[str, Tensor] = {f"ema.{name}": value for name, value in ema.shadow.items()}
-    for name, parameter in model.named_parameters():
-        tensors[f"model.{name}"] = parameter.detach()
-        for moment in MOMENTS:
-            if parameter in optimizer.state:
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-    header = {"medcli_training": json.dumps({"step": step, "run": dict(run)}, sort_keys=True)}
+    plain = {name: tensors[name].contiguous() for name in sorted(tensors)}
+    header = StateHeader(
+        run=dict(run), journal=dict(journal), scaler=dict(scaler), keys=tuple(plain), checksum=_checksum(plain.values())
+    )
     with atomic_path(path, force=True) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=header)
+        save_file(plain, temporary, metadata={KEY: json.dumps(asdict(header), sort_keys=True)})
 
 
-def load_state(path: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.AdamW, run: Mapping[str, Any]) -> int:
-    """Restore what `save_state` wrote, in place.
-
-    Returns:
-        Optimiser steps done.
+def read_header(path: Path) -> StateHeader:
+    """Read a state's header, and make sure that the file is whole.
 
     Raises:
-        CheckpointError: If the file is damaged or belongs to a run with other settings.
+        CheckpointError: If it is missing, damaged or no training state.
+    """
+    with open_state(path) as (header, read):
+        if _checksum(read(key) for key in header.keys) != header.checksum:
+            raise CheckpointError(f"{path} is damaged: its tensors are not those that were saved")
+    return header
+
+
+@contextmanager
+def open_state(path: Path) -> Iterator[tuple[StateHeader, Read]]:
+    """Open a state.
+
+    Yields:
+        Its header, and what reads a tensor by its name.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or no training state.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["medcli_training"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            values = json.loads(file.metadata()[KEY])
+            yield StateHeader(**{**values, "keys": tuple(values["keys"])}), file.get_tensor
+    except CheckpointError:
+        raise
     except Exception as err:
-        raise CheckpointError(
-            f"{path} is not a readable training state: {err}", hint="remove it to start over"
-        ) from err
-    changed = sorted(key for key in run if header["run"].get(key) != json.loads(json.dumps(run[key])))
-    if changed:
-        raise CheckpointError(
-            f"{path.parent} holds a run with another {', '.join(changed)}",
-            hint="choose another --output, or the settings it was started with",
-        )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
-            ema.shadow[name].copy_(tensors[f"ema.{name}"])
-            if f"{MOMENTS[0]}.{name}" in tensors:
-                moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
-                optimizer.state[parameter] = {"step": torch.tensor(float(header["step"])), **moments}
-    return int(header["step"])
+        raise CheckpointError(f"{path} is not a readable training state: {err or type(err).__name__}") from err
+
+
+def _checksum(tensors: Iterable[Tensor]) -> int:
+    total = 0
+    for tensor in tensors:
+        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, total)
+    return total

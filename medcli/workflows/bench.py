@@ -15,6 +15,7 @@ from medcli.engine.plan import SamplingPlan
 from medcli.errors import ConfigError
 from medcli.runtime.device import pick_device
 from medcli.runtime.memory import MIB
+from medcli.runtime.precision import warn_if_slow
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for, thread_limit
 from medcli.version import __version__
@@ -123,6 +124,7 @@ def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = No
     if request.repeats < 1:
         raise ConfigError(f"--repeats must be at least 1, got {request.repeats}")
     device = pick_device(request.device)
+    warn_if_slow(DTYPES[request.dtype], device, reporter)
     subject = find_subject(request.model, request.shape, family=request.family, num_heads=request.num_heads)
     batch_size = request.batch_size or _batch_size(subject, device)
     plan = loop_plan(subject.config, request.loop, batch_size)

@@ -62,7 +62,7 @@ def forward_variants(
     generator = torch.Generator().manual_seed(0)
     latent_BCYX = torch.randn(batch_size, *latent_shape_of(stages[0]), generator=generator).to(device)
     t_B = torch.linspace(0, 0.96, batch_size)
-    if config.family == "dit":
+    if config.is_gaussian:
         t_B = (t_B * NUM_TRAIN_TIMESTEPS).long()
     t_B, label_B = t_B.to(device), (torch.arange(batch_size) % config.num_classes).to(device)
 

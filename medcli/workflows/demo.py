@@ -96,8 +96,8 @@ def run_demo(request: DemoRequest, reporter: Reporter) -> DemoReport:
     reports: dict[str, SampleReport] = {}
     rows: list[DemoRow] = []
     for name, (schedule, counts) in variants.items():
-        reporter.note(f"{name}: {request.num_images} images")
-        reports[name] = sample(_sample_request(request, name, schedule, counts), reporter)
+        told = _Titled(reporter, f"{name}: {request.num_images} images")
+        reports[name] = sample(_sample_request(request, name, schedule, counts), told)
         rows.append(_row(name, reports[name], reports["dense"], reporter))
     folders = {name: Path(report.output) for name, report in reports.items()}
     write_png(request.output / GRID, _comparison(list(folders.values())))
@@ -105,6 +105,28 @@ def run_demo(request: DemoRequest, reporter: Reporter) -> DemoReport:
     return DemoReport(
         output=str(request.output), num_images=request.num_images, rows=tuple(rows), dynamic=reports["dynamic"]
     )
+
+
+class _Titled:
+    """Says a title before the first thing it passes on: a run that is refused, or done already, has none."""
+
+    def __init__(self, reporter: Reporter, title: str) -> None:
+        self._reporter, self._title = reporter, title
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Pass it on."""
+        self._say_title()
+        self._reporter.progress(done, total, unit)
+
+    def note(self, text: str) -> None:
+        """Pass it on."""
+        self._say_title()
+        self._reporter.note(text)
+
+    def _say_title(self) -> None:
+        if self._title:
+            self._reporter.note(self._title)
+            self._title = ""
 
 
 def _sample_request(request: DemoRequest, name: str, schedule: str, counts: tuple[int, ...] | None) -> SampleRequest:

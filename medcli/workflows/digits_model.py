@@ -15,11 +15,12 @@ import torch
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL
-from medcli.data.digits import DIGITS, digit_latents
+from medcli.data.digits import DIGITS, digit_set
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.init import initialise
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.training.loop import LatentSet, TrainConfig, train
+from medcli.training.config import TrainConfig
+from medcli.training.loop import train
 
 LADDER = (1, 4, 16)
 DEPTH = 4
@@ -43,8 +44,19 @@ MODEL = ModelConfig(
 
 # Full attention (0) trains along with the ladder, so that comparing with it is fair.
 TRAINING = TrainConfig(
-    steps=6000, global_batch_size=128, lr=1e-3, ema=0.999, entries=(0, *LADDER), seed=0, save_every=250, log_every=50
+    steps=6000,
+    global_batch_size=128,
+    lr=1e-3,
+    ema=0.999,
+    entries=(0, *LADDER),
+    ladder_rule="split",
+    seed=0,
+    save_every=250,
+    log_every=50,
 )
+
+TOLD = ("steps", "global_batch_size", "lr", "ema", "grad_clip", "label_dropout", "entries", "seed")
+"""Settings that the checkpoint's header names."""
 
 # Defaults of `medcli sample` for this model. The `decreasing` noise fades before the data end, so a step's change falls
 # well below a tenth of its first size and the dynamic rule has something to see; docs/schedules.md shows it.
@@ -70,12 +82,10 @@ def train_digits(output_dir: Path, reporter: Reporter) -> Path:
     torch.manual_seed(TRAINING.seed)
     model = DiffusionTransformer(MODEL)
     initialise(model, TRAINING.seed)
-    latents, labels = digit_latents()
-    data = LatentSet(torch.from_numpy(latents), torch.from_numpy(labels))
-    averaged = train(model, data, TRAINING, output_dir, reporter)
+    trained = train(model, digit_set(), TRAINING, output_dir, reporter)
     target = output_dir / BUNDLED_MODEL
-    history = {"data": DIGITS, "steps": TRAINING.steps, **TRAINING.fixed()}
-    save_checkpoint(target, MODEL, averaged, sampling=SAMPLING, reference=DIGITS, training=history, force=True)
+    history = {"data": DIGITS, **{name: getattr(TRAINING, name) for name in TOLD}}
+    save_checkpoint(target, MODEL, trained.ema, sampling=SAMPLING, reference=DIGITS, training=history, force=True)
     return target
 
 

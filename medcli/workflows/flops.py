@@ -21,6 +21,8 @@ from medcli.model.shapes import num_params
 from medcli.presets import DEFAULT_PRESET, means_preset, preset_config, preset_of
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
 from medcli.workflows.image_cost import ImageCost, Run, image_cost, recorded_run, saving_percent
+from medcli.workflows.sample_defaults import sampling_defaults
+from medcli.workflows.sample_flags import refuse_idle_flags
 from medcli.workflows.sample_settings import SampleRequest, choose_guidance, choose_sampler
 
 GIGA = 1e9
@@ -175,7 +177,7 @@ def _subject(request: FlopsRequest, recorded: Run | None) -> _Subject:
         config = preset_config(given)
         return _Subject(preset_of(config) or given, config)
     info = describe(given, family=request.family, num_heads=request.num_heads, weights=None)
-    return _Subject(info.path.name, info.config, info.sampling)
+    return _Subject(info.path.name, info.config, sampling_defaults(info))
 
 
 def _file_of(recorded: Run) -> str:
@@ -240,15 +242,13 @@ def _planned_runs(request: FlopsRequest, subject: _Subject, target: ModelConfig)
     for schedule in _schedules(request, subject, target.mediators):
         plan = SamplingPlan(sampler=sampler, schedule=schedule, labels=Labels(classes=(0,)), guidance=guidance)
         check_plan(subject.config, plan)
+        refuse_idle_flags(request, plan)
         runs.append(Run(schedule=schedule, sampler=sampler, guidance=guidance))
     return runs
 
 
 def _schedules(request: FlopsRequest, subject: _Subject, ladder: tuple[int, ...]) -> list[Schedule]:
     kind = request.schedule or ("dynamic" if request.rho is not None or request.warmup_steps is not None else None)
-    if kind != "dynamic" and (request.rho is not None or request.warmup_steps is not None):
-        flag = "--rho" if request.rho is not None else "--warmup-steps"
-        raise ConfigError(f"{flag} is for the dynamic schedule, not {kind}", hint="use --schedule dynamic")
     if kind == "static" and not ladder:
         raise ConfigError("a static schedule needs mediators", hint="add --mediators 4,16,64")
     if kind != "dynamic":

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from medcli.config import ModelConfig, SamplerConfig
 from medcli.data.images import MANIFEST, read_manifest
 from medcli.diffusion.steps import Sampler, build_sampler
-from medcli.engine.cost import image_gmacs, pass_gmacs
+from medcli.engine.cost import done_gmacs, gmacs_of_moves, pass_gmacs
 from medcli.engine.folder import RECORDS, Record
-from medcli.engine.generate import calls_at_entries
 from medcli.engine.networks import Guidance
-from medcli.engine.phases import null_calls, num_passes
+from medcli.engine.phases import num_passes, step_passes
 from medcli.engine.plan import ADAPTIVE_SOLVERS
 from medcli.errors import ConfigError, DataError
 from medcli.schedule.spec import Schedule
@@ -58,11 +55,15 @@ class ImageCost:
     num_images: int | None
     """Images of that run; None without one."""
     gmacs: float | None
-    """None where only limits are known."""
+    """In the papers' convention; None where only limits are known."""
     gmacs_min: float
     """With `bounds`, if the image never leaves the first ladder entry."""
     gmacs_max: float
     """With `bounds`, if the image climbs to the last ladder entry as early as the rule allows."""
+    gmacs_done: float | None
+    """What sampling really multiplies (`medcli.engine.cost.done_gmacs`); None where only limits are known."""
+    gmacs_done_min: float
+    gmacs_done_max: float
     gmacs_dense: float
     """The same calls with full attention in every block."""
 
@@ -73,9 +74,8 @@ class ImageCost:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        names = ("resolution_px", "schedule", "nfe", "passes_per_call", "basis", "num_images", "gmacs", "gmacs_min")
-        values = {name: getattr(self, name) for name in (*names, "gmacs_max", "gmacs_dense", "saving_percent")}
-        return {**values, "mediators": list(self.mediators)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "mediators": list(self.mediators), "saving_percent": self.saving_percent}
 
 
 def saving_percent(gmacs: float, gmacs_dense: float) -> float:
@@ -94,15 +94,16 @@ def image_cost(run: Run, config: ModelConfig) -> ImageCost:
         ConfigError: If the sampler chooses its own number of steps and no run tells how many it took.
     """
     counts = run.schedule.counts
-    costs = [pass_gmacs(config, count) for count in counts]
+    costs, costs_done = ([cost(config, count) for count in counts] for cost in (pass_gmacs, done_gmacs))
     if run.sampler.solver in ADAPTIVE_SOLVERS:
         nfe = _measured_nfe(run)
         passes = nfe * run.guidance.num_halves
-        gmacs = [passes * costs[0]]
+        gmacs, done = [passes * costs[0]], [passes * costs_done[0]]
     else:
         sampler = build_sampler(run.sampler)
         nfe, passes = sampler.nfe, num_passes(sampler, run.guidance)
-        gmacs = [image_gmacs(made, costs) for made in _possible_passes(run, sampler)]
+        passes_L, moves = step_passes(sampler, run.guidance), _possible_moves(run, sampler)
+        gmacs, done = (gmacs_of_moves(passes_L, moves, each) for each in (costs, costs_done))
     is_open = run.schedule.is_dynamic and run.moves is None
     return ImageCost(
         resolution_px=config.resolution_px,
@@ -115,6 +116,9 @@ def image_cost(run: Run, config: ModelConfig) -> ImageCost:
         gmacs=None if is_open else sum(gmacs) / len(gmacs),
         gmacs_min=min(gmacs),
         gmacs_max=max(gmacs),
+        gmacs_done=None if is_open else sum(done) / len(done),
+        gmacs_done_min=min(done),
+        gmacs_done_max=max(done),
         gmacs_dense=passes * pass_gmacs(config, 0),
     )
 
@@ -128,16 +132,11 @@ def _measured_nfe(run: Run) -> float:
     return run.measured_nfe
 
 
-def _possible_passes(run: Run, sampler: Sampler) -> list[tuple[int, ...]]:
-    """Forward passes at each ladder entry: of each image of a run, else of the cheapest and the dearest way."""
-    calls_L = torch.tensor([sampler.calls(step) for step in range(sampler.num_steps)])
-    passes_L = calls_L + null_calls(sampler, run.guidance)
-    moves: Sequence[tuple[int, ...]] = [()]
+def _possible_moves(run: Run, sampler: Sampler) -> Sequence[tuple[int, ...]]:
+    """Moves along the ladder: of each image of a run, else of the cheapest and the dearest way."""
     if run.moves is not None:
-        moves = run.moves
-    elif run.schedule.is_dynamic:
-        moves = [(), earliest_moves(run.schedule, sampler)]
-    return [calls_at_entries(passes_L, made, len(run.schedule.counts)) for made in moves]
+        return run.moves
+    return [(), earliest_moves(run.schedule, sampler)] if run.schedule.is_dynamic else [()]
 
 
 def earliest_moves(schedule: Schedule, sampler: Sampler) -> tuple[int, ...]:

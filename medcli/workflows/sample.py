@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, replace
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ import torch
 from medcli.data.autoencoder import open_decoder
 from medcli.data.images import read_manifest
 from medcli.diffusion.steps import build_sampler
-from medcli.engine.cost import call_gmacs, pass_gmacs
+from medcli.engine.cost import call_gmacs, done_gmacs, gmacs_of_moves, pass_gmacs
 from medcli.engine.folder import ARCHIVE, GRID, SampleFolder, totals_of
 from medcli.engine.manifest import FORMAT_VERSION, check_folder, require_space, write_manifest
-from medcli.engine.phases import num_passes
+from medcli.engine.phases import step_passes
 from medcli.engine.plan import ADAPTIVE_SOLVERS
 from medcli.errors import ConfigError, DataError, EnvironmentProblem
 from medcli.metrics.reference import BUNDLED, bundled_info
@@ -38,7 +39,9 @@ class SampleReport:
     nfe: float
     """Network calls of an image; the two halves of guidance are one call. Whole but for adaptive solvers' mean."""
     gmacs_per_image: float
-    """Mean over the images, from the calls each really made."""
+    """Mean over the images, from the calls each really made, in the papers' convention."""
+    gmacs_done_per_image: float
+    """The same without the queries and keys that sampling never computes (`medcli.model.absorption`)."""
     gmacs_dense: float
     """The same image with full attention in every layer."""
     seconds: float
@@ -57,12 +60,12 @@ class SampleReport:
     """Images made by this run."""
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of the contract."""
+        """The keys of the contract, and `gmacs_done_per_image`."""
         return {"output": self.output, "num_images": self.num_images, **self.totals()}
 
     def totals(self) -> dict[str, Any]:
         """What the manifest keeps of a finished run."""
-        names = ("nfe", "gmacs_per_image", "gmacs_dense", "seconds", "images_per_sec")
+        names = ("nfe", "gmacs_per_image", "gmacs_done_per_image", "gmacs_dense", "seconds", "images_per_sec")
         return {**{name: getattr(self, name) for name in names}, "switch_steps_mean": list(self.switch_steps_mean)}
 
 
@@ -187,20 +190,24 @@ def _report(folder: SampleFolder, setup: SampleSetup, sessions: list[dict[str, A
     """Totals over everything the folder holds."""
     plan, config = setup.plan, setup.config
     totals = totals_of(folder.records(), len(plan.schedule.counts) - 1)
-    gmacs = totals.gmacs
+    costs_done = [done_gmacs(own, count) for own, count in zip(setup.configs, plan.schedule.counts, strict=True)]
     if plan.sampler.solver in ADAPTIVE_SOLVERS:
-        nfe, num_steps = round(gmacs / call_gmacs(config, plan.schedule.counts[0], plan.guidance), 3), 0
+        nfe, num_steps = round(totals.gmacs / call_gmacs(config, plan.schedule.counts[0], plan.guidance), 3), 0
         passes = nfe * plan.guidance.num_halves
+        done = [passes * costs_done[0]]
     else:
         sampler = build_sampler(plan.sampler)
-        nfe, num_steps, passes = sampler.nfe, sampler.num_steps, num_passes(sampler, plan.guidance)
+        passes_L = step_passes(sampler, plan.guidance)
+        nfe, num_steps, passes = sampler.nfe, sampler.num_steps, int(passes_L.sum())
+        done = gmacs_of_moves(passes_L, totals.switch_steps, costs_done)
     seconds = sum(session["seconds"] for session in sessions)
     made = sum(session["images"] for session in sessions)
     return SampleReport(
         output=str(folder.path),
         num_images=folder.num_done,
         nfe=nfe,
-        gmacs_per_image=gmacs,
+        gmacs_per_image=totals.gmacs,
+        gmacs_done_per_image=fsum(done) / max(1, len(done)),
         gmacs_dense=passes * pass_gmacs(config, 0),
         seconds=round(seconds, 3),
         images_per_sec=made / seconds if seconds else None,

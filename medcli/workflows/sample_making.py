@@ -19,8 +19,10 @@ from medcli.engine.folder import Record, SampleFolder, file_name
 from medcli.engine.generate import generate
 from medcli.engine.networks import Stage, stages_of
 from medcli.engine.plan import ADAPTIVE_SOLVERS, FinishedImage
-from medcli.runtime.processes import Processes
+from medcli.runtime.precision import warn_if_slow
+from medcli.runtime.processes import Processes, launch_remark
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.workflows.sample_flags import remark_on_idle_steps
 from medcli.workflows.sample_settings import SampleRequest, SampleSetup
 
 # Dimension key: C channels, Y X height and width.
@@ -48,6 +50,11 @@ class Making:
             if self.processes.is_first:
                 self.folder.settle()
             return 0.0
+        if self.processes.is_first:
+            warn_if_slow(self.dtype, self.device, self.reporter)
+            remark_on_idle_steps(self.request, self.setup.plan, self.reporter)
+            if remark := launch_remark():
+                self.reporter.note(remark)
         self.folder.share()
         stages, start = self._load_stages(), time.monotonic()
         self._fill(stages)

@@ -19,14 +19,19 @@ from medcli.engine.networks import ALWAYS, Guidance
 from medcli.engine.plan import FAMILY_SAMPLERS, SamplingPlan, check_plan
 from medcli.errors import ConfigError
 from medcli.schedule.spec import Schedule, choose_schedule
+from medcli.workflows.sample_defaults import sampling_defaults
+from medcli.workflows.sample_flags import refuse_idle_flags
 
 DEFAULT_CFG_SCALE = 1.5
 ODE_SOLVER = "heun"
 """Default of `ode`: unlike the references' dopri5 it has fixed steps, which the dynamic schedule needs."""
-CPU_TOKENS = 4096
+CPU_ACTIVATION_BYTES = 16 << 20
+"""Widest activation of a default batch on a CPU: with more the products wait for memory (docs/sampling.md)."""
+MAX_CPU_BATCH = 32
 GPU_TOKENS = 65536
-"""Tokens of a default batch: enough to keep the device busy, far from filling its memory."""
-MAX_DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
+"""Tokens of a default batch on a GPU: enough to keep it busy, far from filling its memory."""
+MAX_GPU_BATCH = 256
+FLOAT32_BYTES = 4
 HASH_CHUNK_BYTES = 1 << 20
 
 
@@ -88,6 +93,12 @@ class SampleSetup:
         """The model's geometry; separately trained stages share it."""
         return self.infos[0].config
 
+    @property
+    def configs(self) -> tuple[ModelConfig, ...]:
+        """The model of each ladder entry."""
+        counts = self.plan.schedule.counts
+        return tuple(info.config for info in self.infos) if len(self.infos) > 1 else (self.config,) * len(counts)
+
 
 def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
     """Fill in and check a request, reading no weights.
@@ -102,7 +113,7 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
     if request.num_images < 1:
         raise ConfigError(f"--num-images must be at least 1, got {request.num_images}")
     infos, held = _checkpoints(request)
-    config, defaults = infos[0].config, dict(infos[0].sampling)
+    config, defaults = infos[0].config, sampling_defaults(infos[0])
     plan = SamplingPlan(
         sampler=choose_sampler(request, config, defaults),
         schedule=_schedule(request, held, defaults),
@@ -116,6 +127,7 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
     )
     for info in infos:
         check_plan(info.config, plan)
+    refuse_idle_flags(request, plan)
     stem = infos[0].path.stem if len(infos) == 1 else "-".join(info.path.stem for info in infos)
     output = request.output or Path("samples") / f"{stem}-{plan.schedule.kind}-{request.seed}"
     return SampleSetup(infos=infos, plan=plan, output=output)
@@ -172,7 +184,7 @@ def choose_guidance(request: SampleRequest, config: ModelConfig, defaults: Mappi
     if scale is None:
         scale = defaults.get("cfg_scale", DEFAULT_CFG_SCALE if config.has_null_class else 1.0)
     if not scale >= 0 or scale == float("inf"):
-        raise ConfigError(f"--cfg-scale must be a number >= 0, got {scale}")
+        raise ConfigError(f"--cfg-scale must be a number >= 0, got {scale}", hint="try --cfg-scale 1.5; 1 is off")
     is_pixels = config.autoencoder is None or config.in_channels < 4
     channels = request.cfg_channels or defaults.get("cfg_channels", "all" if is_pixels else "3")
     interval = ALWAYS if request.cfg_interval is None else request.cfg_interval
@@ -184,7 +196,8 @@ def _schedule(request: SampleRequest, held: tuple[int, ...], defaults: Mapping[s
     if kind is None and request.mediators is None and request.rho is None:
         kind = defaults.get("schedule")
     counts = held if request.mediators is None else request.mediators
-    rho = request.rho
+    # Where it means nothing it is refused with the other flags that do nothing.
+    rho = request.rho if kind in (None, "dynamic") else None
     # The checkpoint's thresholds are for its whole ladder.
     if rho is None and kind in (None, "dynamic") and len(counts) > 1 and counts == held and "rho" in defaults:
         rho = tuple(defaults["rho"])
@@ -199,10 +212,17 @@ def _schedule(request: SampleRequest, held: tuple[int, ...], defaults: Mapping[s
 
 
 def default_batch_size(config: ModelConfig, device_type: str) -> int:
-    """Images of one network call where the user names no number."""
-    tokens = GPU_TOKENS if device_type == "cuda" else CPU_TOKENS
-    limit = MAX_DEFAULT_BATCH["cuda" if device_type == "cuda" else "cpu"]
-    return max(1, min(limit, tokens // config.num_tokens))
+    """Images of one network call where the user names no number.
+
+    Args:
+        config: The model.
+        device_type: `cuda` takes as many as keep a GPU busy; any other, the largest power of two whose widest
+            activation, the MLP's hidden layer in float32, stays in the caches.
+    """
+    if device_type == "cuda":
+        return max(1, min(MAX_GPU_BATCH, GPU_TOKENS // config.num_tokens))
+    fitting = CPU_ACTIVATION_BYTES // (FLOAT32_BYTES * config.num_tokens * config.mlp_size)
+    return min(MAX_CPU_BATCH, 1 << max(0, fitting.bit_length() - 1))
 
 
 def picture_settings(setup: SampleSetup, request: SampleRequest) -> dict[str, Any]:

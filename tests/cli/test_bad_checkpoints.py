@@ -7,6 +7,7 @@ import json
 import os
 import resource
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from medcli.config import ModelConfig
+from medcli.model.positions import position_table
 from tests.conftest import Result, RunCli
 from tests.unit.checkpoint.builders import random_state
 
@@ -189,6 +191,20 @@ def test_a_full_disk_leaves_nothing_behind(
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert_refused(run_cli("convert", "sit.pt", *flags), 5, "can't write", "free some space")
     assert files_below(empty_folder) == ["sit.pt"]
+
+
+def test_a_full_disk_is_told_by_the_name_the_folder_was_to_have(empty_folder: Path, run_cli: RunCli) -> None:
+    config = replace(CONFIG, family="dit", mlp_ratio=4.0)
+    positions = torch.from_numpy(position_table(config.hidden_size, config.tokens_side))[None]
+    torch.save({**random_state(config), "pos_embed": positions}, "dit.pt")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
+    try:
+        result = run_cli("convert", "dit.pt", "--layers", "none", "--to", "diffusers")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_refused(result, 5, "can't write dit-diffusers/transformer/diffusion_pytorch_model.safetensors", "free some")
+    assert files_below(empty_folder) == ["dit.pt"]
 
 
 LONG = "x" * 300

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medcli.data.digits import digit_pixels
+from medcli.data.digits import digit_pixels, load_digits
 from medcli.errors import ExitCode
 from tests.conftest import RunCli
 
@@ -230,3 +230,93 @@ def test_a_warning_never_stands_before_an_error(empty_folder: Path, run_cli: Run
     """Twenty samples are too few, but there is nothing to score at all."""
     folder = sample_folder(empty_folder / "a")
     assert "no spatial layer" in refused(run_cli, ExitCode.DATA, folder, "digits", "--metrics", "sfid")
+
+
+def test_every_score_comes_with_a_standard_error_and_how_it_was_found(empty_folder: Path, run_cli: RunCli) -> None:
+    report = json.loads(run_cli("fid", sample_folder(empty_folder / "x", 60), "--json").out)
+    names = {"fid", "inception_score", "precision", "recall", "kid"}
+    assert set(report["standard_errors"]) == set(report["standard_error_methods"]) == names
+    assert all(isinstance(report[name], float | int) for name in names)
+    assert 0 < report["standard_errors"]["fid"] < report["fid"]
+    assert report["standard_error_methods"]["fid"] == "jackknife over 20 blocks"
+    table = run_cli("fid", "x").out
+    assert f"{report['standard_errors']['fid']:.4f}" in table
+    assert "ADM's float16 reads about 0.001 and 0.002 higher" in table
+
+
+def test_the_report_holds_what_the_numbers_rest_on(empty_folder: Path, run_cli: RunCli) -> None:
+    folder = sample_folder(empty_folder / "x")
+    report = json.loads(run_cli("fid", folder, "--json").out)
+    assert report["protocol_details"]["extractor"] == "digits"
+    provenance = report["provenance"]
+    hashes = ("extractor_sha256", "samples_sha256", "reference_sha256", "reference_images_sha256")
+    assert all(len(provenance[name]) == 64 for name in hashes)
+    assert {"medcli", "torch", "numpy"} < set(provenance)
+    same = json.loads(run_cli("fid", npz(empty_folder / "x.npz", DIGITS[:20]), "digits", "--json").out)
+    assert same["provenance"]["samples_sha256"] == provenance["samples_sha256"]
+    Image.fromarray(DIGITS[500]).save(folder / "000003.png")
+    changed = json.loads(run_cli("fid", folder, "--json").out)
+    assert changed["provenance"]["samples_sha256"] != provenance["samples_sha256"]
+
+
+def test_references_of_other_statistics_have_other_hashes(empty_folder: Path, run_cli: RunCli) -> None:
+    folder, found = sample_folder(empty_folder / "x"), []
+    for scale in (1, 1, 2):
+        reference = npz(empty_folder / "r.npz", mu=np.zeros(64), sigma=scale * np.eye(64))
+        report = json.loads(run_cli("fid", folder, reference, "--metrics", "fid", "--json").out)
+        found.append(report["provenance"]["reference_sha256"])
+        assert report["provenance"]["reference_images_sha256"] is None
+    assert found[0] == found[1] != found[2]
+
+
+def test_fid_is_extrapolated_on_request(empty_folder: Path, run_cli: RunCli) -> None:
+    samples = npz(empty_folder / "x.npz", DIGITS[:700])
+    report = json.loads(run_cli("fid", samples, "digits", "--metrics", "fid", "--extrapolate", "--json").out)
+    assert report["fid_infinity"] < report["fid"]
+    assert report["standard_errors"]["fid_infinity"] >= report["standard_errors"]["fid"]
+    assert len(report["extrapolation"]["num_samples"]) == len(report["extrapolation"]["fid"]) == 15
+    assert "fid, N to infinity" in run_cli("fid", samples, "digits", "--metrics", "fid", "--extrapolate").out
+
+
+def test_too_few_samples_to_extrapolate_are_refused_before_the_network_runs(
+    empty_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medcli.workflows.fid_scoring.features_of", lambda *_: pytest.fail("the network ran"))
+    message = refused(run_cli, ExitCode.DATA, sample_folder(empty_folder / "x"), "--extrapolate")
+    assert "20 samples are too few to extrapolate FID over 64 features, 640 are needed" in message
+
+
+def test_statistics_can_not_be_extrapolated(empty_folder: Path, run_cli: RunCli) -> None:
+    samples = npz(empty_folder / "s.npz", mu=np.zeros(64), sigma=np.eye(64))
+    assert "ready statistics" in refused(run_cli, ExitCode.DATA, samples, "digits", "--extrapolate")
+
+
+def test_extrapolation_is_about_fid(empty_folder: Path, run_cli: RunCli) -> None:
+    folder = sample_folder(empty_folder / "x")
+    assert "add fid to --metrics" in refused(run_cli, ExitCode.USAGE, folder, "--metrics", "kid", "--extrapolate")
+
+
+def test_two_references_are_one_too_many(empty_folder: Path, run_cli: RunCli) -> None:
+    folder = sample_folder(empty_folder / "x")
+    assert "two references" in refused(run_cli, ExitCode.USAGE, folder, "digits", "--reference", "digits")
+    assert run_cli("fid", folder, "--reference", "digits").code == 0
+
+
+def test_labels_sorted_by_class_are_noticed_where_blocks_feel_them(
+    empty_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medcli.workflows.fid_scoring.BLOCK_SIZE", 50)
+    by_label = np.concatenate([DIGITS[:500][load_digits()[1][:500] == digit] for digit in range(10)])
+    for images, is_noticed in ((by_label, True), (DIGITS[:500], False)):
+        result = run_cli("fid", npz(empty_folder / "x.npz", images), "digits", "--metrics", "is")
+        assert ("labels sorted by class" in result.err) == is_noticed
+
+
+def test_a_result_for_something_without_signs_is_ascii(
+    empty_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = sample_folder(empty_folder / "x")
+    assert "↓" in run_cli("fid", folder, "--markdown").out
+    monkeypatch.setattr("medcli.cli.fid_table._sign", lambda _wanted, plain: plain)
+    assert "fid (lower)" in run_cli("fid", folder, "--markdown").out
+    assert "+-" in run_cli("fid", folder, "--markdown").out

@@ -172,6 +172,8 @@ def test_a_run_costs_what_sample_said_it_did(run_cli: RunCli, dynamic_run: dict[
     (image,) = report_of(run_cli, "tiny.safetensors", "--manifest", path)["images"]
     assert (image["basis"], image["num_images"], image["nfe"]) == ("trace", 6, 12)
     assert image["gmacs"] == pytest.approx(dynamic_run["gmacs_per_image"], abs=1e-6)
+    assert image["gmacs_done"] == pytest.approx(dynamic_run["gmacs_done_per_image"], rel=1e-9)
+    assert image["gmacs_done_min"] < image["gmacs_done"] < image["gmacs_done_max"] < image["gmacs_max"]
     assert image["gmacs_dense"] == pytest.approx(dynamic_run["gmacs_dense"])
     assert image["gmacs_min"] <= image["gmacs"] <= image["gmacs_max"]
     assert image["gmacs_min"] < image["gmacs_max"], "the images of the fixture should differ in their moves"
@@ -181,6 +183,8 @@ def test_a_run_lies_within_the_limits_given_beforehand(run_cli: RunCli, dynamic_
     argv = ("tiny.safetensors", "--rho", ",".join(map(str, RHO)), "--steps", "12")
     (planned,) = report_of(run_cli, *argv)["images"]
     assert planned["gmacs_min"] <= dynamic_run["gmacs_per_image"] <= planned["gmacs_max"]
+    assert planned["gmacs_done_min"] <= dynamic_run["gmacs_done_per_image"] <= planned["gmacs_done_max"]
+    assert (planned["gmacs"], planned["gmacs_done"]) == (None, None)
 
 
 def test_a_partly_guided_run_is_priced_by_the_passes_it_made(run_cli: RunCli, empty_folder: Path) -> None:
@@ -193,6 +197,7 @@ def test_a_partly_guided_run_is_priced_by_the_passes_it_made(run_cli: RunCli, em
     assert image["gmacs_dense"] == pytest.approx(sampled["gmacs_dense"])
     (row,) = [row for row in report_of(run_cli, "tiny.safetensors")["rows"] if row["num_mediators"] == 4]
     assert image["gmacs"] == pytest.approx((12 + 3) * row["gmacs"])  # a quarter of the steps run both halves
+    assert image["gmacs_done"] == pytest.approx((12 + 3) * row["gmacs_done"])
 
 
 def test_what_sampling_really_multiplies_stands_beside_the_papers_count(run_cli: RunCli) -> None:

@@ -20,6 +20,7 @@ from medcli.engine.folder import SampleFolder
 from medcli.engine.generate import generate
 from medcli.engine.plan import SamplingPlan
 from medcli.errors import ExitCode
+from medcli.model.absorption import absorbed_saving
 from tests.conftest import Result, RunCli
 from tests.unit.data.test_autoencoder import save_tiny_autoencoder
 from tests.unit.engine.tiny import PIXELS, RHO, save, with_ladder
@@ -31,6 +32,7 @@ KEYS = {
     "num_images",
     "nfe",
     "gmacs_per_image",
+    "gmacs_done_per_image",
     "gmacs_dense",
     "seconds",
     "images_per_sec",
@@ -99,14 +101,19 @@ def test_costs_are_those_of_the_calls_each_image_made(sample: Sample, checkpoint
     report = json.loads(sample(*DYNAMIC, "--num-images", "10", "--cfg-scale", "2", "--json", "-o", "out").out)
     config = medcli.load(checkpoint).config
     macs = {count: medcli.count_macs(config, num_mediators=count) for count in (0, 1, 4, 16)}
+    saved = {count: absorbed_saving(config, num_mediators=count) for count in (1, 4, 16)}
+    assert saved[1] > saved[4] > 0
+    done = []
     assert report["nfe"] == 12
     assert report["gmacs_dense"] == pytest.approx(12 * 2 * macs[0] / 1e9)
     for line in records(Path("out")):
         first, second = [*line["switch_steps"], 11, 11][:2]
         calls = {1: first + 1, 4: second - first, 16: 11 - second}
         assert line["gmacs"] == pytest.approx(sum(2 * calls[n] * macs[n] for n in calls) / 1e9, rel=1e-4, abs=1e-6)
+        done.append(sum(2 * calls[n] * (macs[n] - saved[n]) for n in calls) / 1e9)
     lines = records(Path("out"))
     assert report["gmacs_per_image"] == pytest.approx(np.mean([line["gmacs"] for line in lines]))
+    assert report["gmacs_done_per_image"] == pytest.approx(np.mean(done), rel=1e-9)
     moved = [line["switch_steps"][0] for line in lines if line["switch_steps"]]
     assert report["switch_steps_mean"][0] == pytest.approx(np.mean(moved))
     assert len({tuple(line["switch_steps"]) for line in lines}) > 1
@@ -135,6 +142,7 @@ def test_a_person_sees_totals_switch_steps_and_what_to_run_next(sample: Sample) 
     assert "wrote out" in result.out
     assert "1 to 4" in result.out
     assert "16 of 16" in result.out
+    assert "done" in result.out
     assert "hint: medcli fid out" in result.err
     assert sample("--schedule", "full", "-o", "full", "-q").err == ""
 
@@ -342,6 +350,8 @@ def test_dopri5_counts_its_calls(sample: Sample) -> None:
     report = json.loads(result.out)
     assert report["nfe"] > 7
     assert report["nfe"] == int(report["nfe"])
+    saved = absorbed_saving(PIXELS, num_mediators=16) / 1e9
+    assert report["gmacs_per_image"] - report["gmacs_done_per_image"] == pytest.approx(2 * report["nfe"] * saved)
 
 
 LATENTS = ModelConfig(family="sit", hidden_size=16, depth=1, num_heads=2, latent_size=4, num_classes=3)

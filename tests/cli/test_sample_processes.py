@@ -37,6 +37,8 @@ COMMAND = (
 )
 LAUNCHERS = {
     "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    # What it does where there are several GPUs; with --cpu it starts one process, unless there is MPI.
+    "accelerate": ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
 }
 
 
@@ -61,9 +63,10 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: int(line["index"]))
 
 
-def test_two_processes_make_what_one_makes_bit_for_bit(run_cli: RunCli, empty_folder: Path) -> None:
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_make_what_one_makes_bit_for_bit(run_cli: RunCli, empty_folder: Path, launcher: str) -> None:
     save(empty_folder / "tiny.safetensors")
-    result = launched("torchrun", "two")
+    result = launched(launcher, "two")
     assert result.returncode == 0, result.stderr
     alone = run_cli(*COMMAND, "-o", "one")
     assert contents_of(Path("two")) == contents_of(Path("one"))
@@ -71,7 +74,7 @@ def test_two_processes_make_what_one_makes_bit_for_bit(run_cli: RunCli, empty_fo
     assert len(lines_of(Path("two"))) == NUM_IMAGES
     # One process speaks for both.
     one, two = json.loads(alone.out), json.loads(result.stdout)
-    for key in ("num_images", "nfe", "gmacs_per_image", "gmacs_dense", "switch_steps_mean"):
+    for key in ("num_images", "nfe", "gmacs_per_image", "gmacs_done_per_image", "gmacs_dense", "switch_steps_mean"):
         assert two[key] == one[key]
     manifests = [json.loads((Path(name) / "manifest.json").read_text()) for name in ("one", "two")]
     assert manifests[0]["settings"] == manifests[1]["settings"]
@@ -176,3 +179,14 @@ def test_images_made_together_are_claimed_together(tmp_path: Path) -> None:
             assert os.read(ready, 1) == b"y"
             # 0 to 3 and 4 to 7 are the other's, though it has begun with one of the second group only.
             assert list(Claims(folder, 12, group_size=4)) == [8, 9, 10, 11]
+
+
+def test_one_process_where_several_were_asked_for_says_so(run_cli: RunCli, empty_folder: Path) -> None:
+    save(empty_folder / "tiny.safetensors")
+    launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    words = [sys.executable, "-m", *launch, "-m", "medcli", *COMMAND, "-o", "cpu"]
+    result = subprocess.run(words, env=environment(), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "torchrun starts several" in result.stderr
+    run_cli(*COMMAND, "-o", "one")
+    assert contents_of(Path("cpu")) == contents_of(Path("one"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medcli.config import ModelConfig
-from medcli.data.autoencoder import open_decoder
+from medcli.data.autoencoder import open_decoder, open_encoder
 from medcli.errors import ConfigError, EnvironmentProblem
 from medcli.runtime.torchvision_guard import import_torchvision
 
@@ -118,3 +118,63 @@ def test_reading_an_autoencoder_says_nothing(autoencoder: Path, capfd: pytest.Ca
     """Its library remarks on every cast; `--quiet` and error lines leave no room for that."""
     open_decoder(LATENTS, autoencoder=str(autoencoder), dtype=torch.bfloat16)
     assert capfd.readouterr() == ("", "")
+
+
+@torch.no_grad()
+def test_encoding_gives_the_posteriors_means_and_log_variances(autoencoder: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    encoder = open_encoder(str(autoencoder), config=LATENTS, batch_size=2)
+    images_BCYX = torch.rand(5, 3, 32, 32) * 2 - 1
+    moments_BCYX = encoder.moments(images_BCYX)
+    posterior = AutoencoderKL.from_pretrained(autoencoder).eval().encode(images_BCYX).latent_dist
+    assert (moments_BCYX.shape, moments_BCYX.dtype, moments_BCYX.is_contiguous()) == ((5, 8, 4, 4), torch.float32, True)
+    assert torch.allclose(moments_BCYX, torch.cat([posterior.mean, posterior.logvar], dim=1), atol=1e-5)
+    assert (encoder.channels, encoder.image_channels, encoder.stride) == (4, 3, 8)
+    assert (encoder.scale, encoder.shift) == (0.18215, 0.0)
+
+
+def test_an_images_moments_do_not_depend_on_its_batch(autoencoder: Path) -> None:
+    encoder = open_encoder(str(autoencoder), batch_size=3)
+    images_BCYX = torch.rand(7, 3, 32, 32) * 2 - 1
+    together = encoder.moments(images_BCYX)
+    for row in range(7):
+        assert torch.equal(encoder.moments(images_BCYX[row : row + 1])[0], together[row])
+
+
+def test_log_variances_are_clamped_as_diffusers_does(autoencoder: Path) -> None:
+    encoder = open_encoder(str(autoencoder))
+    with torch.no_grad():
+        encoder.autoencoder.quant_conv.bias[4:] = 100.0
+    assert (encoder.moments(torch.zeros(1, 3, 32, 32))[:, 4:] == 20).all()
+
+
+def test_the_hash_of_an_autoencoder_is_that_of_its_weights(autoencoder: Path, tmp_path: Path) -> None:
+    first = open_encoder(str(autoencoder))
+    (tmp_path / "vae").symlink_to(autoencoder, target_is_directory=True)
+    assert open_encoder(str(tmp_path)).sha256 == first.sha256
+    with torch.no_grad():
+        first.autoencoder.quant_conv.bias[0] += 1e-3
+    first.autoencoder.save_pretrained(tmp_path / "other")
+    assert open_encoder(str(tmp_path / "other")).sha256 != first.sha256
+
+
+def test_an_encoder_of_other_latents_is_refused_only_where_a_model_is_named(autoencoder: Path) -> None:
+    with pytest.raises(ConfigError, match="4 channels at stride 8"):
+        open_encoder(str(autoencoder), config=replace(LATENTS, in_channels=8))
+    assert open_encoder(str(autoencoder)).batch_size == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_decoding_stays_within_one_grey_level_of_plain_float32(autoencoder: Path, dtype: torch.dtype) -> None:
+    """Decoding runs channels last; bfloat16, which rounds to 1/256 of a value, is held to one level on average."""
+    from diffusers import AutoencoderKL
+
+    plain = AutoencoderKL.from_pretrained(autoencoder).eval()
+    decoder = open_decoder(LATENTS, autoencoder=str(autoencoder), dtype=dtype)
+    assert decoder.autoencoder.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[attr-defined]
+    latent = torch.randn(1, 4, 4, 4)
+    expected = (127.5 * plain.decode(latent / 0.18215).sample + 128).clamp(0, 255).permute(0, 2, 3, 1)
+    difference = (decoder.decode(latent).float() - expected.floor()).abs()
+    assert (difference.mean() if dtype == torch.bfloat16 else difference.max()) <= 1

@@ -11,6 +11,12 @@ from medcli.engine.manifest import check_folder, require_space, write_manifest
 from medcli.errors import ConfigError, DataError, EnvironmentProblem
 
 SETTINGS = {"seed": 0, "schedule": {"kind": "full"}}
+MANIFEST = {
+    "settings": SETTINGS,
+    "num_images": 3,
+    "run": {"batch_size": 2, "batch_size_asked": None},
+    "sessions": [{"images": 3, "seconds": 1.5}],
+}
 
 
 def record_of(index: int, *switch_steps: int) -> Record:
@@ -24,7 +30,7 @@ def picture(index: int) -> np.ndarray:
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
     path = tmp_path / "out"
-    write_manifest(path, {"settings": SETTINGS, "num_images": 3})
+    write_manifest(path, MANIFEST)
     with SampleFolder(path) as folder:
         folder.share()
         for index in (2, 0, 1):
@@ -47,7 +53,15 @@ def test_finished_images_are_found_again_and_their_lines_left_alone(filled: Path
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-@pytest.mark.parametrize("torn", ['{"index": 3, "lab', '{"index": 3}\n', "\0\0\0\0", '{"index": 7, "label": 1}'])
+@pytest.mark.parametrize(
+    "torn",
+    [
+        *('{"index": 3, "lab', '{"index": 3}\n', "\0\0\0\0", '{"index": 7, "label": 1}'),
+        '{"index": 7, "label": 1, "file": "../7.png", "switch_steps": [], "gmacs": 1}\n',
+        '{"index": 2, "label": 1, "file": "000002.png", "switch_steps": ["x"], "gmacs": 1}\n',
+        '{"index": 2, "label": 1, "file": "000002.png", "switch_steps": [], "gmacs": NaN}\n',
+    ],
+)
 def test_a_torn_line_is_dropped_and_the_next_starts_clean(filled: Path, torn: str) -> None:
     with (filled / "images.jsonl").open("a") as file:
         file.write(torn)
@@ -117,9 +131,31 @@ def test_a_damaged_manifest_is_a_data_problem(filled: Path) -> None:
         check_folder(filled, SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("settings", [1]),
+        ("settings", None),
+        ("num_images", "many"),
+        ("num_images", 0),
+        ("run", {}),
+        ("run", {"batch_size": "2", "batch_size_asked": None}),
+        ("run", {"batch_size": 2, "batch_size_asked": 0}),
+        ("sessions", {}),
+        ("sessions", [{"images": 3}]),
+        ("sessions", [{"images": 3, "seconds": "long"}]),
+    ],
+)
+def test_a_manifest_that_holds_something_else_is_a_data_problem(filled: Path, part: str, value: object) -> None:
+    (filled / "manifest.json").write_text(json.dumps({**MANIFEST, part: value}))
+    with pytest.raises(DataError, match=part) as caught:
+        check_folder(filled, SETTINGS)
+    assert "--output" in str(caught.value.hint)
+
+
 def test_an_equal_manifest_is_not_written_again(filled: Path) -> None:
     before = (filled / "manifest.json").stat()
-    write_manifest(filled, {"num_images": 3, "settings": SETTINGS})
+    write_manifest(filled, dict(reversed(MANIFEST.items())))
     assert (filled / "manifest.json").stat().st_mtime_ns == before.st_mtime_ns
     write_manifest(filled, {"num_images": 4, "settings": SETTINGS})
     assert json.loads((filled / "manifest.json").read_text())["num_images"] == 4
@@ -131,6 +167,21 @@ def test_a_full_disk_is_found_before_starting(tmp_path: Path, monkeypatch: pytes
     require_space(tmp_path / "a/b", 10, 256, archive=True)
     with pytest.raises(EnvironmentProblem, match="free"):
         require_space(tmp_path / "a/b", 1000, 256, archive=False)
+
+
+def test_what_is_there_needs_no_more_room(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage, one_mb = shutil.disk_usage(filled), 512 * 512 * 3
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2.5 * one_mb))
+    require_space(filled, 5, 512, archive=False)
+    with pytest.raises(EnvironmentProblem, match="3 more images"):
+        require_space(filled, 6, 512, archive=False)
+    # The archive holds all of them, old and new.
+    with pytest.raises(EnvironmentProblem):
+        require_space(filled, 3, 512, archive=True)
+    (filled / "samples.npz").touch()
+    require_space(filled, 3, 512, archive=True)
+    with pytest.raises(EnvironmentProblem):
+        require_space(filled, 4, 512, archive=False)
 
 
 def test_totals_are_over_the_images_and_mean_moves_over_those_that_made_them() -> None:

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from medcli.errors import DataError, EnvironmentProblem
-from medcli.metrics.inception import flatten_spatial, load_inception
+from medcli.metrics.inception import load_inception
+from medcli.metrics.inception_network import flatten_spatial
 
 
 class Malicious:

@@ -28,7 +28,7 @@ def test_an_extractor_gives_the_metrics_it_has_layers_for() -> None:
 
 def test_only_what_the_metrics_need_is_kept() -> None:
     samples, reference = wanted_of({"fid", "is"}, EXTRACTOR)
-    assert (samples.gaussians, samples.rows) == ({POOL}, {LOGITS})
+    assert (samples.gaussians, samples.rows) == ({POOL}, {POOL, LOGITS})
     assert (reference.gaussians, reference.rows) == ({POOL}, set())
 
 
@@ -63,3 +63,31 @@ def test_too_few_images_leave_out_precision_and_recall_only() -> None:
 def test_nothing_to_score_is_an_error() -> None:
     with pytest.raises(DataError, match="no spatial layer"):
         score(("sfid",), features("a", 20, 0), features("b", 30, 1), EXTRACTOR)
+
+
+def test_every_score_has_an_error_and_says_how_it_was_found() -> None:
+    found = score(METRICS, features("a", 60, 0), features("b", 70, 1), EXTRACTOR)
+    assert set(found.errors) == {"fid", "is", "precision", "recall", "kid"}
+    assert all(estimate.method for estimate in found.errors.values())
+    share = found.values["precision"]
+    assert share is not None
+    assert found.errors["precision"].standard_error == pytest.approx((share * (1 - share) / 60) ** 0.5)
+    share = found.values["recall"]
+    assert share is not None
+    assert found.errors["recall"].standard_error == pytest.approx((share * (1 - share) / 70) ** 0.5)
+
+
+def test_images_beside_statistics_of_more_images_give_fid_no_error() -> None:
+    """An ADM reference given as samples: its rows are not those its statistics were made of."""
+    whole, part = features("a", 60, 0), features("a", 20, 0)
+    samples = FeatureSet(name="a.npz", num_images=20, gaussians=whole.gaussians, rows=part.rows)
+    found = score(("fid", "kid"), samples, features("b", 70, 1), EXTRACTOR)
+    assert set(found.errors) == {"kid"}
+
+
+def test_moments_of_blocks_serve_where_rows_are_not_kept() -> None:
+    whole, reference = features("a", 60, 0), features("b", 70, 1)
+    blocks = [Moments.of(block) for block in whole.rows[POOL].tensor_split(20)]
+    samples = FeatureSet(name="a", num_images=60, gaussians=whole.gaussians, block_moments={POOL: blocks})
+    by_blocks, by_rows = (score(("fid",), each, reference, EXTRACTOR).errors["fid"] for each in (samples, whole))
+    assert by_blocks.standard_error == pytest.approx(by_rows.standard_error, rel=1e-9)

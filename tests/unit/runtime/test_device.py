@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from medcli.errors import EnvironmentProblem
-from medcli.runtime.device import pick_device
+from medcli.errors import ConfigError, EnvironmentProblem
+from medcli.runtime.device import own_device, pick_device
+from medcli.runtime.processes import Processes
 
 
 def test_the_best_device_is_taken_when_none_is_named() -> None:
@@ -11,8 +12,25 @@ def test_the_best_device_is_taken_when_none_is_named() -> None:
     assert pick_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "toaster", "cpu:1", "xpu", "meta", ""])
+@pytest.mark.parametrize("name", ["cuda:99", "cpu:1"])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(EnvironmentProblem) as caught:
         pick_device(name)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["toaster", "xpu", "meta", "", "cuda:x", "cuda:-1"])
+def test_a_name_of_no_device_is_a_mistake(name: str) -> None:
+    with pytest.raises(ConfigError, match="unknown device") as caught:
+        pick_device(name)
+    assert caught.value.hint
+
+
+def test_each_process_of_a_launch_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    ranks = [Processes(rank=rank, count=4, local_rank=rank) for rank in range(4)]
+    assert [str(own_device(None, rank)) for rank in ranks] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert str(own_device("cuda:1", ranks[0])) == "cuda:1"
+    assert str(own_device("cpu", ranks[1])) == "cpu"
+    assert str(own_device(None, Processes())) == "cuda"

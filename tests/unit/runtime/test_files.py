@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from medcli.errors import ConfigError, EnvironmentProblem
-from medcli.runtime.files import atomic_folder, atomic_path, write_text
+from medcli.runtime.files import atomic_folder, atomic_path, require_space, write_text
 
 
 def names_in(folder: Path) -> list[str]:
@@ -132,3 +133,12 @@ def test_a_name_that_is_too_long_is_the_environments_problem(
     with pytest.raises(EnvironmentProblem, match="name too long"), make(tmp_path / ("x" * 300)):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_disk_cannot_hold_is_refused_with_both_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_500_000))
+    require_space(tmp_path / "not/there/yet", 2_500_000, "latents")
+    with pytest.raises(EnvironmentProblem, match=f"12 images take about 3.1 GB, {tmp_path} has 2.5 MB free") as caught:
+        require_space(tmp_path / "not/there/yet", 3_100_000_000, "12 images")
+    assert "--output" in (caught.value.hint or "")

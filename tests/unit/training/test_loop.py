@@ -1,125 +1,230 @@
-import dataclasses
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from medcli.config import ModelConfig
-from medcli.errors import CheckpointError, ConfigError, MedcliError
-from medcli.model.backbone import DiffusionTransformer
-from medcli.model.init import initialise
+from medcli.data.training_set import ArraySet
+from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.reporting import Silent
-from medcli.training.loop import LatentSet, TrainConfig, draw_batch, train
-from medcli.training.objective import LadderObjective, shares
+from medcli.training.loop import train
+from medcli.training.objective import LossConfig
+from tests.unit.training.runs import DATA, MODEL, RUN, Told, fresh, last_state, run, same_average, same_tensors
+from tests.unit.training.small_models import shaken
 
-MODEL = ModelConfig(
-    family="sit",
-    hidden_size=16,
-    depth=2,
-    num_heads=2,
-    patch_size=1,
-    latent_size=4,
-    in_channels=1,
-    num_classes=3,
-    mediators=(1, 4),
-    mediator_layers=(0, 1),
-    autoencoder=None,
-    latent_downsample=1,
-)
-RUN = TrainConfig(
-    steps=6, global_batch_size=8, lr=1e-2, ema=0.9, entries=(0, 1, 4), save_every=3, log_every=2, label_dropout=0.5
-)
-LABELS = torch.arange(11) % 3
-GRAIN = 0.1 * torch.randn(11, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-DATA = LatentSet(GRAIN + (LABELS - 1.0)[:, None, None, None], LABELS)
+TIMED = "images_per_sec"
 
 
-def fresh(config: ModelConfig = MODEL) -> DiffusionTransformer:
-    model = DiffusionTransformer(config)
-    initialise(model, 0)
-    return model
+def lines_of(folder):
+    lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != TIMED} for line in lines]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
-    straight = train(fresh(), DATA, RUN, tmp_path / "a", Silent())
-    train(fresh(), DATA, dataclasses.replace(RUN, steps=3), tmp_path / "b", Silent())
-    resumed = train(fresh(), DATA, RUN, tmp_path / "b", Silent())
-    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
-    assert (tmp_path / "a/state.safetensors").read_bytes() == (tmp_path / "b/state.safetensors").read_bytes()
+@pytest.mark.parametrize("rule", ["sandwich", "split"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, rule):
+    straight = run(tmp_path / "a", steps=20, ladder_rule=rule)
+    run(tmp_path / "b", steps=10, ladder_rule=rule)
+    resumed = run(tmp_path / "b", steps=20, ladder_rule=rule)
+    assert same_average(straight, resumed)
+    assert last_state(tmp_path / "a").read_bytes() == last_state(tmp_path / "b").read_bytes()
+    assert lines_of(tmp_path / "a") == lines_of(tmp_path / "b")
+
+
+def test_a_log_line_that_spans_a_resume_holds_the_steps_before_it(tmp_path):
+    run(tmp_path / "a", steps=12, log_every=5)
+    for steps in (7, 11, 12):
+        run(tmp_path / "b", steps=steps, log_every=5)
+    assert lines_of(tmp_path / "a") == lines_of(tmp_path / "b")
+    assert [line["step"] for line in lines_of(tmp_path / "b")] == [5, 10, 12]
+
+
+def test_log_lines_beyond_the_saved_state_are_written_again(tmp_path):
+    run(tmp_path / "a", steps=6)
+    run(tmp_path / "b", steps=3)
+    with (tmp_path / "b/metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 1}\n{"step": 6, "loss": 2}\n{"step": 7, "lo')
+    run(tmp_path / "b", steps=6)
+    assert lines_of(tmp_path / "a") == lines_of(tmp_path / "b")
 
 
 @pytest.mark.parametrize("family", ["sit", "dit"])
 def test_training_lowers_the_loss(tmp_path, family):
-    run = dataclasses.replace(RUN, steps=60, log_every=20, lr=1e-2, label_dropout=0.0)
-    train(fresh(dataclasses.replace(MODEL, family=family)), DATA, run, tmp_path, Silent())
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    settings = replace(RUN, steps=60, log_every=20, label_dropout=0.0)
+    train(fresh(replace(MODEL, family=family)), DATA, settings, tmp_path, Silent())
+    losses = [line["loss"] for line in lines_of(tmp_path)]
     assert len(losses) == 3
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_run_with_other_settings_is_not_continued(tmp_path):
-    train(fresh(), DATA, dataclasses.replace(RUN, steps=3), tmp_path, Silent())
-    with pytest.raises(CheckpointError, match="another lr"):
-        train(fresh(), DATA, dataclasses.replace(RUN, lr=1e-3), tmp_path, Silent())
+def test_what_is_logged_is_the_mean_over_the_steps_since_the_last_line(tmp_path):
+    run(tmp_path / "each", log_every=1)
+    run(tmp_path / "pairs", log_every=2)
+    each, pairs = lines_of(tmp_path / "each"), lines_of(tmp_path / "pairs")
+    assert [line["step"] for line in each] == [1, 2, 3, 4, 5, 6]
+    for place, pair in enumerate(pairs):
+        for key in ("loss", "grad_norm"):
+            mean = sum(line[key] for line in each[2 * place : 2 * place + 2]) / 2
+            assert pair[key] == pytest.approx(mean, abs=2e-6)
 
 
-def test_a_damaged_state_is_named(tmp_path):
-    (tmp_path / "state.safetensors").write_bytes(b"not a state")
-    with pytest.raises(CheckpointError, match="state.safetensors"):
-        train(fresh(), DATA, RUN, tmp_path, Silent())
+@pytest.mark.parametrize("size", [1, 3, 4])
+@pytest.mark.parametrize("rule", ["sandwich", "split"])
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, size, rule):
+    whole = run(tmp_path / "whole", ladder_rule=rule)
+    pieces = run(tmp_path / "pieces", ladder_rule=rule, micro_batch_size=size)
+    assert pieces.loss == pytest.approx(whole.loss, rel=1e-5)
+    for name, value in whole.ema.items():
+        torch.testing.assert_close(pieces.ema[name], value, rtol=1e-3, atol=2e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    broken = LatentSet(DATA.latents_NCYX * torch.nan, DATA.labels_N)
-    with pytest.raises(MedcliError, match="loss became nan before step 2"):
-        train(fresh(), broken, RUN, tmp_path, Silent())
-    assert not (tmp_path / "state.safetensors").exists()
+def test_running_blocks_again_changes_no_bit(tmp_path):
+    assert same_average(run(tmp_path / "a"), run(tmp_path / "b", checkpoint_activations=True))
 
 
-def test_a_batch_is_a_function_of_seed_and_step_and_rows_are_its_parts():
-    whole = draw_batch(DATA, RUN, MODEL, 4)
-    for rows in (slice(0, 3), slice(3, 8)):
-        part = draw_batch(DATA, RUN, MODEL, 4, rows)
-        assert all(torch.equal(a[rows], b) for a, b in zip(whole, part, strict=True))
-    other = draw_batch(DATA, dataclasses.replace(RUN, seed=1), MODEL, 4)
-    assert not torch.equal(whole.noise_BCYX, other.noise_BCYX)
+def test_narrow_products_stay_near_float32(tmp_path):
+    exact, narrow = run(tmp_path / "a", steps=3), run(tmp_path / "b", steps=3, dtype="bf16")
+    assert narrow.loss == pytest.approx(exact.loss, rel=0.02)
+    assert not same_average(exact, narrow)
+    assert all(value.dtype == torch.float32 for value in narrow.ema.values())
 
 
-def test_an_epoch_visits_every_image_once():
-    run = dataclasses.replace(RUN, label_dropout=0.0)
-    drawn = torch.cat([draw_batch(DATA, run, MODEL, step).data_BCYX for step in range(11)])  # 88 draws: 8 epochs of 11
-    for epoch in drawn.split(11):
-        assert len(epoch.flatten(1).unique(dim=0)) == 11
-    assert not torch.equal(drawn[:11], drawn[11:22])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch means to hide it, and would
+def test_a_compiled_network_learns_the_same(tmp_path, monkeypatch):
+    asked = []
+    compiled = torch.nn.Module.compile
+    # The compiler proper takes minutes; tracing without it sees whether the network can be traced.
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self: (asked.append(self), compiled(self, backend="aot_eager"))
+    )
+    plain = run(tmp_path / "a", steps=2, entries=(4,))
+    traced = run(tmp_path / "b", steps=2, entries=(4,), compile=True, checkpoint_activations=True)
+    assert len(asked) == 1
+    for name, value in plain.ema.items():
+        torch.testing.assert_close(traced.ema[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_labels_are_dropped_to_the_null_class_at_the_stated_rate():
-    labels = torch.cat([draw_batch(DATA, RUN, MODEL, step).label_B for step in range(100)])
-    assert (labels == MODEL.null_class).float().mean().item() == pytest.approx(0.5, abs=0.06)
-
-
-def test_times_are_native_to_the_family():
-    sit, dit = (draw_batch(DATA, RUN, dataclasses.replace(MODEL, family=family), 0).t_B for family in ("sit", "dit"))
-    assert sit.dtype == torch.float32
-    assert dit.dtype == torch.int64
-    torch.testing.assert_close(dit, (sit.double() * 1000).long(), atol=1, rtol=0)
-
-
-def test_shares_cover_the_batch_once():
-    assert shares(8, (0, 1, 4)) == [(0, slice(0, 2)), (1, slice(2, 5)), (4, slice(5, 8))]
-
-
-def test_the_objective_averages_over_images_whatever_entry_they_go_through():
+def test_frozen_parameters_stay_and_cost_nothing(tmp_path):
     model = fresh()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-    batch = draw_batch(DATA, RUN, MODEL, 0)
-    mixed = LadderObjective(model, (0, 4))(*batch)
-    alone = [LadderObjective(model, (entry,))(*(part[rows] for part in batch)) for entry, rows in shares(8, (0, 4))]
-    torch.testing.assert_close(mixed, torch.stack(alone).mean())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".attn." in name)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    result = train(model, DATA, RUN, tmp_path, Silent())
+    for name, value in model.named_parameters():
+        is_trained = ".attn." in name
+        assert torch.equal(value, before[name]) == torch.equal(result.ema[name], before[name])
+        assert is_trained or torch.equal(value, before[name])
+    from safetensors import safe_open
+
+    with safe_open(last_state(tmp_path), framework="pt") as file:
+        assert all(".attn." in name for name in file.keys() if not name.startswith("model."))  # noqa: SIM118
 
 
-def test_a_batch_too_small_for_the_ladder_is_refused():
-    with pytest.raises(ConfigError, match="cannot give each"):
-        TrainConfig(steps=1, global_batch_size=2, entries=(0, 1, 4))
+def test_a_teacher_is_learned_from(tmp_path):
+    teacher = shaken(replace(MODEL, mediators=(), mediator_layers=()))
+    settings = replace(RUN, loss=LossConfig(distill=0.5))
+    taught = train(fresh(), DATA, settings, tmp_path / "a", Silent(), teacher=teacher)
+    assert not same_average(taught, run(tmp_path / "b"))
+    with pytest.raises(ConfigError, match="without a teacher"):
+        train(fresh(), DATA, settings, tmp_path / "c", Silent())
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"lr": 1e-3}, "another lr"),
+        ({"entries": (0, 4), "seed": 2}, "another entries, seed"),
+        ({"loss": LossConfig(prediction="noise")}, "another prediction"),
+        ({"ladder_rule": "split"}, "another ladder rule"),
+    ],
+)
+def test_a_run_with_other_settings_is_not_continued(tmp_path, changed, named):
+    run(tmp_path, steps=3)
+    kept = last_state(tmp_path).read_bytes()
+    with pytest.raises(CheckpointError, match=named):
+        run(tmp_path, **changed)
+    assert last_state(tmp_path).read_bytes() == kept
+
+
+def test_settings_that_alter_no_result_may_change_when_a_run_goes_on(tmp_path):
+    run(tmp_path, steps=3)
+    free = {"log_every": 1, "save_every": 2, "keep_last": 1, "micro_batch_size": 4, "checkpoint_activations": True}
+    assert run(tmp_path, **free, max_rollbacks=9).steps == 6
+
+
+def test_other_data_another_model_another_choice_or_another_start_is_named(tmp_path):
+    run(tmp_path, steps=3)
+    with pytest.raises(CheckpointError, match="another data"):
+        run(tmp_path, ArraySet("grains", DATA.data_NCYX + 1, DATA.labels_N))
+    with pytest.raises(CheckpointError, match="another model"):
+        train(fresh(replace(MODEL, num_classes=4)), DATA, RUN, tmp_path, Silent())
+    frozen = fresh()
+    frozen.final_layer.requires_grad_(False)
+    with pytest.raises(CheckpointError, match="another choice of trained parameters"):
+        train(frozen, DATA, RUN, tmp_path, Silent())
+    with pytest.raises(CheckpointError, match="another starting checkpoint"):
+        run(tmp_path, on={"identity": {"starting checkpoint": "abc"}})
+
+
+def test_a_finished_run_returns_at_once_what_it_has(tmp_path):
+    first, told = run(tmp_path), Told()
+    again = run(tmp_path, told=told)
+    assert same_average(first, again)
+    assert (again.steps, again.loss, again.images_per_sec) == (6, first.loss, None)
+    assert told.steps == []
+
+
+def test_the_result_tells_what_was_done(tmp_path):
+    result = run(tmp_path)
+    assert (result.steps, result.rollbacks, result.skipped) == (6, 0, ())
+    assert result.seconds > 0
+    assert result.images_per_sec > 0
+    assert set(result.ema) == {name for name, _ in fresh().named_parameters()}
+
+
+def test_listeners_hear_everything_and_alter_nothing(tmp_path):
+    saved, logged = [], []
+
+    def on_save(step, weights):
+        saved.append((step, {name: value.clone() for name, value in weights.items()}))
+        for value in weights.values():
+            value.zero_()
+        torch.manual_seed(step)
+        torch.randn(3)
+
+    told = Told()
+    heard = run(tmp_path / "a", told=told, on={"on_save": on_save, "on_log": logged.append})
+    assert same_average(heard, run(tmp_path / "b"))
+    assert same_tensors(last_state(tmp_path / "a"), last_state(tmp_path / "b"))
+    assert [step for step, _ in saved] == [3, 6]
+    assert all(torch.equal(value, heard.ema[name]) for name, value in saved[-1][1].items())
+    assert [{key: value for key, value in line.items() if key != TIMED} for line in logged] == lines_of(tmp_path / "a")
+    assert told.steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    def train_there_too(line):
+        # The lock is between processes; a second run in this one would take the first's for its own.
+        import subprocess
+        import sys
+
+        code = (
+            "from pathlib import Path\n"
+            "from medcli.errors import ConfigError\n"
+            "from tests.unit.training.runs import run\n"
+            f"try: run(Path({str(tmp_path)!r}))\n"
+            "except ConfigError as err: print(err.message)"
+        )
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        said.append(found.stdout.strip() or found.stderr)
+
+    said = []
+    run(tmp_path, on={"on_log": train_there_too}, log_every=6)
+    assert said == [f"another run is training in {tmp_path}"]
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_fp16_is_refused_on_a_cpu(tmp_path):
+    with pytest.raises(ConfigError, match="needs a CUDA device") as caught:
+        run(tmp_path / "run", dtype="fp16")
+    assert "fp32" in caught.value.hint
+    assert not (tmp_path / "run").exists()

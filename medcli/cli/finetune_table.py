@@ -1,0 +1,133 @@
+"""What people see of `medcli finetune`: the plan of a run, and what came out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medcli.cli.output import printable, table_of
+from medcli.cli.progress import duration
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from medcli.workflows.finetune import FinetuneReport
+    from medcli.workflows.finetune_plan import FinetunePlan
+
+GIB = 2**30
+MIB = 2**20
+
+
+def plan_table(plan: FinetunePlan) -> Group:
+    """What would be trained, what it takes, what it leaves."""
+    from rich.console import Group
+    from rich.text import Text
+
+    ladder = ", ".join(map(str, plan.mediators))
+    attention = f"{ladder} mediators in {len(plan.layers)} of {plan.depth} blocks" if ladder else "full attention"
+    head = [
+        f"{plan.model}, {plan.family}, {plan.resolution_px} px, {attention}",
+        f"trains {entries(plan.entries)} by the rule {plan.ladder_rule}" if ladder else "trains full attention",
+    ]
+    return Group(Text(printable("\n".join(head))), _parameters(plan), _memory(plan), _work(plan))
+
+
+def entries(counts: tuple[int, ...]) -> str:
+    """Mediator counts in words."""
+    named = [f"{count}" for count in counts if count]
+    words = [f"{', '.join(named)} mediators"] if named else []
+    return " and ".join([*words, *(["full attention"] if 0 in counts else [])])
+
+
+def _parameters(plan: FinetunePlan) -> Table:
+    rows = [(group.name, f"{group.num_trained:,}", f"{group.num_frozen:,}") for group in plan.groups]
+    return table_of(("parameters", "trained", "frozen"), [*rows, ("all", f"{plan.num_trained:,}", f"{plan.num_frozen:,}")])
+
+
+def _memory(plan: FinetunePlan) -> Table:
+    memory = plan.memory
+    parts = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "AdamW's moments": memory.moments,
+        "averaged weights": memory.averages,
+        "teacher": memory.teacher,
+        f"activations of {plan.micro_batch_size} images": memory.activations,
+        "lost to the allocator": memory.waste,
+        "for a moment in the update": memory.update,
+        "at the worst moment": memory.total,
+    }
+    rows = [(name, f"{value / MIB:,.0f}") for name, value in parts.items() if value]
+    return table_of(("memory of one process", "MiB"), rows)
+
+
+def _work(plan: FinetunePlan) -> Table:
+    left = plan.steps - plan.steps_done
+    rows: list[tuple[str, str]] = [
+        ("data", f"{plan.data}, {plan.num_images:,} images"),
+        ("steps", f"{plan.steps:,}" + (f", {plan.steps_done:,} of them done" if plan.steps_done else "")),
+        ("images seen", f"{plan.images_seen:,} in batches of {plan.global_batch_size:,}, {plan.epochs:.4g} epochs"),
+        ("multiply-adds", f"{plan.gmacs_per_step:,.4g} GMACs a step"),
+        ("time", f"{duration(plan.total_secs)} for {left:,} steps on {plan.device}, {plan.step_secs:.3g} s a step"),
+        ("disk", f"{plan.num_states} states of {plan.state_bytes / MIB:,.0f} MiB at once"),
+        ("output", f"{plan.output}: {', '.join(plan.files)}"),
+    ]
+    remarks = [
+        f"time: blocks timed here on {plan.time.num_timed_images} images, and their update, added up; "
+        "previews and saving not counted"
+    ]
+    if plan.data_secs > plan.time.passes + plan.time.update:
+        remarks.append(f"the data take longest: {plan.data_secs:.3g} s a step, beside {plan.time.passes:.3g} s computing")
+    return table_of(("run", ""), rows, caption="\n".join(remarks))
+
+
+def report_table(report: FinetuneReport) -> Group:
+    """What was trained, and how far losses came."""
+    from rich.console import Group
+    from rich.text import Text
+
+    loss = "-" if report.loss is None else f"{report.loss:.4f}"
+    rate = "" if report.images_per_sec is None else f", {report.images_per_sec:.4g} images/s"
+    lines = [
+        f"wrote {printable(report.output)}",
+        f"{report.steps:,} steps on {entries(report.entries)}: loss {loss}{rate}",
+    ]
+    if report.skipped:
+        lines.append(f"left out for trouble: steps {', '.join(map(str, report.skipped))}")
+    tables = [table for table in (_calibration(report), _comparison(report)) if table]
+    return Group(Text("\n".join(lines)), *tables)
+
+
+def _calibration(report: FinetuneReport) -> Table | None:
+    """Errors of the whole network against its full attention."""
+    if report.calibration is None:
+        return None
+    rows = [
+        (row["num_mediators"], f"{row['before']:.4g}", f"{row['after']:.4g}") for row in report.calibration["output"]
+    ]
+    return table_of(
+        ("mediators", "before calibration", "after"),
+        rows,
+        caption="relative squared error of the output against full attention; layers are in report.json",
+    )
+
+
+def _comparison(report: FinetuneReport) -> Table | None:
+    """Losses before and after, with the control's beside that of full attention."""
+    comparison = report.comparison
+    if comparison is None:
+        return None
+    control = comparison.control or {}
+    rows = [
+        (
+            count or "full attention",
+            f"{comparison.before[count]:.5f}",
+            f"{comparison.after[count]:.5f}",
+            f"{control[count]:.5f}" if count in control else None,
+        )
+        for count in comparison.before
+    ]
+    caption = f"mean loss of {comparison.num_images} draws, the same for all"
+    if control:
+        caption += "\ncontrol: as many steps with full attention in every block; what it gains, too, is no mediators' doing"
+    return table_of(("mediators", "loss before", "after", "control"), rows, caption=caption)

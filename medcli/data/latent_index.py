@@ -1,0 +1,144 @@
+"""`latents.json`: what a folder of latents that `medcli latents` makes is, so that the folder alone is a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from medcli.data.latent_rows import ShardRows, open_shards
+from medcli.errors import DataError
+from medcli.runtime.files import write_text
+from medcli.version import __version__
+
+INDEX = "latents.json"
+FORMAT_VERSION = 1
+MOMENTS = "moments"
+"""Tensor of a shard: (n, 2 C, Y, X), means and then log-variances."""
+MIRRORED = "moments_flip"
+"""The same for the mirrored images."""
+STORAGES = ("fp32", "fp16")
+
+AGAIN = "make the latents again with medcli latents"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentIndex:
+    """What decides the rows of a folder of latents, and what is known of them."""
+
+    source: str
+    """Where the images came from."""
+    source_fingerprint: str
+    """SHA-256 of the image set (`ImageListing.fingerprint`)."""
+    num_images: int
+    num_classes: int
+    shape: tuple[int, int, int]
+    """(C, Y, X) of a latent."""
+    resolution_px: int
+    """Side of the image it was made of."""
+    autoencoder: str
+    """Folder or hub name."""
+    autoencoder_sha256: str
+    """Hash of its weights."""
+    dtype: str
+    """`fp32` or `bf16`: the type it ran in."""
+    storage: str
+    """`fp32` or `fp16`: the type of the rows."""
+    flip: bool
+    """Whether rows of the mirrored images are there too."""
+    scale: float
+    """What training multiplies latents with, after the shift; rows are stored without either."""
+    shift: float
+    shard_size: int
+    """Images of a shard; the last may have fewer."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel of the scaled latents; None until all are there."""
+    std: tuple[float, ...] | None = None
+    """Their standard deviations, noise of the posterior included."""
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the whole set."""
+        return -(-self.num_images // self.shard_size)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all shards were there when it was written."""
+        return self.std is not None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What two runs must share to add to one folder; where the images lie may change."""
+        free = ("source", "autoencoder", "mean", "std")
+        return {key: value for key, value in self._values().items() if key not in free}
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the settings; each shard carries it."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    def shard_path(self, folder: Path, number: int) -> Path:
+        """Where a shard lies, or will."""
+        return folder / f"latents-{number:05d}.safetensors"
+
+    def write(self, folder: Path) -> None:
+        """Write `latents.json`, whole.
+
+        Raises:
+            EnvironmentProblem: If the place can't be written to or is full.
+        """
+        values = {"format_version": FORMAT_VERSION, "medcli_version": __version__, **self._values()}
+        write_text(folder / INDEX, json.dumps(values, indent=2, sort_keys=True) + "\n", force=True)
+
+    def _values(self) -> dict[str, Any]:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def read_index(folder: Path) -> LatentIndex | None:
+    """What a folder says it holds; None if it has no `latents.json`.
+
+    Raises:
+        DataError: If that file is damaged or of a newer medcli.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values.pop("format_version")
+        if version != FORMAT_VERSION:
+            raise DataError(f"{path} has version {version}, expected {FORMAT_VERSION}", hint="use a newer medcli")
+        names = {field.name for field in fields(LatentIndex)}
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in names
+        }
+        index = LatentIndex(**known)
+        if not (len(index.shape) == 3 and index.num_images > 0 and index.shard_size > 0):
+            raise ValueError(f"shape {index.shape}")
+        return index
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
+        raise DataError(f"{path} is damaged ({err})", hint=AGAIN) from err
+
+
+def open_store(folder: Path, index: LatentIndex) -> ShardRows:
+    """Map the shards of a finished folder.
+
+    Raises:
+        DataError: If it is not finished, or shards are missing, damaged or of another run.
+    """
+    files = [index.shard_path(folder, number) for number in range(index.num_shards)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not index.is_complete:
+        there = index.num_shards - len(missing)
+        raise DataError(
+            f"{folder} is not finished: {there} of {index.num_shards} shards are there",
+            hint="run the medcli latents command that began it again",
+        )
+    rows = open_shards(folder, files, MOMENTS, MIRRORED)
+    channels, height, width = index.shape
+    promised = (index.num_images, (2 * channels, height, width), index.flip)
+    if (len(rows.labels_N), rows.shape_RYX, rows.has_flips) != promised:
+        raise DataError(f"the shards of {folder} are not what its {INDEX} says", hint=AGAIN)
+    return rows

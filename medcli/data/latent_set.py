@@ -1,0 +1,175 @@
+"""Stored latents as a training set: rows of some layout, drawn anew where moments are stored, and scaled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medcli.data.posterior import draw_latents
+from medcli.data.training_set import flip_coins
+from medcli.errors import DataError
+
+# Dimension key: N images of the set, B images of a batch, R stored channels (C, or 2 C for moments), C latent channels,
+# Y X latent height and width.
+
+SCALE_SAMPLE = 256
+"""Images the scale is measured on, evenly spaced."""
+
+STD_RANGE = (0.3, 2.0)
+"""Standard deviation of latents a model can learn from. Scaled ones of the Stable Diffusion autoencoder have about 0.7
+to 1, unscaled ones 4 to 5, and 0.13 to 0.18 if the factor was applied twice."""
+
+
+class Content(Enum):
+    """What the rows of a layout are."""
+
+    LATENT = "latent"
+    """One sample of the posterior."""
+    MEAN_LOG_VARIANCE = "mean and log-variance"
+    MEAN_STD = "mean and standard deviation"
+
+
+class Rows(Protocol):
+    """Stored rows that can be read in any order."""
+
+    @property
+    def name(self) -> str:
+        """Folder they lie in."""
+
+    @property
+    def shape_RYX(self) -> tuple[int, int, int]:
+        """Shape of a row."""
+
+    @property
+    def labels_N(self) -> npt.NDArray[np.int64]:
+        """(N,) class of each image, from 0."""
+
+    @property
+    def has_flips(self) -> bool:
+        """Whether rows of the mirrored images are there too."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what tells this data from other data."""
+
+    def read(self, picks: list[int], flips: list[bool]) -> Tensor:
+        """(B, R, Y, X) float32 rows, of the mirrored image where `flips` says so.
+
+        Raises:
+            DataError: If some can't be read: how many, and the first.
+        """
+
+    def place(self, pick: int) -> str:
+        """File, and row within it, of an image: for messages."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentSet:
+    """Latents that were made before training."""
+
+    rows: Rows
+    content: Content
+    scale: float
+    """Multiplied after the shift; 1 where the rows are scaled already."""
+    shift: float
+    """Subtracted first."""
+    flip: bool = True
+    """Whether half of all draws are mirrored, where mirrored rows are there."""
+
+    @property
+    def name(self) -> str:
+        """What messages and reports call it."""
+        return self.rows.name
+
+    @property
+    def num_images(self) -> int:
+        """How many images there are: N."""
+        return len(self.rows.labels_N)
+
+    @property
+    def num_classes(self) -> int:
+        """One more than the largest label."""
+        return int(self.rows.labels_N.max()) + 1
+
+    @property
+    def shape_CYX(self) -> tuple[int, int, int]:
+        """Shape of one latent."""
+        stored, height, width = self.rows.shape_RYX
+        return stored if self.content is Content.LATENT else stored // 2, height, width
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what tells this data from other data."""
+        return self.rows.fingerprint
+
+    def read(self, pick_B: Tensor, position_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Scaled latents (B, C, Y, X) float32 and labels (B,) int64.
+
+        Raises:
+            DataError: If rows are damaged or hold NaN: the first one is named.
+        """
+        picks = pick_B.tolist()
+        coins = self.flip and self.rows.has_flips
+        flips = flip_coins(position_B, seed).tolist() if coins else [False] * len(picks)
+        stored_BRYX = self.rows.read(picks, flips)
+        latents_BCYX = self._draw(stored_BRYX, position_B, seed)
+        if not math.isfinite(latents_BCYX.sum()):  # a tenth of the time that looking at each number takes
+            broken = [pick for pick, latent in zip(picks, latents_BCYX, strict=True) if not latent.isfinite().all()]
+            raise DataError(f"{self.rows.place(broken[0])} holds NaN or infinite latents", hint="make them again")
+        return (latents_BCYX - self.shift) * self.scale, torch.from_numpy(self.rows.labels_N[picks])
+
+    def _draw(self, stored_BRYX: Tensor, position_B: Tensor, seed: int) -> Tensor:
+        if self.content is Content.LATENT:
+            return stored_BRYX
+        mean_BCYX, spread_BCYX = stored_BRYX.chunk(2, dim=1)
+        std_BCYX = spread_BCYX if self.content is Content.MEAN_STD else torch.exp(0.5 * spread_BCYX)
+        return draw_latents(mean_BCYX, std_BCYX, position_B, seed)
+
+
+def measured_std(data: LatentSet) -> float:
+    """Typical standard deviation of a latent channel, as training would see it, from a sample of the images.
+
+    The root of the mean over channels of each channel's variance over images and places.
+    """
+    count = min(SCALE_SAMPLE, data.num_images)
+    picks = torch.arange(count) * data.num_images // count
+    latents_BCYX, _ = data.read(picks, torch.arange(count), 0)
+    return math.sqrt(latents_BCYX.double().var(dim=(0, 2, 3)).mean())
+
+
+def check_scale(data: LatentSet, model_scale: float) -> None:
+    """Refuse latents that were scaled in another way than their layout says, or not at all.
+
+    Args:
+        data: The set.
+        model_scale: The factor the model's latents have.
+
+    Raises:
+        DataError: With what was measured, what it should be, and what probably happened.
+    """
+    std = measured_std(data)
+    low, high = STD_RANGE
+    if low <= std <= high:
+        return
+    what = f"the latents of {data.name} have standard deviation {std:.3g} as training would see them, expected about 1"
+    if low <= std * model_scale <= high:
+        raise DataError(
+            f"{what}: they were stored without the factor {model_scale:g}",
+            hint=f"multiply the stored latents by {model_scale:g}, or make them again with medcli latents",
+        )
+    if low <= std / model_scale <= high:
+        raise DataError(
+            f"{what}: they were stored with the factor {model_scale:g} already, which this layout does not do",
+            hint=f"divide the stored latents by {model_scale:g}, or make them again with medcli latents",
+        )
+    raise DataError(
+        f"{what}, and no factor {model_scale:g} explains it",
+        hint="they may come from another autoencoder: make them again with medcli latents",
+    )

@@ -1,0 +1,30 @@
+"""Draw latents from what an autoencoder says about an image: a normal distribution for each latent pixel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medcli.runtime.noise import Stream, normal
+
+# Dimension key: B images, C channels, Y X latent height and width.
+
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
+"""Where diffusers' `DiagonalGaussianDistribution` clamps log-variances."""
+
+
+def draw_latents(mean_BCYX: Tensor, std_BCYX: Tensor, position_B: Tensor, seed: int) -> Tensor:
+    """Sample each image's latent: mean + std * noise, a new one at each place of a run (reference-facts 3.4).
+
+    Args:
+        mean_BCYX: (B, C, Y, X) float32.
+        std_BCYX: (B, C, Y, X) float32, not negative.
+        position_B: (B,) int64 places in the run's sequence of draws, which the noise is a function of.
+        seed: Of the run.
+
+    Returns:
+        (B, C, Y, X) float32, not yet scaled.
+    """
+    shape = tuple(mean_BCYX.shape[1:])
+    noise_BCYX = normal(seed, position_B, torch.zeros_like(position_B), shape, Stream.TRAIN_POSTERIOR)
+    return mean_BCYX + std_BCYX * noise_BCYX

@@ -1,0 +1,76 @@
+"""The attention modulation matrix: attention weighted by distance after the softmax, added to trained models.
+
+It needs no training, is never part of the weights, and costs work instead of saving any. Rows are not renormalised.
+Source: EDT (arXiv 2410.23788) section 3.2; edt-facts 2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from medcli.errors import ConfigError
+
+# Dimension key: N tokens of a square grid, row by row.
+
+AmmForm = Literal["exp", "cos"]
+SMALLEST_SIDE = 3
+"""Tokens along a side from which the matrix is defined."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Amm:
+    """Which blocks weight their attention, and how.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    blocks: tuple[int, ...]
+    """Block numbers over the whole network, rising."""
+    radius: float | None = None
+    """Distance, in tokens, beyond which attention is cut; None: sqrt((side - 1)^2 + 4) for each block's own grid."""
+    form: AmmForm = "exp"
+    """`exp`: e^cos(f d) / 2, the paper's; `cos`: 1.3 cos(f d), the reference's for 512 px."""
+
+    def __post_init__(self) -> None:
+        is_listed = bool(self.blocks) and all(type(block) is int and block >= 0 for block in self.blocks)
+        if not is_listed or list(self.blocks) != sorted(set(self.blocks)):
+            raise ConfigError(f"AMM blocks {list(self.blocks)} must be rising block numbers", hint="try 7,10")
+        if self.radius is not None and not 0 <= self.radius < math.inf:
+            raise ConfigError(
+                f"the AMM radius must be 0 or more, got {self.radius}", hint="leave it out for the paper's"
+            )
+        if self.form not in get_args(AmmForm):
+            raise ConfigError(f"unknown AMM form {self.form!r}", hint=f"choose from {', '.join(get_args(AmmForm))}")
+
+
+def modulation_matrix(side: int, radius: float | None = None, form: AmmForm = "exp") -> npt.NDArray[np.float64]:
+    """Weights of attention between the tokens of a grid.
+
+    Args:
+        side: Tokens along one side.
+        radius: See `Amm`.
+        form: See `Amm`.
+
+    Returns:
+        (N, N) float64, the same for all heads and images; 0 beyond the radius.
+
+    Raises:
+        ConfigError: If the grid is too small.
+
+    Source: edt-facts 2.1. The period is four times the grid's diagonal.
+    """
+    if side < SMALLEST_SIDE:
+        raise ConfigError(f"AMM needs a grid of at least {SMALLEST_SIDE} tokens a side, this one has {side}")
+    row_N, column_N = np.divmod(np.arange(side**2), side)
+    squared_NN = (row_N[:, None] - row_N) ** 2 + (column_N[:, None] - column_N) ** 2
+    cosine_NN = np.cos(np.pi / (2 * math.sqrt(2) * (side - 1)) * np.sqrt(squared_NN.astype(np.float64)))
+    weight_NN = np.exp(cosine_NN) / 2 if form == "exp" else 1.3 * cosine_NN
+    limit = (side - 1) ** 2 + 4 if radius is None else radius**2
+    # Squared distances are whole numbers: one that equals the squared radius stays, however that was rounded.
+    return np.where(squared_NN <= limit + 1e-9, weight_NN, 0.0)

@@ -1,0 +1,23 @@
+"""Which tokens a masked training pass leaves out, and where. Inference passes none. Source: edt-facts 3 and 5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from torch import Tensor
+
+TokenMasks = Mapping[str, Tensor]
+"""By site. EDT: (B, N) bool, True where a token is kept. MDTv2: (B, K) int64, numbers of the tokens that are kept."""
+
+NO_MASKS: TokenMasks = MappingProxyType({})
+
+DOWN_SITE = "down{}"
+"""Inside a down-sampler of an EDT, numbered from 0."""
+MID_SITE = "mid"
+"""Within the first stage of an EDT."""
+INPUT_SITE = "input"
+"""Before the first block of an MDTv2."""
+
+Run = Callable[..., Tensor]
+"""Runs a block on tokens, with what else it joins by name; condition and mediator count are bound."""

@@ -1,0 +1,103 @@
+"""Adan, the optimiser EDT and MDTv2 were trained with. Source: arXiv 2208.06677; edt-facts 4."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+
+class Adan(torch.optim.Optimizer):
+    """Adaptive Nesterov momentum.
+
+    With g_k the gradient, after clipping, and d_k = g_k - g_(k-1), 0 at the first step:
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) d;  n <- b3 n + (1 - b3) (g + b2 d)^2;
+    update = (m / (1 - b1^k) + b2 v / (1 - b2^k)) / (sqrt(n / (1 - b3^k)) + eps);
+    weight <- (weight - lr update) / (1 + lr decay), or without `proximal` weight (1 - lr decay) - lr update.
+
+    The state of a parameter has the names of the references' checkpoints; `neg_pre_grad` is minus its last gradient.
+
+    Args:
+        params: Parameters or groups of them.
+        lr: Learning rate.
+        betas: b1, b2, b3 above: shares that are kept.
+        eps: Added to the root.
+        weight_decay: `decay` above.
+        max_grad_norm: Largest norm of all gradients together; 0 does not clip.
+        proximal: How weights decay.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        max_grad_norm: float = 0.0,
+        proximal: bool = True,
+    ) -> None:
+        super().__init__(
+            params,
+            {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "proximal": proximal, "step": 0},
+        )
+        self.max_grad_norm = max_grad_norm
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        factor = self._clip_factor()
+        for group in self.param_groups:
+            group["step"] += 1
+            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if trained:
+                self._update(group, trained, factor)
+        return loss
+
+    def _clip_factor(self) -> Tensor | None:
+        """What gradients are multiplied by, a scalar; None without clipping."""
+        if not self.max_grad_norm:
+            return None
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        return (self.max_grad_norm / (norm + self.param_groups[0]["eps"])).clamp(max=1.0)
+
+    def _update(self, group: dict[str, Any], trained: list[Tensor], factor: Tensor | None) -> None:
+        step, (beta1, beta2, beta3) = group["step"], group["betas"]
+        grads = [cast(Tensor, parameter.grad) for parameter in trained]
+        if factor is not None:
+            grads = list(torch._foreach_mul(grads, factor))
+        for parameter, grad in zip(trained, grads, strict=True):
+            state = self.state[parameter]
+            if not state:
+                zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_diff", "exp_avg_sq")}
+                state.update(zeros, neg_pre_grad=-grad)
+        means, diffs, squares, before = (
+            [self.state[parameter][name] for parameter in trained]
+            for name in ("exp_avg", "exp_avg_diff", "exp_avg_sq", "neg_pre_grad")
+        )
+        torch._foreach_add_(before, grads)  # now the difference of the two gradients
+        torch._foreach_lerp_(means, grads, 1 - beta1)
+        torch._foreach_lerp_(diffs, before, 1 - beta2)
+        ahead = torch._foreach_add(grads, before, alpha=beta2)
+        torch._foreach_mul_(squares, beta3)
+        torch._foreach_addcmul_(squares, ahead, ahead, 1 - beta3)
+        torch._foreach_copy_(before, torch._foreach_neg(grads))
+        update = torch._foreach_div(means, 1 - beta1**step)
+        torch._foreach_add_(update, diffs, alpha=beta2 / (1 - beta2**step))
+        root = torch._foreach_sqrt(torch._foreach_div(squares, 1 - beta3**step))
+        torch._foreach_add_(root, group["eps"])
+        torch._foreach_div_(update, root)
+        shrink = group["lr"] * group["weight_decay"]
+        if shrink and not group["proximal"]:
+            torch._foreach_mul_(trained, 1 - shrink)
+        torch._foreach_add_(trained, update, alpha=-group["lr"])
+        if shrink and group["proximal"]:
+            torch._foreach_div_(trained, 1 + shrink)

@@ -1,0 +1,49 @@
+"""Work done ahead by a thread: the next batches are made while the network is busy with this one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+DEPTH = 2
+"""Values made ahead of their use: one that waits and one being made."""
+
+
+@contextmanager
+def ahead(make: Callable[[int], Value], numbers: Iterable[int]) -> Iterator[Iterator[tuple[int, Value]]]:
+    """Make values in a thread, at most `DEPTH` ahead.
+
+    Leaving the block ends the thread; what was made and not taken is dropped.
+
+    Args:
+        make: Called in the thread, once a number and in their order. What it raises is raised where its value is taken.
+        numbers: What to make.
+
+    Yields:
+        An iterator over each number and its value.
+    """
+    rest = iter(numbers)
+    waiting: deque[tuple[int, Future[Value]]] = deque()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="medcli-batches") as thread:
+
+        def begin(count: int) -> None:
+            waiting.extend((number, thread.submit(make, number)) for number in islice(rest, count))
+
+        def taken() -> Iterator[tuple[int, Value]]:
+            begin(DEPTH)
+            while waiting:
+                number, future = waiting.popleft()
+                begin(1)
+                yield number, future.result()
+
+        try:
+            yield taken()
+        finally:
+            for _, future in waiting:
+                future.cancel()

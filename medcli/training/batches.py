@@ -1,0 +1,156 @@
+"""What each step trains on, as a function of (seed, step): neither a resume nor the number of processes changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medcli.config import ModelConfig
+from medcli.data.training_set import TrainingSet
+from medcli.runtime.noise import Stream, normal, uniform, words
+from medcli.training.config import TrainConfig
+from medcli.training.ladder_rule import counts_of_step
+from medcli.training.objective import native_time
+
+# Dimension key: B rows of a batch, N images of the set, C channels, Y X height and width.
+
+CPU = torch.device("cpu")
+KEPT_EPOCHS = 2
+"""Orders kept at a time: a batch may reach from one epoch into the next."""
+
+
+class Batch(NamedTuple):
+    """What one pass trains on, as `LadderObjective.forward` takes it."""
+
+    data_BCYX: Tensor
+    noise_BCYX: Tensor
+    t_B: Tensor
+    label_B: Tensor
+    counts: tuple[int, ...]
+    """Mediator count of each row, 0 for full attention."""
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def micro_batches(self, size: int | None) -> Iterator[Batch]:
+        """The batch in pieces of `size` rows, the last one perhaps smaller; None: in one piece."""
+        for start in range(0, len(self), size or len(self)):
+            rows = slice(start, start + (size or len(self)))
+            yield Batch(
+                self.data_BCYX[rows], self.noise_BCYX[rows], self.t_B[rows], self.label_B[rows], self.counts[rows]
+            )
+
+
+class DataOrder:
+    """Which image each draw of a run takes: every epoch visits every image once, in an order of its own.
+
+    Args:
+        num_images: Images of the set.
+        seed: Of the run.
+    """
+
+    def __init__(self, num_images: int, seed: int) -> None:
+        self.num_images, self.seed = num_images, seed
+        self._orders: dict[int, Tensor] = {}
+
+    def picks(self, position_B: Tensor) -> Tensor:
+        """(B,) int64 image numbers of (B,) places in the run's whole sequence of draws."""
+        epoch_B, place_B = position_B.div(self.num_images, rounding_mode="floor"), position_B % self.num_images
+        pick_B = torch.empty_like(position_B)
+        for epoch in epoch_B.unique().tolist():
+            inside_B = epoch_B == epoch
+            pick_B[inside_B] = self._order_of(epoch)[place_B[inside_B]]
+        return pick_B
+
+    def _order_of(self, epoch: int) -> Tensor:
+        if epoch not in self._orders:
+            for old in sorted(self._orders)[: 1 - KEPT_EPOCHS]:
+                del self._orders[old]
+            epoch_N = torch.full((self.num_images,), epoch)
+            keys = words(self.seed, torch.arange(self.num_images), epoch_N, 1, Stream.DATA_ORDER)
+            self._orders[epoch] = keys[:, 0].argsort(stable=True)
+        return self._orders[epoch]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batches:
+    """The batches of a run, or one process's rows of each."""
+
+    data: TrainingSet
+    config: TrainConfig
+    model: ModelConfig
+    """Family, which sets the unit of time, and null class."""
+    order: DataOrder
+    rows: range
+    """Rows of the global batch that are drawn here."""
+    device: torch.device = CPU
+
+    @classmethod
+    def of(
+        cls,
+        data: TrainingSet,
+        config: TrainConfig,
+        model: ModelConfig,
+        *,
+        rows: range | None = None,
+        device: torch.device = CPU,
+    ) -> Batches:
+        """The batches of a run.
+
+        Args:
+            data: The data set.
+            config: Seed, batch size, counts, label dropout and loss.
+            model: The network.
+            rows: The part of the global batch this process trains on; None: all of it.
+            device: Where the network is. The integers of noise are exact on all devices; their transform to normals
+                may differ in its last bit.
+        """
+        return cls(
+            data=data,
+            config=config,
+            model=model,
+            order=DataOrder(data.num_images, config.seed),
+            rows=range(config.global_batch_size) if rows is None else rows,
+            device=device,
+        )
+
+    def positions(self, step: int) -> Tensor:
+        """(B,) int64: places of a step's rows in the run's whole sequence of draws."""
+        first = step * self.config.global_batch_size
+        return torch.arange(first + self.rows.start, first + self.rows.stop)
+
+    def counts(self, step: int) -> tuple[int, ...]:
+        """Mediator count of each row of the global batch."""
+        config = self.config
+        return counts_of_step(config.ladder_rule, config.entries, config.seed, step, config.global_batch_size)
+
+    def draw(self, step: int) -> Batch:
+        """The rows of a step, from 0, on the device.
+
+        Raises:
+            DataError: If an image can't be read.
+        """
+        config, seed = self.config, self.config.seed
+        position_B = self.positions(step)
+        zero_B = torch.zeros_like(position_B)
+        data_BCYX, label_B = self.data.read(self.order.picks(position_B), position_B, seed)
+        dropped_B = uniform(seed, position_B, zero_B, 1, Stream.TRAIN_LABEL_DROP)[:, 0] < config.label_dropout
+        time_B = uniform(seed, position_B, zero_B, 1, Stream.TRAIN_TIME)[:, 0]
+        place_B, zero_there_B = self._sent(position_B), self._sent(zero_B)
+        return Batch(
+            self._sent(data_BCYX),
+            normal(seed, place_B, zero_there_B, tuple(data_BCYX.shape[1:]), Stream.TRAIN_NOISE),
+            self._sent(native_time(self.model.family, time_B, config.loss)),
+            self._sent(torch.where(dropped_B, self.model.null_class, label_B)),
+            self.counts(step)[self.rows.start : self.rows.stop],
+        )
+
+    def _sent(self, value: Tensor) -> Tensor:
+        """Copy to the device; to a GPU from pinned memory, so that nothing waits for the copy."""
+        if self.device.type == "cuda":
+            return value.pin_memory().to(self.device, non_blocking=True)
+        return value.to(self.device)

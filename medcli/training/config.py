@@ -1,0 +1,120 @@
+"""What a training run is: every setting, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from medcli.errors import ConfigError
+from medcli.training.ladder_rule import LADDER_RULES
+from medcli.training.objective import PLAIN_LOSS, LossConfig
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+AUTO, NEVER = "auto", "never"
+"""What `resume` says beside a path."""
+
+FREE = frozenset(
+    {
+        *("steps", "save_every", "log_every", "keep_last", "resume", "max_rollbacks"),
+        *("micro_batch_size", "compile", "checkpoint_activations"),
+    }
+)
+"""Settings that may change when a run is continued: the first six alter no number, the others its rounding alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run.
+
+    Raises:
+        ConfigError: If a value is unknown or out of range.
+    """
+
+    steps: int
+    """Optimiser steps in all, those before a resume included."""
+    global_batch_size: int = 256
+    """Images per optimiser step, over all processes."""
+    micro_batch_size: int | None = None
+    """Images one process takes through the network at once; None: its whole share of a step."""
+    lr: float = 1e-4
+    """AdamW's constant learning rate."""
+    ema: float = 0.9999
+    """Decay of the moving average."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; infinity: no limit."""
+    label_dropout: float = 0.1
+    """Share of labels replaced by the null class, for guidance."""
+    entries: tuple[int, ...] = (0,)
+    """Mediator counts trained together, 0 for full attention."""
+    ladder_rule: str = "sandwich"
+    """Which counts a step trains, see `counts_of_step`."""
+    loss: LossConfig = PLAIN_LOSS
+    """What is minimised."""
+    dtype: Dtype = "fp32"
+    """Of the products inside the blocks; weights, averages and all else stay float32."""
+    compile: bool = False
+    """Compile the network: minutes at the start, quicker steps."""
+    checkpoint_activations: bool = False
+    """Keep only the blocks' inputs between the passes and run each block again: less memory, a third more time."""
+    seed: int = 0
+    """Of data order, noise, times, counts and label dropout."""
+    save_every: int = 500
+    """Steps between saved states."""
+    log_every: int = 50
+    """Steps between lines of `metrics.jsonl`, and between looks at the losses."""
+    keep_last: int = 2
+    """Saved states that are kept."""
+    spike_factor: float = 3.0
+    """A loss this many times the recent median, and far outside its range, is trouble, see `stability`."""
+    max_rollbacks: int = 3
+    """Batches that may be skipped for trouble within any 1000 steps; with one more the run stops."""
+    skip_steps: tuple[int, ...] = ()
+    """Steps, from 1, whose batch is not trained on."""
+    resume: str = AUTO
+    """`auto`: go on from what the output holds; `never`: start over; else the path of a state to start from."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "global_batch_size", "save_every", "log_every", "keep_last"):
+            _require_at_least(name, getattr(self, name), 1)
+        if self.micro_batch_size is not None:
+            _require_at_least("micro_batch_size", self.micro_batch_size, 1)
+        _require_at_least("max_rollbacks", self.max_rollbacks, 0)
+        self._check_ladder()
+        self._check_ranges()
+        if self.dtype not in get_args(Dtype):
+            raise ConfigError(f"--dtype {self.dtype!r}: expected one of {', '.join(get_args(Dtype))}")
+
+    def _check_ladder(self) -> None:
+        if self.ladder_rule not in LADDER_RULES:
+            raise ConfigError(f"unknown ladder rule {self.ladder_rule!r}, expected one of {', '.join(LADDER_RULES)}")
+        if not self.entries:
+            raise ConfigError("no mediator count is to be trained", hint="name some, or 0 for full attention")
+        if self.ladder_rule == "split" and self.global_batch_size < len(self.entries):
+            raise ConfigError(
+                f"a batch of {self.global_batch_size} cannot give each of {len(self.entries)} ladder entries an image",
+                hint=f"use --global-batch-size {len(self.entries)} or more",
+            )
+
+    def _check_ranges(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"--lr must be a positive number, got {self.lr}", hint="try --lr 1e-4")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"--ema must be in [0, 1), got {self.ema}", hint="try --ema 0.999")
+        if not self.grad_clip > 0:
+            raise ConfigError(f"the gradient's largest norm must be positive, got {self.grad_clip}", hint="try 1")
+        if not 0 <= self.label_dropout < 1:
+            raise ConfigError(f"label dropout must be in [0, 1), got {self.label_dropout}", hint="try 0.1")
+        if not self.spike_factor > 1:
+            raise ConfigError(f"the factor that makes a spike must be above 1, got {self.spike_factor}", hint="try 3")
+
+    def fixed(self) -> dict[str, Any]:
+        """The settings that a resumed run must share with its beginning, as plain JSON values."""
+        values = {key: value for key, value in asdict(self).items() if key not in FREE}
+        loss = values.pop("loss")
+        return {**values, **loss, "entries": list(self.entries), "skip_steps": list(self.skip_steps)}
+
+
+def _require_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")

@@ -1,0 +1,157 @@
+"""Fit the mediators of one layer to that layer's full attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from medcli.model.backbone import Block, DiffusionTransformer
+from medcli.model.mediator import MediatorAttention
+from medcli.model.norm import modulated_norm
+from medcli.training.convolution_fit import NormalEquations
+from medcli.training.mediator_descent import minimise
+from medcli.training.noise_states import NoiseStates
+
+# Dimension key: R rows (inputs of the network), B rows of a batch, H heads, N latent tokens, K head width, D width.
+
+ALL_ROWS = slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the attention of a layer reads on some rows, and what full attention makes of it."""
+
+    input_BND: Tensor
+    full_BND: Tensor
+    """Full attention's output, after the projection."""
+    gate_B1D: Tensor
+    """The output is multiplied by it on its way into the residual stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A converted layer and what the dense parent brings to it."""
+
+    block: Block
+    attention: MediatorAttention
+    """The block's."""
+    x_RND: Tensor
+    """The residual stream before the block."""
+    condition_RD: Tensor
+
+    @torch.no_grad()
+    def read(self, rows: Tensor | slice = ALL_ROWS) -> Reading:
+        """Some rows as the attention sees them."""
+        shift_BD, scale_BD, gate_BD = self.block.adaLN_modulation(self.condition_RD[rows]).chunk(6, dim=1)[:3]
+        input_BND = modulated_norm(self.x_RND[rows], shift_BD, scale_BD)
+        return Reading(input_BND, self.attention(input_BND, 0), gate_BD[:, None])
+
+    @torch.no_grad()
+    def energy(self, reading: Reading) -> Tensor:
+        """Sum of squares of what full attention adds to the stream; the projection's bias is everyone's."""
+        return ((reading.full_BND - self.attention.proj.bias) * reading.gate_B1D).square().sum()
+
+    def miss(self, reading: Reading, num_mediators: int, values: Mapping[str, Tensor]) -> Tensor:
+        """Sum of squares of what a count adds to the stream, less what full attention adds.
+
+        Args:
+            reading: The rows.
+            num_mediators: The count.
+            values: Parameters of the attention to use instead of its own, by name.
+        """
+        output_BND: Tensor = functional_call(self.attention, dict(values), (reading.input_BND, num_mediators))
+        return ((output_BND - reading.full_BND) * reading.gate_B1D).square().sum()
+
+    @torch.no_grad()
+    def errors(self, counts: Iterable[int], parts: Iterable[slice]) -> dict[int, float]:
+        """Relative squared error of each count over some rows; see `calibration.LayerError`."""
+        missed, whole = dict.fromkeys(counts, 0.0), 0.0
+        for rows in parts:
+            reading = self.read(rows)
+            whole += float(self.energy(reading))
+            for count in missed:
+                missed[count] += float(self.miss(reading, count, {}))
+        return {count: ratio(miss, whole) for count, miss in missed.items()}
+
+
+def dense_stream(model: DiffusionTransformer, states: NoiseStates, part_size: int) -> Iterator[tuple[int, Layer]]:
+    """Each converted layer, by number, with what it receives when attention is full everywhere.
+
+    Read a layer before taking the next: the stream moves on in place.
+
+    Args:
+        model: Any model with mediators.
+        states: Inputs.
+        part_size: Rows that go through a block at a time.
+    """
+    with torch.no_grad():
+        x_RND = model.x_embedder(states.x_RCYX) + model.pos_embed
+        condition_RD = model.t_embedder(states.t_R) + model.y_embedder(states.label_R)
+    for number in range(model.config.mediator_layers[-1] + 1):
+        block = model.blocks[number]
+        assert isinstance(block, Block)
+        if isinstance(block.attn, MediatorAttention):
+            yield number, Layer(block, block.attn, x_RND, condition_RD)
+        with torch.no_grad():
+            for rows in row_parts(len(x_RND), part_size):
+                x_RND[rows] = block(x_RND[rows], condition_RD[rows], 0)
+
+
+def ratio(part: float, whole: float) -> float:
+    """An error over what it is an error of; 0 where there is nothing to be wrong about, as behind a shut gate."""
+    return part / whole if whole > 0 else 0.0
+
+
+def row_parts(num_rows: int, size: int, start: int = 0) -> Iterator[slice]:
+    """Cut rows into slices of a size, the last one perhaps shorter."""
+    for first in range(start, num_rows, size):
+        yield slice(first, min(first + size, num_rows))
+
+
+@torch.no_grad()
+def solve_convolution(layer: Layer, counts: tuple[int, ...], parts: Iterable[slice]) -> None:
+    """Set the convolution to what makes up best for the mediators' miss before the projection, in place.
+
+    All counts share it, so it aims at the mean of what they miss.
+    """
+    attention = layer.attention
+    equations = NormalEquations(attention.proj.in_features, layer.x_RND.device)
+    for rows in parts:
+        query_BND, key_BND, value_BND = attention.project(layer.read(rows).input_BND)
+        query_BHNK, key_BHNK, value_BHNK = map(attention.split_heads, (query_BND, key_BND, value_BND))
+        wanted_BND = F.scaled_dot_product_attention(query_BHNK, key_BHNK, value_BHNK).transpose(1, 2).flatten(2)
+        for count in counts:
+            scores = attention.scores(query_BND, key_BND, count)
+            wanted_BND = wanted_BND - attention.mediate(*scores, value_BND) / len(counts)
+        equations.add(attention.grid(value_BND), wanted_BND.transpose(1, 2))
+    for parameter, solution in zip(attention.dwc.parameters(), equations.solve(), strict=True):
+        parameter.copy_(solution)
+
+
+def descend(
+    layer: Layer, start: Mapping[str, Tensor], counts: tuple[int, ...], batches: Sequence[Tensor], mean_energy: float
+) -> dict[str, Tensor]:
+    """Gradient steps on the sum of the counts' errors.
+
+    Args:
+        layer: The layer.
+        start: Parameters of its attention to fit, by name; those of other counts than `counts` must not be among them.
+        counts: Mediator counts.
+        batches: Rows of each step.
+        mean_energy: Mean of `energy` over a row, the unit of the loss.
+
+    Returns:
+        The fitted parameters.
+    """
+
+    def loss_of(values: Mapping[str, Tensor], rows: Tensor, step: int) -> Tensor:
+        reading = layer.read(rows)
+        missed = torch.stack([layer.miss(reading, count, values) for count in counts]).sum()
+        return missed / (mean_energy * len(rows))
+
+    return minimise(loss_of, start, batches)

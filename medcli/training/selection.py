@@ -1,0 +1,119 @@
+"""Which parameters a run trains, known by name before anything is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import nn
+
+from medcli.config import ModelConfig
+from medcli.errors import ConfigError
+from medcli.model.shapes import tensor_shapes
+
+Train = Literal["all", "attention"]
+FIXED = "pos_embed"
+"""A table of numbers, not a weight: it is never trained."""
+
+# The first pattern that matches a name says its group.
+GROUPS: dict[str, re.Pattern[str]] = {
+    "embedding": re.compile(r"(x|t|y)_embedder\.|pos_embed"),
+    "attention projections": re.compile(r"blocks\.\d+\.attn\.(qkv|proj)\."),
+    "mediator tables and convolutions": re.compile(r"blocks\.\d+\.attn\."),
+    "MLP": re.compile(r"blocks\.\d+\.mlp\."),
+    "adaLN": re.compile(r"blocks\.\d+\.adaLN_modulation\."),
+    "final layer": re.compile(r"final_layer\."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What of a model is trained."""
+
+    trained: frozenset[str]
+    """Names of parameters."""
+    config: ModelConfig
+
+    def apply(self, model: nn.Module) -> None:
+        """Let gradients reach these parameters and no others."""
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in self.trained)
+
+    def groups(self) -> tuple[ParameterGroup, ...]:
+        """Parameters counted by what they do, in the order of the network; groups the model lacks are left out."""
+        counts = {title: [0, 0] for title in GROUPS}
+        for name, shape in tensor_shapes(self.config).items():
+            title = next(title for title, pattern in GROUPS.items() if pattern.match(name))
+            counts[title][name not in self.trained] += math.prod(shape)
+        return tuple(ParameterGroup(title, *pair) for title, pair in counts.items() if any(pair))
+
+    @property
+    def num_trained(self) -> int:
+        """Numbers that change."""
+        return sum(group.num_trained for group in self.groups())
+
+    @property
+    def num_frozen(self) -> int:
+        """Numbers that stay."""
+        return sum(group.num_frozen for group in self.groups())
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters of one kind."""
+
+    name: str
+    num_trained: int
+    num_frozen: int
+
+
+def select(config: ModelConfig, train: str = "all", freeze: tuple[str, ...] = ()) -> Selection:
+    """Choose what is trained.
+
+    Args:
+        config: The model.
+        train: `all`; or `attention`: of the blocks with mediators, the attention alone (projections, depth-wise
+            convolution, bias tables).
+        freeze: Names of tensors or of the parts they stand in, such as `blocks.0` or `y_embedder`, that stay as they
+            are.
+
+    Raises:
+        ConfigError: If a name is not in the model, or nothing is left to train.
+    """
+    if train not in get_args(Train):
+        raise ConfigError(f"--train {train!r}: expected one of {', '.join(get_args(Train))}")
+    if train == "attention" and not config.mediator_layers:
+        raise ConfigError(
+            "--train attention trains the blocks with mediators, and this model has none",
+            hint="add --mediators 4,16,64, or use --train all",
+        )
+    names = [name for name in tensor_shapes(config) if name != FIXED]
+    for prefix in freeze:
+        if not any(_stands_in(name, prefix) for name in tensor_shapes(config)):
+            raise ConfigError(f"--freeze {prefix!r}: the model has no such part", hint=_nearest(prefix, names))
+    attention = tuple(f"blocks.{layer}.attn" for layer in config.mediator_layers)
+    trained = frozenset(
+        name
+        for name in names
+        if (train == "all" or any(_stands_in(name, part) for part in attention))
+        and not any(_stands_in(name, prefix) for prefix in freeze)
+    )
+    if not trained:
+        raise ConfigError("--freeze leaves nothing to train", hint="name fewer parts")
+    return Selection(trained, config)
+
+
+def _stands_in(name: str, part: str) -> bool:
+    """Whether a tensor is a part or stands in it: `blocks.1` holds `blocks.1.mlp` and not `blocks.10`."""
+    return f"{name}.".startswith(f"{part.rstrip('.')}.")
+
+
+def _nearest(prefix: str, names: Iterable[str]) -> str:
+    """A hint that names a part like the one that was asked for."""
+    parts = {".".join(words[:depth]) for words in (name.split(".") for name in names) for depth in range(1, 4)}
+    near = difflib.get_close_matches(prefix, sorted(parts), n=1)
+    return f"did you mean {near[0]}?" if near else "parts are named like blocks.0, blocks.0.mlp or y_embedder"

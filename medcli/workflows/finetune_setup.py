@@ -1,0 +1,295 @@
+"""What a fine-tuning run is, once the wishes, the checkpoint and the data have been put together and checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from medcli.checkpoint.reader import CheckpointInfo, describe
+from medcli.config import ModelConfig, PathName, PredictionName
+from medcli.data.digits import DIGITS
+from medcli.data.open_set import open_training_set
+from medcli.data.training_set import TrainingSet
+from medcli.diffusion.losses import Weighting
+from medcli.errors import ConfigError
+from medcli.runtime.device import own_device
+from medcli.runtime.processes import Processes, this_process
+from medcli.runtime.reporting import Reporter
+from medcli.training.config import TrainConfig
+from medcli.training.loop import TORCH_DTYPES
+from medcli.training.objective import LossConfig
+from medcli.training.selection import Selection, select
+from medcli.training.step_pieces import StepShape
+from medcli.workflows.finetune_start import (
+    NO_AUTOENCODER,
+    Start,
+    StartRequest,
+    find_start,
+    remark_on_changes,
+    with_classes,
+)
+from medcli.workflows.sample_settings import sha256_of
+
+RUNS = Path("runs")
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of the finished model in the run's folder."""
+STATES = "state-*.safetensors"
+"""Names of its training states."""
+DEFAULT_EVALUATED = 512
+"""Images that the loss is measured on for each count, before and after a run with a control."""
+DEFAULT_DISTILL = 0.5
+"""Share of the squared error that is towards a teacher."""
+DEFAULT_PREVIEW_EVERY = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneRequest:
+    """What to train, on what, into which folder."""
+
+    training: TrainConfig
+    """The run; `entries` and `loss` are filled in from what follows, the model and the checkpoint."""
+    start: StartRequest = StartRequest()
+    """The network to begin with."""
+    data: str = DIGITS
+    """`digits`, or a path: see `open_training_set`."""
+    flip: bool = True
+    """Whether half of all draws are mirrored, where the data allows it."""
+    vae: str | None = None
+    """The autoencoder, a folder or a name; None: the model's own; `none`: pixels, for a model from scratch."""
+    output: Path | None = None
+    """The run's folder; None: the data's name under `runs`."""
+    train: str = "all"
+    """`all` or `attention`: see `select`."""
+    freeze: tuple[str, ...] = ()
+    """Parts that stay as they are."""
+    train_dense: bool | None = None
+    """Whether full attention is trained beside the mediators; None: with several counts, which share its projections."""
+    path: str | None = None
+    """Interpolant of a SiT model; None: what the checkpoint names, else `linear`."""
+    prediction: str | None = None
+    """What a SiT model predicts; None: what the checkpoint names, else `velocity`."""
+    weighting: str = "none"
+    """Weight of noise and score losses over time."""
+    distill: Path | None = None
+    """A teacher's checkpoint."""
+    distill_weight: float = DEFAULT_DISTILL
+    """Share of the squared error that is towards the teacher."""
+    calibrate: bool = False
+    """Whether mediators are fitted to full attention before training."""
+    control: bool = False
+    """Whether the dense parent is trained as well, to compare with."""
+    num_evaluated: int | None = None
+    """Images for the losses before and after; None: 512 with a control, else 0, which is none."""
+    preview_every: int = DEFAULT_PREVIEW_EVERY
+    """Steps between pictures; 0: none."""
+    tensorboard: bool = False
+    wandb: bool = False
+    device: str | None = None
+    """None: the best there is."""
+    command: str | None = None
+    """The command line, for the record."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneSetup:
+    """A request with everything filled in and checked; no weights are loaded."""
+
+    request: FinetuneRequest
+    start: Start
+    data: TrainingSet
+    training: TrainConfig
+    selection: Selection
+    teacher: CheckpointInfo | None
+    output: Path
+    device: torch.device
+    processes: Processes
+    identity: dict[str, Any] = field(default_factory=dict)
+    """What a resumed run must share with its beginning, beside what `train` compares by itself."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The network."""
+        return self.start.config
+
+    @property
+    def autoencoder(self) -> str | None:
+        """What decodes its latents, where it is not the model's own."""
+        return None if self.request.vae == NO_AUTOENCODER else self.request.vae
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the run's folder holds saved states."""
+        return any(self.output.glob(STATES))
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Defaults for sampling from what is trained: the source's, with the path and prediction of the training."""
+        named = self.start.defaults
+        loss, plain = self.training.loss, LossConfig()
+        for name in ("path", "prediction"):
+            if name in named or getattr(loss, name) != getattr(plain, name):
+                named[name] = getattr(loss, name)
+        return named
+
+    @property
+    def num_evaluated(self) -> int:
+        """Images that losses are measured on before and after."""
+        if self.request.num_evaluated is None:
+            return DEFAULT_EVALUATED if self.request.control else 0
+        return self.request.num_evaluated
+
+    @property
+    def step(self) -> StepShape:
+        """What one process does in a step."""
+        training = self.training
+        share = math.ceil(training.global_batch_size / self.processes.count)
+        return StepShape(
+            config=self.config,
+            selection=self.selection,
+            entries=training.entries,
+            num_images=share,
+            micro_batch_size=min(share, training.micro_batch_size or share),
+            dtype=TORCH_DTYPES[training.dtype],
+            is_checkpointed=training.checkpoint_activations,
+            teacher=self.teacher.config if self.teacher else None,
+        )
+
+
+def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
+    """Fill in and check a request; of the weights, nothing but their hash is read.
+
+    Raises:
+        MedcliError: If something can't be found, or values contradict each other, the model or the data.
+    """
+    processes = this_process()
+    device = own_device(request.device, processes)
+    _check_machine(request.training, device)
+    seed = request.training.seed
+    start = find_start(request.start, seed=seed, data=request.data, autoencoder=request.vae)
+    training = _training(request, start)
+    selection = select(start.config, request.train, request.freeze)
+    output = request.output or RUNS / Path(request.data).resolve().name
+    _check_output(output)
+    teacher = None if request.distill is None else _teacher(request.distill, start.config)
+    data = open_training_set(
+        request.data,
+        start.config,
+        autoencoder=None if request.vae == NO_AUTOENCODER else request.vae,
+        device=device,
+        flip=request.flip,
+        reporter=reporter,
+    )
+    if request.start.preset is not None and request.start.num_classes is None:
+        start = with_classes(start, data.num_classes, seed=seed)
+        selection = select(start.config, request.train, request.freeze)
+    remark_on_changes(start, reporter, is_calibrated=request.calibrate)
+    return FinetuneSetup(
+        request=request,
+        start=start,
+        data=data,
+        training=training,
+        selection=selection,
+        teacher=teacher,
+        output=output,
+        device=device,
+        processes=processes,
+        identity=_identity(request, start, teacher),
+    )
+
+
+def _check_machine(training: TrainConfig, device: torch.device) -> None:
+    if training.dtype == "fp16" and device.type != "cuda":
+        raise ConfigError(
+            f"--dtype fp16 needs a CUDA device, this run is on {device.type}", hint="use --dtype fp32, or bf16"
+        )
+
+
+def _check_output(output: Path) -> None:
+    """Refuse places that hold something else; what another run left is compared by its states."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file, expected a folder name", hint="choose another name with --output")
+    if (output / CHECKPOINT).exists() and not any(output.glob(STATES)):
+        raise ConfigError(
+            f"{output} holds a {CHECKPOINT} and no training state", hint="choose another folder with --output"
+        )
+
+
+def _training(request: FinetuneRequest, start: Start) -> TrainConfig:
+    """The run, with the counts it trains and what it minimises."""
+    config = start.config
+    training = replace(
+        request.training, entries=_entries(config.mediators, request.train_dense), loss=_loss(request, start)
+    )
+    if request.calibrate and not config.mediators:
+        raise ConfigError("--calibrate fits mediators, and this model has none", hint="add --mediators 4,16,64")
+    if request.calibrate and request.start.preset is not None:
+        raise ConfigError(
+            "--calibrate fits mediators to a trained network, and a preset has fresh weights",
+            hint="leave --calibrate out",
+        )
+    if not config.has_null_class and training.label_dropout:
+        return replace(training, label_dropout=0.0)  # there is no class to drop labels to
+    return training
+
+
+def _entries(ladder: tuple[int, ...], train_dense: bool | None) -> tuple[int, ...]:
+    """Counts to train. Several share one set of projections, and full attention keeps them near the parent's."""
+    if not ladder:
+        if train_dense is False:
+            raise ConfigError(
+                "without mediators and full attention there is nothing to train", hint="add --mediators 4,16,64"
+            )
+        return (0,)
+    is_dense_trained = len(ladder) > 1 if train_dense is None else train_dense
+    return (0, *ladder) if is_dense_trained else ladder
+
+
+def _loss(request: FinetuneRequest, start: Start) -> LossConfig:
+    """What is minimised: a flag comes first, then what the checkpoint's samplers read its output as."""
+    named = start.defaults if start.config.family == "sit" else {}
+    loss = LossConfig(
+        path=cast(PathName, request.path or named.get("path", "linear")),
+        prediction=cast(PredictionName, request.prediction or named.get("prediction", "velocity")),
+        weighting=cast(Weighting, request.weighting),
+        distill=0.0 if request.distill is None else request.distill_weight,
+    )
+    loss.check_family(start.config.family)
+    if loss.weighting != "none" and loss.prediction == "velocity":
+        raise ConfigError(
+            f"--loss-weight {loss.weighting} does nothing with --prediction velocity",
+            hint="leave --loss-weight out; it is for noise and score",
+        )
+    return loss
+
+
+def _teacher(path: Path, config: ModelConfig) -> CheckpointInfo:
+    """The network that is distilled.
+
+    Raises:
+        ConfigError: If its output is of another kind than the student's.
+    """
+    info = describe(path, family=config.family, weights=None)
+    names = ("family", "in_channels", "latent_size", "num_classes", "latent_scale", "latent_shift")
+    for name in names:
+        theirs, ours = getattr(info.config, name), getattr(config, name)
+        if theirs != ours:
+            raise ConfigError(
+                f"{path.name} can't teach this model: its {name.replace('_', ' ')} is {theirs}, the model's {ours}",
+                hint="distil from the model's own dense parent",
+            )
+    return info
+
+
+def _identity(request: FinetuneRequest, start: Start, teacher: CheckpointInfo | None) -> dict[str, Any]:
+    weights: dict[str, Any] = {"fresh": start.name}
+    if start.source is not None:
+        weights = {"sha256": sha256_of(start.source.path), "weights": start.source.weights}
+    return {
+        "set of starting weights": weights,
+        "calibration": request.calibrate,
+        "teacher": None if teacher is None else sha256_of(teacher.path),
+    }

@@ -1,0 +1,271 @@
+"""Encode a folder of images once, into shards that training reads in any order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medcli.config import SD_AUTOENCODER
+from medcli.data.autoencoder import LatentEncoder, open_encoder
+from medcli.data.digits import DIGITS
+from medcli.data.foreign_latents import open_foreign
+from medcli.data.image_listing import ImageListing, list_images
+from medcli.data.latent_index import LatentIndex, read_index
+from medcli.data.latent_set import STD_RANGE
+from medcli.data.open_set import existing
+from medcli.errors import ConfigError, DataError, EnvironmentProblem, listed
+from medcli.runtime.device import own_device
+from medcli.runtime.files import require_space
+from medcli.runtime.locks import FolderLocks
+from medcli.runtime.precision import warn_if_slow
+from medcli.runtime.processes import this_process
+from medcli.runtime.reporting import Reporter, Silent
+from medcli.workflows.latents_making import STORAGE_DTYPES, Making, missing_shards
+from medcli.workflows.sample import DTYPES
+
+LOCK = ".lock"
+TEMPORARY = ".latents-*.tmp-*"
+"""What a killed run may leave behind."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentsRequest:
+    """What to encode, and how."""
+
+    data: str
+    """A folder of images, or a file of their labels."""
+    resolution_px: int
+    """Side of the square cut out of each image."""
+    shard_size: int
+    """Images of a file: what a killed run loses at most."""
+    output: Path | None = None
+    """None: the data's name and the resolution, in this folder."""
+    vae: str | None = None
+    """A local folder, or a hub name in the cache; None: `medcli.config.SD_AUTOENCODER`."""
+    batch_size: int | None = None
+    device: str | None = None
+    dtype: str = "fp32"
+    storage: str = "fp32"
+    """`fp32` or `fp16`."""
+    flip: bool = True
+    """Whether mirrored images are encoded too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentsReport:
+    """What a folder of latents holds."""
+
+    output: str
+    num_images: int
+    num_classes: int
+    num_shards: int
+    latent_shape: tuple[int, int, int]
+    """(C, Y, X)."""
+    mean: tuple[float, ...]
+    """Mean of each channel of the scaled latents."""
+    std: tuple[float, ...]
+    """Their standard deviations."""
+    num_new: int
+    """Images this process encoded."""
+    seconds: float
+    """Time this run took for them."""
+    images_per_sec: float | None
+    """None if it had nothing to do."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "output": self.output,
+            "num_images": self.num_images,
+            "num_classes": self.num_classes,
+            "num_shards": self.num_shards,
+            "latent_shape": list(self.latent_shape),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "num_new": self.num_new,
+            "seconds": self.seconds,
+            "images_per_sec": self.images_per_sec,
+        }
+
+
+def make_latents(request: LatentsRequest, reporter: Reporter) -> LatentsReport | None:
+    """Encode what is not encoded yet, together with any other process that does the same.
+
+    Args:
+        request: What to do. The same request again continues.
+        reporter: Told the images finished, and what is worth a remark.
+
+    Returns:
+        What the folder holds; None for the processes of a launch but the first, which waits for the others.
+
+    Raises:
+        ConfigError: If the resolution does not fit, or the output holds something else or a run with other settings.
+        DataError: If the images are unusable, or not those the output was begun with.
+        EnvironmentProblem: If the autoencoder, the device or room on the disk is missing.
+    """
+    processes = this_process()
+    told = reporter if processes.is_first else Silent()
+    path, output = _source(request), request.output or _default_output(request)
+    device = own_device(request.device, processes)
+    warn_if_slow(DTYPES[request.dtype], device, told)
+    _check_output(output)
+    encoder = open_encoder(
+        request.vae or SD_AUTOENCODER, device=device, dtype=DTYPES[request.dtype], batch_size=request.batch_size
+    )
+    _check_resolution(request.resolution_px, encoder)
+    listing = list_images(path, told)
+    index = _index(request, listing, encoder)
+    _check_same(output, read_index(output), index)
+    require_space(output, len(missing_shards(output, index)) * _shard_bytes(index), f"latents of {path}")
+    locks = FolderLocks(output / LOCK)
+    try:
+        if not (locks.works or processes.is_alone):
+            raise EnvironmentProblem(
+                f"the file system of {output} keeps no locks, so processes can't share it",
+                hint="run one process, or choose another place with --output",
+            )
+        index = _begin(output, index, locks)
+        making = Making(
+            folder=output,
+            index=index,
+            listing=listing,
+            encoder=encoder,
+            locks=locks,
+            processes=processes,
+            reporter=told,
+        )
+        num_new, seconds = making.run()
+        if not processes.is_first:
+            return None
+        if not index.is_complete:
+            index = making.completed()
+            index.write(output)
+    finally:
+        locks.close()
+    _remark(index, told)
+    return _report(output, index, num_new, seconds)
+
+
+def _source(request: LatentsRequest) -> Path:
+    """The images, found to be images."""
+    if request.data == DIGITS:
+        raise ConfigError(
+            "the digits are trained on as pixels and need no latents", hint=f"medcli finetune --data {DIGITS}"
+        )
+    path = existing(request.data)
+    if path.is_dir() and (read_index(path) is not None or open_foreign(path, Silent()) is not None):
+        raise DataError(
+            f"{path} holds latents already, expected images", hint=f"medcli finetune --data {path} reads them as is"
+        )
+    return path
+
+
+def _default_output(request: LatentsRequest) -> Path:
+    path = Path(request.data).resolve()
+    return Path(f"{path.name if path.is_dir() else path.stem}-latents-{request.resolution_px}")
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a place that holds something else."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file, expected a folder name", hint="choose another name with --output")
+    if output.is_dir() and read_index(output) is None:
+        others = [entry.name for entry in output.iterdir() if entry.name != LOCK]
+        if others:
+            raise ConfigError(f"{output} is not empty and holds no latents of medcli", hint="choose another --output")
+
+
+def _check_resolution(resolution_px: int, encoder: LatentEncoder) -> None:
+    if resolution_px % encoder.stride:
+        near = max(encoder.stride, round(resolution_px / encoder.stride) * encoder.stride)
+        raise ConfigError(
+            f"resolution {resolution_px} px is not a multiple of the autoencoder's stride of {encoder.stride}",
+            hint=f"try --res {near}",
+        )
+
+
+def _index(request: LatentsRequest, listing: ImageListing, encoder: LatentEncoder) -> LatentIndex:
+    side = request.resolution_px // encoder.stride
+    return LatentIndex(
+        source=str(Path(request.data).resolve()),
+        source_fingerprint=listing.fingerprint,
+        num_images=listing.num_images,
+        num_classes=listing.num_classes,
+        shape=(encoder.channels, side, side),
+        resolution_px=request.resolution_px,
+        autoencoder=encoder.name,
+        autoencoder_sha256=encoder.sha256,
+        dtype=request.dtype,
+        storage=request.storage,
+        flip=request.flip,
+        scale=encoder.scale,
+        shift=encoder.shift,
+        shard_size=min(request.shard_size, listing.num_images),
+    )
+
+
+def _check_same(output: Path, before: LatentIndex | None, index: LatentIndex) -> None:
+    """Refuse to add to a run with other settings or of other images."""
+    if before is None:
+        return
+    differing = [name for name, value in index.settings.items() if before.settings[name] != value]
+    if not differing:
+        return
+    if "source_fingerprint" in differing:
+        raise DataError(
+            f"{output} holds latents of other images ({before.num_images} of {before.source})",
+            hint="choose another --output, or remove that folder",
+        )
+    raise ConfigError(
+        f"{output} holds latents with other settings ({listed(differing)})",
+        hint="choose another --output, or remove that folder",
+    )
+
+
+def _shard_bytes(index: LatentIndex) -> int:
+    copies = 2 if index.flip else 1
+    return index.shard_size * copies * 2 * math.prod(index.shape) * STORAGE_DTYPES[index.storage].itemsize
+
+
+def _begin(output: Path, index: LatentIndex, locks: FolderLocks) -> LatentIndex:
+    """Write down what the folder is for, unless a run before did; what a killed one left half done is removed."""
+    if locks.is_alone:
+        for left in output.glob(TEMPORARY):
+            left.unlink(missing_ok=True)
+    before = read_index(output)
+    _check_same(output, before, index)
+    if before is None:
+        index.write(output)
+        return index
+    if before.is_complete and missing_shards(output, before):
+        # Shards were removed since: the statistics are no longer known to be theirs.
+        index.write(output)
+        return index
+    return before
+
+
+def _remark(index: LatentIndex, reporter: Reporter) -> None:
+    typical = math.sqrt(sum(value**2 for value in index.std or ()) / index.shape[0])
+    low, high = STD_RANGE
+    if not low <= typical <= high:
+        reporter.note(
+            f"scaled latents have standard deviation {typical:.3g}, expected about 1: is {index.scale:g} this "
+            f"autoencoder's factor (scaling_factor in its config.json)?"
+        )
+
+
+def _report(output: Path, index: LatentIndex, num_new: int, seconds: float) -> LatentsReport:
+    return LatentsReport(
+        output=str(output),
+        num_images=index.num_images,
+        num_classes=index.num_classes,
+        num_shards=index.num_shards,
+        latent_shape=index.shape,
+        mean=index.mean or (),
+        std=index.std or (),
+        num_new=num_new,
+        seconds=seconds,
+        images_per_sec=num_new / seconds if num_new and seconds else None,
+    )

@@ -1,0 +1,179 @@
+"""The part of `medcli latents` that takes long: missing shards, one after the other, beside any other process."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from medcli.data.autoencoder import LatentEncoder
+from medcli.data.image_listing import ImageListing
+from medcli.data.image_set import read_pixels
+from medcli.data.latent_index import MIRRORED, MOMENTS, LatentIndex
+from medcli.data.latent_rows import LABELS_KEY
+from medcli.errors import DataError, EnvironmentProblem
+from medcli.runtime.files import atomic_path
+from medcli.runtime.locks import FolderLocks
+from medcli.runtime.processes import Processes
+from medcli.runtime.reporting import Reporter
+
+# Dimension key: B images of a batch, n images of a shard, R = 2 C moments, C latent channels, Y X height and width.
+
+STORAGE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+METADATA = "medcli"
+READ_AHEAD = 32
+"""Images that are decoded while as many before them are encoded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Making:
+    """One process's work on a folder of latents."""
+
+    folder: Path
+    index: LatentIndex
+    listing: ImageListing
+    encoder: LatentEncoder
+    locks: FolderLocks
+    processes: Processes
+    reporter: Reporter
+
+    def run(self) -> tuple[int, float]:
+        """Make what is missing; images encoded by this process, and seconds.
+
+        The first process ends when every shard is there and the others have left.
+        """
+        start, num_made = time.monotonic(), 0
+        self.locks.share()
+        while self._missing():
+            num_made += self._make_missing()
+            if not self.processes.is_first:
+                break
+            # What another process has, it finishes; what a lost one had is free then.
+            self.locks.wait_until_alone()
+            self.locks.share()
+        return num_made, round(time.monotonic() - start, 3)
+
+    def completed(self) -> LatentIndex:
+        """The index with the statistics of all shards.
+
+        Raises:
+            DataError: If a shard is damaged or of another run; it is named.
+        """
+        sums = [self._sums(number) for number in range(self.index.num_shards)]
+        count = sum(part["count"] for part in sums)
+        mean = [math.fsum(values) / count for values in zip(*(part["sum"] for part in sums), strict=True)]
+        square = [math.fsum(values) / count for values in zip(*(part["sum_squares"] for part in sums), strict=True)]
+        std = [math.sqrt(max(0.0, high - low * low)) for low, high in zip(mean, square, strict=True)]
+        return replace(
+            self.index, mean=tuple(round(value, 6) for value in mean), std=tuple(round(value, 6) for value in std)
+        )
+
+    def _missing(self) -> list[int]:
+        return missing_shards(self.folder, self.index)
+
+    def _make_missing(self) -> int:
+        """Make shards until none is missing that no other process works on."""
+        num_made = 0
+        for number in self._missing():
+            # Another process may have finished it before we took it.
+            if self.locks.claim(number) and not self.index.shard_path(self.folder, number).is_file():
+                num_made += self._make(number)
+        return num_made
+
+    def _make(self, number: int) -> int:
+        """Encode the images of a shard and write it; how many they are."""
+        first = number * self.index.shard_size
+        picks = range(first, min(first + self.index.shard_size, self.index.num_images))
+        num_done = self.index.num_images - sum(self._size(missing) for missing in self._missing())
+        parts: dict[str, list[Tensor]] = {MOMENTS: [], **({MIRRORED: []} if self.index.flip else {})}
+        for pixels_BCYX in self._pixels(picks):
+            parts[MOMENTS].append(self.encoder.moments(pixels_BCYX))
+            if self.index.flip:
+                parts[MIRRORED].append(self.encoder.moments(pixels_BCYX.flip(-1)))
+            num_done += len(pixels_BCYX)
+            self.reporter.progress(num_done, self.index.num_images, "images")
+        self._write(number, {name: torch.cat(rows) for name, rows in parts.items()}, picks)
+        return len(picks)
+
+    def _size(self, number: int) -> int:
+        return min(self.index.shard_size, self.index.num_images - number * self.index.shard_size)
+
+    def _pixels(self, picks: range) -> Iterator[Tensor]:
+        """Pixels of these images, the next batch being read while one is worked on."""
+        step = self.encoder.batch_size * max(1, READ_AHEAD // self.encoder.batch_size)
+
+        def read(start: int) -> Tensor:
+            files = [self.listing.path(pick) for pick in picks[start : start + step]]
+            return read_pixels(files, self.index.resolution_px, self.encoder.image_channels)
+
+        starts = range(0, len(picks), step)
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(read, 0)
+            for start in starts:
+                pixels_BCYX = coming.result()
+                if start + step < len(picks):
+                    coming = ahead.submit(read, start + step)
+                yield pixels_BCYX
+
+    def _write(self, number: int, moments: dict[str, Tensor], picks: range) -> None:
+        stored = {name: rows_nRYX.to(STORAGE_DTYPES[self.index.storage]) for name, rows_nRYX in moments.items()}
+        for rows_nRYX in stored.values():
+            is_good_n = rows_nRYX.isfinite().flatten(1).all(dim=1).tolist()
+            if not all(is_good_n):
+                bad = self.listing.path(picks[is_good_n.index(False)])
+                raise EnvironmentProblem(
+                    f"the autoencoder makes NaN or infinite latents of {bad}",
+                    hint="use --dtype fp32 and --storage fp32",
+                )
+        labels_n = torch.from_numpy(self.listing.labels_N[picks.start : picks.stop].copy())
+        note = {"identity": self.index.identity, **sums_of(list(stored.values()), self.index)}
+        metadata = {METADATA: json.dumps(note, sort_keys=True)}
+        with atomic_path(self.index.shard_path(self.folder, number), force=True) as temporary:
+            temporary.write_bytes(save({**stored, LABELS_KEY: labels_n}, metadata))
+
+    def _sums(self, number: int) -> dict[str, Any]:
+        path = self.index.shard_path(self.folder, number)
+        try:
+            with safe_open(str(path), framework="pt") as shard:
+                sums: dict[str, Any] = json.loads(shard.metadata()[METADATA])
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as err:
+            raise DataError(f"{path} is damaged", hint="remove it and run the command again") from err
+        if sums["identity"] != self.index.identity:
+            raise DataError(f"{path} is of another run", hint="remove it and run the command again")
+        return sums
+
+
+def missing_shards(folder: Path, index: LatentIndex) -> list[int]:
+    """Numbers of the shards that are not there."""
+    there = {path.name for path in folder.glob("*.safetensors")}
+    return [number for number in range(index.num_shards) if index.shard_path(folder, number).name not in there]
+
+
+def sums_of(rows: list[Tensor], index: LatentIndex) -> dict[str, Any]:
+    """What the statistics of the scaled latents add up from: the sums over shards are the whole set's.
+
+    Args:
+        rows: (n, 2 C, Y, X) moments, those of mirrored images included.
+        index: Scale and shift.
+
+    Returns:
+        `count` of latent pixels, and for each channel the `sum` and the `sum_squares` that samples have on average.
+    """
+    mean_nCYX, log_variance_nCYX = torch.cat(rows).double().chunk(2, dim=1)
+    mean_nCYX = (mean_nCYX - index.shift) * index.scale
+    variance_nCYX = log_variance_nCYX.exp() * index.scale**2
+    return {
+        "count": mean_nCYX[:, 0].numel(),
+        "sum": mean_nCYX.sum(dim=(0, 2, 3)).tolist(),
+        "sum_squares": (mean_nCYX.square() + variance_nCYX).sum(dim=(0, 2, 3)).tolist(),
+    }

@@ -1,0 +1,64 @@
+"""How EDT was trained, against numbers recorded from the reference (golden-edt/training)."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medcli.training.adan import Adan
+from medcli.training.learning_rate import linear_decay
+from medcli.training.timestep_draws import LossSecondMoment
+from tests.golden.families_support import DATA
+
+FOLDER = DATA / "training"
+ADAN = json.loads((FOLDER / "adan.json").read_text())
+STATE = ("exp_avg", "exp_avg_diff", "exp_avg_sq", "neg_pre_grad")
+
+
+@pytest.mark.parametrize("case", ADAN)
+def test_adan_equals_the_reference_at_every_step(case):
+    settings, recorded = ADAN[case], load_file(FOLDER / "adan.safetensors")
+    # The reference rounds the clipping factor to float32.
+    tolerance = {"rtol": 1e-7, "atol": 1e-7} if settings["max_grad_norm"] else {"rtol": 1e-12, "atol": 1e-12}
+    parameters = {name: torch.nn.Parameter(recorded[f"{case}.{name}.start"]) for name in "ab"}
+    optimizer = Adan(
+        parameters.values(),
+        settings["lr"],
+        tuple(settings["betas"]),
+        settings["eps"],
+        settings["weight_decay"],
+        max_grad_norm=settings["max_grad_norm"],
+        proximal=not settings.get("no_prox", False),
+    )
+    for step in range(6):
+        for name, parameter in parameters.items():
+            parameter.grad = recorded[f"{case}.{name}.grad.{step}"]
+        optimizer.step()
+        for name, parameter in parameters.items():
+            torch.testing.assert_close(parameter.detach(), recorded[f"{case}.{name}.{step}"], **tolerance)
+    for name, parameter in parameters.items():
+        for part in STATE:
+            expected = recorded[f"{case}.{name}.state.{part}"]
+            torch.testing.assert_close(optimizer.state[parameter][part], expected, **tolerance)
+
+
+def test_timesteps_are_drawn_with_the_probabilities_of_the_reference():
+    recorded = json.loads((FOLDER / "sampler.json").read_text())
+    draws = LossSecondMoment(recorded["T"])
+    for event, after in zip(recorded["events"], recorded["after_event"], strict=True):
+        draws.observe(torch.tensor(event["t"]), torch.tensor(event["loss"], dtype=torch.float64))
+        expected = torch.tensor(after["p"], dtype=torch.float64)
+        torch.testing.assert_close(draws.probabilities(), expected, rtol=1e-12, atol=1e-15)
+    chance_T = draws.probabilities()
+    middles_T = chance_T.cumsum(0) - chance_T / 2
+    t_T, weight_T = draws.draw(middles_T)
+    assert t_T.tolist() == list(range(recorded["T"]))
+    torch.testing.assert_close(weight_T, torch.tensor(recorded["after_event"][-1]["importance"], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("row", json.loads((FOLDER / "lr.json").read_text())["rows"], ids=lambda row: str(row["step"]))
+def test_the_learning_rate_falls_as_in_the_reference(row):
+    for script in ("masked_script", "plain_script"):
+        if row[script] is not None:
+            assert linear_decay(row["init_lr"], row["step"]) == pytest.approx(row[script], rel=1e-12)

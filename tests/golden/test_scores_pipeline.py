@@ -1,0 +1,74 @@
+"""The golden images through the network with random weights and the command: every score, from any form of the images.
+
+Numbers and their origin: data/golden-metrics (expected_inception.json, README).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medcli.errors import ExitCode
+from tests.conftest import RunCli
+from tests.golden.test_metrics import METRICS, arrays, expected
+from tests.golden.test_metrics import inception_weights as inception_weights  # a fixture, used by name
+
+SAMPLES, REFERENCE = METRICS / "e2e_samples.npz", METRICS / "e2e_reference.npz"
+GOLDEN = expected("expected_inception.json")["end_to_end"]
+
+
+def scored(run_cli: RunCli, weights: Path, samples: Path, reference: Path, *options: Any) -> dict[str, Any]:
+    result = run_cli("fid", samples, reference, "--extractor-weights", weights, "--json", *options)
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def test_the_roles_swapped_give_the_swapped_scores(inception_weights: Path, run_cli: RunCli) -> None:
+    found, golden = scored(run_cli, inception_weights, REFERENCE, SAMPLES), GOLDEN["swapped"]
+    assert found["fid"] == pytest.approx(golden["fid"], rel=2e-4)
+    assert found["sfid"] == pytest.approx(GOLDEN["sfid"]["exact_f64_net"], rel=2e-4)
+    assert found["inception_score"] - 1 == pytest.approx(golden["inception_score_of_reference"] - 1, rel=1e-3)
+    assert (found["precision"], found["recall"]) == (golden["precision"], golden["recall"])
+    assert found["kid"] == pytest.approx(GOLDEN["kid_poly3_unbiased_full"], rel=1e-3)
+    assert set(found["standard_errors"]) == {"fid", "sfid", "inception_score", "precision", "recall", "kid"}
+
+
+def test_a_written_reference_scores_as_its_images_do(inception_weights: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    """All four statistics and the images, from PNGs in unpadded names and any order of writing."""
+    folder, target = tmp_path / "reference", tmp_path / "reference.npz"
+    folder.mkdir()
+    for index, image in reversed(list(enumerate(arrays(REFERENCE.name)["arr_0"].numpy()))):
+        Image.fromarray(image).save(folder / f"{index}.png")
+        os.utime(folder / f"{index}.png", (1000 + index % 7, 1000 + index % 7))
+    weights = ("--extractor-weights", inception_weights, "--batch-size", 7)
+    result = run_cli("fid", folder, "--write-reference", target, *weights, "--json")
+    assert result.code == 0, result.err
+    with np.load(target) as archive:
+        shapes = {key: archive[key].shape for key in ("arr_0", "mu", "sigma", "mu_s", "sigma_s")}
+    assert shapes == {
+        "arr_0": (26, 32, 32, 3),
+        "mu": (2048,),
+        "sigma": (2048, 2048),
+        "mu_s": (2023,),
+        "sigma_s": (2023, 2023),
+    }
+    found = scored(run_cli, inception_weights, SAMPLES, target)
+    assert found["fid"] == pytest.approx(GOLDEN["fid"]["exact_f64_net"], rel=2e-4)
+    assert found["sfid"] == pytest.approx(GOLDEN["sfid"]["exact_f64_net"], rel=2e-4)
+    assert (found["precision"], found["recall"]) == (GOLDEN["precision"], GOLDEN["recall"])
+    assert found["kid"] == pytest.approx(GOLDEN["kid_poly3_unbiased_full"], rel=1e-3)
+
+
+def test_a_reference_of_other_weights_is_refused(inception_weights: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    target = tmp_path / "reference.npz"
+    note = {"extractor": "inception", "extractor_sha256": "0" * 64, "num_images": 26}
+    np.savez(target, mu=np.zeros(2048), sigma=np.eye(2048), medcli=np.array(json.dumps(note)))
+    result = run_cli("fid", SAMPLES, target, "--extractor-weights", inception_weights)
+    assert result.code == ExitCode.DATA
+    assert "holds features of inception (00000000)" in result.err

@@ -1,0 +1,65 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from medcli.training.batches import Batches, DataOrder
+from tests.unit.training.runs import DATA, MODEL, RUN
+
+
+def drawn(step, config=RUN, model=MODEL, **options):
+    return Batches.of(DATA, config, model, **options).draw(step)
+
+
+def test_a_batch_is_a_function_of_seed_and_step_and_rows_are_its_parts():
+    whole = drawn(4)
+    for rows in (range(3), range(3, 8)):
+        part = drawn(4, rows=rows)
+        assert all(torch.equal(a[rows.start : rows.stop], b) for a, b in zip(whole[:4], part[:4], strict=True))
+        assert whole.counts[rows.start : rows.stop] == part.counts
+    other = drawn(4, replace(RUN, seed=1))
+    assert not torch.equal(whole.noise_BCYX, other.noise_BCYX)
+    assert not torch.equal(whole.t_B, other.t_B)
+
+
+def test_micro_batches_are_the_batch_in_pieces():
+    whole = drawn(2, replace(RUN, ladder_rule="split"))
+    pieces = list(whole.micro_batches(3))
+    assert [len(piece) for piece in pieces] == [3, 3, 2]
+    for place in range(4):
+        assert torch.equal(torch.cat([piece[place] for piece in pieces]), whole[place])
+    assert sum((piece.counts for piece in pieces), ()) == whole.counts
+    assert len(list(whole.micro_batches(None))) == 1
+
+
+def test_an_epoch_visits_every_image_once():
+    run = replace(RUN, label_dropout=0.0)
+    data = torch.cat([drawn(step, run).data_BCYX for step in range(11)])  # 88 draws: 8 epochs of 11
+    for epoch in data.split(11):
+        assert len(epoch.flatten(1).unique(dim=0)) == 11
+    assert not torch.equal(data[:11], data[11:22])
+
+
+def test_the_order_of_an_epoch_does_not_depend_on_what_was_asked_before():
+    order, positions = DataOrder(5, 3), torch.arange(40)
+    straight = DataOrder(5, 3).picks(positions)
+    for place in (39, 0, 17, 4, 22, 21, 38):
+        assert order.picks(positions[place : place + 1]) == straight[place]
+
+
+def test_labels_are_dropped_to_the_null_class_at_the_stated_rate():
+    labels = torch.cat([drawn(step).label_B for step in range(100)])
+    assert (labels == MODEL.null_class).float().mean().item() == pytest.approx(0.5, abs=0.06)
+
+
+def test_times_are_native_to_the_family():
+    sit, dit = (drawn(0, model=replace(MODEL, family=family)).t_B for family in ("sit", "dit"))
+    assert sit.dtype == torch.float32
+    assert dit.dtype == torch.int64
+    torch.testing.assert_close(dit, (sit.double() * 1000).long(), atol=1, rtol=0)
+
+
+def test_times_keep_to_the_interval_of_the_prediction():
+    loss = replace(RUN.loss, prediction="noise", path="vp")
+    plain, narrow = drawn(0).t_B, drawn(0, replace(RUN, loss=loss)).t_B
+    assert not torch.equal(plain, narrow)

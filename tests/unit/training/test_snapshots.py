@@ -1,0 +1,132 @@
+import pytest
+from safetensors.torch import load_file
+
+from medcli.errors import CheckpointError
+from medcli.training.state import open_state, read_header
+from tests.unit.training.runs import RUN, Told, last_state, run, same_average, same_tensors
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob("*.safetensors"))
+
+
+def spoil(path, how):
+    data = bytearray(path.read_bytes())
+    if how == "cut":
+        data = data[: len(data) // 2]
+    elif how == "empty":
+        data = b""
+    elif how == "flipped":
+        data[-100] ^= 1
+    else:
+        data = b"not a state"
+    path.write_bytes(data)
+
+
+def test_the_newest_states_are_kept(tmp_path):
+    run(tmp_path, steps=8, save_every=2, keep_last=3)
+    assert names(tmp_path) == [f"state-0000000{step}.safetensors" for step in (4, 6, 8)]
+
+
+def test_there_is_a_state_before_the_first_step(tmp_path):
+    run(tmp_path, steps=2, keep_last=9)
+    assert names(tmp_path) == ["state-00000000.safetensors", "state-00000002.safetensors"]
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "flipped", "other"])
+def test_a_damaged_newest_state_is_named_and_the_one_before_used(tmp_path, how):
+    straight = run(tmp_path / "a", steps=8)
+    run(tmp_path / "b", steps=6)
+    spoil(last_state(tmp_path / "b"), how)
+    told = Told()
+    resumed = run(tmp_path / "b", told=told, steps=8)
+    assert same_average(straight, resumed)
+    assert "state-00000006.safetensors" in told.notes[0]
+    assert told.notes[0].endswith("; taking the one before")
+    assert "going on after step 3" in told.notes[1]
+
+
+def test_states_that_are_all_damaged_stop_the_run_and_are_kept(tmp_path):
+    run(tmp_path, steps=6)
+    for path in tmp_path.glob("state-*"):
+        spoil(path, "cut")
+    before = names(tmp_path)
+    with pytest.raises(CheckpointError, match="no saved state in .* can be read") as caught:
+        run(tmp_path, steps=8)
+    assert "--resume never" in caught.value.hint
+    assert names(tmp_path) == before
+
+
+def test_never_starts_over(tmp_path):
+    first = run(tmp_path / "a", steps=4)
+    run(tmp_path / "b", steps=6, lr=1e-3)
+    again = run(tmp_path / "b", steps=4, resume="never")
+    assert same_average(first, again)
+    assert names(tmp_path / "b") == names(tmp_path / "a")
+    lines = (tmp_path / "b/metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+
+
+def test_a_path_is_where_the_run_starts(tmp_path):
+    straight = run(tmp_path / "a", steps=9, keep_last=9)
+    state = tmp_path / "a/state-00000003.safetensors"
+    elsewhere = run(tmp_path / "b", steps=9, resume=str(state))
+    assert same_average(straight, elsewhere)
+    assert read_header(tmp_path / "b/state-00000009.safetensors") == read_header(
+        tmp_path / "a/state-00000009.safetensors"
+    )
+    from_folder = run(tmp_path / "c", steps=9, resume=str(tmp_path / "a"))
+    assert same_average(straight, from_folder)
+
+
+def test_going_back_drops_the_states_beyond(tmp_path):
+    run(tmp_path, steps=9, keep_last=9)
+    run(tmp_path, steps=4, keep_last=9, resume=str(tmp_path / "state-00000003.safetensors"))
+    assert names(tmp_path) == [f"state-0000000{step}.safetensors" for step in (0, 3, 4)]
+
+
+@pytest.mark.parametrize("where", ["missing.safetensors", "."])
+def test_a_path_without_a_state_is_refused(tmp_path, where):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(CheckpointError):
+        run(tmp_path / "b", resume=str(tmp_path / "a" / where))
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    run(tmp_path, steps=3)
+    (tmp_path / ".state-00000006.tmp-12345.safetensors").write_bytes(b"half")
+    run(tmp_path, steps=6)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_state_holds_weights_averages_and_adams_memory_of_each_parameter(tmp_path):
+    run(tmp_path, steps=3, entries=(4,))
+    tensors = load_file(last_state(tmp_path))
+    trained = [name.removeprefix("ema.") for name in tensors if name.startswith("ema.")]
+    assert "pos_embed" not in trained
+    # Tables of a count that was never trained have no memory.
+    unused = {name for name in trained if ".ladder.1." in name}
+    assert unused
+    for kind in ("step", "exp_avg", "exp_avg_sq"):
+        assert {name for name in trained if f"{kind}.{name}" in tensors} == set(trained) - unused
+
+
+def test_each_parameter_counts_its_own_updates(tmp_path):
+    run(tmp_path, steps=6)
+    tensors = load_file(last_state(tmp_path))
+    steps = {name: float(value) for name, value in tensors.items() if name.startswith("step.")}
+    assert steps["step.blocks.0.mlp.fc1.weight"] == 6
+    tables = {count for name, count in steps.items() if ".ladder." in name}
+    assert max(tables) < 6
+
+
+def test_a_state_reads_back_as_it_was_written(tmp_path):
+    run(tmp_path, steps=3)
+    path = last_state(tmp_path)
+    with open_state(path) as (header, read):
+        assert header.step == 3
+        assert header.run["lr"] == RUN.lr
+        assert [row[0] for row in header.journal["rows"]] == [1, 2, 3]
+        assert all(read(key).numel() for key in header.keys)
+    run(tmp_path / "again", steps=3)
+    assert same_tensors(path, last_state(tmp_path / "again"))
