@@ -107,6 +107,11 @@ def _by_lower_name() -> dict[str, str]:
     return names | short
 
 
+def family_title(family: Family) -> str:
+    """What a family is called in prose and in the names of its presets."""
+    return next(title for title, known in FAMILY_TITLES.items() if known == family)
+
+
 def means_preset(word: str) -> bool:
     """Whether a MODEL on the command line is a preset's name, perhaps a misspelt one, rather than a file's."""
     path = Path(word)
@@ -117,7 +122,7 @@ def preset_of(config: ModelConfig) -> str | None:
     """Name of the preset this architecture is, at any resolution and with any attention; None if it is not one."""
     if config.patch_size not in FAMILY_PATCHES[config.family] or config.mlp_ratio != 4.0:
         return None
-    title = next(title for title, family in FAMILY_TITLES.items() if family == config.family)
+    title = family_title(config.family)
     sizes = FAMILY_SIZES[config.family]
     found = Size(**{field.name: getattr(config, field.name) for field in fields(Size)})
     return next((f"{title}-{name}/{config.patch_size}" for name, size in sizes.items() if size == found), None)

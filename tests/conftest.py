@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -51,6 +52,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
     monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep features of a test away from the user's own, and from other tests."""
+    monkeypatch.setenv("MEDCLI_CACHE", str(tmp_path_factory.getbasetemp() / f"features-{uuid4().hex}"))
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError, EnvironmentProblem
 from medcli.model.geometry import blocks, side_block
+from medcli.presets import family_title
 from medcli.runtime.files import atomic_folder, atomic_path
 from medcli.runtime.reporting import Reporter
 
@@ -194,7 +195,7 @@ def _named(temporary: Path, path: Path) -> Iterator[None]:
 
 def _refuse_what_diffusers_lacks(entries: Mapping[str, Entry], config: ModelConfig) -> None:
     obstacles = {
-        f"it is of family {config.family}": config.family != "dit",
+        f"it is a {family_title(config.family)}": config.family != "dit",
         f"it has mediators ({', '.join(map(str, config.mediators))})": bool(config.mediators),
         "it has compressed queries and keys": config.qk_ratio != 1.0,
         "it has no null class": not config.has_null_class,

@@ -109,8 +109,15 @@ CLOCKS = {
     "wall": "wall time",
     "wall_synchronised": "wall time, the device idle before and after",
 }
-COLUMNS = ("what", "mediators", "images", "GMACs an image", "seconds", "quartiles", "images/s", "peak MiB", "x dense")
+COLUMNS = (
+    "what", "mediators", "images", "GMACs an image", "done", "seconds", "quartiles", "images/s", "peak MiB", "x dense",
+)  # fmt: skip
 SLOWER = "slower"
+FORWARD_TITLES = {
+    "dense": "network call",
+    "mediators": "network call",
+    "unabsorbed": "with all queries and keys",
+}
 ENGINE_TITLES = {
     "dense": "engine, full attention",
     "engine": "engine",
@@ -195,11 +202,12 @@ def summary(report: BenchReport) -> Group:
 
 
 def forward_table(rows: list[BenchRow], report: BenchReport) -> Table:
-    """A row for full attention and for each mediator count: one network call."""
-    cells = [("network call", *_cells(row), SLOWER if row.is_slower else "") for row in rows]
+    """A row for full attention and for each mediator count, with and without absorption: one network call."""
+    cells = [(FORWARD_TITLES[row.variant], *_cells(row), SLOWER if row.is_slower else "") for row in rows]
     remarks = [
         f"seconds: median of {report.repeats} interleaved runs, {CLOCKS[report.clock]}; x dense: above 1 is faster",
         f"peak MiB: beyond the weights' {report.weights_mib:,.0f} MiB",
+        "done: GMACs without the queries and keys that are multiplied into few mediators, so never computed",
     ]
     if report.layers:
         remarks.append(f"mediators in {len(report.layers)} of {report.depth} blocks")
@@ -237,6 +245,7 @@ def _cells(row: BenchRow) -> tuple[object, ...]:
         ",".join(map(str, row.mediators)) or None,
         row.num_images,
         f"{row.gmacs:.4g}",
+        f"{row.gmacs_done:.4g}",
         f"{row.seconds.median:.4g}",
         f"{row.seconds.q1:.4g} to {row.seconds.q3:.4g}",
         f"{row.images_per_sec:.4g}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medcli.cli.options import INPUT, MACHINE, OUTPUT, SCORING, DeviceOpt
+from medcli.cli.options import INPUT, MACHINE, OUTPUT, SCORING
 from medcli.cli.output import Output, output_of
 from medcli.errors import ConfigError
 
@@ -33,6 +33,39 @@ CompareOpt = Annotated[
         "--compare",
         help="All arguments are sample sets, or reports of earlier runs (.json): one table of them.",
         rich_help_panel=SCORING,
+    ),
+]
+DevicesOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME,...",
+        help="cpu, cuda, mps, or several as in cuda:0,1; the best there is if not given.",
+        rich_help_panel=MACHINE,
+    ),
+]
+WorkersOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, metavar="N", help="Processes; one a device if not given.", rich_help_panel=MACHINE
+    ),
+]
+CacheDirOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        metavar="DIR",
+        help="Where features are kept; $MEDCLI_CACHE or ~/.cache/medcli/features if not given.",
+        rich_help_panel=MACHINE,
+    ),
+]
+NoCacheOpt = Annotated[
+    bool, typer.Option("--no-cache", help="Neither keep features nor look for kept ones.", rich_help_panel=MACHINE)
+]
+DownloadOpt = Annotated[
+    bool,
+    typer.Option(
+        "--download", help="Fetch the Inception weights (96 MB) if they are missing.", rich_help_panel=MACHINE
     ),
 ]
 ExtrapolateOpt = Annotated[
@@ -112,9 +145,7 @@ def fid(
     ] = None,
     extractor_weights: Annotated[
         Path | None,
-        typer.Option(
-            "--extractor-weights", metavar="PATH", help="Its weights; never downloaded.", rich_help_panel=SCORING
-        ),
+        typer.Option("--extractor-weights", metavar="PATH", help="Its weights.", rich_help_panel=SCORING),
     ] = None,
     num_images: Annotated[
         int | None,
@@ -126,7 +157,11 @@ def fid(
         int,
         typer.Option("--batch-size", min=1, metavar="N", help="Images in one network call.", rich_help_panel=MACHINE),
     ] = 64,
-    device: DeviceOpt = None,
+    device: DevicesOpt = None,
+    workers: WorkersOpt = None,
+    cache_dir: CacheDirOpt = None,
+    no_cache: NoCacheOpt = False,
+    download: DownloadOpt = False,
     extrapolate: ExtrapolateOpt = False,
     compare: CompareOpt = False,
     write_reference: WriteReferenceOpt = None,
@@ -141,6 +176,8 @@ def fid(
         medcli fid samples.npz VIRTUAL_imagenet256_labeled.npz --extractor-weights inception.pth
         medcli fid --compare samples/a samples/b earlier.json
     """
+    from medcli.runtime.cache_folder import default_cache_folder
+    from medcli.workflows.fid_computing import Computing
     from medcli.workflows.fid_scoring import FidRequest
 
     output = output_of(ctx)
@@ -148,12 +185,17 @@ def fid(
         samples=samples,
         reference=_one_reference(reference, reference_option, is_compared=compare),
         metrics=None if metrics is None else tuple(name.strip() for name in metrics.split(",")),
-        extractor=extractor,
-        extractor_weights=extractor_weights,
-        batch_size=batch_size,
-        device=device,
         num_images=num_images,
         extrapolate=extrapolate,
+        computing=Computing(
+            extractor=extractor,
+            extractor_weights=extractor_weights,
+            download=download,
+            batch_size=batch_size,
+            device=device,
+            num_workers=workers,
+            cache_folder=None if no_cache else cache_dir or default_cache_folder(),
+        ),
     )
     if write_reference is None and reference_images is not None:
         raise ConfigError("--reference-images goes with --write-reference", hint="add --write-reference PATH")
@@ -220,10 +262,7 @@ def _write(output: Output, request: FidRequest, target: Path, num_stored: int | 
         output=target,
         num_reference_images=NUM_REFERENCE_IMAGES if num_stored is None else num_stored,
         num_images=request.num_images,
-        extractor=request.extractor,
-        extractor_weights=request.extractor_weights,
-        batch_size=request.batch_size,
-        device=request.device,
+        computing=request.computing,
         force=force,
     )
     report = write_reference(made, output)

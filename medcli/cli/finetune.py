@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING, cast
 
 import typer
 
@@ -12,6 +13,9 @@ from medcli.cli.command_line import command_line
 from medcli.cli.finetune_table import plan_table, report_table
 from medcli.cli.output import output_of
 from medcli.runtime.processes import this_process
+
+if TYPE_CHECKING:
+    from medcli.training.config import Dtype
 
 
 def finetune(
@@ -76,7 +80,7 @@ def finetune(
     from medcli.training.config import TrainConfig
     from medcli.workflows.finetune import finetune as run
     from medcli.workflows.finetune_plan import plan_finetune
-    from medcli.workflows.finetune_setup import FinetuneRequest
+    from medcli.workflows.finetune_request import FinetuneRequest
     from medcli.workflows.finetune_start import StartRequest
 
     request = FinetuneRequest(
@@ -89,7 +93,7 @@ def finetune(
             grad_clip=grad_clip,
             label_dropout=label_dropout,
             ladder_rule=ladder_rule,
-            dtype=dtype,
+            dtype=cast("Dtype", dtype),
             compile=compiled,
             checkpoint_activations=checkpoint_activations,
             seed=seed,

@@ -70,13 +70,14 @@ MicroBatchOpt = Annotated[
         "--micro-batch-size",
         min=1,
         metavar="N",
-        help="Images a process takes at once; smaller needs less memory.  [default: its whole share]",
+        help="Images a process takes at once; fewer need less memory. Without it: all on a GPU, a few on a CPU.",
         rich_help_panel=TRAINING,
     ),
 ]
 LrOpt = Annotated[float, typer.Option("--lr", metavar="X", help="AdamW's learning rate.", rich_help_panel=TRAINING)]
 EmaOpt = Annotated[
-    float, typer.Option("--ema", metavar="X", help="Decay of the averaged weights, in [0, 1).", rich_help_panel=TRAINING)
+    float,
+    typer.Option("--ema", metavar="X", help="Decay of the averaged weights, in [0, 1).", rich_help_panel=TRAINING),
 ]
 GradClipOpt = Annotated[
     float,
@@ -93,7 +94,7 @@ TrainOpt = Annotated[
     options.choice(
         "--train",
         choices=("all", "attention"),
-        help="Everything, or of the blocks with mediators the attention alone: q, k, v, projection, convolution, tables.",
+        help="Everything, or the attention of the blocks with mediators alone (q, k, v, proj, convolution, tables).",
         panel=TRAINING,
     ),
 ]
@@ -126,7 +127,7 @@ TrainDenseOpt = Annotated[
     bool | None,
     typer.Option(
         "--train-dense/--no-train-dense",
-        help="Whether full attention is trained along.  [default: with several counts]",
+        help="Train full attention along; without either flag, where there are several counts.",
         rich_help_panel=LADDER,
     ),
 ]
@@ -165,7 +166,7 @@ EvaluateOpt = Annotated[
         "--eval-images",
         min=0,
         metavar="N",
-        help="Images for the loss of each count before and after.  [default: 512 with --control, else 0]",
+        help="Images for the loss of each count before and after; without it, 512 with --control, else none.",
         rich_help_panel=LADDER,
     ),
 ]
@@ -175,7 +176,7 @@ PathOpt = Annotated[
     options.choice(
         "--path",
         choices=get_args(PathName),
-        help="Interpolant of a SiT model.  [default: the checkpoint's, or linear]",
+        help="Interpolant of a SiT model; without it the checkpoint's, or linear.",
         panel=LOSS,
     ),
 ]
@@ -184,7 +185,7 @@ PredictionOpt = Annotated[
     options.choice(
         "--prediction",
         choices=get_args(PredictionName),
-        help="What a SiT model predicts.  [default: the checkpoint's, or velocity]",
+        help="What a SiT model predicts; without it the checkpoint's, or velocity.",
         panel=LOSS,
     ),
 ]
@@ -265,7 +266,7 @@ RunOpt = Annotated[
         "-o",
         "--output",
         metavar="DIR",
-        help="Folder of the run.  [default: runs/<data>]",
+        help="Folder of the run; without it, the name of the data under runs.",
         parser=options.parse_output,
         rich_help_panel=options.OUTPUT,
     ),
@@ -273,7 +274,9 @@ RunOpt = Annotated[
 DryRunOpt = Annotated[
     bool,
     typer.Option(
-        "-n", "--dry-run", help="Say what would be trained and what it takes; write nothing.",
+        "-n",
+        "--dry-run",
+        help="Say what would be trained and what it takes; write nothing.",
         rich_help_panel=options.OUTPUT,
     ),
 ]

@@ -25,11 +25,9 @@ def plan_table(plan: FinetunePlan) -> Group:
 
     ladder = ", ".join(map(str, plan.mediators))
     attention = f"{ladder} mediators in {len(plan.layers)} of {plan.depth} blocks" if ladder else "full attention"
-    head = [
-        f"{plan.model}, {plan.family}, {plan.resolution_px} px, {attention}",
-        f"trains {entries(plan.entries)} by the rule {plan.ladder_rule}" if ladder else "trains full attention",
-    ]
-    return Group(Text(printable("\n".join(head))), _parameters(plan), _memory(plan), _work(plan))
+    what = printable(f"{plan.model}, {plan.family}, {plan.resolution_px} px, {attention}")
+    how = f"trains {entries(plan.entries)}" + (f", rule: {plan.ladder_rule}" if len(plan.entries) > 1 else "")
+    return Group(Text(f"{what}\n{how}"), _parameters(plan), _memory(plan), _work(plan))
 
 
 def entries(counts: tuple[int, ...]) -> str:
@@ -41,7 +39,9 @@ def entries(counts: tuple[int, ...]) -> str:
 
 def _parameters(plan: FinetunePlan) -> Table:
     rows = [(group.name, f"{group.num_trained:,}", f"{group.num_frozen:,}") for group in plan.groups]
-    return table_of(("parameters", "trained", "frozen"), [*rows, ("all", f"{plan.num_trained:,}", f"{plan.num_frozen:,}")])
+    return table_of(
+        ("parameters", "trained", "frozen"), [*rows, ("all", f"{plan.num_trained:,}", f"{plan.num_frozen:,}")]
+    )
 
 
 def _memory(plan: FinetunePlan) -> Table:
@@ -77,7 +77,9 @@ def _work(plan: FinetunePlan) -> Table:
         "previews and saving not counted"
     ]
     if plan.data_secs > plan.time.passes + plan.time.update:
-        remarks.append(f"the data take longest: {plan.data_secs:.3g} s a step, beside {plan.time.passes:.3g} s computing")
+        remarks.append(
+            f"the data take longest: {plan.data_secs:.3g} s a step, beside {plan.time.passes:.3g} s computing"
+        )
     return table_of(("run", ""), rows, caption="\n".join(remarks))
 
 
@@ -129,5 +131,7 @@ def _comparison(report: FinetuneReport) -> Table | None:
     ]
     caption = f"mean loss of {comparison.num_images} draws, the same for all"
     if control:
-        caption += "\ncontrol: as many steps with full attention in every block; what it gains, too, is no mediators' doing"
+        caption += (
+            "\ncontrol: as many steps with full attention in every block; what it gains, too, is no mediators' doing"
+        )
     return table_of(("mediators", "loss before", "after", "control"), rows, caption=caption)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -78,6 +79,7 @@ def stages_of(
     counts: tuple[int, ...],
     *,
     compiled: bool = False,
+    absorb: bool = True,
 ) -> tuple[Stage, ...]:
     """Bind each count of a schedule to its network.
 
@@ -85,13 +87,14 @@ def stages_of(
         models: One model that holds every count, or a model for each count.
         counts: Mediator count of each ladder entry, 0 for full attention.
         compiled: Whether blocks run by `torch.compile`, at each ladder entry one graph for all blocks of a kind.
+        absorb: Whether queries and keys may be left out, see `medcli.model.absorption`.
 
     Raises:
         ConfigError: If a model does not hold its count, or the models do not fit together.
         EnvironmentProblem: If the machine has nothing to compile with.
     """
     of_count = dict.fromkeys(counts, models) if isinstance(models, DiffusionTransformer) else models
-    stages = tuple(_stage(of_count[count], count, compiled=compiled) for count in counts)
+    stages = tuple(_stage(of_count[count], count, compiled=compiled, absorb=absorb) for count in counts)
     first = stages[0]
     for stage in stages[1:]:
         if _geometry(stage.config) != _geometry(first.config):
@@ -102,7 +105,7 @@ def stages_of(
     return stages
 
 
-def _stage(model: DiffusionTransformer, num_mediators: int, *, compiled: bool) -> Stage:
+def _stage(model: DiffusionTransformer, num_mediators: int, *, compiled: bool, absorb: bool) -> Stage:
     model.config.entry(num_mediators)  # refuses a count the model does not hold
     run_block: RunBlock = Block.__call__
     if compiled:
@@ -111,7 +114,9 @@ def _stage(model: DiffusionTransformer, num_mediators: int, *, compiled: bool) -
         run_block = compiled_function(Block.forward)
 
     def network(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
-        output_BCYX: Tensor = model(latent_BCYX, t_B, label_B, num_mediators, run_block=run_block)
+        output_BCYX: Tensor = model(
+            latent_BCYX, t_B, label_B, num_mediators, run_block=partial(run_block, absorb=absorb)
+        )
         return output_BCYX
 
     return Stage(network, model.config, num_mediators)

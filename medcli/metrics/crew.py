@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.context import SpawnProcess
@@ -19,7 +18,9 @@ from queue import Empty
 
 import torch
 
+from medcli.data.images import ImageSource
 from medcli.errors import ConfigError, MedcliError
+from medcli.metrics.feature_cache import FeatureCache
 from medcli.metrics.registry import load_extractor
 from medcli.metrics.shard_work import Job, Part, claimed, work
 from medcli.runtime.device import pick_device
@@ -76,34 +77,45 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def threads(number: int | None) -> Iterator[None]:
-    """Let torch use so many threads for a while; None leaves them as they are."""
-    before = torch.get_num_threads()
-    if number:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        if number:
-            torch.set_num_threads(before)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Order:
+    """What another process is told to do."""
+
+    source: ImageSource
+    shards: tuple[range, ...]
+    batch_size: int
+    cache: FeatureCache
+    extractor: str
+    weights_path: Path | None
+    device: str
+    num_threads: int | None
 
 
 class Helpers:
-    """The other processes of a crew, at work until they find nothing more to claim or this object is closed.
+    """The other processes of a crew, at work until they find nothing more to claim or this object is left.
 
     Args:
         crew: Who they are.
-        job: What they do. Its cache must be there: it is how features come back.
+        job: What they do.
+        cache: How features come back: the job's.
     """
 
-    def __init__(self, crew: Crew, job: Job) -> None:
+    def __init__(self, crew: Crew, job: Job, cache: FeatureCache) -> None:
         context = get_context("spawn")  # CUDA and threads do not survive a fork
         self._news: Queue[Part | int] = context.Queue()
         self._processes: list[SpawnProcess] = []
         for device in crew.devices[1 : len(job.shards)]:
-            about = (job, crew, str(device), self._news)
-            self._processes.append(context.Process(target=_help, args=about, daemon=True))
+            order = _Order(
+                source=job.source,
+                shards=job.shards,
+                batch_size=job.batch_size,
+                cache=cache,
+                extractor=job.extractor.name,
+                weights_path=crew.weights_path,
+                device=str(device),
+                num_threads=job.num_threads,
+            )
+            self._processes.append(context.Process(target=_help, args=(order, self._news), daemon=True))
 
     def __enter__(self) -> Helpers:
         for process in self._processes:
@@ -123,7 +135,8 @@ class Helpers:
 
     def news(self) -> tuple[list[Part], int]:
         """Shards finished and number of images done since the last call."""
-        parts, num_images = [], 0
+        parts: list[Part] = []
+        num_images = 0
         while True:
             try:
                 item = self._news.get_nowait()
@@ -133,3 +146,31 @@ class Helpers:
                 parts.append(item)
             else:
                 num_images += item
+
+
+def _help(order: _Order, news: Queue[Part | int]) -> None:
+    """Work on what is free, tell what is done, and end quietly: what is left over, the caller does or complains of."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the caller ends its helpers
+
+    def told(num_images: int) -> None:
+        caller = parent_process()
+        if caller is not None and not caller.is_alive():
+            news.cancel_join_thread()
+            raise SystemExit
+        news.put(num_images)
+
+    with suppress(MedcliError):
+        device = pick_device(order.device)
+        job = Job(
+            source=order.source,
+            extractor=load_extractor(order.extractor, weights_path=order.weights_path, device=device),
+            shards=order.shards,
+            batch_size=order.batch_size,
+            cache=order.cache,
+            num_threads=order.num_threads,
+        )
+        with closing(FolderLocks(job.claims_path(order.cache))) as locks:
+            for part in work(job, claimed(locks, len(job.shards)), told):
+                if part.key is None:
+                    return
+                news.put(replace(part, rows=None))

@@ -138,4 +138,4 @@ def _about(extractor: FeatureExtractor) -> dict[str, str | int]:
 
 
 def _checksum(rows: torch.Tensor) -> str:
-    return hashlib.sha256(rows.reshape(-1).numpy()).hexdigest()
+    return hashlib.sha256(rows.reshape(-1).numpy().data).hexdigest()

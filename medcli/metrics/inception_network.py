@@ -37,8 +37,7 @@ class InceptionNetwork(nn.Module):
         super().__init__()
         fuse_convolutions(original, is_packed=device.type == "cpu" and packs_convolutions())
         self.stages = nn.ModuleDict({name: original.get_submodule(name) for name in STAGES})
-        self.to(device=device, memory_format=torch.channels_last)
-        self.requires_grad_(False).eval()
+        self.to(device).requires_grad_(False).eval()
 
     def forward(self, prepared_BYXC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pool features (B, 2048) and spatial features (B, 2023) of images made ready by `as_seen`."""
@@ -114,7 +113,8 @@ class FusedConvolution(nn.Module):
         super().__init__()
         mean_C, variance_C = norm.get_buffer("running_mean").double(), norm.get_buffer("running_var").double()
         scale_C = norm.weight.double() / (variance_C + norm.eps).sqrt()
-        self.weight = nn.Parameter((conv.weight.double() * scale_C.view(-1, 1, 1, 1)).float())
+        weight = (conv.weight.double() * scale_C.view(-1, 1, 1, 1)).float()
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         self.bias = nn.Parameter((norm.bias.double() - mean_C * scale_C).float())
         self.stride, self.padding = [int(s) for s in conv.stride], [int(p) for p in conv.padding]
 

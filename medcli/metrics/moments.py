@@ -87,6 +87,41 @@ class Moments:
         return Gaussian(mean_D=self.mean_D, covariance_DD=covariance_DD, num_rows=self.num_rows)
 
 
+class RunningMoments:
+    """Moments of rows that come in pieces, updated in place: nothing larger than one covariance and one piece is held.
+
+    Args:
+        dim: Width of the rows.
+    """
+
+    def __init__(self, dim: int) -> None:
+        empty = Moments.empty(dim)
+        self._num_rows, self._mean_D, self._scatter_DD = 0, empty.mean_D, empty.scatter_DD
+
+    def add(self, rows_ND: torch.Tensor) -> None:
+        """Take in (N, D) rows of any float type.
+
+        Raises:
+            DataError: If the width differs, or a row holds a NaN or an infinity.
+        """
+        check_same_width(len(self._mean_D), rows_ND.shape[1])
+        if not len(rows_ND):
+            return
+        centred_ND = finite(rows_ND).to(device="cpu", dtype=torch.float64, copy=True)
+        mean_D = centred_ND.mean(dim=0)
+        centred_ND -= mean_D
+        num_rows = self._num_rows + len(rows_ND)
+        step_D = mean_D - self._mean_D
+        self._scatter_DD.addmm_(centred_ND.T, centred_ND)
+        self._scatter_DD.addr_(step_D, step_D, alpha=self._num_rows * len(rows_ND) / num_rows)
+        self._mean_D += step_D * (len(rows_ND) / num_rows)
+        self._num_rows = num_rows
+
+    def moments(self) -> Moments:
+        """What has been taken in; call it once, at the end."""
+        return Moments(num_rows=self._num_rows, mean_D=self._mean_D, scatter_DD=self._scatter_DD)
+
+
 def finite(rows_ND: torch.Tensor) -> torch.Tensor:
     """Return the rows unchanged.
 

@@ -25,24 +25,17 @@ from medcli.version import __version__
 
 PROTOCOL = "adm"
 """Formulas, block size, k and order of the ADM suite, in exact arithmetic (metrics-facts 1)."""
-PREPROCESSING: Mapping[str, Mapping[str, str]] = MappingProxyType(
+LAYERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         INCEPTION: {
-            "resize": "299 x 299, bilinear as in TensorFlow 1: no half-pixel centres, no antialias",
-            "pixels": "(x - 128) / 128",
             "pool_layer": "pool_3, 2048",
             "logits_layer": "pool_3 times the kernel of softmax/logits, without bias, 1008",
             "spatial_layer": "mixed_6/conv after ReLU, channels 0 to 6, flattened row, column, channel, 2023",
         },
-        DIGITS: {
-            "resize": "8 x 8, by area, channels averaged",
-            "pixels": "x / 127.5 - 1",
-            "pool_layer": "penultimate layer, 64",
-            "logits_layer": "last layer with bias, 10",
-        },
+        DIGITS: {"pool_layer": "penultimate layer, 64", "logits_layer": "last layer with bias, 10"},
     }
 )
-"""What each extractor does to an image before and where its features are taken, by name."""
+"""Where the features of each extractor are taken, by its name."""
 REPORT_KEYS = ("protocol", "protocol_details", "provenance", "num_samples")
 """Without these a JSON file is no report that can be compared."""
 COMPARED_PROVENANCE = ("extractor_sha256", "reference_sha256", "reference_images_sha256")
@@ -53,7 +46,8 @@ def protocol_details(extractor: FeatureExtractor) -> dict[str, Any]:
     """All settings behind the numbers, apart from files."""
     return {
         "extractor": extractor.name,
-        **PREPROCESSING.get(extractor.name, {}),
+        "resize": extractor.preprocessing,
+        **LAYERS.get(extractor.name, {}),
         "dtype": "float32 features, float64 statistics",
         "order": "file order",
         "fid_root": "singular values of covariance factors",

@@ -22,8 +22,6 @@ from medcli.metrics.features import FeatureSet
 from medcli.metrics.reference import EXACT_SUFFIX, NOTE_KEY, STATISTICS
 from medcli.runtime.reporting import Reporter
 
-BATCH_SIZE = 64
-"""Images held at once."""
 NO_DATE = (1980, 1, 1, 0, 0, 0)
 """Time stamp of the archive's members: the same images make the same bytes on any day."""
 
@@ -49,9 +47,9 @@ class ReferenceFile:
         """Write `arr_0`: images of the source at even distances, so that a sorted source keeps its proportions.
 
         Args:
-            source: At least as many images; they are read once, a batch at a time.
+            source: At least as many images; those chosen are read one at a time.
             num_images: How many to keep.
-            reporter: Told of progress and of what reading finds worth a remark.
+            reporter: Told of progress.
 
         Raises:
             DataError: If their sizes differ, so that no array can hold them.
@@ -97,12 +95,8 @@ class ReferenceFile:
 
 
 def _chosen(source: ImageSource, num_images: int, reporter: Reporter) -> Iterator[npt.NDArray[np.uint8]]:
-    """Images 0, N / n, 2 N / n ... of N, rounded down."""
-    places = {place * source.num_images // num_images for place in range(num_images)}
-    index = 0
-    for images_BYXC in source.batches(BATCH_SIZE, reporter):
-        for image_YXC in images_BYXC.numpy():
-            if index in places:
-                yield image_YXC
-            index += 1
-        reporter.progress(index, source.num_images, "images copied")
+    """Images 0, N / n, 2 N / n ... of N, rounded down; the others are not decoded."""
+    places = [place * source.num_images // num_images for place in range(num_images)]
+    for done, (image_YXC,) in enumerate(source.read(range(place, place + 1) for place in places), 1):
+        yield image_YXC.numpy()
+        reporter.progress(done, num_images, "images copied")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from medcli.errors import DataError
@@ -12,9 +12,8 @@ from medcli.metrics.factor import factored
 from medcli.metrics.features import FeatureSet, Wanted
 from medcli.metrics.fid import frechet_distance
 from medcli.metrics.inception_score import inception_score_estimate
-from medcli.metrics.jackknife import NUM_BLOCKS, blocks_of, frechet_error
+from medcli.metrics.jackknife import NUM_BLOCKS, frechet_error
 from medcli.metrics.kid import kernel_distance
-from medcli.metrics.moments import Moments
 from medcli.metrics.precision_recall import NUM_NEIGHBOURS, precision_recall
 from medcli.runtime.reporting import Reporter, Silent
 
@@ -66,23 +65,12 @@ def _sfid(samples: FeatureSet, reference: FeatureSet, reporter: Reporter) -> tup
 def _frechet(kind: str, samples: FeatureSet, reference: FeatureSet, reporter: Reporter) -> Estimate:
     gaussian, target = samples.gaussians[kind], factored(reference.gaussians[kind])
     error = None
-    if blocks := block_moments(samples, kind):
+    if blocks := samples.block_moments.get(kind):
         total = min(NUM_BLOCKS, gaussian.num_rows or NUM_BLOCKS)
         error = frechet_error(gaussian, blocks, target, lambda done: reporter.progress(done, total, "blocks left out"))
     return Estimate(
         value=frechet_distance(gaussian, target), standard_error=error, method=f"jackknife over {NUM_BLOCKS} blocks"
     )
-
-
-def block_moments(samples: FeatureSet, kind: str) -> Iterable[Moments]:
-    """Moments of contiguous blocks of the samples, one after the other; empty where only statistics are known."""
-    if kind in samples.block_moments:
-        return samples.block_moments[kind]
-    rows_ND = samples.rows.get(kind)
-    # Beside ready statistics of more images than the file holds, rows say nothing about the score.
-    if rows_ND is None or samples.gaussians[kind].num_rows != len(rows_ND):
-        return ()
-    return (Moments.of(block_ND) for block_ND in blocks_of(rows_ND))
 
 
 def _inception_score(samples: FeatureSet, _reference: FeatureSet, _reporter: Reporter) -> tuple[Estimate, ...]:
@@ -137,16 +125,12 @@ def metrics_of(extractor: FeatureExtractor) -> tuple[str, ...]:
 
 
 def wanted_of(metrics: Collection[str], extractor: FeatureExtractor) -> tuple[Wanted, Wanted]:
-    """What to keep of the samples, and of the reference, to compute these metrics.
-
-    Of the samples every row is kept: the jackknife takes its blocks from them. Up to 80,000 samples they take less
-    memory than the moments of 20 blocks.
-    """
+    """What to keep of the samples (for error bars too) and of the reference to compute these metrics."""
     asked = [s for s in SCORERS if set(s.metrics) & set(metrics) and _layers(s) <= set(extractor.dims)]
     gaussians = frozenset(scorer.gaussians for scorer in asked if scorer.gaussians)
     sample_rows = frozenset(scorer.sample_rows for scorer in asked if scorer.sample_rows)
     reference_rows = frozenset(scorer.reference_rows for scorer in asked if scorer.reference_rows)
-    return Wanted(gaussians=gaussians, rows=sample_rows | gaussians), Wanted(gaussians=gaussians, rows=reference_rows)
+    return Wanted(gaussians=gaussians, rows=sample_rows, blocks=True), Wanted(gaussians=gaussians, rows=reference_rows)
 
 
 def score(

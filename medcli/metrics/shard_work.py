@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class Job:
     batch_size: int
     """Most images in one network call."""
     cache: FeatureCache | None
+    num_threads: int | None = None
+    """Threads the network may use on the CPU; None leaves them as they are."""
 
     def claims_path(self, cache: FeatureCache) -> Path:
         """The lock file on which processes that make this very pass meet."""
@@ -76,24 +79,45 @@ def work(job: Job, numbers: Iterable[int], told: Callable[[int], None]) -> Itera
     Raises:
         DataError: If an image can't be read, or its features are not finite.
     """
-    coming = read_shards(job.source, job.shards, numbers)
     with ThreadPoolExecutor(1) as reader:
-
-        def read_on() -> Future[Shard | None]:
-            return reader.submit(next, coming, None)
-
-        ahead = read_on()
-        while shard := ahead.result():
+        ahead = _Ahead(reader, read_shards(job.source, job.shards, numbers))
+        while shard := ahead.take():
             part = _found(job, shard)
             if part:
                 told(len(shard.images))
-                ahead = read_on()
             else:
-                waiting: list[Future[Shard | None]] = []
-                part = _computed(job, shard, told, lambda: waiting.append(read_on()))
-                ahead = waiting[0]
+                part = _computed(job, shard, told, ahead.start)
             del shard
             yield part
+
+
+class _Ahead:
+    """The next shard, read by a thread from when `start` is called, or else from when it is taken."""
+
+    def __init__(self, reader: ThreadPoolExecutor, shards: Iterator[Shard]) -> None:
+        self._reader, self._shards = reader, shards
+        self._coming: Future[Shard | None] | None = None
+
+    def start(self) -> None:
+        """Begin to read, if that has not begun."""
+        self._coming = self._coming or self._reader.submit(next, self._shards, None)
+
+    def take(self) -> Shard | None:
+        """The shard; None after the last."""
+        self.start()
+        coming, self._coming = self._coming, None
+        return coming.result() if coming else None
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Let torch use so many threads for a while; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _found(job: Job, shard: Shard) -> Part | None:
@@ -102,12 +126,13 @@ def _found(job: Job, shard: Shard) -> Part | None:
         return None
     key = job.cache.key(job.extractor, shard.digests)
     rows = job.cache.load(job.extractor, key, len(shard.images))
-    return rows and Part(number=shard.number, digests=shard.digests, key=key, rows=rows)
+    return Part(number=shard.number, digests=shard.digests, key=key, rows=rows) if rows else None
 
 
 def _computed(job: Job, shard: Shard, told: Callable[[int], None], read_on: Callable[[], None]) -> Part:
     first = job.shards[shard.number].start
-    rows = network_rows(job, shard.images, told, read_on)
+    with threads(job.num_threads):
+        rows = network_rows(job, shard.images, told, read_on)
     for found in rows.values():
         is_bad_N = ~torch.isfinite(found).all(dim=1)
         if is_bad_N.any():

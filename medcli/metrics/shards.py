@@ -63,7 +63,7 @@ def read_shards(source: ImageSource, shards: Sequence[range], numbers: Iterable[
 def image_digest(image_YXC: torch.Tensor) -> bytes:
     """SHA-256 of an image's height, width and pixels."""
     digest = hashlib.sha256(f"{tuple(image_YXC.shape)}".encode())
-    digest.update(image_YXC.reshape(-1).numpy())
+    digest.update(image_YXC.reshape(-1).numpy().data)
     return digest.digest()
 
 

@@ -53,13 +53,14 @@ class Attention(nn.Module):
         """(B, N, D) as (B, H, N, K)."""
         return x_BND.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def forward(self, x_BND: Tensor, num_mediators: int, kept_BK: Tensor | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, num_mediators: int, kept_BK: Tensor | None = None, absorb: bool = True) -> Tensor:
         """Mix (B, N, D) tokens with full attention.
 
         Args:
             x_BND: Tokens.
             num_mediators: Ignored, since this attention has none.
             kept_BK: In masked training, which tokens of the grid these are; None: all, in order.
+            absorb: Ignored as well.
         """
         query_BHNK, key_BHNK, value_BHNK = (self.split_heads(part) for part in self.project(x_BND))
         bias = self.offset_bias(kept_BK) if self.has_relative_bias else None

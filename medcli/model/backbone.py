@@ -71,6 +71,7 @@ class Block(nn.Module):
         *,
         skip_BND: Tensor | None = None,
         kept_BK: Tensor | None = None,
+        absorb: bool = True,
     ) -> Tensor:
         """Update tokens under a condition.
 
@@ -82,13 +83,14 @@ class Block(nn.Module):
             num_mediators: Mediator count of the attention, if it has mediators.
             skip_BND: Earlier tokens, for a block that joins them.
             kept_BK: In masked training, which tokens of the grid these are; None: all, in order.
+            absorb: Whether mediators may be multiplied into the weights of queries and keys where that costs less.
         """
         if skip_BND is not None:
             x_BND = product(self.skip_linear, torch.cat([x_BND, skip_BND], dim=2))
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(condition_BD).chunk(
             6, dim=1
         )
-        mixed_BND = self.attn(modulated_norm(x_BND, shift_attn, scale_attn), num_mediators, kept_BK)
+        mixed_BND = self.attn(modulated_norm(x_BND, shift_attn, scale_attn), num_mediators, kept_BK, absorb)
         x_BND = add_product(x_BND, gate_attn[:, None], mixed_BND)
         hidden_BND = self.mlp(modulated_norm(x_BND, shift_mlp, scale_mlp))
         return add_product(x_BND, gate_mlp[:, None], hidden_BND)
@@ -114,7 +116,9 @@ class FinalLayer(nn.Module):
         return F.linear(normed_BND, self.linear.weight.to(dtype), self.linear.bias.to(dtype))
 
 
-def attention_of(config: ModelConfig, geometry: BlockGeometry, *, mediated: bool, modulation: Amm | None) -> Attention:
+def attention_of(
+    config: ModelConfig, geometry: BlockGeometry, *, mediated: bool, modulation: Amm | None = None
+) -> Attention:
     """The attention a block has under this configuration."""
     width, heads, side = geometry.width, geometry.num_heads, geometry.tokens_side
     relative = RelativeBias(relative_table_shape(config, geometry), side) if config.has_relative_bias else None
@@ -234,8 +238,8 @@ class DiffusionTransformer(nn.Module):
                 f"latent of shape {tuple(latent_BCYX.shape)} does not fit a model of "
                 f"(B, {config.in_channels}, {config.latent_size}, {config.latent_size})"
             )
-        # What the blocks add to stays float32 from the latent to the output; narrower types are for their products. That
-        # halves the error of bfloat16.
+        # What the blocks add to stays float32 from the latent to the output, and narrower types are for their products:
+        # that halves the error of bfloat16.
         dtype = torch.promote_types(self.pos_embed.dtype, torch.float32)
         x_BND = self.x_embedder(latent_BCYX.to(dtype)) + self.pos_embed
         condition_BD = self.t_embedder(t_B) + self.y_embedder(label_B)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,9 @@ class PatchEmbed(nn.Module):
 
     def forward(self, latent_BCYX: Tensor) -> Tensor:
         """Embed (B, C, Y, X) as (B, N, D), tokens row by row, in the latent's type."""
-        weight, bias = (parameter.to(latent_BCYX.dtype) for parameter in (self.proj.weight, self.proj.bias))
-        return F.conv2d(latent_BCYX, weight, bias, stride=self.proj.stride).flatten(2).transpose(1, 2)
+        proj, dtype = self.proj, latent_BCYX.dtype
+        bias = cast(Tensor, proj.bias).to(dtype)
+        return F.conv2d(latent_BCYX, proj.weight.to(dtype), bias, stride=proj.stride).flatten(2).transpose(1, 2)
 
 
 class TimestepEmbedder(nn.Module):

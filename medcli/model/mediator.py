@@ -172,16 +172,17 @@ class MediatorAttention(Attention):
         summary_BHMK = scores_BHMN.softmax(dim=-1) @ self.split_heads(value_BND)
         return (shares_BHMN.softmax(dim=-2).mT @ summary_BHMK).transpose(1, 2).flatten(2)
 
-    def forward(self, x_BND: Tensor, num_mediators: int, kept_BK: Tensor | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, num_mediators: int, kept_BK: Tensor | None = None, absorb: bool = True) -> Tensor:
         """Mix (B, N, D) tokens through `num_mediators` mediators, or with full attention for 0.
 
         Full attention uses the same q, k, v and projection and leaves the convolution out: it is the dense parent.
-        Mediators cost 4 N M D multiply-adds instead of 2 N^2 D, so they pay only when M < N / 2.
+        Mediators cost 4 N M D multiply-adds instead of 2 N^2 D, so they pay only when M < N / 2. Without gradients they
+        are absorbed where that costs less still, unless `absorb` is false.
         """
         if num_mediators == 0:
             return super().forward(x_BND, 0, kept_BK)
         width = self.proj.in_features
-        if not torch.is_grad_enabled() and self.absorbs(num_mediators):
+        if absorb and not torch.is_grad_enabled() and self.absorbs(num_mediators):
             value_BND = linear(x_BND, self.qkv.weight[2 * width :], self.qkv.bias[2 * width :])
             scores = self.absorbed_scores(x_BND, num_mediators)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,8 @@ def _changed(call: Call, device: torch.device, dtype: torch.dtype, is_checkpoint
 
     def run_again(*inputs: Tensor | int, **joined: Tensor | None) -> Tensor:
         # Blocks draw nothing at random, so no generator's state is kept.
-        output: Tensor = checkpoint(cast, *inputs, use_reentrant=False, preserve_rng_state=False, **joined)
+        again = partial(cast, **joined)
+        output: Tensor = checkpoint(again, *inputs, use_reentrant=False, preserve_rng_state=False)
         return output
 
     return run_again if is_checkpointed else cast

@@ -1,7 +1,7 @@
 """How much memory a training step will hold at its worst moment, worked out before it runs.
 
-Weights, gradients, moments and averages are counted from shapes. What automatic differentiation keeps of the forward pass
-depends on kernels and number formats, so one block of each kind is really run, on one image and on two, and what it
+Weights, gradients, moments and averages are counted from shapes. What automatic differentiation keeps of a pass depends
+on kernels and number formats, so one block of each kind is really run, on one image and on two, and what it
 keeps is counted; the network is the sum of its blocks.
 """
 

@@ -179,7 +179,6 @@ class Session:
         self._note(f"step {trouble.step}: {trouble.what}; going back to step {self.journal.done} to leave it out")
 
     def _restore(self, path: Path, header: StateHeader) -> None:
-        self._pending.clear()
         if self._fleet.is_first:
             with open_state(path) as (_, read):
                 self._learner.restore(header.keys, read)

@@ -56,8 +56,13 @@ class StepShape:
 
     @property
     def stream_bytes(self) -> int:
-        """What one block hands to the next."""
-        return self.micro_batch_size * self.config.num_tokens * self.config.hidden_size * FLOAT_BYTES
+        """What one block hands to the next, for a micro-batch."""
+        return self.micro_batch_size * stream_bytes(self.config)
+
+
+def stream_bytes(config: ModelConfig) -> int:
+    """What one block hands to the next, for one image."""
+    return config.num_tokens * config.hidden_size * FLOAT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ def block_piece(step: StepShape, kind: Kind, device: torch.device) -> Piece:
     """A block of a kind, with zeros for weights."""
     config, place = step.config, blocks(step.config)[kind.layer]
     with torch.device("meta"):
-        attention = attention_of(config, place, mediated=kind.layer in config.mediator_layers, modulation=None)
+        attention = attention_of(config, place, mediated=kind.layer in config.mediator_layers)
         block = Block(config, place, attention)
     zeroed(block, kind.trained, device)
 

@@ -13,7 +13,7 @@ from medcli.training.learner import optimizer_of
 from medcli.training.step_pieces import Kind, Piece, StepShape, block_piece, ends_piece, kinds_of
 
 CPU_STREAM_BYTES = 2**20
-"""On a CPU no more images are timed than fill this much of what one block hands to the next: time grows evenly there."""
+"""On a CPU no more images are timed than fill this much of what a block hands to the next: time grows evenly there."""
 UPDATED_NUMBERS = 2**22
 """Parameters whose update is timed."""
 SETTLED = 60

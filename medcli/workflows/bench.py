@@ -13,6 +13,7 @@ import torch
 
 from medcli.engine.plan import SamplingPlan
 from medcli.errors import ConfigError
+from medcli.runtime.compilation import require_compiler
 from medcli.runtime.device import pick_device
 from medcli.runtime.memory import MIB
 from medcli.runtime.precision import warn_if_slow
@@ -22,7 +23,7 @@ from medcli.version import __version__
 from medcli.workflows.bench_loops import Agreement, LoopContest, LoopSettings, agreement, loop_plan
 from medcli.workflows.bench_rows import BenchRow, Measured, measure, rows_of
 from medcli.workflows.bench_subject import Shape, Subject, find_subject
-from medcli.workflows.bench_variants import Variant, forward_variants, stages_by_count
+from medcli.workflows.bench_variants import Variant, forward_variants, stages_by_count, unabsorbed_stages
 from medcli.workflows.sample import DTYPES
 from medcli.workflows.sample_settings import default_batch_size
 
@@ -119,12 +120,14 @@ def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = No
     Raises:
         ConfigError: If the preset is unknown or values contradict each other or the model.
         CheckpointError: If the checkpoint is missing, damaged or not of these families.
-        EnvironmentProblem: If the device is not there.
+        EnvironmentProblem: If the device is not there, or nothing to compile with.
     """
     if request.repeats < 1:
         raise ConfigError(f"--repeats must be at least 1, got {request.repeats}")
     device = pick_device(request.device)
     warn_if_slow(DTYPES[request.dtype], device, reporter)
+    if request.compiled:
+        require_compiler(device)
     subject = find_subject(request.model, request.shape, family=request.family, num_heads=request.num_heads)
     batch_size = request.batch_size or _batch_size(subject, device)
     plan = loop_plan(subject.config, request.loop, batch_size)
@@ -194,7 +197,8 @@ def _groups(
     plain_weights = dict(model.state_dict())  # stays float32, whatever becomes of the model
     model = model.to(DTYPES[request.dtype])
     stages = stages_by_count(model, compiled=request.compiled)
-    forwards = forward_variants(stages, batch_size, device, request.dtype, compiled=request.compiled)
+    unabsorbed = unabsorbed_stages(model, compiled=request.compiled)
+    forwards = forward_variants(stages, unabsorbed, batch_size, device, request.dtype, compiled=request.compiled)
     groups = [_Group("forward", forwards, FORWARD_UNTIMED)]
     if plan is not None:
         contest = LoopContest(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medcli.config import ModelConfig, SamplerConfig
-from medcli.engine.cost import call_gmacs
+from medcli.engine.cost import done_gmacs, pass_gmacs
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, Stage
@@ -205,14 +205,18 @@ class LoopContest:
         *,
         compiled: bool,
     ) -> Variant:
-        config = self.stages[0].config
+        config, halves = self.stages[0].config, self.plan.guidance.num_halves
+        papers = [halves * pass_gmacs(config, count) for count in schedule.counts]
+        done = [halves * done_gmacs(config, count) for count in schedule.counts]
         return Variant(
             name=name,
             mediators=tuple(count for count in schedule.counts if count),
             num_images=num_images,
             dtype=dtype,
             compiled=compiled,
-            gmacs_a_call=tuple(call_gmacs(config, count, self.plan.guidance) for count in schedule.counts),
+            gmacs_a_call=tuple(papers),
+            # The papers' loop does what the papers count.
+            done_a_call=tuple(papers if name == PLAIN else done),
             run=run,
         )
 

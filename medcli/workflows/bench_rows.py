@@ -22,7 +22,7 @@ class BenchRow:
     group: str
     """`forward`: one network call; `loop`: a sampling run."""
     variant: str
-    """`dense` or `mediators`; of loops `dense` (the engine with full attention), `engine` or `plain`."""
+    """`dense`, `mediators` or `unabsorbed`; of loops `dense` (the engine with full attention), `engine` or `plain`."""
     mediators: tuple[int, ...]
     """Counts it uses; empty: full attention."""
     dtype: str
@@ -30,7 +30,9 @@ class BenchRow:
     num_images: int
     """Images of one timed run."""
     gmacs: float
-    """Multiply-adds of an image: of one forward pass, or of all network calls it really made."""
+    """Multiply-adds of an image as the papers count: of one forward pass, or of all network calls it really made."""
+    gmacs_done: float
+    """The same without the queries and keys that are absorbed, so never computed (`medcli.model.absorption`)."""
     calls: tuple[float, ...] | None
     """Of loops: mean network calls of an image at each count."""
     seconds: Spread
@@ -56,9 +58,9 @@ class BenchRow:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, units in the names."""
-        names = ("group", "variant", "dtype", "compiled", "num_images", "gmacs", "images_per_sec", "ratio_to_dense")
+        names = ("group", "variant", "dtype", "compiled", "num_images", "gmacs", "gmacs_done", "images_per_sec")
         return {
-            **{name: getattr(self, name) for name in (*names, "ratio_to_plain", "peak_memory_mib")},
+            **{name: getattr(self, name) for name in (*names, "ratio_to_dense", "ratio_to_plain", "peak_memory_mib")},
             "mediators": list(self.mediators),
             "calls": None if self.calls is None else list(self.calls),
             "seconds_median": self.seconds.median,
@@ -97,13 +99,11 @@ class Measured:
             return None
         return tuple(sum(made) / len(self.images) for made in zip(*(image.calls for image in self.images), strict=True))
 
-    @property
-    def gmacs(self) -> float:
-        """Of an image in the mean, or of one forward pass."""
-        costs = self.variant.gmacs_a_call
+    def gmacs(self, a_call: Sequence[float]) -> float:
+        """Of an image in the mean, or of one forward pass, from what a network call costs at each count."""
         if not self.images:
-            return costs[0]
-        return sum(image_gmacs(image.calls, costs) for image in self.images) / len(self.images)
+            return a_call[0]
+        return sum(image_gmacs(image.calls, a_call) for image in self.images) / len(self.images)
 
 
 def measure(
@@ -151,7 +151,8 @@ def rows_of(group: str, measured: Sequence[Measured]) -> list[BenchRow]:
             dtype=seen.variant.dtype,
             compiled=seen.variant.compiled,
             num_images=seen.variant.num_images,
-            gmacs=seen.gmacs,
+            gmacs=seen.gmacs(seen.variant.gmacs_a_call),
+            gmacs_done=seen.gmacs(seen.variant.done_a_call),
             calls=seen.calls,
             seconds=seen.seconds,
             wall_seconds=Spread.of([reading.wall_seconds for reading in seen.readings]).median,

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from medcli.engine.cost import call_gmacs
-from medcli.engine.networks import Guidance, Stage, stages_of
+from medcli.engine.cost import done_gmacs, pass_gmacs
+from medcli.engine.networks import Stage, stages_of
 from medcli.engine.plan import FinishedImage, latent_shape_of
+from medcli.model.absorption import absorbed_saving
 from medcli.model.backbone import DiffusionTransformer
 
 # Dimension key: B images of a batch, C latent channels, Y X latent height and width.
@@ -17,10 +18,13 @@ from medcli.model.backbone import DiffusionTransformer
 DENSE = "dense"
 """Full attention, fused; in a loop, the engine with it."""
 MEDIATORS = "mediators"
+"""A mediator count, queries and keys absorbed where that costs less."""
+UNABSORBED = "unabsorbed"
+"""The same with the queries and keys of every token, as the papers compute it."""
 ENGINE = "engine"
 PLAIN = "plain"
 NUM_TRAIN_TIMESTEPS = 1000
-"""DiT's native time is an integer below this."""
+"""Native time is an integer below this, but for SiT."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,24 +39,41 @@ class Variant:
     dtype: str
     compiled: bool
     gmacs_a_call: tuple[float, ...]
-    """Of one image's network call, at each count."""
+    """Of one image's network call at each count, in the papers' convention."""
+    done_a_call: tuple[float, ...]
+    """The same as it is really done."""
     run: Callable[[], Sequence[FinishedImage]]
     """Does the work; forward passes make no images."""
 
 
 def stages_by_count(model: DiffusionTransformer, *, compiled: bool) -> dict[int, Stage]:
-    """The network at full attention (0) and at each count of its ladder; compiled, a graph each."""
+    """The network at full attention (0) and at each count of its ladder."""
     counts = (0, *model.config.mediators)
     return dict(zip(counts, stages_of(model, counts, compiled=compiled), strict=True))
 
 
+def unabsorbed_stages(model: DiffusionTransformer, *, compiled: bool) -> dict[int, Stage]:
+    """The network without absorption, at each count of the ladder where there is any."""
+    counts = tuple(count for count in model.config.mediators if absorbed_saving(model.config, num_mediators=count))
+    if not counts:
+        return {}
+    return dict(zip(counts, stages_of(model, counts, compiled=compiled, absorb=False), strict=True))
+
+
 def forward_variants(
-    stages: Mapping[int, Stage], batch_size: int, device: torch.device, dtype: str, *, compiled: bool
+    stages: Mapping[int, Stage],
+    unabsorbed: Mapping[int, Stage],
+    batch_size: int,
+    device: torch.device,
+    dtype: str,
+    *,
+    compiled: bool,
 ) -> list[Variant]:
     """One network call at each count, full attention first, on a batch whose images are at different times.
 
     Args:
         stages: The network at each count.
+        unabsorbed: The network without absorption, at each count that has any.
         batch_size: Images of a call.
         device: Where the network is.
         dtype: What its number format is called.
@@ -66,23 +87,26 @@ def forward_variants(
         t_B = (t_B * NUM_TRAIN_TIMESTEPS).long()
     t_B, label_B = t_B.to(device), (torch.arange(batch_size) % config.num_classes).to(device)
 
-    def runner(stage: Stage) -> Callable[[], Sequence[FinishedImage]]:
+    def variant(name: str, stage: Stage, gmacs_done: float) -> Variant:
         @torch.no_grad()
         def run() -> Sequence[FinishedImage]:
             stage.network(latent_BCYX, t_B, label_B)
             return ()
 
-        return run
-
-    return [
-        Variant(
-            name=MEDIATORS if count else DENSE,
-            mediators=(count,) if count else (),
+        return Variant(
+            name=name,
+            mediators=(stage.num_mediators,) if stage.num_mediators else (),
             num_images=batch_size,
             dtype=dtype,
             compiled=compiled,
-            gmacs_a_call=(call_gmacs(config, count, Guidance()),),
-            run=runner(stage),
+            gmacs_a_call=(pass_gmacs(config, stage.num_mediators),),
+            done_a_call=(gmacs_done,),
+            run=run,
         )
-        for count, stage in stages.items()
-    ]
+
+    variants = []
+    for count, stage in stages.items():
+        variants.append(variant(MEDIATORS if count else DENSE, stage, done_gmacs(config, count)))
+        if count in unabsorbed:
+            variants.append(variant(UNABSORBED, unabsorbed[count], pass_gmacs(config, count)))
+    return variants

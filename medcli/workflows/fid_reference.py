@@ -11,10 +11,9 @@ from medcli.metrics.extractor import POOL, SPATIAL
 from medcli.metrics.features import Wanted
 from medcli.metrics.protocol import PROTOCOL, protocol_details, software
 from medcli.metrics.reference_file import ReferenceFile
-from medcli.metrics.registry import load_extractor
-from medcli.runtime.device import pick_device
 from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Reporter
+from medcli.workflows.fid_computing import Computing, load_computer
 from medcli.workflows.fid_sides import extractor_name, features_of, survey
 
 NUM_REFERENCE_IMAGES = 10_000
@@ -33,14 +32,8 @@ class ReferenceRequest:
     """Most images to store, at even distances; 0 stores statistics alone."""
     num_images: int | None = None
     """Images to use, from the first; None uses all."""
-    extractor: str | None = None
-    """Feature network; None takes the one the images' manifest points to, else Inception."""
-    extractor_weights: Path | None = None
-    """Weights of the extractor; None looks where they belong."""
-    batch_size: int = 64
-    """Most images in one network call."""
-    device: str | None = None
-    """Where the network runs; None takes the best there is."""
+    computing: Computing = Computing()
+    """How features are computed; without an extractor named, the images' manifest points to one, else Inception."""
     force: bool = False
     """Whether an existing file is replaced."""
 
@@ -91,17 +84,15 @@ def write_reference(request: ReferenceRequest, reporter: Reporter) -> ReferenceR
     side = survey(request.images, request.num_images)
     if side.source is None or side.statistics:
         raise DataError(f"{side.name} holds ready statistics, a reference is made from images", hint="name its images")
-    extractor = load_extractor(
-        extractor_name(request.extractor, None, request.images),
-        weights_path=request.extractor_weights,
-        device=pick_device(request.device),
-    )
+    name = extractor_name(request.computing.extractor, None, request.images)
+    computer = load_computer(request.computing, name, reporter)
+    extractor = computer.extractor
     num_stored = min(request.num_reference_images, side.source.num_images)
     wanted = Wanted(gaussians=frozenset({POOL, SPATIAL} & set(extractor.dims)))
     with atomic_path(request.output, force=request.force) as temporary, ReferenceFile(temporary) as file:
         if num_stored:
             file.write_images(side.source, num_stored, reporter)
-        found = features_of(side, extractor, wanted, request.batch_size, reporter)
+        found = features_of(side, computer, wanted, reporter)
         file.write_statistics(found.features, extractor)
     return ReferenceReport(
         output=str(request.output),

@@ -15,10 +15,9 @@ from medcli.metrics.factor import factored
 from medcli.metrics.features import FeatureSet
 from medcli.metrics.inception_score import BLOCK_SIZE, order_loss
 from medcli.metrics.protocol import PROTOCOL, protocol_details, software
-from medcli.metrics.registry import load_extractor
 from medcli.metrics.scores import METRICS, Scores, metrics_of, score, wanted_of
-from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter
+from medcli.workflows.fid_computing import Computer, Computing, load_computer
 from medcli.workflows.fid_sides import Side, SideFeatures, extractor_name, features_of
 
 JSON_KEYS = {"is": "inception_score"}
@@ -41,18 +40,12 @@ class FidRequest:
     """The same, an npz of statistics, or the name of a bundled reference; None asks the samples' manifest."""
     metrics: tuple[str, ...] | None = None
     """Names in `METRICS`; None computes all the extractor has the layers for."""
-    extractor: str | None = None
-    """Feature network; None takes the one the reference was made with, else Inception."""
-    extractor_weights: Path | None = None
-    """Weights of the extractor; None looks where they belong."""
-    batch_size: int = 64
-    """Most images in one network call."""
-    device: str | None = None
-    """Where the network runs; None takes the best there is."""
     num_images: int | None = None
     """Samples to score, from the first; None scores all."""
     extrapolate: bool = False
     """Whether to compute FID for infinitely many samples too."""
+    computing: Computing = Computing()
+    """How features are computed."""
 
     def __post_init__(self) -> None:
         for name in self.metrics or ():
@@ -105,10 +98,15 @@ class FidReport:
 class Yardstick:
     """What sample sets are measured with: the network, the reference read once, and the metrics."""
 
-    extractor: FeatureExtractor
+    computer: Computer
     reference: SideFeatures
     metrics: tuple[str, ...]
-    request: FidRequest
+    is_extrapolated: bool
+
+    @property
+    def extractor(self) -> FeatureExtractor:
+        """The network."""
+        return self.computer.extractor
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -143,18 +141,20 @@ def load_yardstick(
         DataError: If the reference is unusable, or the samples are too few to extrapolate.
         EnvironmentProblem: If the extractor's weights or the device are missing.
     """
-    extractor = load_extractor(
-        extractor_name(request.extractor, reference, samples[0][0]),
-        weights_path=request.extractor_weights,
-        device=pick_device(request.device),
-    )
+    name = extractor_name(request.computing.extractor, reference, samples[0][0])
+    computer = load_computer(request.computing, name, reporter)
+    extractor = computer.extractor
     if request.extrapolate:
         for _, side in samples:
             _check_enough(side, extractor)
     metrics = request.metrics or metrics_of(extractor)
     _, wanted = wanted_of(metrics, extractor)
-    features = features_of(reference, extractor, wanted, request.batch_size, reporter)
-    return Yardstick(extractor=extractor, reference=features, metrics=metrics, request=request)
+    return Yardstick(
+        computer=computer,
+        reference=features_of(reference, computer, wanted, reporter),
+        metrics=metrics,
+        is_extrapolated=request.extrapolate,
+    )
 
 
 def measure(yardstick: Yardstick, side: Side, reporter: Reporter) -> FidReport:
@@ -165,10 +165,12 @@ def measure(yardstick: Yardstick, side: Side, reporter: Reporter) -> FidReport:
     """
     extractor, reference = yardstick.extractor, yardstick.reference
     wanted, _ = wanted_of(yardstick.metrics, extractor)
-    samples = features_of(side, extractor, wanted, yardstick.request.batch_size, reporter)
+    if yardstick.is_extrapolated:
+        wanted = replace(wanted, rows=wanted.rows | {POOL})
+    samples = features_of(side, yardstick.computer, wanted, reporter)
     scores = score(yardstick.metrics, samples.features, reference.features, extractor, reporter)
     line = None
-    if yardstick.request.extrapolate:
+    if yardstick.is_extrapolated:
         scores, line = _extrapolated(scores, samples.features, reference.features, reporter)
     _warn(samples.features, extractor, reporter)
     return FidReport(

@@ -9,8 +9,8 @@ from pathlib import Path
 from medcli.data.images import MANIFEST, ImageSource, open_images, read_manifest
 from medcli.data.npz import IMAGES_KEY, npz_keys
 from medcli.errors import ConfigError, DataError
-from medcli.metrics.extractor import INCEPTION, FeatureExtractor
-from medcli.metrics.features import FeatureSet, Wanted, extract
+from medcli.metrics.extractor import INCEPTION
+from medcli.metrics.features import FeatureSet, Wanted
 from medcli.metrics.protocol import statistics_sha256
 from medcli.metrics.reference import (
     BUNDLED,
@@ -23,6 +23,7 @@ from medcli.metrics.reference import (
     read_statistics,
 )
 from medcli.runtime.reporting import Reporter
+from medcli.workflows.fid_computing import Computer
 
 SAMPLES_ROOT = Path("samples")
 """Where `medcli sample` puts its folders."""
@@ -155,10 +156,9 @@ def _made_with(reference: Side | None) -> str | None:
     return info.extractor if info else None
 
 
-def features_of(
-    side: Side, extractor: FeatureExtractor, wanted: Wanted, batch_size: int, reporter: Reporter
-) -> SideFeatures:
+def features_of(side: Side, computer: Computer, wanted: Wanted, reporter: Reporter) -> SideFeatures:
     """Features of one side: ready statistics where its file holds them (as ADM does), the rest from its images."""
+    extractor = computer.extractor
     if side.bundled:
         found = bundled_sha256(side.bundled)
         return SideFeatures(features=load_bundled(side.bundled, extractor), sha256=found, images_sha256=found)
@@ -168,10 +168,9 @@ def features_of(
         ready = read_statistics(side.statistics, extractor.dims)
         wanted = replace(wanted, gaussians=frozenset())
     if side.source is None or not (wanted.rows or wanted.gaussians):
-        num_images = side.num_images
-        features, images = FeatureSet(name=side.name, num_images=num_images, gaussians=ready), None
+        features, images = FeatureSet(name=side.name, num_images=side.num_images, gaussians=ready), None
     else:
-        features = extract(side.source, extractor, wanted, batch_size=batch_size, reporter=reporter)
+        features = computer.features_of(side.source, wanted, reporter)
         images = features.content_sha256
         features = replace(features, gaussians=ready or features.gaussians, name=side.name)
     digest = statistics_sha256(ready) if ready else images

@@ -23,7 +23,8 @@ from medcli.workflows.finetune_calibration import calibrated
 from medcli.workflows.finetune_comparison import Comparison, averaged_model, control_of, losses_of
 from medcli.workflows.finetune_previews import Previews
 from medcli.workflows.finetune_record import record_of, versions, write_record
-from medcli.workflows.finetune_setup import CHECKPOINT, FinetuneRequest, FinetuneSetup, set_up
+from medcli.workflows.finetune_request import FinetuneRequest
+from medcli.workflows.finetune_setup import CHECKPOINT, FinetuneSetup, set_up
 from medcli.workflows.finetune_trackers import Tracker, open_trackers, require_trackers
 
 REPORT = "report.json"
@@ -153,7 +154,7 @@ class _Run:
         return replace(self._written(result), calibration=calibration), result.ema
 
     def _teacher(self) -> DiffusionTransformer | None:
-        info, setup = self._setup.teacher, self._setup
+        info = self._setup.teacher
         if info is None:
             return None
         return load_model(info.path, family=info.config.family, weights=info.weights, dtype=torch.float32)

@@ -37,8 +37,7 @@ def calibrated(setup: FinetuneSetup, model: DiffusionTransformer, reporter: Repo
     found = {
         "layers": [asdict(layer) for layer in layers],
         "output": [
-            {"num_mediators": count, "before": before[count], "after": after[count]}
-            for count in setup.config.mediators
+            {"num_mediators": count, "before": before[count], "after": after[count]} for count in setup.config.mediators
         ],
     }
     if setup.processes.is_first:

@@ -13,13 +13,15 @@ from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for
 from medcli.training.batches import Batches
 from medcli.training.config import AUTO
-from medcli.training.memory_estimate import FLOAT_BYTES, NUM_MOMENTS, MemoryEstimate, estimate_memory
+from medcli.training.memory_estimate import NUM_MOMENTS, MemoryEstimate, estimate_memory
 from medcli.training.selection import ParameterGroup
+from medcli.training.step_pieces import FLOAT_BYTES
 from medcli.training.time_estimate import TimeEstimate, count_shares, estimate_seconds
 from medcli.workflows.finetune_comparison import CONTROL
 from medcli.workflows.finetune_previews import FOLDER
 from medcli.workflows.finetune_record import RECORD
-from medcli.workflows.finetune_setup import CHECKPOINT, STATES, FinetuneRequest, FinetuneSetup, set_up
+from medcli.workflows.finetune_request import FinetuneRequest
+from medcli.workflows.finetune_setup import CHECKPOINT, STATES, FinetuneSetup, set_up
 from medcli.workflows.finetune_trackers import require_trackers
 
 TRIED_IMAGES = 8

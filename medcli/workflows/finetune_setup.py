@@ -11,23 +11,22 @@ import torch
 
 from medcli.checkpoint.reader import CheckpointInfo, describe
 from medcli.config import ModelConfig, PathName, PredictionName
-from medcli.data.digits import DIGITS
 from medcli.data.open_set import open_training_set
 from medcli.data.training_set import TrainingSet
 from medcli.diffusion.losses import Weighting
-from medcli.errors import ConfigError
+from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.device import own_device
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
-from medcli.training.config import TrainConfig
+from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.loop import TORCH_DTYPES
 from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
-from medcli.training.step_pieces import StepShape
+from medcli.training.step_pieces import StepShape, stream_bytes
+from medcli.workflows.finetune_request import FinetuneRequest
 from medcli.workflows.finetune_start import (
     NO_AUTOENCODER,
     Start,
-    StartRequest,
     find_start,
     remark_on_changes,
     with_classes,
@@ -41,57 +40,8 @@ STATES = "state-*.safetensors"
 """Names of its training states."""
 DEFAULT_EVALUATED = 512
 """Images that the loss is measured on for each count, before and after a run with a control."""
-DEFAULT_DISTILL = 0.5
-"""Share of the squared error that is towards a teacher."""
-DEFAULT_PREVIEW_EVERY = 1000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinetuneRequest:
-    """What to train, on what, into which folder."""
-
-    training: TrainConfig
-    """The run; `entries` and `loss` are filled in from what follows, the model and the checkpoint."""
-    start: StartRequest = StartRequest()
-    """The network to begin with."""
-    data: str = DIGITS
-    """`digits`, or a path: see `open_training_set`."""
-    flip: bool = True
-    """Whether half of all draws are mirrored, where the data allows it."""
-    vae: str | None = None
-    """The autoencoder, a folder or a name; None: the model's own; `none`: pixels, for a model from scratch."""
-    output: Path | None = None
-    """The run's folder; None: the data's name under `runs`."""
-    train: str = "all"
-    """`all` or `attention`: see `select`."""
-    freeze: tuple[str, ...] = ()
-    """Parts that stay as they are."""
-    train_dense: bool | None = None
-    """Whether full attention is trained beside the mediators; None: with several counts, which share its projections."""
-    path: str | None = None
-    """Interpolant of a SiT model; None: what the checkpoint names, else `linear`."""
-    prediction: str | None = None
-    """What a SiT model predicts; None: what the checkpoint names, else `velocity`."""
-    weighting: str = "none"
-    """Weight of noise and score losses over time."""
-    distill: Path | None = None
-    """A teacher's checkpoint."""
-    distill_weight: float = DEFAULT_DISTILL
-    """Share of the squared error that is towards the teacher."""
-    calibrate: bool = False
-    """Whether mediators are fitted to full attention before training."""
-    control: bool = False
-    """Whether the dense parent is trained as well, to compare with."""
-    num_evaluated: int | None = None
-    """Images for the losses before and after; None: 512 with a control, else 0, which is none."""
-    preview_every: int = DEFAULT_PREVIEW_EVERY
-    """Steps between pictures; 0: none."""
-    tensorboard: bool = False
-    wandb: bool = False
-    device: str | None = None
-    """None: the best there is."""
-    command: str | None = None
-    """The command line, for the record."""
+CPU_STREAM_BYTES = 2**21
+"""What one block hands to the next, for all images of a pass on a CPU, is at most this where nobody says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,10 +120,10 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     _check_machine(request.training, device)
     seed = request.training.seed
     start = find_start(request.start, seed=seed, data=request.data, autoencoder=request.vae)
-    training = _training(request, start)
+    training = _in_pieces(_training(request, start), start.config, device, processes)
     selection = select(start.config, request.train, request.freeze)
     output = request.output or RUNS / Path(request.data).resolve().name
-    _check_output(output)
+    _check_places(output, request.training.resume)
     teacher = None if request.distill is None else _teacher(request.distill, start.config)
     data = open_training_set(
         request.data,
@@ -208,8 +158,10 @@ def _check_machine(training: TrainConfig, device: torch.device) -> None:
         )
 
 
-def _check_output(output: Path) -> None:
-    """Refuse places that hold something else; what another run left is compared by its states."""
+def _check_places(output: Path, resume: str) -> None:
+    """Refuse places that hold something else; what another run left there is compared by its states."""
+    if resume not in (AUTO, NEVER) and not Path(resume).exists():
+        raise CheckpointError(f"there is no state {resume}", hint="--resume auto goes on from what --output holds")
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file, expected a folder name", hint="choose another name with --output")
     if (output / CHECKPOINT).exists() and not any(output.glob(STATES)):
@@ -234,6 +186,18 @@ def _training(request: FinetuneRequest, start: Start) -> TrainConfig:
     if not config.has_null_class and training.label_dropout:
         return replace(training, label_dropout=0.0)  # there is no class to drop labels to
     return training
+
+
+def _in_pieces(training: TrainConfig, config: ModelConfig, device: torch.device, processes: Processes) -> TrainConfig:
+    """On a CPU, where nobody says otherwise, take so few images at once that they stay near the processor.
+
+    12 to 25 % quicker than all at once, and a fraction of the memory (docs/finetuning.md).
+    """
+    if training.micro_batch_size is not None or device.type != "cpu":
+        return training
+    share = math.ceil(training.global_batch_size / processes.count)
+    num_pieces = math.ceil(share * stream_bytes(config) / CPU_STREAM_BYTES)
+    return replace(training, micro_batch_size=math.ceil(share / num_pieces))
 
 
 def _entries(ladder: tuple[int, ...], train_dense: bool | None) -> tuple[int, ...]:

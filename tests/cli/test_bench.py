@@ -34,9 +34,10 @@ def test_json_has_units_in_its_keys_and_says_where_it_was_measured(run_cli: RunC
         "batch_size": 2,
     }
     assert report["agreement"]["max_relative_difference"] <= 1e-6
-    assert [row["mediators"] for row in report["rows"]] == [[], *([n] for n in LADDER), [], *[list(LADDER)] * 2]
+    assert [row["mediators"] for row in report["rows"]] == [[], [1], [1], [4], [4], [16], [], *[list(LADDER)] * 2]
     for row in report["rows"]:
-        assert row.keys() >= {"gmacs", "ratio_to_dense", "ratio_to_plain", "slower", "peak_memory_mib", "dtype"}
+        assert row["gmacs_done"] <= row["gmacs"]
+        assert row.keys() >= {"variant", "ratio_to_dense", "ratio_to_plain", "slower", "peak_memory_mib", "dtype"}
         assert 0 < row["seconds_q1"] <= row["seconds_median"] <= row["seconds_q3"]
         assert row["images_per_sec"] == pytest.approx(row["num_images"] / row["seconds_median"])
         assert row["slower"] == (row["ratio_to_dense"] < 1)
@@ -46,8 +47,10 @@ def test_a_person_sees_both_tables_and_how_to_read_them(run_cli: RunCli, file: P
     result = run_cli("bench", file, *SHORT)
     assert result.code == 0
     assert result.out.startswith("tiny.safetensors, 8 px, 16 tokens, fp32, batches of 2; ")
-    for said in ("x dense", "x plain", "CPU time of the one thread", "plain loop, fp32", "the same moves", "1,4,16"):
+    assert sum("with all queries and keys" in line for line in result.out.splitlines()) == 2
+    for said in ("x dense", "done: GMACs", "x plain", "CPU time of the one thread", "plain loop, fp32", "1,4,16"):
         assert said in result.out
+    assert "the same moves" in result.out
     slower = [line for line in result.out.splitlines() if line.rstrip().endswith(" slower")]
     assert any("plain loop" in line for line in slower)
 
@@ -58,6 +61,27 @@ def test_without_steps_only_network_calls_are_timed(run_cli: RunCli, file: Path)
     assert "16 px, 64 tokens" in result.out
     assert "mediators in 1 of 2 blocks" in result.out
     assert "plain" not in result.out
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_a_number_format_the_cpu_has_not_is_measured_with_a_warning(
+    run_cli: RunCli, file: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    monkeypatch.setattr("medcli.runtime.precision.multiplies_bfloat16", lambda device: False)
+    result = run_cli("bench", file, *SHORT, "--steps", "0", "--dtype", dtype)
+    warned = [line for line in result.err.splitlines() if "bfloat16" in line]
+    assert result.code == 0
+    assert len(warned) == (dtype == "bf16")
+    assert all(line.endswith("use --dtype fp32") for line in warned)
+
+
+def test_compiling_needs_a_compiler_and_that_is_said_first(
+    run_cli: RunCli, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    result = run_cli("bench", file, *SHORT, "--compile")
+    assert (result.code, result.out) == (5, "")
+    assert result.err.startswith("error: --compile needs a C++ compiler, and there is no no-such-compiler here\nhint: ")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +99,7 @@ def test_without_steps_only_network_calls_are_timed(run_cli: RunCli, file: Path)
         (["--repeats", "0"], 2, "error: "),
         (["--threads", "0"], 2, "error: "),
         (["--dtype", "fp8"], 2, "error: --dtype 'fp8': expected one of fp32, bf16"),
-        (["--device", "abacus"], 5, "error: unknown device 'abacus'"),
+        (["--device", "abacus"], 2, "error: unknown device 'abacus'"),
     ],
 )
 def test_mistakes_are_told_in_two_lines_before_any_weights_are_made(

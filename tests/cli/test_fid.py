@@ -320,3 +320,63 @@ def test_a_result_for_something_without_signs_is_ascii(
     monkeypatch.setattr("medcli.cli.fid_table._sign", lambda _wanted, plain: plain)
     assert "fid (lower)" in run_cli("fid", folder, "--markdown").out
     assert "+-" in run_cli("fid", folder, "--markdown").out
+
+
+def test_features_are_kept_and_found_again_whatever_form_the_images_have(
+    empty_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = json.loads(run_cli("fid", sample_folder(empty_folder / "x"), "--cache-dir", "kept", "--json").out)
+    assert list(Path("kept").rglob("*.safetensors"))
+    monkeypatch.setattr(
+        "medcli.metrics.digits_extractor.DigitsExtractor.run", lambda *_: pytest.fail("the network ran")
+    )
+    archive = npz(empty_folder / "y.npz", DIGITS[:20])
+    second = json.loads(run_cli("fid", archive, "digits", "--cache-dir", "kept", "--json").out)
+    for name in ("fid", "kid", "standard_errors", "provenance"):
+        assert first[name] == second[name]
+
+
+def test_changed_images_under_the_same_path_are_scored_anew(empty_folder: Path, run_cli: RunCli) -> None:
+    folder = sample_folder(empty_folder / "x")
+    first = json.loads(run_cli("fid", folder, "--json").out)
+    Image.fromarray(DIGITS[500]).save(folder / "000003.png")
+    assert json.loads(run_cli("fid", folder, "--json").out)["fid"] != first["fid"]
+
+
+def test_nothing_is_kept_without_a_cache(empty_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDCLI_CACHE", "kept")
+    folder = sample_folder(empty_folder / "x")
+    first = json.loads(run_cli("fid", folder, "--no-cache", "--json").out)
+    assert not Path("kept").exists()
+    assert json.loads(run_cli("fid", folder, "--json").out) == first
+    assert Path("kept").exists()
+
+
+def test_several_workers_give_the_scores_of_one(empty_folder: Path, run_cli: RunCli) -> None:
+    samples = npz(empty_folder / "x.npz", DIGITS[:1500])  # two shards
+    one, two = (
+        json.loads(run_cli("fid", samples, "digits", "--no-cache", "--workers", count, "--json").out)
+        for count in (1, 2)
+    )
+    for name in ("fid", "inception_score", "precision", "recall", "kid"):
+        assert one[name] == pytest.approx(two[name], rel=1e-9)
+        assert one["standard_errors"][name] == pytest.approx(two["standard_errors"][name], rel=1e-6)
+
+
+def test_weights_are_either_given_or_fetched(empty_folder: Path, run_cli: RunCli) -> None:
+    folder = sample_folder(empty_folder / "x")
+    message = refused(run_cli, ExitCode.USAGE, folder, "--download", "--extractor-weights", "w.pth")
+    assert "leave one out" in message
+
+
+def test_weights_are_fetched_only_when_asked(
+    empty_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setenv("TORCH_HOME", str(empty_folder))
+    monkeypatch.setattr("medcli.workflows.fid_computing.download_inception", lambda **given: asked.append(given))
+    archive = npz(empty_folder / "x.npz", DIGITS[:20])
+    refused(run_cli, ExitCode.ENVIRONMENT, archive, archive)
+    assert not asked
+    refused(run_cli, ExitCode.ENVIRONMENT, archive, archive, "--download")  # the stand-in fetches nothing
+    assert len(asked) == 1

@@ -1,96 +1,316 @@
-"""`medcli finetune` through the real program, on a digits model small enough to train in a test."""
+"""`medcli finetune` through the real program, on networks small enough to train in a test."""
 
 import dataclasses
 import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from medcli import presets
 from medcli.checkpoint.reader import describe
 from medcli.checkpoint.writer import save_checkpoint
-from medcli.model.backbone import DiffusionTransformer
-from medcli.model.init import initialise
 from medcli.workflows.digits_model import MODEL, SAMPLING
+from tests.unit.data.tiny_data import save_classes
+from tests.unit.training.small_models import shaken
 
-SMALL = dataclasses.replace(MODEL, hidden_size=16, depth=2, num_heads=2, mediator_layers=(0, 1))
+SMALL = dataclasses.replace(MODEL, hidden_size=16, depth=2, num_heads=2, mediators=(1, 4), mediator_layers=(0,))
 
 
 @pytest.fixture
 def small_model(empty_folder):
-    model = DiffusionTransformer(SMALL)
-    initialise(model, 0)
-    save_checkpoint("small.safetensors", SMALL, model.state_dict(), sampling=SAMPLING, reference="digits")
+    save_checkpoint("small.safetensors", SMALL, shaken(SMALL).state_dict(), sampling=SAMPLING | {"rho": [0.3]})
     return empty_folder / "small.safetensors"
 
 
-def train(run_cli, *words):
-    return run_cli("finetune", "small.safetensors", "--global-batch-size", 8, "--save-every", 2, "--json", *words)
+@pytest.fixture
+def tiny_preset(monkeypatch):
+    """A size that trains in a test."""
+    monkeypatch.setitem(presets.SIZES, "T", presets.Size(2, 16, 2))
+    return "SiT-T/2"
+
+
+def train(run_cli, *words, start=("small.safetensors",)):
+    """Four steps without pictures, where the words do not say otherwise."""
+    usual = {"--global-batch-size": 8, "--preview-every": 0, "--steps": 4, "--lr": 1e-3, "--ema": 0, "-o": "run"}
+    given = [part for pair in usual.items() if pair[0] not in words for part in pair]
+    return run_cli("finetune", *start, *given, *words)
+
+
+def trained(run_cli, *words, start=("small.safetensors",)):
+    result = train(run_cli, *words, "--json", start=start)
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def changed(before, report):
+    """Names of tensors that are not what they were."""
+    old, new = load_file(before), load_file(report["output"])
+    return {name for name in old if not torch.equal(old[name], new[name])}
 
 
 def test_the_result_is_a_checkpoint_that_samples_and_scores(run_cli, small_model):
-    report = json.loads(train(run_cli, "--steps", 4, "-o", "run").out)
-    assert report["entries"] == [0, 1, 4, 16]
+    report = trained(run_cli)
+    assert report["entries"] == [0, 1, 4]
     assert report["num_images"] == 1797
     info = describe(report["output"])
     assert info.config == SMALL
-    assert dict(info.sampling) == SAMPLING
-    assert info.training["steps"] == 4
-    sampled = run_cli("sample", report["output"], "--num-images", 2, "--steps", 4, "-o", "s", "--json")
-    assert json.loads(sampled.out)["num_images"] == 2
+    assert info.sampling["rho"] == [0.3]
+    assert (info.reference, info.training["steps"], info.training["start"]) == ("digits", 4, "small.safetensors")
+    sampled = run_cli("sample", report["output"], "--num-images", 10, "--steps", 4, "-o", "s", "--json")
+    assert json.loads(sampled.out)["num_images"] == 10
+    assert json.loads(run_cli("fid", "s", "--metrics", "fid", "--json").out)["fid"] > 0
+    assert json.loads(run_cli("flops", report["output"], "--json").out)["rows"][0]["model"] == "checkpoint.safetensors"
+
+
+def test_a_run_leaves_what_repeats_it(run_cli, small_model):
+    report = trained(run_cli, "--preview-every", 2, "--save-every", 2, "--seed", 5)
+    folder = small_model.parent / "run"
+    record = json.loads((folder / "config.json").read_text())
+    assert record["command"].startswith("medcli finetune small.safetensors --steps 4 --global-batch-size 8 ")
+    assert record["training"]["seed"] == 5
+    assert record["data"]["name"] == "digits"
+    assert set(record["versions"]) >= {"medcli", "torch", "python"}
+    assert json.loads((folder / "report.json").read_text()) == report
+    assert sorted(file.name for file in folder.glob("previews/*")) == ["step-000002.png", "step-000004.png"]
+
+
+def test_pictures_change_no_number(run_cli, small_model):
+    without = trained(run_cli, "--save-every", 2, "-o", "without")
+    drawn = trained(run_cli, "--save-every", 2, "--preview-every", 1, "-o", "drawn")
+    assert without["sha256"] == drawn["sha256"]
 
 
 def test_the_same_command_continues_and_ends_where_a_straight_run_does(run_cli, small_model):
-    train(run_cli, "--steps", 2, "-o", "halves")
-    continued = json.loads(train(run_cli, "--steps", 4, "-o", "halves").out)
-    straight = json.loads(train(run_cli, "--steps", 4, "-o", "straight").out)
+    trained(run_cli, "--steps", 2, "-o", "halves")
+    continued = trained(run_cli, "-o", "halves")
+    straight = trained(run_cli, "-o", "straight")
     assert continued["sha256"] == straight["sha256"]
+    assert json.loads((small_model.parent / "halves/config.json").read_text())["training"]["steps"] == 4
+
+
+def test_resume_never_starts_over(run_cli, small_model):
+    trained(run_cli, "--steps", 2, "--lr", 1e-2, "--preview-every", 1)
+    again = trained(run_cli, "--resume", "never")
+    assert again["sha256"] == trained(run_cli, "-o", "other")["sha256"]
+    assert not list(small_model.parent.glob("run/previews/*"))
 
 
 def test_training_starts_from_the_checkpoints_weights(run_cli, small_model):
-    report = json.loads(train(run_cli, "--steps", 1, "--lr", 1e-9, "--ema", 0, "-o", "run").out)
-    from safetensors.torch import load_file
-
+    report = trained(run_cli, "--steps", 1, "--lr", 1e-9)
     before, after = load_file(small_model), load_file(report["output"])
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6)
 
 
 def test_another_setting_in_the_same_folder_is_refused_and_loses_nothing(run_cli, small_model):
-    train(run_cli, "--steps", 2, "-o", "run")
-    kept = (small_model.parent / "run/checkpoint.safetensors").read_bytes()
-    result = train(run_cli, "--steps", 2, "--lr", 1e-3, "-o", "run")
+    trained(run_cli)
+    kept = {file: file.read_bytes() for file in (small_model.parent / "run").iterdir() if file.is_file()}
+    result = train(run_cli, "--lr", 2e-3)
     assert result.code == 3
-    assert result.err.splitlines() == [
+    assert result.err.splitlines()[-2:] == [
         "error: run holds a run with another lr",
-        "hint: choose another --output, or the settings it was started with",
+        "hint: choose another --output, the settings it was started with, or --resume never to start over",
     ]
-    assert (small_model.parent / "run/checkpoint.safetensors").read_bytes() == kept
+    assert {file: file.read_bytes() for file in kept} == kept
+
+
+def test_other_starting_weights_are_another_run(run_cli, small_model):
+    trained(run_cli)
+    save_checkpoint("other.safetensors", SMALL, shaken(SMALL, seed=1).state_dict())
+    result = train(run_cli, start=("other.safetensors",))
+    assert (result.code, "another set of starting weights" in result.err) == (3, True)
+
+
+def test_people_see_the_loss_and_what_to_do_next(run_cli, small_model):
+    result = train(run_cli, "--log-every", 2)
+    told = result.err.splitlines()
+    assert [line.split(":")[0] for line in told] == ["step 2 of 4", "step 4 of 4", "hint"]
+    assert "images/s" in told[0]
+    assert told[-1] == "hint: medcli sample run/checkpoint.safetensors"
+    assert result.out.startswith("wrote run/checkpoint.safetensors\n4 steps on 1, 4 mediators and full attention")
+
+
+def test_a_single_count_is_trained_alone_as_in_the_paper(run_cli, small_model):
+    result = train(run_cli, "--mediators", 4)
+    assert result.code == 0
+    assert "the tables for 1 mediators of small.safetensors are left out" in result.err
+    assert "4 steps on 4 mediators:" in result.out
+    assert "rho" not in describe("run/checkpoint.safetensors").sampling
+    assert trained(run_cli, "--mediators", 4, "--train-dense", "-o", "both")["entries"] == [0, 4]
+    assert trained(run_cli, "--no-train-dense", "-o", "none")["entries"] == [1, 4]
+
+
+def test_attention_alone_is_trained_and_parts_stay_frozen(run_cli, small_model):
+    report = trained(run_cli, "--train", "attention")
+    assert {name.split(".")[0:3][-1] for name in changed(small_model, report)} == {"attn"}
+    assert all(name.startswith("blocks.0.attn.") for name in changed(small_model, report))
+    frozen = trained(run_cli, "--freeze", "blocks, x_embedder,t_embedder", "-o", "frozen")
+    assert {name.split(".")[0] for name in changed(small_model, frozen)} == {"y_embedder", "final_layer"}
+
+
+def test_another_ladder_and_number_of_classes_are_made_on_the_way(run_cli, small_model):
+    result = train(run_cli, "--mediators", "4,16", "--layers", "all", "--num-classes", 12)
+    assert result.code == 0
+    assert "new tensors start neutral" in result.err
+    config = describe("run/checkpoint.safetensors").config
+    assert (config.mediators, config.mediator_layers, config.num_classes) == ((4, 16), (0, 1), 12)
+
+
+def test_a_model_of_pixels_is_trained_from_scratch_on_a_folder_and_moves_to_another_resolution(
+    run_cli, empty_folder, tiny_preset
+):
+    save_classes(empty_folder / "photos", {"cat": 3, "dog": 2}, size=(24, 20))
+    words = ("--data", "photos", "--mediators", "4", "--layers", "all")
+    first = trained(run_cli, *words, "--preset", tiny_preset, "--vae", "none", "--res", 8, "-o", "low", start=())
+    config = describe(first["output"]).config
+    assert (config.num_classes, config.in_channels, config.autoencoder, config.resolution_px) == (2, 3, None, 8)
+    assert describe(first["output"]).reference is None
+    high = trained(run_cli, *words, "--res", 16, "-o", "high", start=("low/checkpoint.safetensors",))
+    assert describe(high["output"]).config.resolution_px == 16
+    assert describe(high["output"]).training["before"]["steps"] == 4
+
+
+def test_a_preset_learns_the_digits_as_pixels(run_cli, empty_folder, tiny_preset):
+    report = trained(run_cli, "--preset", tiny_preset, "--preview-every", 1, start=())
+    config = describe(report["output"]).config
+    assert (config.in_channels, config.latent_size, config.num_classes, config.mediators) == (1, 8, 10, ())
+    assert report["entries"] == [0]
+    assert (empty_folder / "run/previews/step-000004.png").is_file()
+
+
+def test_calibration_control_and_losses_are_reported(run_cli, small_model):
+    words = ("--mediators", "4,16", "--calibrate", "--control", "--eval-images", 16, "--steps", 2)
+    report = trained(run_cli, *words)
+    assert {row["num_mediators"] for row in report["calibration"]["output"]} == {4, 16}
+    assert len(report["calibration"]["layers"]) == 2
+    losses = report["evaluation"]
+    assert set(losses["before"]) == set(losses["after"]) == {"0", "4", "16"}
+    assert set(losses["control"]) == {"0"}
+    assert describe(report["control"]).config.mediators == ()
+    shown = train(run_cli, *words)
+    assert shown.code == 0
+    assert "before calibration" in shown.out
+    assert "control: as many steps with full attention" in shown.out
+    assert json.loads((small_model.parent / "run/report.json").read_text())["calibration"] == report["calibration"]
+
+
+def test_a_teacher_is_distilled(run_cli, small_model):
+    plain = trained(run_cli, "--mediators", 4)
+    distilled = trained(run_cli, "--mediators", 4, "--distill", "small.safetensors", "-o", "distilled")
+    assert plain["loss"] != distilled["loss"]
+    save_checkpoint("wide.safetensors", dataclasses.replace(SMALL, num_classes=11), _fresh(num_classes=11))
+    refused = train(run_cli, "--distill", "wide.safetensors", "-o", "refused")
+    assert (refused.code, "its num classes is 11, the model's 10" in refused.err) == (2, True)
+
+
+def _fresh(**changes):
+    return shaken(dataclasses.replace(SMALL, **changes)).state_dict()
+
+
+def test_the_path_it_was_trained_on_is_what_it_samples_by(run_cli, small_model):
+    report = trained(run_cli, "--path", "gvp", "--prediction", "noise", "--loss-weight", "likelihood")
+    sampling = describe(report["output"]).sampling
+    assert (sampling["path"], sampling["prediction"]) == ("gvp", "noise")
+    again = trained(run_cli, "-o", "on", start=("run/checkpoint.safetensors",))
+    assert describe(again["output"]).training["prediction"] == "noise"
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(run_cli, small_model):
+    words = ("--dry-run", "--micro-batch-size", 4, "--train", "attention", "--calibrate", "--control")
+    result = train(run_cli, *words, "--json")
+    plan = json.loads(result.out)
+    assert (plan["dry_run"], plan["images_seen"], plan["steps"], plan["output"]) == (True, 32, 4, "run")
+    assert plan["epochs"] == pytest.approx(32 / 1797)
+    assert plan["num_trained"] + plan["num_frozen"] == plan["memory"]["weights_bytes"] / 4
+    assert plan["num_trained"] == sum(group["num_trained"] for group in plan["groups"])
+    assert plan["memory"]["total_bytes"] > plan["memory"]["weights_bytes"]
+    assert plan["total_secs"] == pytest.approx(4 * plan["step_secs"])
+    assert {"config.json", "checkpoint.safetensors", "control/", "calibration.json"} <= set(plan["files"])
+    shown = train(run_cli, *words)
+    for text in ("attention projections", "at the worst moment", "images seen", "blocks timed here on"):
+        assert text in shown.out
+    assert [file.name for file in small_model.parent.iterdir()] == ["small.safetensors"]
+
+
+def test_a_dry_run_knows_the_steps_that_are_done(run_cli, small_model):
+    trained(run_cli)
+    plan = json.loads(train(run_cli, "--steps", 10, "--dry-run", "--json").out)
+    assert (plan["steps_done"], plan["total_secs"]) == (4, pytest.approx(6 * plan["step_secs"]))
 
 
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
-        (["--data", "imagenet"], 4, "unknown data set 'imagenet'"),
+        (["--data", "imagenet"], 4, "no such data set: imagenet"),
         (["--lr", "-1"], 2, "--lr must be a positive number, got -1.0"),
         (["--lr", "nan"], 2, "--lr must be a positive number, got nan"),
         (["--ema", "1"], 2, "--ema must be in [0, 1), got 1.0"),
-        (["--global-batch-size", "3"], 2, "a batch of 3 cannot give each of 4 ladder entries an image"),
+        (["--global-batch-size", "2", "--ladder-rule", "split"], 2, "a batch of 2 cannot give each of 3 ladder"),
+        (["--mediators", "5"], 2, "mediator count 5 is not a perfect square"),
+        (["--num-classes", "9"], 4, "digits has 10 classes, the model 9"),
+        (["--res", "4"], 4, "digits holds pixels of shape (1, 8, 8), the model takes (1, 4, 4)"),
+        (["--dtype", "fp16"], 2, "--dtype fp16 needs a CUDA device, this run is on cpu"),
+        (["--dtype", "fp16", "--dry-run", "--json"], 2, "--dtype fp16 needs a CUDA device, this run is on cpu"),
+        (["--device", "tpu"], 2, "unknown device 'tpu'"),
+        (["--train", "attention", "--mediators", "none"], 2, "--train attention trains the blocks with mediators"),
+        (["--freeze", "block.0"], 2, "--freeze 'block.0': the model has no such part"),
+        (["--calibrate", "--mediators", "none"], 2, "--calibrate fits mediators, and this model has none"),
+        (["--no-train-dense", "--mediators", "none"], 2, "without mediators and full attention there is nothing"),
+        (["--loss-weight", "likelihood"], 2, "--loss-weight likelihood does nothing with --prediction velocity"),
+        (["--preset", "SiT-S/2"], 2, "both a checkpoint (small.safetensors) and --preset SiT-S/2 are given"),
+        (["--distill", "none.safetensors"], 3, "none.safetensors does not exist"),
+        (["--resume", "state.safetensors"], 3, "there is no state state.safetensors"),
+        (["-o", ""], 2, "--output is empty"),
+        (["-o", "small.safetensors"], 2, "small.safetensors is a file, expected a folder name"),
+        (["--tensorboard"], 5, "--tensorboard needs tensorboard, which is not installed"),
     ],
 )
-def test_bad_settings_are_refused_before_anything_is_written(run_cli, small_model, words, code, error):
-    result = run_cli("finetune", "small.safetensors", "-o", "run", *words)
+def test_bad_settings_are_refused_before_anything_is_written(run_cli, small_model, monkeypatch, words, code, error):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
+    result = train(run_cli, *words)
     assert result.code == code
-    assert result.err.startswith(f"error: {error}")
-    assert [line.split(":")[0] for line in result.err.splitlines()] == ["error", "hint"]
-    assert not (small_model.parent / "run").exists()
+    problem = result.err.splitlines()[-2:]
+    assert problem[0].startswith(f"error: {error}") or error in problem[0]
+    assert problem[1].startswith("hint: ")
+    assert [file.name for file in small_model.parent.iterdir()] == ["small.safetensors"]
 
 
-def test_a_model_of_other_images_is_refused(run_cli, empty_folder):
-    config = dataclasses.replace(SMALL, latent_size=4)
-    model = DiffusionTransformer(config)
-    initialise(model, 0)
-    save_checkpoint("other.safetensors", config, model.state_dict())
-    result = run_cli("finetune", "other.safetensors", "-o", "run")
-    assert result.code == 4
-    assert "the digits are (1, 8, 8) pixels, the model takes (1, 4, 4) pixels" in result.err
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--preset", "SiT-Q/2"], "unknown preset 'SiT-Q/2'"),
+        (["--preset", "SiT-T/2", "--res", "9"], "resolution 9 px is not a positive multiple of 2"),
+        (["--preset", "SiT-T/2", "--calibrate", "--mediators", "4"], "a preset has fresh weights"),
+        (["--preset", "SiT-T/2", "--data", "photos", "--vae", "none"], "a model of pixels needs its resolution"),
+        (["--preset", "DiT-T/2", "--path", "gvp"], "path, prediction and weighting are SiT's"),
+    ],
+)
+def test_bad_starts_from_scratch_are_refused(run_cli, empty_folder, tiny_preset, words, error):
+    result = train(run_cli, *words, start=())
+    assert (result.code, error in result.err) == (2, True), result.err
     assert not (empty_folder / "run").exists()
+
+
+def test_a_folder_with_another_checkpoint_is_left_alone(run_cli, small_model):
+    (small_model.parent / "run").mkdir()
+    precious = small_model.rename(small_model.parent / "run/checkpoint.safetensors")
+    before = precious.read_bytes()
+    result = train(run_cli, start=("run/checkpoint.safetensors",))
+    assert (result.code, "holds a checkpoint.safetensors and no training state" in result.err) == (2, True)
+    assert precious.read_bytes() == before
+
+
+def test_a_model_without_a_null_class_keeps_its_labels(run_cli, empty_folder):
+    config = dataclasses.replace(SMALL, has_null_class=False)
+    save_checkpoint("small.safetensors", config, shaken(config).state_dict())
+    report = trained(run_cli)
+    assert describe(report["output"]).training["label_dropout"] == 0.0
+
+
+def test_latents_of_another_model_are_refused(run_cli, empty_folder):
+    config = dataclasses.replace(SMALL, in_channels=4, autoencoder="vae", latent_downsample=8)
+    save_checkpoint("latents.safetensors", config, shaken(config).state_dict())
+    result = train(run_cli, start=("latents.safetensors",))
+    assert result.code == 4
+    assert "the digits are pixels, the model takes latents" in result.err

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medcli.errors import ExitCode
+from medcli.metrics.inception import InceptionExtractor
 from tests.conftest import RunCli
 from tests.golden.test_metrics import METRICS, arrays, expected
 from tests.golden.test_metrics import inception_weights as inception_weights  # a fixture, used by name
@@ -23,14 +25,46 @@ SAMPLES, REFERENCE = METRICS / "e2e_samples.npz", METRICS / "e2e_reference.npz"
 GOLDEN = expected("expected_inception.json")["end_to_end"]
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all of this file: the network is slow."""
+    return tmp_path_factory.mktemp("kept")
+
+
 def scored(run_cli: RunCli, weights: Path, samples: Path, reference: Path, *options: Any) -> dict[str, Any]:
     result = run_cli("fid", samples, reference, "--extractor-weights", weights, "--json", *options)
     assert result.code == 0, result.err
     return json.loads(result.out)
 
 
-def test_the_roles_swapped_give_the_swapped_scores(inception_weights: Path, run_cli: RunCli) -> None:
-    found, golden = scored(run_cli, inception_weights, REFERENCE, SAMPLES), GOLDEN["swapped"]
+def test_an_interrupted_run_goes_on_where_it_was(
+    inception_weights: Path, kept: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, seen = InceptionExtractor.run, [0]
+
+    def counted(self: InceptionExtractor, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen[-1] += len(prepared)
+        if len(seen) == 1 and seen[0] > 30:  # the reference is done, the samples are begun
+            raise KeyboardInterrupt
+        return run(self, prepared)
+
+    monkeypatch.setattr(InceptionExtractor, "run", counted)
+    options = ("--extractor-weights", inception_weights, "--cache-dir", kept)
+    assert run_cli("fid", SAMPLES, REFERENCE, *options).code == ExitCode.INTERRUPTED
+    seen.append(0)
+    found = scored(run_cli, inception_weights, SAMPLES, REFERENCE, "--cache-dir", kept)
+    assert 22 <= seen[-1] < 26  # the samples alone; a last call may be filled up
+    assert found["fid"] == pytest.approx(GOLDEN["fid"]["exact_f64_net"], rel=2e-4)
+    assert found["sfid"] == pytest.approx(GOLDEN["sfid"]["exact_f64_net"], rel=2e-4)
+    excess = GOLDEN["inception_score"]["exact_f64_net"] - 1
+    assert found["inception_score"] - 1 == pytest.approx(excess, rel=1e-3)
+    assert (found["precision"], found["recall"]) == (GOLDEN["precision"], GOLDEN["recall"])
+    assert found["kid"] == pytest.approx(GOLDEN["kid_poly3_unbiased_full"], rel=1e-3)
+
+
+def test_the_roles_swapped_give_the_swapped_scores(inception_weights: Path, kept: Path, run_cli: RunCli) -> None:
+    found = scored(run_cli, inception_weights, REFERENCE, SAMPLES, "--cache-dir", kept)
+    golden = GOLDEN["swapped"]
     assert found["fid"] == pytest.approx(golden["fid"], rel=2e-4)
     assert found["sfid"] == pytest.approx(GOLDEN["sfid"]["exact_f64_net"], rel=2e-4)
     assert found["inception_score"] - 1 == pytest.approx(golden["inception_score_of_reference"] - 1, rel=1e-3)
@@ -39,14 +73,16 @@ def test_the_roles_swapped_give_the_swapped_scores(inception_weights: Path, run_
     assert set(found["standard_errors"]) == {"fid", "sfid", "inception_score", "precision", "recall", "kid"}
 
 
-def test_a_written_reference_scores_as_its_images_do(inception_weights: Path, tmp_path: Path, run_cli: RunCli) -> None:
+def test_a_written_reference_scores_as_its_images_do(
+    inception_weights: Path, kept: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
     """All four statistics and the images, from PNGs in unpadded names and any order of writing."""
     folder, target = tmp_path / "reference", tmp_path / "reference.npz"
     folder.mkdir()
     for index, image in reversed(list(enumerate(arrays(REFERENCE.name)["arr_0"].numpy()))):
         Image.fromarray(image).save(folder / f"{index}.png")
         os.utime(folder / f"{index}.png", (1000 + index % 7, 1000 + index % 7))
-    weights = ("--extractor-weights", inception_weights, "--batch-size", 7)
+    weights = ("--extractor-weights", inception_weights, "--batch-size", 7, "--cache-dir", kept)
     result = run_cli("fid", folder, "--write-reference", target, *weights, "--json")
     assert result.code == 0, result.err
     with np.load(target) as archive:
@@ -58,7 +94,7 @@ def test_a_written_reference_scores_as_its_images_do(inception_weights: Path, tm
         "mu_s": (2023,),
         "sigma_s": (2023, 2023),
     }
-    found = scored(run_cli, inception_weights, SAMPLES, target)
+    found = scored(run_cli, inception_weights, SAMPLES, target, "--cache-dir", kept)
     assert found["fid"] == pytest.approx(GOLDEN["fid"]["exact_f64_net"], rel=2e-4)
     assert found["sfid"] == pytest.approx(GOLDEN["sfid"]["exact_f64_net"], rel=2e-4)
     assert (found["precision"], found["recall"]) == (GOLDEN["precision"], GOLDEN["recall"])

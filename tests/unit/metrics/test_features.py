@@ -21,9 +21,20 @@ class Corners:
     weights_sha256 = ""
     dims: Mapping[str, int] = {POOL: 3, LOGITS: 1, SPATIAL: 3}
 
+    preprocessing = "none"
+    rows_per_call = None
+
+    def prepare(self, images_BYXC: torch.Tensor) -> torch.Tensor:
+        return images_BYXC[:, 0, 0].float()
+
+    def run(self, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {POOL: prepared, SPATIAL: 2 * prepared}
+
+    def logits(self, pool_BD: torch.Tensor) -> torch.Tensor:
+        return pool_BD.sum(dim=1, keepdim=True)
+
     def features(self, images_BYXC: torch.Tensor) -> dict[str, torch.Tensor]:
-        corner = images_BYXC[:, 0, 0].float()
-        return {POOL: corner, LOGITS: corner.sum(dim=1, keepdim=True), SPATIAL: 2 * corner}
+        raise AssertionError("a pass works in steps")
 
 
 class Steps(Silent):

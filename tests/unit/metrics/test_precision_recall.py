@@ -31,6 +31,7 @@ def test_counts_are_those_of_all_pairs_whatever_the_tiles(
     tile_rows: int, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TILE_ROWS", tile_rows)
+    monkeypatch.setattr(module, "TILE_COLUMNS", max(2, tile_rows // 2))
     samples, reference = sets(50, 40)
     counts = precision_recall(samples, reference, k=k)
     assert (counts.num_samples_inside, counts.num_references_inside) == brute_force(samples, reference, k)

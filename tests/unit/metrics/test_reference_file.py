@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from medcli.data.images import ImageArray
+from medcli.data.images import ImageArray, open_images
 from medcli.errors import DataError
 from medcli.metrics.digits_extractor import load_digits_extractor
 from medcli.metrics.extractor import POOL, SPATIAL
@@ -106,12 +107,9 @@ def test_files_of_other_tools_have_no_note(tmp_path: Path) -> None:
 
 
 def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
-    class Mixed(ImageArray):
-        def batches(self, batch_size: int, reporter: object) -> object:
-            yield torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
-            yield torch.zeros(1, 4, 6, 3, dtype=torch.uint8)
-
-    source = Mixed(name="x", images_NYXC=torch.zeros(3, 1, 1, 3, dtype=torch.uint8))
+    for index, width in enumerate((4, 4, 6)):
+        Image.new("RGB", (width, 4)).save(tmp_path / f"{index}.png")
+    source = open_images(tmp_path)
     with ReferenceFile(tmp_path / "r.npz") as file, pytest.raises(DataError, match="4x4 and 6x4 px") as caught:
         file.write_images(source, 3, Silent())
     assert "--reference-images 0" in str(caught.value.hint)

@@ -18,7 +18,13 @@ EXTRACTOR = load_digits_extractor()
 def features(name: str, num: int, seed: int) -> FeatureSet:
     pool = torch.randn(num, 64, generator=torch.Generator().manual_seed(seed))
     gaussian = Moments.of(pool).gaussian()
-    return FeatureSet(name=name, num_images=num, gaussians={POOL: gaussian}, rows={POOL: pool, LOGITS: pool[:, :10]})
+    return FeatureSet(
+        name=name,
+        num_images=num,
+        gaussians={POOL: gaussian},
+        rows={POOL: pool, LOGITS: pool[:, :10]},
+        block_moments={POOL: [Moments.of(block) for block in pool.tensor_split(20)]},
+    )
 
 
 def test_an_extractor_gives_the_metrics_it_has_layers_for() -> None:
@@ -28,8 +34,9 @@ def test_an_extractor_gives_the_metrics_it_has_layers_for() -> None:
 
 def test_only_what_the_metrics_need_is_kept() -> None:
     samples, reference = wanted_of({"fid", "is"}, EXTRACTOR)
-    assert (samples.gaussians, samples.rows) == ({POOL}, {POOL, LOGITS})
+    assert (samples.gaussians, samples.rows) == ({POOL}, {LOGITS})
     assert (reference.gaussians, reference.rows) == ({POOL}, set())
+    assert (samples.blocks, reference.blocks) == (True, False)
 
 
 def test_scores_are_samples_against_reference() -> None:
@@ -83,11 +90,3 @@ def test_images_beside_statistics_of_more_images_give_fid_no_error() -> None:
     samples = FeatureSet(name="a.npz", num_images=20, gaussians=whole.gaussians, rows=part.rows)
     found = score(("fid", "kid"), samples, features("b", 70, 1), EXTRACTOR)
     assert set(found.errors) == {"kid"}
-
-
-def test_moments_of_blocks_serve_where_rows_are_not_kept() -> None:
-    whole, reference = features("a", 60, 0), features("b", 70, 1)
-    blocks = [Moments.of(block) for block in whole.rows[POOL].tensor_split(20)]
-    samples = FeatureSet(name="a", num_images=60, gaussians=whole.gaussians, block_moments={POOL: blocks})
-    by_blocks, by_rows = (score(("fid",), each, reference, EXTRACTOR).errors["fid"] for each in (samples, whole))
-    assert by_blocks.standard_error == pytest.approx(by_rows.standard_error, rel=1e-9)

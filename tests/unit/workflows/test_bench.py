@@ -16,7 +16,9 @@ from medcli.engine.cost import call_gmacs
 from medcli.engine.networks import Guidance
 from medcli.engine.plan import FinishedImage, philox_noise
 from medcli.errors import ConfigError
+from medcli.model.absorption import absorbed_saving
 from medcli.model.backbone import DiffusionTransformer
+from medcli.model.mediator import MediatorAttention
 from medcli.presets import preset_config
 from medcli.runtime.reporting import Silent
 from medcli.runtime.timing import Clock
@@ -24,11 +26,21 @@ from medcli.workflows.bench import BenchReport, BenchRequest, bench, machine_nam
 from medcli.workflows.bench_loops import LoopSettings, agreement, drawn_beforehand, even_rho, loop_plan
 from medcli.workflows.bench_rows import measure
 from medcli.workflows.bench_subject import Shape, find_subject, random_model
-from medcli.workflows.bench_variants import Variant
+from medcli.workflows.bench_variants import Variant, stages_by_count, unabsorbed_stages
 from tests.unit.engine.tiny import LADDER, PIXELS, save, with_ladder
 
 CPU = torch.device("cpu")
 LOOP = LoopSettings(steps=6, warmup_steps=1)
+ABSORBED = (1, 4)
+"""Counts of the ladder that tiny networks absorb."""
+FORWARDS = [
+    ("forward", "dense", ()),
+    ("forward", "mediators", (1,)),
+    ("forward", "unabsorbed", (1,)),
+    ("forward", "mediators", (4,)),
+    ("forward", "unabsorbed", (4,)),
+    ("forward", "mediators", (16,)),
+]
 
 
 class Notes(Silent):
@@ -65,15 +77,14 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(file: Path) -> BenchReport:
-    forward = [4.0, 2.0, 4.0, 8.0]
+    forward = [4.0, 2.0, 3.0, 4.0, 5.0, 8.0]
     loop = [6.0, 3.0, 20.0]
     return bench(request_of(file), Notes(), clock=scripted([*forward, *forward, *loop, *(2 * s for s in loop)]))
 
 
 def test_every_entry_stands_beside_full_attention_and_the_engine_beside_the_papers_loop(report: BenchReport) -> None:
     assert [(row.group, row.variant, row.mediators) for row in report.rows] == [
-        ("forward", "dense", ()),
-        *(("forward", "mediators", (count,)) for count in LADDER),
+        *FORWARDS,
         ("loop", "dense", ()),
         ("loop", "engine", LADDER),
         ("loop", "plain", LADDER),
@@ -81,10 +92,10 @@ def test_every_entry_stands_beside_full_attention_and_the_engine_beside_the_pape
 
 
 def test_ratios_are_quotients_of_images_per_second_and_slower_is_below_full_attention(report: BenchReport) -> None:
-    assert [row.ratio_to_dense for row in report.rows[:4]] == [1.0, 2.0, 1.0, 0.5]
-    assert [row.is_slower for row in report.rows[:4]] == [False, False, False, True]
-    assert [row.ratio_to_plain for row in report.rows[:4]] == [None] * 4
-    dense, engine, plain = report.rows[4:]
+    forwards, (dense, engine, plain) = report.rows[:6], report.rows[6:]
+    assert [row.ratio_to_dense for row in forwards] == [1.0, 2.0, pytest.approx(4 / 3), 1.0, pytest.approx(0.8), 0.5]
+    assert [row.is_slower for row in forwards] == [False, False, False, False, True, True]
+    assert [row.ratio_to_plain for row in forwards] == [None] * 6
     assert (dense.num_images, engine.num_images, plain.num_images) == (3, 3, 2)
     assert engine.ratio_to_dense == pytest.approx(2.0)
     # 3 images in 4.5 s against 2 images in 30 s.
@@ -94,22 +105,52 @@ def test_ratios_are_quotients_of_images_per_second_and_slower_is_below_full_atte
 
 
 def test_seconds_are_median_and_quartiles_of_the_clock_and_the_walls_median_beside(report: BenchReport) -> None:
-    engine = report.rows[5].to_json()
+    engine = report.rows[7].to_json()
     assert (engine["seconds_median"], engine["seconds_q1"], engine["seconds_q3"]) == (4.5, 3.75, 5.25)
     assert engine["wall_seconds_median"] == 9.0
     assert engine["images_per_sec"] == 3 / 4.5
 
 
 def test_multiply_adds_are_those_of_the_calls_really_made(report: BenchReport) -> None:
-    for row in report.rows[:4]:
+    for row in report.rows[:6]:
         assert row.gmacs == call_gmacs(PIXELS, row.mediators[0] if row.mediators else 0, Guidance())
-    engine, plain = report.rows[5:]
+    engine, plain = report.rows[7:]
     assert engine.calls is not None
     assert sum(engine.calls) == 6
     costs = [call_gmacs(PIXELS, count, Guidance()) for count in LADDER]
     assert engine.gmacs == pytest.approx(sum(n * cost for n, cost in zip(engine.calls, costs, strict=True)))
     assert plain.calls is not None
     assert sum(plain.calls) == 12
+
+
+def test_absorption_saves_multiply_adds_in_the_rows_that_have_it(report: BenchReport) -> None:
+    saving = {count: absorbed_saving(PIXELS, num_mediators=count) / 1e9 for count in (0, *LADDER)}
+    assert [count for count in LADDER if saving[count]] == list(ABSORBED)
+    for row in report.rows[:6]:
+        absorbs = row.variant == "mediators"
+        count = row.mediators[0] if absorbs else 0
+        assert row.gmacs - row.gmacs_done == pytest.approx(saving[count], abs=1e-15)
+    dense, engine, plain = report.rows[6:]
+    assert engine.calls is not None
+    saved = sum(calls * saving[count] for calls, count in zip(engine.calls, LADDER, strict=True))
+    assert engine.gmacs - engine.gmacs_done == pytest.approx(saved)
+    assert (dense.gmacs_done, plain.gmacs_done) == (dense.gmacs, plain.gmacs)
+
+
+@torch.no_grad()
+def test_a_network_without_absorption_computes_every_query_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(PIXELS)
+    stages, unabsorbed = stages_by_count(model, compiled=False), unabsorbed_stages(model, compiled=False)
+    assert tuple(unabsorbed) == ABSORBED
+    inputs = torch.randn(3, 1, 8, 8), torch.rand(3), torch.tensor([0, 1, 2])
+    made = {count: (stage.network(*inputs), stages[count].network(*inputs)) for count, stage in unabsorbed.items()}
+    monkeypatch.setattr(MediatorAttention, "absorbs", lambda attention, count: False)
+    for count, (plain, absorbed) in made.items():
+        assert unabsorbed[count].num_mediators == count
+        assert torch.equal(plain, model(*inputs, num_mediators=count))
+        assert not torch.equal(plain, absorbed)
+        torch.testing.assert_close(plain, absorbed, rtol=1e-5, atol=1e-6)
+    assert unabsorbed_stages(random_model(with_ladder(PIXELS, 16)), compiled=False) == {}
 
 
 def test_the_engine_and_the_papers_loop_make_the_same_images(report: BenchReport) -> None:
@@ -121,7 +162,7 @@ def test_the_engine_and_the_papers_loop_make_the_same_images(report: BenchReport
 
 def test_the_papers_loop_stays_float32_and_is_not_compiled(file: Path) -> None:
     made = bench(request_of(file, dtype="bf16", repeats=1), Silent())
-    assert [row.dtype for row in made.rows] == ["bf16"] * 6 + ["fp32"]
+    assert [row.dtype for row in made.rows] == ["bf16"] * 8 + ["fp32"]
     assert made.agreement is not None
     assert 1e-6 < made.agreement.max_relative_difference < 0.1
 
@@ -129,7 +170,7 @@ def test_the_papers_loop_stays_float32_and_is_not_compiled(file: Path) -> None:
 def test_progress_counts_every_run_timed_or_not(file: Path) -> None:
     notes = Notes()
     bench(request_of(file, repeats=1), notes)
-    total = 4 * (2 + 1) + 3 * (1 + 1)
+    total = len(FORWARDS) * (2 + 1) + 3 * (1 + 1)
     assert notes.seen == [(done, total, "runs") for done in range(1, total + 1)]
 
 
@@ -142,7 +183,14 @@ def test_variants_warm_up_first_and_are_then_timed_in_turn() -> None:
             return ()
 
         return Variant(
-            name=name, mediators=(), num_images=1, dtype="fp32", compiled=False, gmacs_a_call=(1.0,), run=run
+            name=name,
+            mediators=(),
+            num_images=1,
+            dtype="fp32",
+            compiled=False,
+            gmacs_a_call=(1.0,),
+            done_a_call=(1.0,),
+            run=run,
         )
 
     def ticks() -> Iterator[float]:
@@ -161,7 +209,7 @@ def test_threads_and_clock_are_in_the_report_and_the_threads_end_with_it(file: P
     assert (made.threads, made.clock) == (2, "wall")
     assert torch.get_num_threads() == before
     made = bench(request_of(file, num_threads=1, repeats=1, loop=replace(LOOP, steps=0)), Silent())
-    assert (made.threads, made.clock, made.agreement, len(made.rows)) == (1, "thread_cpu", None, 4)
+    assert (made.threads, made.clock, made.agreement, len(made.rows)) == (1, "thread_cpu", None, 6)
 
 
 def test_a_dit_model_is_measured_by_network_calls_only_and_that_is_said(tmp_path: Path) -> None:
