@@ -148,7 +148,6 @@ def test_a_network_without_absorption_computes_every_query_and_key(monkeypatch: 
     for count, (plain, absorbed) in made.items():
         assert unabsorbed[count].num_mediators == count
         assert torch.equal(plain, model(*inputs, num_mediators=count))
-        assert not torch.equal(plain, absorbed)
         torch.testing.assert_close(plain, absorbed, rtol=1e-5, atol=1e-6)
     assert unabsorbed_stages(random_model(with_ladder(PIXELS, 16)), compiled=False) == {}
 
