@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medcli.cli import options
+from medcli.cli.bench_train import TrainOpt, VaeOpt, refuse_idle_flags, training_summary
+from medcli.cli.bench_words import CLOCKS, SLOWER, machine_words
 from medcli.cli.output import output_of, table_of
 
 if TYPE_CHECKING:
@@ -104,15 +106,9 @@ LoopImagesOpt = Annotated[
         rich_help_panel=options.SAMPLING,
     ),
 ]
-CLOCKS = {
-    "thread_cpu": "CPU time of the one thread",
-    "wall": "wall time",
-    "wall_synchronised": "wall time, the device idle before and after",
-}
 COLUMNS = (
     "what", "mediators", "images", "GMACs an image", "done", "seconds", "quartiles", "images/s", "peak MiB", "x dense",
 )  # fmt: skip
-SLOWER = "slower"
 FORWARD_TITLES = {
     "dense": "network call",
     "mediators": "network call",
@@ -143,31 +139,54 @@ def bench(
     num_images: LoopImagesOpt = None,
     rho: LoopRhoOpt = None,
     warmup_steps: LoopWarmupOpt = DEFAULT_WARMUP_STEPS,
+    train: TrainOpt = False,
+    vae: VaeOpt = None,
 ) -> None:
     """Time network calls with each mediator count against full attention, and sampling against the papers' loop.
 
     That loop makes one image at a time, calls the network twice a step, writes every softmax out and resizes the
-    position biases in each call. The defaults take about a minute on one thread.
+    position biases in each call. The defaults take about a minute on one thread. --train times a training step instead.
 
     Examples:
         medcli bench
         medcli bench SiT-XL/2 --res 512 --mediators 16,64 --layers 0-3 --dtype bf16 --compile
-        medcli bench --threads 1 --batch-size 8 --steps 0
+        medcli bench --train --threads 1
     """
     from medcli.workflows.bench import BenchRequest
     from medcli.workflows.bench import bench as run
     from medcli.workflows.bench_loops import LoopSettings
     from medcli.workflows.bench_subject import Shape
+    from medcli.workflows.bench_train import BenchTrainRequest, bench_train
 
+    refuse_idle_flags(ctx, is_training=train)
+    out = output_of(ctx)
+    shape = Shape(
+        resolution_px=res,
+        mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
+        layers=None if layers is None else lambda depth: options.parse_layers(layers, depth),
+    )
+    if train:
+        training = BenchTrainRequest(
+            model=model,
+            family=family,
+            num_heads=heads,
+            shape=shape,
+            batch_size=batch_size,
+            dtype=dtype,
+            compiled=compiled,
+            repeats=repeats,
+            device=device,
+            num_threads=threads,
+            vae=vae,
+        )
+        measured = bench_train(training, out)
+        out.result(measured, training_summary(measured))
+        return
     request = BenchRequest(
         model=model,
         family=family,
         num_heads=heads,
-        shape=Shape(
-            resolution_px=res,
-            mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
-            layers=None if layers is None else lambda depth: options.parse_layers(layers, depth),
-        ),
+        shape=shape,
         batch_size=batch_size,
         dtype=dtype,
         compiled=compiled,
@@ -181,7 +200,6 @@ def bench(
             warmup_steps=warmup_steps,
         ),
     )
-    out = output_of(ctx)
     report = run(request, out)
     out.result(report, summary(report))
 
@@ -191,8 +209,7 @@ def summary(report: BenchReport) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    threads = f"{report.threads} thread{'s' if report.threads > 1 else ''}"
-    machine = report.machine if report.device.startswith("cuda") else f"{report.machine}, {threads}"
+    machine = machine_words(report.machine, report.device, report.threads)
     network = f"{report.model}, {report.resolution_px} px, {report.num_tokens} tokens, {report.dtype}"
     compiled = ", compiled" if report.compiled else ""
     head = Text(f"{network}{compiled}, batches of {report.batch_size}; {machine}")

@@ -16,7 +16,7 @@ import torch
 
 PIECE_ROWS = 256
 """Rows turned into float64 at once."""
-PAIR_CHUNK = 256
+PAIR_CHUNK = 128
 """Pairs whose differences are held at once."""
 SLACK = 16
 """Roundings of a fast distance beside the D of its product, generously counted."""
@@ -33,17 +33,6 @@ class Frame:
     scale: float
     """A power of two, which rounds nothing; no entry is above 1 after it."""
 
-    def place(
-        self, rows_ND: torch.Tensor, device: torch.device, dtype: torch.dtype = torch.float32
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows in the frame, (N, D), and their squared norms, (N,): both of the type, on the device."""
-        placed, norms = [], []
-        for piece in torch.split(rows_ND, PIECE_ROWS):
-            moved_ND = piece.to(device="cpu", dtype=torch.float64, copy=True).sub_(self.centre_D).mul_(self.scale)
-            placed.append(moved_ND.to(dtype=dtype, device=device))
-            norms.append(moved_ND.square_().sum(dim=1).to(dtype=dtype, device=device))
-        return (placed[0], norms[0]) if len(placed) == 1 else (torch.cat(placed), torch.cat(norms))
-
 
 def frame_of(*sets: torch.Tensor) -> Frame:
     """The frame centred at the mean of the first set that holds all of them."""
@@ -58,46 +47,91 @@ def frame_of(*sets: torch.Tensor) -> Frame:
     return Frame(centre_D=centre_D, scale=2.0 ** -int(exponent))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FastDistances:
-    """Squared distances of a tile in the frame's units, and how far they may be off."""
+class Tiles:
+    """Fast distances in a frame's units, a tile at a time, in memory that is used over and over.
 
-    found_NM: torch.Tensor
-    margin_NM: torch.Tensor
+    Large tensors that come and go make the heap many times as large as what is in use at any moment. So the tensors
+    given out are overwritten by the next call of the same method.
+
+    Args:
+        frame: The frame.
+        num_rows: Most rows of a tile.
+        num_columns: Most columns of a tile.
+        device: Where tiles are computed.
+        dtype: float32 or float64.
+    """
+
+    def __init__(
+        self, frame: Frame, num_rows: int, num_columns: int, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        dim = len(frame.centre_D)
+        self._frame = frame
+        self._rows, self._columns = (
+            (torch.empty(num, dim, dtype=dtype, device=device), torch.empty(num, dtype=dtype, device=device))
+            for num in (num_rows, num_columns)
+        )
+        self._moved = torch.empty(PIECE_ROWS, dim, dtype=torch.float64)
+        self._found, self._norms, self._bound = (
+            torch.empty(num_rows * num_columns, dtype=dtype, device=device) for _ in range(3)
+        )
+        self._num_held = 0
+        # A product of D terms in precision u is off by at most D u |x| |y| / (1 - D u), and 2 |x| |y| <= |x|^2 + |y|^2
+        # (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1).
+        self._share = (dim + SLACK) * torch.finfo(dtype).eps / 2
+
+    @property
+    def unit(self) -> float:
+        """Factor from squared distances as they are to those in the frame."""
+        return self._frame.scale**2
+
+    def hold(self, rows_ND: torch.Tensor) -> None:
+        """Take the rows of the tiles to come."""
+        self._place(rows_ND, *self._rows)
+        self._num_held = len(rows_ND)
+
+    def measure(self, columns_MD: torch.Tensor) -> None:
+        """Compute the squared distances of the rows held to these."""
+        self._place(columns_MD, *self._columns)
+        rows_ND, norm_N = (kept[: self._num_held] for kept in self._rows)
+        placed_MD, norm_M = (kept[: len(columns_MD)] for kept in self._columns)
+        self._shape = (len(rows_ND), len(placed_MD))
+        norms_NM, found_NM = self._tile(self._norms), self._tile(self._found)
+        torch.add(norm_N.unsqueeze(1), norm_M, out=norms_NM)
+        torch.addmm(norms_NM, rows_ND, placed_MD.T, alpha=-2, out=found_NM)
+        norms_NM.mul_(self._share).add_(TINY)
 
     def low(self) -> torch.Tensor:
-        """(N, M) what the distances are at least."""
-        return torch.sub(self.found_NM, self.margin_NM).clamp_(min=0)
+        """(N, M) what the distances are at least; overwritten by `high`."""
+        return torch.sub(self._tile(self._found), self._tile(self._norms), out=self._tile(self._bound)).clamp_(min=0)
 
     def high(self) -> torch.Tensor:
-        """(N, M) what they are at most."""
-        return torch.add(self.found_NM, self.margin_NM)
+        """(N, M) what the distances are at most; overwritten by `low`."""
+        return torch.add(self._tile(self._found), self._tile(self._norms), out=self._tile(self._bound))
 
-    def turned(self) -> FastDistances:
-        """The same between the other set and this one."""
-        return FastDistances(found_NM=self.found_NM.T, margin_NM=self.margin_NM.T)
+    def _tile(self, flat: torch.Tensor) -> torch.Tensor:
+        num_rows, num_columns = self._shape
+        return flat[: num_rows * num_columns].view(num_rows, num_columns)
 
-
-def fast_distances(left: tuple[torch.Tensor, torch.Tensor], right: tuple[torch.Tensor, torch.Tensor]) -> FastDistances:
-    """Squared distances between rows placed by one frame.
-
-    A product of D terms in precision u is off by at most D u |x| |y| / (1 - D u), and 2 |x| |y| <= |x|^2 + |y|^2
-    (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1).
-    """
-    (left_ND, left_norm_N), (right_MD, right_norm_M) = left, right
-    unit = torch.finfo(left_ND.dtype).eps / 2
-    margin_NM = left_norm_N.unsqueeze(1) + right_norm_M
-    found_NM = torch.addmm(margin_NM, left_ND, right_MD.T, alpha=-2)
-    return FastDistances(found_NM=found_NM, margin_NM=margin_NM.mul_((left_ND.shape[1] + SLACK) * unit).add_(TINY))
+    def _place(self, rows_ND: torch.Tensor, placed_ND: torch.Tensor, norm_N: torch.Tensor) -> None:
+        """Move rows into the frame, and their squared norms beside them."""
+        for start in range(0, len(rows_ND), PIECE_ROWS):
+            piece = rows_ND[start : start + PIECE_ROWS]
+            moved_ND, stop = self._moved[: len(piece)], start + len(piece)
+            moved_ND.copy_(piece).sub_(self._frame.centre_D).mul_(self._frame.scale)
+            placed_ND[start:stop] = moved_ND
+            norm_N[start:stop] = moved_ND.square_().sum(dim=1)
 
 
 def exact_distances(
     left_ND: torch.Tensor, right_MD: torch.Tensor, left_P: torch.Tensor, right_P: torch.Tensor
 ) -> torch.Tensor:
     """(P,) float64 squared distances of pairs, by differences: equal pairs give equal numbers, equal rows give 0."""
-    chunks = zip(torch.split(left_P, PAIR_CHUNK), torch.split(right_P, PAIR_CHUNK), strict=True)
-    distances = [left_ND[i].double().sub_(right_MD[j].double()).square_().sum(dim=1) for i, j in chunks]
-    return torch.cat(distances) if distances else torch.empty(0, dtype=torch.float64)
+    distance_P = torch.empty(len(left_P), dtype=torch.float64)
+    for start in range(0, len(left_P), PAIR_CHUNK):
+        chunk = slice(start, start + PAIR_CHUNK)
+        step_PD = left_ND[left_P[chunk]].double().sub_(right_MD[right_P[chunk]])
+        distance_P[chunk] = step_PD.square_().sum(dim=1)
+    return distance_P
 
 
 @contextmanager

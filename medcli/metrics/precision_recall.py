@@ -8,13 +8,13 @@ Dimension key: N and M rows, D features, P pairs, S candidates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from medcli.errors import DataError
-from medcli.metrics.distances import FastDistances, Frame, exact_distances, fast_distances, frame_of, full_float32
+from medcli.metrics.distances import Frame, Tiles, exact_distances, frame_of, full_float32
 from medcli.metrics.extractor import CPU
 from medcli.metrics.moments import check_same_width, finite
 
@@ -82,14 +82,13 @@ def precision_recall(
     frame = frame_of(reference, samples)
     steps = _Steps(told, 2 * len(samples) + len(reference))
     balls_N, balls_M = (_radii(rows, frame, k, device, steps) for rows in (samples, reference))
-    covered = _Coverage(samples, reference, balls_N, balls_M, frame)
-    for start in range(0, len(samples), TILE_ROWS):
-        covered.add_rows(start, min(start + TILE_ROWS, len(samples)), device)
-        steps.made(min(TILE_ROWS, len(samples) - start))
+    coverage = _Coverage(samples, reference, balls_N, balls_M, frame)
+    for num_rows in coverage.passes(device):
+        steps.made(num_rows)
     return PrecisionRecall(
-        num_samples_inside=int(covered.is_in_N.sum()),
+        num_samples_inside=int(coverage.is_in_N.sum()),
         num_samples=len(samples),
-        num_references_inside=int(covered.is_in_M.sum()),
+        num_references_inside=int(coverage.is_in_M.sum()),
         num_references=len(reference),
     )
 
@@ -113,42 +112,41 @@ def radii(rows_ND: torch.Tensor, *, k: int = NUM_NEIGHBOURS, device: torch.devic
 
 
 def _radii(rows_ND: torch.Tensor, frame: Frame, k: int, device: torch.device, steps: _Steps) -> torch.Tensor:
+    tiles = Tiles(frame, min(TILE_ROWS, len(rows_ND)), TILE_COLUMNS, device)
     found = []
     for index_N in torch.split(torch.arange(len(rows_ND)), TILE_ROWS):
-        radius_N, is_certain_N = _kth_distances(rows_ND, index_N, frame, k, device, torch.float32)
+        radius_N, is_certain_N = _kth_distances(rows_ND, index_N, tiles, k)
         if not is_certain_N.all():
             doubtful_N = index_N[~is_certain_N]
+            exacter = Tiles(frame, len(doubtful_N), TILE_COLUMNS, CPU, torch.float64)
             # What float64 leaves open differs by less than its own rounding.
-            radius_N[~is_certain_N] = _kth_distances(rows_ND, doubtful_N, frame, k, CPU, torch.float64)[0]
+            radius_N[~is_certain_N] = _kth_distances(rows_ND, doubtful_N, exacter, k)[0]
         found.append(radius_N)
         steps.made(len(index_N))
     return torch.cat(found)
 
 
 def _kth_distances(
-    rows_ND: torch.Tensor, index_N: torch.Tensor, frame: Frame, k: int, device: torch.device, dtype: torch.dtype
+    rows_ND: torch.Tensor, index_N: torch.Tensor, tiles: Tiles, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(N,) float64 squared distance of the indexed rows to their k-th neighbour, and whether it is surely that."""
     num = min(k + NUM_SPARE, len(rows_ND) - 1)
-    placed = frame.place(rows_ND[index_N], device, dtype)
-    own_N1 = index_N.to(device).unsqueeze(1)
-    low_NS = torch.empty(len(index_N), 0, dtype=dtype, device=device)
-    place_NS = torch.empty(len(index_N), 0, dtype=torch.int64, device=device)
+    tiles.hold(rows_ND[index_N])
+    low_NS, place_NS = torch.empty(len(index_N), 0), torch.empty(len(index_N), 0, dtype=torch.int64)
     for start in range(0, len(rows_ND), TILE_COLUMNS):
-        tile = frame.place(rows_ND[start : start + TILE_COLUMNS], device, dtype)
-        low_NM = fast_distances(placed, tile).low()
-        place_M = torch.arange(start, start + low_NM.shape[1], device=device)
-        low_NM.masked_fill_(place_M == own_N1, torch.inf)
-        # The best of the tile first: small pieces to put together, whatever the size of the tile.
+        tiles.measure(rows_ND[start : start + TILE_COLUMNS])
+        low_NM = tiles.low()
+        is_own_N = (start <= index_N) & (index_N < start + low_NM.shape[1])
+        low_NM[is_own_N.nonzero()[:, 0], index_N[is_own_N] - start] = torch.inf
         near_NS, picked_NS = low_NM.topk(min(num, low_NM.shape[1]), dim=1, largest=False)
-        low_NS, place_NS = torch.cat([low_NS, near_NS], dim=1), torch.cat([place_NS, start + picked_NS], dim=1)
+        low_NS, place_NS = torch.cat([low_NS, near_NS.cpu()], dim=1), torch.cat([place_NS, start + picked_NS.cpu()], 1)
         low_NS, picked_NS = low_NS.topk(min(num, low_NS.shape[1]), dim=1, largest=False)
         place_NS = place_NS.gather(1, picked_NS)
     pair_P = index_N.repeat_interleave(num)
-    distances_NS = exact_distances(rows_ND, rows_ND, pair_P, place_NS.cpu().flatten()).view(len(index_N), num)
-    radius_N = distances_NS.sort(dim=1).values[:, k - 1]
+    distance_NS = exact_distances(rows_ND, rows_ND, pair_P, place_NS.flatten()).view(len(index_N), num)
+    radius_N = distance_NS.sort(dim=1).values[:, k - 1]
     # Every row that was passed over is at least as far away as the lower bound of the last candidate.
-    passed_N = low_NS[:, -1].cpu().double() / frame.scale**2
+    passed_N = low_NS[:, -1].double() / tiles.unit
     is_certain_N = radius_N <= passed_N if num < len(rows_ND) - 1 else torch.ones(len(index_N), dtype=torch.bool)
     return radius_N, is_certain_N
 
@@ -169,38 +167,59 @@ class _Coverage:
         self.is_in_N = torch.zeros(len(samples), dtype=torch.bool)
         self.is_in_M = torch.zeros(len(reference), dtype=torch.bool)
 
-    def add_rows(self, start: int, stop: int, device: torch.device) -> None:
-        """Hold some samples against the whole reference."""
-        placed = self._frame.place(self._samples[start:stop], device)
-        for first in range(0, len(self._reference), TILE_COLUMNS):
-            last = min(first + TILE_COLUMNS, len(self._reference))
-            tile = fast_distances(placed, self._frame.place(self._reference[first:last], device))
-            rows, columns = slice(start, stop), slice(first, last)
-            self._decide(tile, self._balls_M[columns], self.is_in_N[rows], rows, columns)
-            self._decide(tile.turned(), self._balls_N[rows], self.is_in_M[columns], columns, rows, is_turned=True)
+    def passes(self, device: torch.device) -> Iterator[int]:
+        """Hold all samples against the whole reference; yields the number of samples each time some are done."""
+        tiles = Tiles(self._frame, min(TILE_ROWS, len(self._samples)), TILE_COLUMNS, device)
+        for start in range(0, len(self._samples), TILE_ROWS):
+            rows = slice(start, min(start + TILE_ROWS, len(self._samples)))
+            tiles.hold(self._samples[rows])
+            for first in range(0, len(self._reference), TILE_COLUMNS):
+                columns = slice(first, min(first + TILE_COLUMNS, len(self._reference)))
+                tiles.measure(self._reference[columns])
+                self._add(tiles, rows, columns)
+            yield rows.stop - rows.start
 
-    def _decide(
-        self,
-        tile: FastDistances,
-        balls_M: torch.Tensor,
-        is_in_N: torch.Tensor,
-        points: slice,
-        centres: slice,
-        *,
-        is_turned: bool = False,
-    ) -> None:
-        """Mark, in place, the points of a tile that lie in a ball around one of its centres."""
-        ball_M = (balls_M * self._frame.scale**2).to(dtype=tile.found_NM.dtype, device=tile.found_NM.device)
-        is_in_N |= (tile.high() <= ball_M * (1 - RADIUS_ROUNDING)).any(dim=1).cpu()
-        is_open_NM = (tile.low() <= ball_M * (1 + RADIUS_ROUNDING) + torch.finfo(ball_M.dtype).tiny).cpu()
-        is_open_NM &= ~is_in_N.unsqueeze(1)
-        left, right = (self._reference, self._samples) if is_turned else (self._samples, self._reference)
-        num_at_once = 1
-        while is_open_NM.any():
-            # One ball settles a point that is inside: most are, and the others have few open ones.
-            is_asked_NM = is_open_NM & (is_open_NM.cumsum(dim=1, dtype=torch.int32) <= num_at_once)
-            point_P, centre_P = is_asked_NM.nonzero().unbind(dim=1)
-            distance_P = exact_distances(left[points], right[centres], point_P, centre_P)
-            is_in_N[point_P[distance_P <= balls_M[centre_P]]] = True
-            is_open_NM &= ~is_asked_NM & ~is_in_N.unsqueeze(1)
-            num_at_once *= 2
+    def _add(self, tiles: Tiles, rows: slice, columns: slice) -> None:
+        is_in_N, is_in_M = self.is_in_N[rows], self.is_in_M[columns]
+        balls_N, balls_M = self._balls_N[rows], self._balls_M[columns]
+        high_NM = tiles.high()
+        around_N1, around_M = (
+            (balls * tiles.unit).to(dtype=high_NM.dtype, device=high_NM.device) for balls in (balls_N[:, None], balls_M)
+        )
+        is_in_N |= (high_NM <= around_M * (1 - RADIUS_ROUNDING)).any(dim=1).cpu()
+        is_in_M |= (high_NM <= around_N1 * (1 - RADIUS_ROUNDING)).any(dim=0).cpu()
+        low_NM, more = tiles.low(), torch.finfo(high_NM.dtype).tiny
+        is_open_NM = (low_NM <= around_M * (1 + RADIUS_ROUNDING) + more).cpu()
+        is_open_MN = (low_NM <= around_N1 * (1 + RADIUS_ROUNDING) + more).cpu().T
+        samples, reference = self._samples[rows], self._reference[columns]
+        settle(is_open_NM, samples, reference, balls_M, is_in_N)
+        settle(is_open_MN, reference, samples, balls_N, is_in_M)
+
+
+def settle(
+    is_open_NM: torch.Tensor,
+    points_ND: torch.Tensor,
+    centres_MD: torch.Tensor,
+    balls_M: torch.Tensor,
+    is_in_N: torch.Tensor,
+) -> None:
+    """Mark, in place, the points that lie in a ball by exact distances, looking at open pairs alone.
+
+    Args:
+        is_open_NM: Pairs that need it.
+        points_ND: The points.
+        centres_MD: The balls' centres.
+        balls_M: (M,) float64, their squared radii.
+        is_in_N: (N,) bool; a point that is in already is left alone.
+    """
+    row_N = (is_open_NM.any(dim=1) & ~is_in_N).nonzero()[:, 0]
+    is_open_NM, num_at_once = is_open_NM[row_N], 1
+    while is_open_NM.any():
+        # One ball settles a point that is inside: most are, and the others have few open ones.
+        is_asked_NM = is_open_NM & (is_open_NM.cumsum(dim=1, dtype=torch.int32) <= num_at_once)
+        place_P, centre_P = is_asked_NM.nonzero().unbind(dim=1)
+        point_P = row_N[place_P]
+        distance_P = exact_distances(points_ND, centres_MD, point_P, centre_P)
+        is_in_N[point_P[distance_P <= balls_M[centre_P]]] = True
+        is_open_NM &= ~is_asked_NM & ~is_in_N[row_N].unsqueeze(1)
+        num_at_once *= 2

@@ -17,7 +17,7 @@ from medcli.diffusion.losses import Weighting
 from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.device import own_device
 from medcli.runtime.processes import Processes, this_process
-from medcli.runtime.reporting import Reporter
+from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.loop import TORCH_DTYPES
 from medcli.training.objective import LossConfig
@@ -116,6 +116,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
         MedcliError: If something can't be found, or values contradict each other, the model or the data.
     """
     processes = this_process()
+    told = reporter if processes.is_first else Silent()
     device = own_device(request.device, processes)
     _check_machine(request.training, device)
     seed = request.training.seed
@@ -124,19 +125,19 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     selection = select(start.config, request.train, request.freeze)
     output = request.output or RUNS / Path(request.data).resolve().name
     _check_places(output, request.training.resume)
-    teacher = None if request.distill is None else _teacher(request.distill, start.config)
     data = open_training_set(
         request.data,
         start.config,
         autoencoder=None if request.vae == NO_AUTOENCODER else request.vae,
         device=device,
         flip=request.flip,
-        reporter=reporter,
+        reporter=told,
     )
     if request.start.preset is not None and request.start.num_classes is None:
         start = with_classes(start, data.num_classes, seed=seed)
         selection = select(start.config, request.train, request.freeze)
-    remark_on_changes(start, reporter, is_calibrated=request.calibrate)
+    teacher = None if request.distill is None else _teacher(request.distill, start.config)
+    remark_on_changes(start, told, is_calibrated=request.calibrate)
     return FinetuneSetup(
         request=request,
         start=start,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medcli.config import ModelConfig
-from medcli.model.backbone import DiffusionTransformer, empty_model
+from medcli.model.backbone import DiffusionTransformer, Mlp, empty_model
 from medcli.model.linear import Linear, linear_gelu
 
 CONFIG = ModelConfig(
@@ -95,11 +95,13 @@ def test_inference_mode_computes_the_same(model):
         assert torch.equal(model(*INPUTS, num_mediators=4), expected)
 
 
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 2e-6), (torch.bfloat16, 1e-2)]
 )
 @torch.no_grad()
-def test_a_product_with_gelu_is_the_product_and_the_gelu(dtype, tolerance):
+def test_a_product_with_gelu_is_the_product_and_the_gelu(monkeypatch, dtype, tolerance, capability):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     layer = Linear(24, 40).double()
     x = torch.randn(2, 5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     product = x @ layer.weight.T + layer.bias
@@ -109,6 +111,25 @@ def test_a_product_with_gelu_is_the_product_and_the_gelu(dtype, tolerance):
         linear_gelu(x.to(dtype), weight, bias).double(), expected, rtol=tolerance, atol=tolerance
     )
     torch.testing.assert_close(layer.to(dtype)(x.to(dtype)).double(), product, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("capability", "calls"), [("AVX2", 0), ("AVX512", 2)])
+@torch.no_grad()
+def test_onednn_multiplies_float32_where_it_is_the_quicker(monkeypatch, capability, calls):
+    kernel, seen = torch.ops.mkldnn._linear_pointwise, []
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *given: seen.append(given[3]) or kernel(*given))
+    Mlp(8, 16)(torch.zeros(1, 2, 8))
+    assert seen == ["gelu", "none"][:calls]
+
+
+@torch.no_grad()
+def test_a_gelu_longer_than_the_caches_is_whole(monkeypatch):
+    monkeypatch.setattr("medcli.model.linear.CACHED_ELEMENTS", 16)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    layer, x = Linear(8, 24), torch.randn(3, 7, 8, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.gelu(layer(x), approximate="tanh")
+    torch.testing.assert_close(linear_gelu(x, layer.weight, layer.bias), expected, rtol=2e-6, atol=2e-6)
 
 
 def test_training_at_any_width_of_queries_is_untouched_by_absorption():

@@ -1,0 +1,72 @@
+"""Train a small model in a process of its own and say what it took: `python measure_memory.py`.
+
+A small run first: libraries take memory when they are first used, which is not the run's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from medcli.config import ModelConfig
+from medcli.data.training_set import ArraySet
+from medcli.model.backbone import DiffusionTransformer
+from medcli.model.init import initialise
+from medcli.runtime.memory import MIB, peak_memory_mib
+from medcli.runtime.reporting import Silent
+from medcli.training.config import TrainConfig
+from medcli.training.loop import train
+from medcli.training.memory_estimate import estimate_memory
+from medcli.training.selection import select
+from medcli.training.step_pieces import StepShape
+
+ENTRIES = (0, 4, 16)
+WIDE = ModelConfig(
+    family="sit",
+    hidden_size=192,
+    depth=4,
+    num_heads=3,
+    patch_size=2,
+    latent_size=32,
+    mediators=ENTRIES[1:],
+    mediator_layers=(0, 1),
+    num_classes=10,
+)
+WARM = dataclasses.replace(WIDE, hidden_size=64, num_heads=1, depth=2, latent_size=8)
+
+
+def run(config: ModelConfig, batch_size: int, micro_batch_size: int, what: str) -> None:
+    side = config.latent_size
+    data = ArraySet("random", torch.randn(16, 4, side, side), torch.zeros(16, dtype=torch.long))
+    model = DiffusionTransformer(config)
+    initialise(model, 0)
+    select(config, what).apply(model)
+    settings = TrainConfig(
+        steps=4, global_batch_size=batch_size, micro_batch_size=micro_batch_size, entries=ENTRIES, save_every=4
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        train(model, data, settings, Path(folder) / "run", Silent())
+
+
+def main(batch_size: int, micro_batch_size: int, what: str) -> None:
+    torch.set_num_threads(1)
+    run(WARM, 2, 2, what)
+    step = StepShape(
+        config=WIDE,
+        selection=select(WIDE, what),
+        entries=ENTRIES,
+        num_images=batch_size,
+        micro_batch_size=micro_batch_size,
+    )
+    estimate = estimate_memory(step, torch.device("cpu"))
+    peak = peak_memory_mib(lambda: run(WIDE, batch_size, micro_batch_size, what), torch.device("cpu"))
+    print(json.dumps({"estimate_mib": estimate.total / MIB, "peak_mib": peak}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
