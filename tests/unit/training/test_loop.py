@@ -74,7 +74,15 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, size, rule
     pieces = run(tmp_path / "pieces", ladder_rule=rule, micro_batch_size=size)
     assert pieces.loss == pytest.approx(whole.loss, rel=1e-5)
     for name, value in whole.ema.items():
-        torch.testing.assert_close(pieces.ema[name], value, rtol=1e-3, atol=2e-5)
+        torch.testing.assert_close(learned(name, pieces.ema[name]), learned(name, value), rtol=1e-3, atol=2e-5)
+
+
+def learned(name, value):
+    """What the loss decides: softmax ignores the bias of the keys, so Adam moves that by rounding errors alone."""
+    if not name.endswith("qkv.bias"):
+        return value
+    queries, _, values = value.chunk(3)
+    return torch.cat([queries, values])
 
 
 def test_running_blocks_again_changes_no_bit(tmp_path):
