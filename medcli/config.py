@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from medcli.errors import ConfigError
+from medcli.ladder import check_ladder
 
 Family = Literal["dit", "sit", "edt", "mdtv2"]
 FAMILIES: tuple[str, ...] = get_args(Family)
@@ -271,96 +272,3 @@ def _has_type(value: Any, annotation: str) -> bool:
         return type(value) in (int, float) and math.isfinite(value)
     kinds: dict[str, tuple[type, ...]] = {"int": (int,), "bool": (bool,), "str | None": (str, type(None))}
     return type(value) in kinds.get(annotation, (str,))
-
-
-def check_ladder(mediators: tuple[int, ...]) -> None:
-    """Refuse a ladder that is not made of rising perfect squares.
-
-    Raises:
-        ConfigError: Naming the offending count.
-    """
-    for count in mediators:
-        if count < 1 or math.isqrt(count) ** 2 != count:
-            root = max(1, math.isqrt(max(count, 0)))
-            raise ConfigError(
-                f"mediator count {count} is not a perfect square (queries are pooled to a square grid)",
-                hint=f"use {root**2} or {(root + 1) ** 2}",
-            )
-    if list(mediators) != sorted(set(mediators)):
-        raise ConfigError(
-            f"the mediator ladder must rise, got {','.join(map(str, mediators))}",
-            hint=f"--mediators {','.join(map(str, sorted(set(mediators))))}",
-        )
-
-
-SamplerName = Literal["sde", "ode", "ddpm", "ddim"]
-PathName = Literal["linear", "gvp", "vp"]
-PredictionName = Literal["velocity", "score", "noise"]
-DiffusionForm = Literal["sigma", "linear", "sbdm", "decreasing", "increasing-decreasing", "constant"]
-LastStep = Literal["mean", "tweedie", "euler", "none"]
-SDE_SOLVERS = ("euler", "heun")
-ODE_SOLVERS = ("euler", "heun", "heun3", "midpoint", "rk4", "dopri5")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplerConfig:
-    """How a latent is carried from noise to data. Defaults are the reference scripts'.
-
-    Raises:
-        ConfigError: If a value is unknown or out of range.
-    """
-
-    sampler: SamplerName = "sde"
-    """SiT: `sde` or `ode`. DiT: `ddpm` (ancestral) or `ddim`."""
-    solver: str = "euler"
-    """Integration scheme; `dopri5` is adaptive and for `ode` only."""
-    steps: int = 250
-    """SDE and ODE: grid points (the references' `num_steps`). DDPM and DDIM: timesteps kept."""
-    path: PathName = "linear"
-    """Interpolant x_t = alpha(t) data + sigma(t) noise. SiT only."""
-    prediction: PredictionName = "velocity"
-    """What a SiT network predicts."""
-    diffusion_form: DiffusionForm = "sigma"
-    """Shape w(t) of the SDE's injected noise."""
-    diffusion_norm: float = 1.0
-    """Factor of that shape."""
-    last_step: LastStep = "mean"
-    """What the SDE does at the end of its grid."""
-    last_step_size: float = 0.04
-    """Time covered by the last step, in [0, 1); unused with `none`."""
-    eta: float = 0.0
-    """Noise share of DDIM, 0 = deterministic."""
-
-    def __post_init__(self) -> None:
-        choices = {
-            "sampler": get_args(SamplerName),
-            "path": get_args(PathName),
-            "prediction": get_args(PredictionName),
-            "diffusion_form": get_args(DiffusionForm),
-            "last_step": get_args(LastStep),
-            "solver": {"sde": SDE_SOLVERS, "ode": ODE_SOLVERS}.get(self.sampler, ("euler",)),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                flag = name.replace("_", "-")
-                whose = f" by {self.sampler}" if name == "solver" else ""
-                raise ConfigError(
-                    f"--{flag} {getattr(self, name)!r}: expected one of {', '.join(allowed)}{whose}",
-                    hint=f"write it like --{flag} {next(iter(allowed))}",
-                )
-        if self.steps < 2:
-            raise ConfigError(f"--steps must be at least 2, got {self.steps}", hint="try --steps 50")
-        if not 0 <= self.last_step_size < 1:
-            raise ConfigError(
-                f"--last-step-size must be in [0, 1), got {self.last_step_size}", hint="the references use 0.04"
-            )
-        if not 0 < self.diffusion_norm < math.inf:
-            raise ConfigError(
-                f"--diffusion-norm must be a positive number, got {self.diffusion_norm}", hint="the references use 1"
-            )
-        if not 0 <= self.eta <= 1:
-            raise ConfigError(f"eta must be in [0, 1], got {self.eta}", hint="0 is DDIM without noise")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, one per field."""
-        return asdict(self)

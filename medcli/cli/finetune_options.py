@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 import typer
 
 from medcli.cli import options
-from medcli.config import PathName, PredictionName
+from medcli.sampler_config import PathName, PredictionName
 
 TRAINING = "Training"
 LADDER = "Ladder"

@@ -12,8 +12,10 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
-from medcli.config import (
-    FAMILIES,
+from medcli.config import FAMILIES
+from medcli.errors import ConfigError
+from medcli.presets import auto_layers
+from medcli.sampler_config import (
     ODE_SOLVERS,
     SDE_SOLVERS,
     DiffusionForm,
@@ -22,8 +24,6 @@ from medcli.config import (
     PredictionName,
     SamplerName,
 )
-from medcli.errors import ConfigError
-from medcli.presets import auto_layers
 
 INPUT = "Input"
 MODEL = "Model"

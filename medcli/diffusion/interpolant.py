@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medcli.config import DiffusionForm, PathName, PredictionName
+from medcli.sampler_config import DiffusionForm, PathName, PredictionName
 
 # Dimension key: T times (one per image in training, one per grid point in a solver), B batch, C channels, Y X height
 # and width.

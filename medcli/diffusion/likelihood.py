@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from medcli.config import SamplerConfig
 from medcli.diffusion.adaptive import REFERENCE_ATOL, REFERENCE_RTOL, Field, ode_field, solve
 from medcli.diffusion.steps import Predict
+from medcli.sampler_config import SamplerConfig
 
 # Dimension key: B batch, C latent channels, Y X latent height and width.
 

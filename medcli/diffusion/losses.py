@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medcli.config import PathName, PredictionName
 from medcli.diffusion import gaussian
 from medcli.diffusion.gaussian import GaussianTables, at
 from medcli.diffusion.interpolant import PathPoint, over_images, path_point
 from medcli.diffusion.steps import Predict
+from medcli.sampler_config import PathName, PredictionName
 
 # Dimension key: B batch, C latent channels, Y X latent height and width.
 

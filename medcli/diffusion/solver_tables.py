@@ -17,11 +17,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from medcli.config import SamplerConfig
 from medcli.diffusion import interpolant
 from medcli.diffusion.interpolant import STATE, Affine, path_point
 from medcli.diffusion.intervals import ode_interval, sde_interval
 from medcli.errors import ConfigError
+from medcli.sampler_config import SamplerConfig
 
 # Dimension key: L steps, S stages (network calls of one step), R stages already done.
 

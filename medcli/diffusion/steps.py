@@ -13,11 +13,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from medcli.config import SamplerConfig
 from medcli.diffusion import gaussian
 from medcli.diffusion.gaussian import GaussianTables, at, gaussian_tables, respace
 from medcli.diffusion.solver_tables import StepTable, ode_table, sde_table
 from medcli.errors import ConfigError
+from medcli.sampler_config import SamplerConfig
 
 # Dimension key: B batch, C latent channels, Y X latent height and width.
 

@@ -9,11 +9,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from medcli.config import ModelConfig, SamplerConfig
+from medcli.config import ModelConfig
 from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, Stage
 from medcli.errors import ConfigError
 from medcli.runtime.noise import Stream, normal
+from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
 
 # Dimension key: B images of a batch, C latent channels, Y X latent height and width.

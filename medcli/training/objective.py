@@ -10,13 +10,14 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from medcli.config import Family, PathName, PredictionName
+from medcli.config import Family
 from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS, gaussian_tables, respace
 from medcli.diffusion.intervals import training_interval
 from medcli.diffusion.losses import Teacher, Weighting, dit_loss, sit_loss
 from medcli.diffusion.steps import Predict
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
+from medcli.sampler_config import PathName, PredictionName
 
 # Dimension key: B batch, C channels, Y X latent height and width.
 

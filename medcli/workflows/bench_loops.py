@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medcli.config import ModelConfig, SamplerConfig
+from medcli.config import ModelConfig
 from medcli.engine.cost import done_gmacs, pass_gmacs
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
@@ -20,6 +20,7 @@ from medcli.engine.plain_network import PlainNetwork
 from medcli.engine.plan import FinishedImage, Noise, SamplingPlan, latent_shape_of, philox_noise
 from medcli.errors import ConfigError
 from medcli.runtime.precision import tf32
+from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
 from medcli.workflows.bench_variants import DENSE, ENGINE, PLAIN, Variant
 

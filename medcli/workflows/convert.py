@@ -14,10 +14,11 @@ from medcli.checkpoint.reader import Checkpoint, CheckpointInfo, open_checkpoint
 from medcli.checkpoint.stream import file_sha256
 from medcli.checkpoint.surgery import Surgery, operate, target_config
 from medcli.checkpoint.writer import write_safetensors
-from medcli.config import ModelConfig, SamplerConfig
+from medcli.config import ModelConfig
 from medcli.model.shapes import num_params
 from medcli.presets import preset_of
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.sampler_config import SamplerConfig
 
 Target = Literal["medcli", "official", "diffusers"]
 LayerChoice = Callable[[int], tuple[int, ...]]

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 
 from medcli.checkpoint.reader import CheckpointInfo, describe
-from medcli.config import ModelConfig, PathName, PredictionName
+from medcli.config import ModelConfig
 from medcli.data.open_set import open_training_set
 from medcli.data.training_set import TrainingSet
 from medcli.diffusion.losses import Weighting
@@ -18,6 +18,7 @@ from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.device import own_device
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.sampler_config import PathName, PredictionName
 from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.loop import TORCH_DTYPES
 from medcli.training.objective import LossConfig

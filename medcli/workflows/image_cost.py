@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from medcli.config import ModelConfig, SamplerConfig
+from medcli.config import ModelConfig
 from medcli.data.images import MANIFEST, read_manifest
 from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.engine.cost import done_gmacs, gmacs_of_moves, pass_gmacs
@@ -16,6 +16,7 @@ from medcli.engine.networks import Guidance
 from medcli.engine.phases import num_passes, step_passes
 from medcli.engine.plan import ADAPTIVE_SOLVERS
 from medcli.errors import ConfigError, DataError
+from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
 
 TUPLES = ("counts", "rho")

@@ -8,9 +8,9 @@ from dataclasses import fields
 from typing import Any, get_args
 
 from medcli.checkpoint.reader import CheckpointInfo
-from medcli.config import SamplerConfig
 from medcli.engine.plan import FAMILY_SAMPLERS
 from medcli.errors import CheckpointError, ConfigError
+from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule, ScheduleKind
 
 OF_SAMPLER = {field.name: str(field.type) for field in fields(SamplerConfig)}

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from medcli.checkpoint.reader import CheckpointInfo, describe
-from medcli.config import ModelConfig, SamplerConfig
+from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.engine.labels import Labels, LabelSampling
 from medcli.engine.networks import ALWAYS, Guidance
 from medcli.engine.plan import FAMILY_SAMPLERS, SamplingPlan, check_plan
 from medcli.errors import ConfigError
+from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule, choose_schedule
 from medcli.workflows.sample_defaults import sampling_defaults
 from medcli.workflows.sample_flags import refuse_idle_flags

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medcli.config import ModelConfig, SamplerConfig
+from medcli.config import ModelConfig
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
@@ -17,6 +17,7 @@ from medcli.engine.networks import Guidance, Stage, guided, stages_of
 from medcli.engine.plan import SamplingPlan
 from medcli.engine.rule import distance
 from medcli.model.backbone import DiffusionTransformer, empty_model
+from medcli.sampler_config import SamplerConfig
 from medcli.schedule.dynamic import DynamicSchedule
 from medcli.schedule.spec import Schedule
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from medcli.config import SamplerConfig
 from medcli.diffusion import interpolant
 from medcli.diffusion.adaptive import integrate_adaptive, ode_field, solve
 from medcli.diffusion.interpolant import path_point
@@ -16,6 +15,7 @@ from medcli.diffusion.intervals import margins, ode_interval, sde_interval, trai
 from medcli.diffusion.likelihood import log_likelihood
 from medcli.diffusion.losses import sit_loss
 from medcli.diffusion.steps import Predict, Sampler, build_sampler
+from medcli.sampler_config import SamplerConfig
 from tests.golden.diffusion_support import (
     CallCounter,
     assert_close_to_largest,

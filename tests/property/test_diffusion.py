@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medcli.config import SDE_SOLVERS, SamplerConfig
 from medcli.diffusion.gaussian import gaussian_tables, respace
 from medcli.diffusion.guidance import combine
 from medcli.diffusion.interpolant import path_point
 from medcli.diffusion.steps import build_sampler
+from medcli.sampler_config import SDE_SOLVERS, SamplerConfig
 
 PATHS = st.sampled_from(["linear", "gvp", "vp"])
 SEEDS = st.integers(0, 2**31)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from medcli.config import ModelConfig, SamplerConfig
+from medcli.config import ModelConfig
 from medcli.errors import ConfigError
+from medcli.sampler_config import SamplerConfig
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medcli.config import PathName, PredictionName
 from medcli.diffusion.interpolant import path_point
 from medcli.diffusion.steps import Predict
+from medcli.sampler_config import PathName, PredictionName
 
 MEAN, STD = 0.8, 0.5
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medcli.config import PathName, PredictionName
 from medcli.diffusion import interpolant
 from medcli.diffusion.interpolant import path_point
+from medcli.sampler_config import PathName, PredictionName
 
 
 @pytest.mark.parametrize("path", ["linear", "gvp", "vp"])

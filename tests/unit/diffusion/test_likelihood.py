@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medcli.config import PredictionName, SamplerConfig
 from medcli.diffusion.likelihood import log_likelihood
+from medcli.sampler_config import PredictionName, SamplerConfig
 from tests.unit.diffusion.gaussian_data import MEAN, STD, exact_network
 
 

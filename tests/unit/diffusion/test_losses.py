@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from medcli.config import PredictionName
 from medcli.diffusion.gaussian import gaussian_tables, respace
 from medcli.diffusion.interpolant import path_point
 from medcli.diffusion.losses import discretised_log_likelihood, dit_loss, normal_cdf, sit_loss
+from medcli.sampler_config import PredictionName
 
 TABLES = gaussian_tables(respace(""))
 

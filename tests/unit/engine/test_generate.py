@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medcli.config import ModelConfig, SamplerConfig
+from medcli.config import ModelConfig
 from medcli.diffusion.guidance import combine
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.generate import calls_at_entries, generate
@@ -16,6 +16,7 @@ from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
 from medcli.engine.rule import distance
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
+from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
 from tests.unit.engine.tiny import LADDER, PIXELS, RHO, model_of, with_ladder
 

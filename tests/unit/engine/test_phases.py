@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from medcli.config import SamplerConfig
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.cost import image_gmacs
 from medcli.engine.generate import generate
@@ -18,6 +17,7 @@ from medcli.engine.networks import Guidance, Stage, guided, stages_of
 from medcli.engine.phases import Phase, null_calls, num_passes, phases
 from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
 from medcli.errors import ConfigError
+from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule, static
 from tests.unit.engine.tiny import LADDER, RHO, model_of
 

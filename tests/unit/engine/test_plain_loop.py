@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from medcli.config import SamplerConfig
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, stages_of
@@ -12,6 +11,7 @@ from medcli.engine.plain_loop import plain_loop
 from medcli.engine.plain_network import PlainNetwork
 from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
 from medcli.errors import ConfigError
+from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
 from tests.unit.engine.tiny import LADDER, PIXELS, RHO, model_of
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from medcli.config import SamplerConfig
 from medcli.engine.cost import call_gmacs
 from medcli.engine.networks import Guidance
 from medcli.engine.plan import FinishedImage, philox_noise
@@ -22,6 +21,7 @@ from medcli.model.mediator import MediatorAttention
 from medcli.presets import preset_config
 from medcli.runtime.reporting import Silent
 from medcli.runtime.timing import Clock
+from medcli.sampler_config import SamplerConfig
 from medcli.workflows.bench import BenchReport, BenchRequest, bench, machine_name
 from medcli.workflows.bench_loops import LoopSettings, agreement, drawn_beforehand, even_rho, loop_plan
 from medcli.workflows.bench_rows import measure
