@@ -17,6 +17,7 @@ from torch import Tensor
 from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.engine.adaptive import integrate_groups
 from medcli.engine.networks import Guidance, Stage, guided
+from medcli.engine.observer import Observer, Rows
 from medcli.engine.phases import null_calls, phases
 from medcli.engine.plan import (
     ADAPTIVE_SOLVERS,
@@ -44,6 +45,7 @@ def generate(
     max_in_flight: int | None = None,
     device: torch.device | str = "cpu",
     noise: Noise | None = None,
+    observer: Observer | None = None,
     reporter: Reporter | None = None,
 ) -> Iterator[FinishedImage]:
     """Make images.
@@ -55,6 +57,7 @@ def generate(
         max_in_flight: Images to work on at once at most; None: as many as keep every batch full.
         device: Where the networks are.
         noise: Replaces the seeded noise, for comparing with recorded runs.
+        observer: Is told about every batch; needs a solver of fixed steps.
         reporter: Is told about solver steps done.
 
     Returns:
@@ -69,9 +72,14 @@ def generate(
     noise = noise or philox_noise(plan.seed, latent_shape_of(stages[0]))
     device, reporter = torch.device(device), reporter or Silent()
     if plan.sampler.solver in ADAPTIVE_SOLVERS:
+        if observer is not None:
+            raise ConfigError(
+                f"--solver {plan.sampler.solver} chooses its own steps, so there are none to look at",
+                hint="use --solver heun",
+            )
         return integrate_groups(stages[0], plan, indices, device, noise, reporter)
     limit = len(indices) if max_in_flight is None else max_in_flight
-    return _run(_Loop.of(stages, plan, device, noise), indices, limit, reporter)
+    return _run(_Loop.of(stages, plan, device, noise, observer), indices, limit, reporter)
 
 
 def _run(loop: _Loop, indices: Indices, limit: int, reporter: Reporter) -> Iterator[FinishedImage]:
@@ -106,15 +114,23 @@ class _Loop:
     """Which solver steps take noise."""
     phase_L: Tensor
     """Where each solver step stands to the guidance interval."""
+    observer: Observer | None
 
     @classmethod
-    def of(cls, stages: Sequence[Stage], plan: SamplingPlan, device: torch.device, noise: Noise) -> _Loop:
+    def of(
+        cls,
+        stages: Sequence[Stage],
+        plan: SamplingPlan,
+        device: torch.device,
+        noise: Noise,
+        observer: Observer | None,
+    ) -> _Loop:
         sampler = build_sampler(plan.sampler, device=device)
         steps = range(sampler.num_steps)
         calls_L = torch.tensor([sampler.calls(step) for step in steps])
         noisy_L = torch.tensor([sampler.takes_noise(step) for step in steps])
         null_calls_L, phase_L = null_calls(sampler, plan.guidance), phases(plan.guidance, sampler.num_steps)
-        return cls(tuple(stages), plan, sampler, device, noise, calls_L, null_calls_L, noisy_L, phase_L)
+        return cls(tuple(stages), plan, sampler, device, noise, calls_L, null_calls_L, noisy_L, phase_L, observer)
 
     def refill(self, pool: Pool, queue: Iterator[int]) -> None:
         """Let waiting images into the free slots."""
@@ -132,6 +148,9 @@ class _Loop:
     def step(self, pool: Pool, batch: Batch) -> None:
         """Run one batch, padded by repeating its first image, and move its images on."""
         slot_B = batch.slot_B
+        rows = Rows(pool.index_P[slot_B], pool.step_P[slot_B], batch.entry)
+        if self.observer is not None:
+            self.observer.before(rows)
         padded_B = torch.cat([slot_B, slot_B[:1].expand(self.plan.batch_size - len(slot_B))])
         step_B = pool.step_P[padded_B]
         numbers = torch.stack([padded_B, pool.index_P[padded_B], pool.label_P[padded_B], step_B])
@@ -143,6 +162,8 @@ class _Loop:
             predict, before_BCYX, device_step_B, noise_BCYX, num_calls=int(self.calls_L[step_B].max())
         )
         pool.latent_PCYX[row_B[: len(slot_B)]] = after_BCYX[: len(slot_B)]
+        if self.observer is not None:
+            self.observer.after(rows, before_BCYX[: len(slot_B)], after_BCYX[: len(slot_B)])
         schedule, distance_B = self.plan.schedule, None
         if schedule.is_dynamic:
             # The iteration's one wait for the device.
