@@ -98,7 +98,7 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         files.write_text(path / MANIFEST, text, force=True)
 
 
-def require_space(path: Path, num_images: int, side_px: int, *, archive: bool) -> None:
+def require_image_space(path: Path, num_images: int, side_px: int, *, archive: bool) -> None:
     """Refuse to start what the disk can't hold.
 
     Args:

@@ -9,6 +9,9 @@ import torch
 
 from medcli.runtime.reporting import Reporter
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Number formats by the names commands use; which of them a command offers is its own matter."""
+
 
 @contextmanager
 def tf32(device: torch.device) -> Iterator[None]:

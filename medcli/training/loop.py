@@ -18,7 +18,7 @@ from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import require_space
 from medcli.runtime.locks import FolderLocks
-from medcli.runtime.precision import tf32, warn_if_slow
+from medcli.runtime.precision import DTYPES, tf32, warn_if_slow
 from medcli.runtime.reporting import Reporter
 from medcli.training.batches import Batches
 from medcli.training.block_calls import called_with
@@ -33,7 +33,6 @@ from medcli.training.snapshots import Snapshots
 
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
-TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +126,7 @@ def _check_dtype(config: TrainConfig, fleet: Fleet, reporter: Reporter) -> None:
     if config.dtype == "fp16" and fleet.is_sharded:
         raise ConfigError("--dtype fp16 does not go with FSDP", hint="use --dtype bf16")
     if fleet.is_first:
-        warn_if_slow(TORCH_DTYPES[config.dtype], fleet.device, reporter)
+        warn_if_slow(DTYPES[config.dtype], fleet.device, reporter)
 
 
 def _identity_of(
@@ -166,7 +165,7 @@ def _take_folder(stack: ExitStack, folder: Path, model: DiffusionTransformer, co
 def _narrow_blocks(
     model: DiffusionTransformer, teacher: DiffusionTransformer | None, config: TrainConfig, device: torch.device
 ) -> Iterator[None]:
-    dtype = TORCH_DTYPES[config.dtype]
+    dtype = DTYPES[config.dtype]
     with (
         called_with(model.ordered_blocks(), device=device, dtype=dtype, is_checkpointed=config.checkpoint_activations),
         called_with(teacher.ordered_blocks() if teacher else (), device=device, dtype=dtype),

@@ -16,7 +16,7 @@ from medcli.errors import ConfigError
 from medcli.runtime.compilation import require_compiler
 from medcli.runtime.device import pick_device
 from medcli.runtime.memory import MIB
-from medcli.runtime.precision import warn_if_slow
+from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for, thread_limit
 from medcli.version import __version__
@@ -24,7 +24,6 @@ from medcli.workflows.bench_loops import Agreement, LoopContest, LoopSettings, a
 from medcli.workflows.bench_rows import BenchRow, Measured, measure, rows_of
 from medcli.workflows.bench_subject import Shape, Subject, find_subject
 from medcli.workflows.bench_variants import Variant, forward_variants, stages_by_count, unabsorbed_stages
-from medcli.workflows.sample import DTYPES
 from medcli.workflows.sample_settings import default_batch_size
 
 CPU_BATCH = 4

@@ -15,7 +15,7 @@ from medcli.metrics.macs import closed_form_macs
 from medcli.runtime.compilation import require_compiler
 from medcli.runtime.device import pick_device
 from medcli.runtime.memory import MIB, peak_memory_mib
-from medcli.runtime.precision import tf32, warn_if_slow
+from medcli.runtime.precision import DTYPES, tf32, warn_if_slow
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, Reading, Spread, clock_for, take_turns, thread_limit
 from medcli.training.block_calls import called_with
@@ -27,7 +27,6 @@ from medcli.workflows.bench_subject import Shape, Subject, find_subject
 from medcli.workflows.bench_train_plain import PlainTraining
 from medcli.workflows.bench_train_report import BenchTrainReport, BenchTrainRow, TrainAgreement
 from medcli.workflows.bench_train_work import training_work
-from medcli.workflows.sample import DTYPES
 
 OURS, PLAIN = "medcli", "plain"
 UNTIMED = 2

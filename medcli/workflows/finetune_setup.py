@@ -16,11 +16,11 @@ from medcli.data.training_set import TrainingSet
 from medcli.diffusion.losses import Weighting
 from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.device import own_device
+from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.sampler_config import PathName, PredictionName
 from medcli.training.config import AUTO, NEVER, TrainConfig
-from medcli.training.loop import TORCH_DTYPES
 from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
 from medcli.training.step_pieces import StepShape, stream_bytes
@@ -104,7 +104,7 @@ class FinetuneSetup:
             entries=training.entries,
             num_images=share,
             micro_batch_size=min(share, training.micro_batch_size or share),
-            dtype=TORCH_DTYPES[training.dtype],
+            dtype=DTYPES[training.dtype],
             is_checkpointed=training.checkpoint_activations,
             teacher=self.teacher.config if self.teacher else None,
         )

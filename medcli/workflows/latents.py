@@ -19,11 +19,10 @@ from medcli.errors import ConfigError, DataError, EnvironmentProblem, listed
 from medcli.runtime.device import own_device
 from medcli.runtime.files import require_space
 from medcli.runtime.locks import FolderLocks
-from medcli.runtime.precision import warn_if_slow
+from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.workflows.latents_making import STORAGE_DTYPES, Making, missing_shards
-from medcli.workflows.sample import DTYPES
+from medcli.workflows.latents_making import Making, missing_shards
 
 LOCK = ".lock"
 TEMPORARY = ".latents-*.tmp-*"
@@ -226,7 +225,7 @@ def _check_same(output: Path, before: LatentIndex | None, index: LatentIndex) ->
 
 def _shard_bytes(index: LatentIndex) -> int:
     copies = 2 if index.flip else 1
-    return index.shard_size * copies * 2 * math.prod(index.shape) * STORAGE_DTYPES[index.storage].itemsize
+    return index.shard_size * copies * 2 * math.prod(index.shape) * DTYPES[index.storage].itemsize
 
 
 def _begin(output: Path, index: LatentIndex, locks: FolderLocks) -> LatentIndex:

@@ -24,12 +24,12 @@ from medcli.data.latent_rows import LABELS_KEY
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.runtime.files import atomic_path
 from medcli.runtime.locks import FolderLocks
+from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes
 from medcli.runtime.reporting import Reporter
 
 # Dimension key: B images of a batch, n images of a shard, R = 2 C moments, C latent channels, Y X height and width.
 
-STORAGE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 METADATA = "medcli"
 READ_AHEAD = 32
 """Images that are decoded while as many before them are encoded."""
@@ -126,7 +126,7 @@ class Making:
                 yield pixels_BCYX
 
     def _write(self, number: int, moments: dict[str, Tensor], picks: range) -> None:
-        stored = {name: rows_nRYX.to(STORAGE_DTYPES[self.index.storage]) for name, rows_nRYX in moments.items()}
+        stored = {name: rows_nRYX.to(DTYPES[self.index.storage]) for name, rows_nRYX in moments.items()}
         for rows_nRYX in stored.values():
             is_good_n = rows_nRYX.isfinite().flatten(1).all(dim=1).tolist()
             if not all(is_good_n):

@@ -15,19 +15,18 @@ from medcli.data.images import read_manifest
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.cost import call_gmacs, done_gmacs, gmacs_of_moves, pass_gmacs
 from medcli.engine.folder import ARCHIVE, GRID, SampleFolder, totals_of
-from medcli.engine.manifest import FORMAT_VERSION, check_folder, require_space, write_manifest
+from medcli.engine.manifest import FORMAT_VERSION, check_folder, require_image_space, write_manifest
 from medcli.engine.phases import step_passes
 from medcli.engine.plan import ADAPTIVE_SOLVERS
 from medcli.errors import ConfigError, DataError, EnvironmentProblem
 from medcli.metrics.reference import BUNDLED, bundled_info
-from medcli.runtime.device import pick_device
+from medcli.runtime.device import own_device
+from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
 from medcli.version import __version__
 from medcli.workflows.sample_making import Making
 from medcli.workflows.sample_settings import SampleRequest, SampleSetup, picture_settings, set_up
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,13 +79,13 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
         MedcliError: For anything the user can fix; what has been made so far stays and the same request goes on.
     """
     processes = this_process()
-    device = _pick_device(request.device, processes)
+    device = own_device(request.device, processes)
     setup = set_up(request, device.type)
     dtype = DTYPES[request.dtype]
     decoder = open_decoder(setup.config, autoencoder=request.vae, device=device, dtype=dtype)
     settings = picture_settings(setup, request)
     check_folder(setup.output, settings)
-    require_space(setup.output, request.num_images, setup.config.resolution_px, archive=request.npz)
+    require_image_space(setup.output, request.num_images, setup.config.resolution_px, archive=request.npz)
     with SampleFolder(setup.output) as folder:
         if not (folder.locks.works or processes.is_alone):
             raise EnvironmentProblem(
@@ -103,14 +102,6 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
         seconds = Making(folder, setup, request, decoder, device, dtype, processes, reporter).run()
         session = {"images": folder.num_done - num_before, "seconds": seconds}
         return _complete(folder, setup, session, npz=request.npz) if processes.is_first else _report(folder, setup, [])
-
-
-def _pick_device(name: str | None, processes: Processes) -> torch.device:
-    """The device asked for; of several GPUs, each process of a launch takes its own."""
-    device = pick_device(name)
-    if device.type == "cuda" and device.index is None and not processes.is_alone:
-        return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
-    return device
 
 
 def _batch_size(setup: SampleSetup, request: SampleRequest, before: dict[str, Any] | None, processes: Processes) -> int:

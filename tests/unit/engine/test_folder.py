@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medcli.engine.folder import Record, SampleFolder, totals_of
-from medcli.engine.manifest import check_folder, require_space, write_manifest
+from medcli.engine.manifest import check_folder, require_image_space, write_manifest
 from medcli.errors import ConfigError, DataError, EnvironmentProblem
 
 SETTINGS = {"seed": 0, "schedule": {"kind": "full"}}
@@ -164,24 +164,24 @@ def test_an_equal_manifest_is_not_written_again(filled: Path) -> None:
 def test_a_full_disk_is_found_before_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000_000))
-    require_space(tmp_path / "a/b", 10, 256, archive=True)
+    require_image_space(tmp_path / "a/b", 10, 256, archive=True)
     with pytest.raises(EnvironmentProblem, match="free"):
-        require_space(tmp_path / "a/b", 1000, 256, archive=False)
+        require_image_space(tmp_path / "a/b", 1000, 256, archive=False)
 
 
 def test_what_is_there_needs_no_more_room(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage, one_mb = shutil.disk_usage(filled), 512 * 512 * 3
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2.5 * one_mb))
-    require_space(filled, 5, 512, archive=False)
+    require_image_space(filled, 5, 512, archive=False)
     with pytest.raises(EnvironmentProblem, match="3 more images"):
-        require_space(filled, 6, 512, archive=False)
+        require_image_space(filled, 6, 512, archive=False)
     # The archive holds all of them, old and new.
     with pytest.raises(EnvironmentProblem):
-        require_space(filled, 3, 512, archive=True)
+        require_image_space(filled, 3, 512, archive=True)
     (filled / "samples.npz").touch()
-    require_space(filled, 3, 512, archive=True)
+    require_image_space(filled, 3, 512, archive=True)
     with pytest.raises(EnvironmentProblem):
-        require_space(filled, 4, 512, archive=False)
+        require_image_space(filled, 4, 512, archive=False)
 
 
 def test_totals_are_over_the_images_and_mean_moves_over_those_that_made_them() -> None:
