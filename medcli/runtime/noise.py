@@ -49,6 +49,7 @@ class Stream(IntEnum):
     TRAIN_MASK = 10
     TRAIN_MASK_RATIO = 11
     SCORE_SUBSET = 16
+    QUERY_ORDER = 17
 
 
 def _multiply(value: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
