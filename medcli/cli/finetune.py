@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import typer
 
 from medcli.cli import finetune_options as own
-from medcli.cli import options
+from medcli.cli import masking_options, options
 from medcli.cli.command_line import command_line
 from medcli.cli.finetune_table import plan_table, report_table
 from medcli.cli.output import output_of
@@ -52,6 +52,10 @@ def finetune(
     path: own.PathOpt = None,
     prediction: own.PredictionOpt = None,
     loss_weight: own.LossWeightOpt = "none",
+    min_snr: own.MinSnrOpt = None,
+    mask: masking_options.MaskOpt = None,
+    mask_ratios: masking_options.MaskRatiosOpt = None,
+    mask_mid: masking_options.MaskMidOpt = None,
     device: options.DeviceOpt = None,
     dtype: own.DtypeOpt = "fp32",
     compiled: own.CompileOpt = False,
@@ -93,6 +97,7 @@ def finetune(
             grad_clip=grad_clip,
             label_dropout=label_dropout,
             ladder_rule=ladder_rule,
+            masking=masking_options.parse_masking(mask, mask_ratios, mask_mid),
             dtype=cast("Dtype", dtype),
             compile=compiled,
             checkpoint_activations=checkpoint_activations,
@@ -123,6 +128,7 @@ def finetune(
         path=path,
         prediction=prediction,
         weighting=loss_weight,
+        min_snr=min_snr,
         distill=distill,
         distill_weight=distill_weight,
         calibrate=calibrate,

@@ -199,6 +199,16 @@ LossWeightOpt = Annotated[
     ),
 ]
 
+MinSnrOpt = Annotated[
+    float | None,
+    typer.Option(
+        "--min-snr",
+        min=0,
+        metavar="G",
+        help="Min-SNR's limit: steps with little noise count less; 0: all alike. Without it 5 for EDT, MDTv2.",
+        rich_help_panel=LOSS,
+    ),
+]
 DtypeOpt = Annotated[
     str,
     options.choice(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medcli.model.geometry import StageGeometry, stages
-from medcli.model.masks import DOWN_SITE, MID_SITE, Run, TokenMasks
+from medcli.model.masks import DOWN_SITE, INPUT_SITE, MID_SITE, Run, TokenMasks
 from medcli.model.norm import modulated_norm, product
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 # 2 x 2 neighbourhood, Q tokens after down-sampling (N / 4), E width after it.
 
 MID_BLOCK = 4
-"""Block of the first stage before which masked training may replace tokens by their positions. Source: edt-facts 3."""
+FIRST_STAGE_SITES = {0: INPUT_SITE, MID_BLOCK: MID_SITE}
+"""Blocks of the first stage before which masked training may replace tokens by their positions. The second is the
+reference's (edt-facts 3); the first stands for MDT's way in a network whose grid can't lose tokens."""
 
 
 class TokenEnhancement(nn.Module):
@@ -135,8 +137,9 @@ def edt_route(model: DiffusionTransformer, x_BND: Tensor, condition_BC: Tensor, 
             place = stage - middle - 1
             x_BND = model.concat_blocks[place](model.up_blocks[place](x_BND), skips.pop(), condition_BC)
         for place in range(depth):
-            if stage == 0 and place == MID_BLOCK and MID_SITE in masks:
-                x_BND = torch.where(masks[MID_SITE][..., None], x_BND, model.pos_embed)
+            site = FIRST_STAGE_SITES.get(place, "") if stage == 0 else ""
+            if site in masks:
+                x_BND = torch.where(masks[site][..., None], x_BND, model.pos_embed)
             x_BND = run(next(waiting), x_BND)
         if stage < middle:
             x_BND = model.down_blocks[stage](x_BND, condition_BC, masks.get(DOWN_SITE.format(stage)))

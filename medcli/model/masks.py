@@ -17,7 +17,13 @@ DOWN_SITE = "down{}"
 MID_SITE = "mid"
 """Within the first stage of an EDT."""
 INPUT_SITE = "input"
-"""Before the first block of an MDTv2."""
+"""Before the first block: an MDTv2's sequence loses the tokens, in an EDT they become their positions."""
+
+
+def rows_of_masks(masks: TokenMasks, rows: slice) -> TokenMasks:
+    """The masks of some images of a batch."""
+    return {site: mask[rows] for site, mask in masks.items()} if masks else NO_MASKS
+
 
 Run = Callable[..., Tensor]
 """Runs a block on tokens, with what else it joins by name; condition and mediator count are bound."""

@@ -11,20 +11,24 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.data.training_set import TrainingSet
+from medcli.model.masks import NO_MASKS, TokenMasks, rows_of_masks
 from medcli.runtime.noise import Stream, normal, uniform, words
 from medcli.training.config import TrainConfig
 from medcli.training.ladder_rule import counts_of_step
+from medcli.training.masking import draw_masks
 from medcli.training.objective import native_time
 
 # Dimension key: B rows of a batch, N images of the set, C channels, Y X height and width.
 
 CPU = torch.device("cpu")
+FULL_PASS, MASKED_PASS = 0, 1
+"""Numbers of a step's passes, by which each draws noise and labels of its own."""
 KEPT_EPOCHS = 2
 """Orders kept at a time: a batch may reach from one epoch into the next."""
 
 
 class Batch(NamedTuple):
-    """What one pass trains on, as `LadderObjective.forward` takes it."""
+    """What one pass trains on, its first six parts as `LadderObjective.forward` takes them."""
 
     data_BCYX: Tensor
     noise_BCYX: Tensor
@@ -32,16 +36,25 @@ class Batch(NamedTuple):
     label_B: Tensor
     counts: tuple[int, ...]
     """Mediator count of each row, 0 for full attention."""
+    masks: TokenMasks = NO_MASKS
+    """Tokens that are left out, by site."""
+    masked: Batch | None = None
+    """The step's masked pass: the same images and times, with noise, dropped labels and masks of its own."""
 
     def __len__(self) -> int:
         return len(self.counts)
 
     def micro_batches(self, size: int | None) -> Iterator[Batch]:
-        """The batch in pieces of `size` rows, the last one perhaps smaller; None: in one piece."""
+        """The pass in pieces of `size` rows, the last one perhaps smaller; None: in one piece."""
         for start in range(0, len(self), size or len(self)):
             rows = slice(start, start + (size or len(self)))
             yield Batch(
-                self.data_BCYX[rows], self.noise_BCYX[rows], self.t_B[rows], self.label_B[rows], self.counts[rows]
+                self.data_BCYX[rows],
+                self.noise_BCYX[rows],
+                self.t_B[rows],
+                self.label_B[rows],
+                self.counts[rows],
+                rows_of_masks(self.masks, rows),
             )
 
 
@@ -136,18 +149,31 @@ class Batches:
         """
         config, seed = self.config, self.config.seed
         position_B = self.positions(step)
-        zero_B = torch.zeros_like(position_B)
         data_BCYX, label_B = self.data.read(self.order.picks(position_B), position_B, seed)
-        dropped_B = uniform(seed, position_B, zero_B, 1, Stream.TRAIN_LABEL_DROP)[:, 0] < config.label_dropout
-        time_B = uniform(seed, position_B, zero_B, 1, Stream.TRAIN_TIME)[:, 0]
-        place_B, zero_there_B = self._sent(position_B), self._sent(zero_B)
-        return Batch(
-            self._sent(data_BCYX),
-            normal(seed, place_B, zero_there_B, tuple(data_BCYX.shape[1:]), Stream.TRAIN_NOISE),
-            self._sent(native_time(self.model.family, time_B, config.loss)),
-            self._sent(torch.where(dropped_B, self.model.null_class, label_B)),
-            self.counts(step)[self.rows.start : self.rows.stop],
-        )
+        time_B = uniform(seed, position_B, torch.zeros_like(position_B), 1, Stream.TRAIN_TIME)[:, 0]
+        images_BCYX, t_B = self._sent(data_BCYX), self._sent(native_time(self.model.family, time_B, config.loss))
+        counts = self.counts(step)[self.rows.start : self.rows.stop]
+
+        def drawn(number: int, masks: TokenMasks = NO_MASKS, masked: Batch | None = None) -> Batch:
+            noise_BCYX, kept_B = self._noise(position_B, images_BCYX, number), self._labels(position_B, label_B, number)
+            return Batch(images_BCYX, noise_BCYX, t_B, self._sent(kept_B), counts, masks, masked)
+
+        if config.masking is None:
+            return drawn(FULL_PASS)
+        masks = draw_masks(self.model, config.masking, seed, step, position_B)
+        sent = {site: self._sent(mask) for site, mask in masks.items()}
+        return drawn(FULL_PASS, masked=drawn(MASKED_PASS, sent))
+
+    def _noise(self, position_B: Tensor, images_BCYX: Tensor, number: int) -> Tensor:
+        """Noise of a step's pass of this number, made on the device."""
+        place_B, number_B = self._sent(position_B), self._sent(torch.full_like(position_B, number))
+        return normal(self.config.seed, place_B, number_B, tuple(images_BCYX.shape[1:]), Stream.TRAIN_NOISE)
+
+    def _labels(self, position_B: Tensor, label_B: Tensor, number: int) -> Tensor:
+        """Labels of that pass, some of them replaced by the null class."""
+        number_B = torch.full_like(position_B, number)
+        draw_B = uniform(self.config.seed, position_B, number_B, 1, Stream.TRAIN_LABEL_DROP)[:, 0]
+        return torch.where(draw_B < self.config.label_dropout, self.model.null_class, label_B)
 
     def _sent(self, value: Tensor) -> Tensor:
         """Copy to the device; to a GPU from pinned memory, so that nothing waits for the copy."""

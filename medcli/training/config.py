@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from medcli.errors import ConfigError
 from medcli.training.ladder_rule import LADDER_RULES
+from medcli.training.masking import Masking
 from medcli.training.objective import PLAIN_LOSS, LossConfig
 
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -51,6 +52,8 @@ class TrainConfig:
     """Which counts a step trains, see `counts_of_step`."""
     loss: LossConfig = PLAIN_LOSS
     """What is minimised."""
+    masking: Masking | None = None
+    """Every step adds a second pass in which some tokens are left out, and its loss; None: one pass."""
     dtype: Dtype = "fp32"
     """Of the products inside the blocks; weights, averages and all else stay float32."""
     compile: bool = False

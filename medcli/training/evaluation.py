@@ -61,10 +61,10 @@ def evaluate(
         shape = tuple(data_BCYX.shape[1:])
         noise_BCYX = normal(seed, position_B, torch.zeros_like(row_B), shape, Stream.TRAIN_NOISE)
         t_B = native_time(model.config.family, time_R[row_B], loss)
-        inputs = [part.to(device) for part in (data_BCYX, noise_BCYX, t_B, label_B)]
+        clean, noise, t, label = (part.to(device) for part in (data_BCYX, noise_BCYX, t_B, label_B))
         with torch.no_grad():
             for count in counts:
-                sums[count] += float(objective.losses_at(count, *inputs).double().sum())
+                sums[count] += float(objective.losses_at(count, clean, noise, t, label).double().sum())
     return {count: total / num_images for count, total in sums.items()}
 
 

@@ -22,6 +22,13 @@ class Row:
     loss: float
     grad_norm: float
     """Norm of the gradient before clipping."""
+    masked_loss: float | None = None
+    """Of the masked pass, which `loss` includes; None without one."""
+
+    def to_json(self) -> list[Any]:
+        """The values in order, as `Row(*values)` takes them; the last one only if there is a masked pass."""
+        values = [self.step, list(self.counts), self.loss, self.grad_norm]
+        return values if self.masked_loss is None else [*values, self.masked_loss]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +70,12 @@ class Journal:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, from which `from_json` makes an equal journal."""
-        rows = [[row.step, list(row.counts), row.loss, row.grad_norm] for row in self.rows]
+        rows = [row.to_json() for row in self.rows]
         return {"done": self.done, "rows": rows, "troubles": [asdict(trouble) for trouble in self.troubles]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Journal:
         """Read what `to_json` gave."""
         journal = cls(done=values["done"], troubles=tuple(Trouble(**trouble) for trouble in values["troubles"]))
-        journal.rows.extend(Row(step, tuple(counts), loss, norm) for step, counts, loss, norm in values["rows"])
+        journal.rows.extend(Row(step, tuple(counts), *rest) for step, counts, *rest in values["rows"])
         return journal

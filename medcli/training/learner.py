@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -25,10 +26,15 @@ COUNTER = "step"
 class Measured(NamedTuple):
     """One step, measured on the device: nothing has waited for the numbers yet."""
 
-    loss: Tensor
-    """Of this process's rows, a scalar."""
+    losses: Tensor
+    """(P,) of this process's rows: of the step's pass, and of its masked pass if there is one."""
     grad_norm: Tensor
     """Of all processes, before clipping, a scalar."""
+
+    @property
+    def loss(self) -> Tensor:
+        """What the step minimised, a scalar."""
+        return self.losses.sum()
 
 
 class Learner:
@@ -58,31 +64,35 @@ class Learner:
 
     def learn(self, batch: Batch) -> Measured:
         """Do one optimiser step on this process's rows of a batch."""
-        loss = self.gradients(batch)
+        losses = self.gradients(batch)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.forget_gradients()
         self.ema.update()
-        return Measured(loss, whole(grad_norm))
+        return Measured(losses, whole(grad_norm))
 
     def gradients(self, batch: Batch) -> Tensor:
         """Compute the gradients of a batch, averaged over processes; they equal those of one pass up to rounding.
 
         Returns:
-            Mean loss of this process's rows, a scalar.
+            (P,) mean loss of this process's rows in each pass.
         """
-        *early, last = batch.micro_batches(self.config.micro_batch_size)
-        losses = []
-        for piece in early:
-            with self.fleet.unsynchronised(self._objective):
-                losses.append(self._pass(piece, len(piece) / len(batch)))
-        losses.append(self._pass(last, len(last) / len(batch)))
+        passes = [batch] if batch.masked is None else [batch, batch.masked]
+        pieces = [list(each.micro_batches(self.config.micro_batch_size)) for each in passes]
+        last = pieces[-1][-1]
+        losses: list[Tensor] = []
+        for part in pieces:
+            shares = []
+            for piece in part:
+                with nullcontext() if piece is last else self.fleet.unsynchronised(self._objective):
+                    shares.append(self._pass(piece, len(piece) / len(batch)))
+            losses.append(torch.stack(shares).sum())
         self.scaler.unscale_(self.optimizer)
-        return torch.stack(losses).sum()
+        return torch.stack(losses)
 
     def _pass(self, piece: Batch, share: float) -> Tensor:
-        loss: Tensor = self._objective(*piece) * share
+        loss: Tensor = self._objective(*piece[:6]) * share
         self.scaler.scale(loss).backward()
         return loss.detach()
 

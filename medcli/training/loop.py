@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medcli.data.training_set import TrainingSet
 from medcli.errors import ConfigError
-from medcli.model.backbone import DiffusionTransformer
+from medcli.model.backbone import Block, DiffusionTransformer
 from medcli.runtime.files import require_space
 from medcli.runtime.locks import FolderLocks
 from medcli.runtime.precision import DTYPES, tf32, warn_if_slow
@@ -92,7 +92,8 @@ def train(
         KeyboardInterrupt: At Ctrl-C or SIGTERM, once the run is saved.
     """
     started = monotonic()
-    fleet = Fleet(has_idle_parameters=bool(model.config.mediator_layers))
+    # What fills the holes of masked tokens is idle in an MDTv2's other passes.
+    fleet = Fleet(has_idle_parameters=bool(model.config.mediator_layers) or model.config.family == "mdtv2")
     rows = fleet.rows(config.global_batch_size)
     _check_dtype(config, fleet, reporter)
     run = _identity_of(model, data, config, identity or {})
@@ -167,10 +168,15 @@ def _narrow_blocks(
 ) -> Iterator[None]:
     dtype = DTYPES[config.dtype]
     with (
-        called_with(model.ordered_blocks(), device=device, dtype=dtype, is_checkpointed=config.checkpoint_activations),
-        called_with(teacher.ordered_blocks() if teacher else (), device=device, dtype=dtype),
+        called_with(_blocks(model), device=device, dtype=dtype, is_checkpointed=config.checkpoint_activations),
+        called_with(_blocks(teacher) if teacher else (), device=device, dtype=dtype),
     ):
         yield
+
+
+def _blocks(model: DiffusionTransformer) -> list[Block]:
+    """All blocks, that which only masked passes run included."""
+    return [module for module in model.modules() if isinstance(module, Block)]
 
 
 def _result_of(session: Session, learner: Learner, seconds: float) -> TrainResult:

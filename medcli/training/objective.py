@@ -17,6 +17,7 @@ from medcli.diffusion.losses import Teacher, Weighting, dit_loss, sit_loss
 from medcli.diffusion.steps import Predict
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
+from medcli.model.masks import NO_MASKS, TokenMasks, rows_of_masks
 from medcli.sampler_config import PathName, PredictionName
 
 # Dimension key: B batch, C channels, Y X latent height and width.
@@ -38,6 +39,8 @@ class LossConfig:
     """Weight of SiT's noise and score losses over time; velocity has none."""
     distill: float = 0.0
     """Share of the squared error that is towards a teacher's output instead of the data's, in [0, 1]."""
+    min_snr: float | None = None
+    """Noise levels with a signal-to-noise ratio above this count less (`dit_loss`); None: all alike. Not for SiT."""
 
     def __post_init__(self) -> None:
         choices = {"path": get_args(PathName), "prediction": get_args(PredictionName), "weighting": get_args(Weighting)}
@@ -46,14 +49,19 @@ class LossConfig:
                 raise ConfigError(f"--{name} {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
         if not 0 <= self.distill <= 1:
             raise ConfigError(f"the weight of distillation must be in [0, 1], got {self.distill}", hint="try 0.5")
+        if self.min_snr is not None and not self.min_snr > 0:
+            raise ConfigError(f"the limit of Min-SNR must be positive, got {self.min_snr}", hint="EDT's is 5")
 
     def check_family(self, family: Family) -> None:
-        """Refuse SiT's choices for a model that has none.
+        """Refuse SiT's choices for a model that has none, and the others' for SiT.
 
         Raises:
-            ConfigError: If the family is not SiT and path, prediction or weighting is not the default.
+            ConfigError: If the family is not SiT and path, prediction or weighting is not the default, or if it is and
+                there is a limit of Min-SNR.
         """
-        plain = LossConfig(distill=self.distill)
+        if family == "sit" and self.min_snr is not None:
+            raise ConfigError("Min-SNR is for models that learn the noise, not for SiT", hint="leave --min-snr out")
+        plain = LossConfig(distill=self.distill, min_snr=self.min_snr)
         if family != "sit" and self != plain:
             raise ConfigError(
                 f"path, prediction and weighting are SiT's; {family} models learn the noise of their own process",
@@ -125,6 +133,7 @@ class LadderObjective(nn.Module):
         t_B: Tensor,
         label_B: Tensor,
         counts: tuple[int, ...],
+        masks: TokenMasks = NO_MASKS,
     ) -> Tensor:
         """Mean loss of the batch, a scalar.
 
@@ -135,6 +144,7 @@ class LadderObjective(nn.Module):
             label_B: (B,) labels, the null class where a label was dropped.
             counts: Mediator count of each row, 0 for full attention. Each run of neighbouring rows with one count goes
                 through the network once.
+            masks: Tokens that a masked pass leaves out, see `medcli.model.masks`.
 
         Raises:
             ValueError: If there is not one count a row.
@@ -144,19 +154,38 @@ class LadderObjective(nn.Module):
         if len(counts) != len(data_BCYX):
             raise ValueError(f"{len(counts)} counts for {len(data_BCYX)} rows")
         losses = [
-            self.losses_at(count, data_BCYX[rows], noise_BCYX[rows], t_B[rows], label_B[rows])
+            self.losses_at(
+                count, data_BCYX[rows], noise_BCYX[rows], t_B[rows], label_B[rows], rows_of_masks(masks, rows)
+            )
             for count, rows in runs(counts)
         ]
         return torch.cat(losses).mean()
 
-    def losses_at(self, count: int, data_BCYX: Tensor, noise_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
+    def losses_at(
+        self,
+        count: int,
+        data_BCYX: Tensor,
+        noise_BCYX: Tensor,
+        t_B: Tensor,
+        label_B: Tensor,
+        masks: TokenMasks = NO_MASKS,
+    ) -> Tensor:
         """(B,) losses of images that all go through one mediator count."""
-        predict: Predict = lambda x_BCYX, time_B: self.model(x_BCYX, time_B, label_B, count)  # noqa: E731
-        teacher = None if self.teacher is None else Teacher(self._taught(self.teacher, label_B), self.loss.distill)
+        options = {"masks": masks} if masks else {}
+        predict: Predict = lambda x_BCYX, time_B: self.model(x_BCYX, time_B, label_B, count, **options)  # noqa: E731
+        loss = self.loss
+        teacher = None if self.teacher is None else Teacher(self._taught(self.teacher, label_B), loss.distill)
         if self.tables is not None:
             self.tables = self.tables.to(data_BCYX.device)
-            return dit_loss(predict, data_BCYX, noise_BCYX, t_B, tables=self.tables, teacher=teacher).total
-        loss = self.loss
+            return dit_loss(
+                predict,
+                data_BCYX,
+                noise_BCYX,
+                t_B,
+                tables=self.tables,
+                teacher=teacher,
+                min_snr=loss.min_snr,
+            ).total
         return sit_loss(
             predict,
             data_BCYX,

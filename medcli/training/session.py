@@ -153,11 +153,12 @@ class Session:
         pending, self._pending = self._pending, []
         if not pending:
             return None
-        measured = [torch.stack([measured.loss, measured.grad_norm]) for _, measured in pending]
+        measured = [torch.cat([measured.losses, measured.grad_norm[None]]) for _, measured in pending]
         # One value for all processes: they must not disagree about what is trouble.
         values = self._fleet.mean(torch.stack(measured)).tolist()
-        for (done, _), (loss, grad_norm) in zip(pending, values, strict=True):
-            row = Row(done, tuple(sorted(set(self._batches.counts(done - 1)))), loss, grad_norm)
+        for (done, _), (loss, *masked, grad_norm) in zip(pending, values, strict=True):
+            counts = tuple(sorted(set(self._batches.counts(done - 1))))
+            row = Row(done, counts, loss + sum(masked), grad_norm, *masked)
             recent = self.journal.losses_of(row.counts)
             may_overflow = self._config.dtype == "fp16"
             trouble = trouble_of(row, recent, self._config.spike_factor, may_overflow=may_overflow)
@@ -216,14 +217,23 @@ class Session:
         skipped = {trouble.step for trouble in self.journal.troubles} | set(self._config.skip_steps)
         line = {
             "step": done,
-            "loss": round(fmean(row.loss for row in rows), 6) if rows else None,
-            "grad_norm": round(fmean(row.grad_norm for row in rows), 6) if rows else None,
+            "loss": _mean([row.loss for row in rows]),
+            "grad_norm": _mean([row.grad_norm for row in rows]),
+            **self._both_losses(rows),
             "images_per_sec": round(images / (monotonic() - then), 2),
             "skipped": sum(step <= done for step in skipped),
         }
         self._metrics.add(line)
         if self._listeners.on_log is not None:
             self._listeners.on_log(line)
+
+    def _both_losses(self, rows: list[Row]) -> dict[str, float | None]:
+        """The parts of the loss in masked training."""
+        if self._config.masking is None:
+            return {}
+        masked = [row.masked_loss or 0.0 for row in rows]
+        full = [row.loss - part for row, part in zip(rows, masked, strict=True)]
+        return {"full_loss": _mean(full), "masked_loss": _mean(masked)}
 
     def _cut_metrics(self) -> None:
         self._mark = (monotonic(), self.num_trained)
@@ -233,3 +243,7 @@ class Session:
     def _note(self, text: str) -> None:
         if self._fleet.is_first:
             self._listeners.reporter.note(text)
+
+
+def _mean(values: list[float]) -> float | None:
+    return round(fmean(values), 6) if values else None

@@ -182,7 +182,10 @@ def _steps_done(setup: FinetuneSetup) -> int:
 
 def _gmacs_per_step(setup: FinetuneSetup) -> float:
     shares = count_shares(setup.training.ladder_rule, setup.training.entries)
-    a_pass = sum(share * closed_form_macs(setup.config, num_mediators=count) for count, share in shares.items())
+    num_passes = 1 if setup.training.masking is None else 2
+    a_pass = num_passes * sum(
+        share * closed_form_macs(setup.config, num_mediators=count) for count, share in shares.items()
+    )
     return TRAINING_PASSES * setup.training.global_batch_size * a_pass / GIGA
 
 

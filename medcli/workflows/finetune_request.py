@@ -42,6 +42,8 @@ class FinetuneRequest:
     """What a SiT model predicts; None: what the checkpoint names, else `velocity`."""
     weighting: str = "none"
     """Weight of noise and score losses over time."""
+    min_snr: float | None = None
+    """Limit of Min-SNR, 0 for none; None: what the family is trained with."""
     distill: Path | None = None
     """A teacher's checkpoint."""
     distill_weight: float = DEFAULT_DISTILL

@@ -21,6 +21,7 @@ from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.sampler_config import PathName, PredictionName
 from medcli.training.config import AUTO, NEVER, TrainConfig
+from medcli.training.masking import mask_sites
 from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
 from medcli.training.step_pieces import StepShape, stream_bytes
@@ -37,6 +38,8 @@ from medcli.workflows.sample_settings import sha256_of
 RUNS = Path("runs")
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the finished model in the run's folder."""
+FAMILY_MIN_SNR = {"edt": 5.0, "mdtv2": 5.0}
+"""Limits of Min-SNR that families are trained with. Source: edt-facts 4 and 5."""
 STATES = "state-*.safetensors"
 """Names of its training states."""
 DEFAULT_EVALUATED = 512
@@ -178,6 +181,12 @@ def _training(request: FinetuneRequest, start: Start) -> TrainConfig:
     training = replace(
         request.training, entries=_entries(config.mediators, request.train_dense), loss=_loss(request, start)
     )
+    if training.masking is not None:
+        mask_sites(config, training.masking)
+        if request.distill is not None:
+            raise ConfigError(
+                "--mask and --distill can't be combined: the teacher knows no masks", hint="leave one of them out"
+            )
     if request.calibrate and not config.mediators:
         raise ConfigError("--calibrate fits mediators, and this model has none", hint="add --mediators 4,16,64")
     if request.calibrate and request.start.preset is not None:
@@ -222,6 +231,7 @@ def _loss(request: FinetuneRequest, start: Start) -> LossConfig:
         prediction=cast(PredictionName, request.prediction or named.get("prediction", "velocity")),
         weighting=cast(Weighting, request.weighting),
         distill=0.0 if request.distill is None else request.distill_weight,
+        min_snr=(FAMILY_MIN_SNR.get(start.config.family) if request.min_snr is None else request.min_snr) or None,
     )
     loss.check_family(start.config.family)
     if loss.weighting != "none" and loss.prediction == "velocity":

@@ -6,10 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from medcli.diffusion.gaussian import gaussian_tables, respace
+from medcli.diffusion.losses import min_snr_weight
 from medcli.training.adan import Adan
+from medcli.training.ema import Ema
 from medcli.training.learning_rate import linear_decay
+from medcli.training.objective import LadderObjective, LossConfig
 from medcli.training.timestep_draws import LossSecondMoment
-from tests.golden.families_support import DATA
+from tests.golden.families_support import DATA, network, relative_error, settings_of
 
 FOLDER = DATA / "training"
 ADAN = json.loads((FOLDER / "adan.json").read_text())
@@ -62,3 +66,44 @@ def test_the_learning_rate_falls_as_in_the_reference(row):
     for script in ("masked_script", "plain_script"):
         if row[script] is not None:
             assert linear_decay(row["init_lr"], row["step"]) == pytest.approx(row[script], rel=1e-12)
+
+
+@pytest.mark.parametrize(("folder", "weights"), [("masked_s", "edt_s"), ("masked_xl", "edt_xl")])
+def test_a_masked_step_has_the_losses_and_gradients_of_the_reference(folder, weights):
+    io, model = load_file(DATA / folder / "io.safetensors"), network(weights)
+    objective = LadderObjective(model, LossConfig(min_snr=5.0))
+    masks = {key.removeprefix("keep."): value for key, value in io.items() if key.startswith("keep.")}
+    total = torch.zeros(())
+    for kind, used in (("full", {}), ("masked", masks)):
+        label_B = torch.where(io[f"label_drop_{kind}"], model.config.null_class, io["y"])
+        loss_B = objective.losses_at(0, io["x_start"], io[f"noise_{kind}"], io["t"], label_B, used)
+        assert relative_error(loss_B.detach(), io[f"{kind}.loss"]) < 1e-5
+        total = total + (io["weights"] * loss_B).mean()
+    assert float(total.detach()) == pytest.approx(float(io["total_loss"]), rel=1e-5)
+    total.backward()
+    parameters = dict(model.named_parameters())
+    recorded = [key.removeprefix("grad.") for key in io if key.startswith("grad.")]
+    assert recorded
+    for name in recorded:
+        assert relative_error(parameters[name].grad, io[f"grad.{name}"]) < 1e-4, name
+    for name, norm in settings_of(folder)["grad_norms"].items():
+        assert float(parameters[name].grad.norm()) == pytest.approx(norm, rel=1e-4), name
+
+
+def test_the_weight_of_min_snr_is_the_reference_s():
+    recorded = load_file(FOLDER / "minsnr.safetensors")
+    tables = gaussian_tables(respace(""))
+    weight_T = min_snr_weight(tables, torch.arange(1000), 5.0)
+    torch.testing.assert_close(weight_T, recorded["mse_weight_f64"].float(), rtol=1e-6, atol=0)
+
+
+def test_the_moving_average_is_the_reference_s():
+    recorded = load_file(FOLDER / "ema.safetensors")
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(recorded["start"])
+    ema = Ema(model, 0.9999)
+    for step in range(4):
+        with torch.no_grad():
+            model.weight.copy_(recorded[f"param.{step}"])
+        ema.update()
+        torch.testing.assert_close(ema.shadow["weight"], recorded[f"ema.{step}"], rtol=1e-6, atol=1e-7)

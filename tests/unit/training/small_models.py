@@ -23,6 +23,21 @@ LADDER_MODEL = ModelConfig(
     latent_downsample=1,
 )
 
+PIXELS = {"patch_size": 1, "in_channels": 1, "num_classes": 3, "autoencoder": None, "latent_downsample": 1}
+EDT_MODEL = ModelConfig(
+    family="edt",
+    hidden_size=8,
+    depth=7,
+    num_heads=2,
+    latent_size=4,
+    stage_depths=(5, 1, 1),
+    stage_widths=(8, 12, 8),
+    stage_heads=(2, 3, 2),
+    **PIXELS,
+)
+"""Five blocks in its first stage, so that masks reach into it."""
+MDT_MODEL = ModelConfig(family="mdtv2", hidden_size=8, depth=3, num_heads=2, latent_size=4, decoder_depth=1, **PIXELS)
+
 
 def shaken(config: ModelConfig = LADDER_MODEL, seed: int = 0) -> DiffusionTransformer:
     """A model whose every layer matters, which those at the start of training do not."""
