@@ -1,0 +1,197 @@
+"""Do the full and the masked loss get in each other's way? `python -m medcli.workflows.masking_study DIR`.
+
+Small networks learn the bundled digits with EDT's masking, with MDT's, and with none, five seeds each. Every 50 steps
+the two losses are measured on draws no run trains on, and the angle between their gradients: where its cosine is below
+0, a step that lowers one loss raises the other. DIR gets the states, `losses.json` and `losses.png`; the same command
+again continues. The picture and what it says are in docs/families.md.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcli.config import ModelConfig
+from medcli.data.digits import digit_set
+from medcli.model.backbone import DiffusionTransformer, empty_model
+from medcli.model.init import initialise
+from medcli.runtime.files import atomic_path, write_text
+from medcli.runtime.reporting import Reporter, Silent
+from medcli.training.batches import Batch, Batches
+from medcli.training.config import NEVER, TrainConfig
+from medcli.training.loop import train
+from medcli.training.masking import Masking
+from medcli.training.objective import LadderObjective, LossConfig
+
+SEEDS = range(5)
+MEASURED_BATCHES = 2
+FAR = 10**6
+"""Step whose batch is the first that losses are measured on: no run gets there."""
+LOSSES, PICTURE = "losses.json", "losses.png"
+
+PIXELS: dict[str, Any] = {
+    "patch_size": 1,
+    "latent_size": 8,
+    "in_channels": 1,
+    "num_classes": 10,
+    "learn_sigma": False,
+    "autoencoder": None,
+    "latent_scale": 1.0,
+    "latent_downsample": 1,
+}
+EDT = ModelConfig(
+    family="edt",
+    hidden_size=32,
+    depth=7,
+    num_heads=2,
+    stage_depths=(2, 1, 1, 1, 2),
+    stage_widths=(32, 40, 48, 40, 32),
+    stage_heads=(2, 2, 2, 2, 2),
+    **PIXELS,
+)
+MDT = ModelConfig(family="mdtv2", hidden_size=32, depth=6, num_heads=2, decoder_depth=2, **PIXELS)
+TRAINING = TrainConfig(
+    steps=800,
+    global_batch_size=32,
+    lr=1e-3,
+    ema=0.0,  # losses of the weights as they are
+    loss=LossConfig(min_snr=5.0),
+    save_every=50,
+    keep_last=1,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A network and how it is masked."""
+
+    title: str
+    model: ModelConfig
+    masking: Masking
+    """What its masked loss is measured by."""
+    is_masked: bool = True
+    """Whether it also trains so; False: the control."""
+
+
+WAYS = (
+    Way("EDT, masked in its down-samplers", EDT, Masking()),
+    Way("EDT, masked at the input", EDT, Masking(where="input")),
+    Way("EDT, not masked", EDT, Masking(), is_masked=False),
+    Way("MDTv2, masked at the input", MDT, Masking(where="input")),
+    Way("MDTv2, not masked", MDT, Masking(where="input"), is_masked=False),
+)
+
+
+def study(
+    folder: Path, reporter: Reporter, training: TrainConfig = TRAINING
+) -> dict[str, list[list[dict[str, float]]]]:
+    """Train every way with every seed, and draw what came out.
+
+    Args:
+        folder: Gets everything.
+        reporter: Told about each run.
+        training: The runs but for their seeds and masks.
+
+    Returns:
+        By way and seed, what `measured` gave at each saved step.
+    """
+    found: dict[str, list[list[dict[str, float]]]] = {way.title: [] for way in WAYS}
+    # Seeds outermost: what is there of an interrupted study can be compared.
+    for seed in SEEDS:
+        for number, way in enumerate(WAYS):
+            reporter.note(f"seed {seed}: {way.title}")
+            found[way.title].append(_curve(folder / f"way{number}-seed{seed}", way, replace(training, seed=seed)))
+    write_text(folder / LOSSES, json.dumps(found) + "\n", force=True)
+    draw(folder / PICTURE, found)
+    return found
+
+
+def _curve(folder: Path, way: Way, training: TrainConfig) -> list[dict[str, float]]:
+    """Train once, or read what an earlier call found."""
+    kept = folder / LOSSES
+    if kept.exists():
+        curve: list[dict[str, float]] = json.loads(kept.read_text(encoding="utf-8"))
+        return curve
+    measuring = Batches.of(digit_set(), replace(training, masking=way.masking, global_batch_size=128), way.model)
+    batches = [measuring.draw(FAR + step) for step in range(MEASURED_BATCHES)]
+    curve = []
+
+    def on_save(step: int, weights: Mapping[str, Tensor]) -> None:
+        model = empty_model(way.model)
+        model.load_state_dict(dict(weights), assign=True)
+        curve.append({"step": step, **measured(model, batches, training.loss)})
+
+    model = DiffusionTransformer(way.model)
+    initialise(model, training.seed)
+    config = replace(training, masking=way.masking if way.is_masked else None, resume=NEVER)
+    train(model, digit_set(), config, folder, Silent(), on_save=on_save)
+    write_text(kept, json.dumps(curve) + "\n", force=True)
+    return curve
+
+
+def measured(model: DiffusionTransformer, batches: list[Batch], loss: LossConfig) -> dict[str, float]:
+    """Full and masked loss over batches with a masked pass, and the cosine between their gradients."""
+    objective = LadderObjective(model, loss)
+    means, gradients = [], []
+    for part in range(2):
+        model.zero_grad(set_to_none=True)
+        total = 0.0
+        for batch in batches:
+            inputs = batch if part == 0 else batch.masked
+            assert inputs is not None  # drawn with masking
+            value = objective(*inputs[:6]) / len(batches)
+            value.backward()
+            total += float(value.detach())
+        means.append(total)
+        gradients.append({name: value.grad for name, value in model.named_parameters() if value.grad is not None})
+    full, masked = gradients
+    # What one pass does not run has no say in whether the two agree.
+    pairs = [(full[name].double().flatten(), masked[name].double().flatten()) for name in full.keys() & masked.keys()]
+    product = sum(float(a @ b) for a, b in pairs)
+    norms = [sum(float(pair[side] @ pair[side]) for pair in pairs) ** 0.5 for side in range(2)]
+    return {"full_loss": means[0], "masked_loss": means[1], "cosine": product / (norms[0] * norms[1])}
+
+
+def draw(path: Path, found: Mapping[str, list[list[dict[str, float]]]]) -> None:
+    """Draw losses and cosines over the steps: the mean over the seeds, and their range."""
+    from matplotlib.figure import Figure  # no pyplot: nothing global is touched
+
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    panels = {"full_loss": "full loss", "masked_loss": "masked loss", "cosine": "cosine between their gradients"}
+    for axes, (key, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        for number, (way, curves) in enumerate(found.items()):
+            if key != "full_loss" and way.endswith("not masked"):
+                continue
+            steps = [point["step"] for point in curves[0]]
+            values = np.array([[point[key] for point in curve] for curve in curves])
+            axes.plot(steps, values.mean(0), color=f"C{number}", label=way)
+            axes.fill_between(steps, values.min(0), values.max(0), color=f"C{number}", alpha=0.2, linewidth=0)
+        axes.set(xlabel="step", title=title)
+        if key == "cosine":
+            axes.axhline(0, color="grey", linewidth=0.8)
+        else:
+            axes.set_yscale("log")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    with atomic_path(path, force=True) as temporary:
+        figure.savefig(temporary, format="png", dpi=80, metadata={"Software": None})
+
+
+class _Printed(Silent):
+    """Says which run is on."""
+
+    def note(self, text: str) -> None:
+        """Write the note."""
+        sys.stderr.write(text + "\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    study(Path(sys.argv[1]), _Printed())
