@@ -129,9 +129,12 @@ def preset_of(config: ModelConfig) -> str | None:
 
 
 def amm_blocks(config: ModelConfig) -> tuple[int, ...] | None:
-    """Blocks the references modulate in this network; None where they give no list."""
-    name = preset_of(config) or ""
-    return AMM_BLOCKS.get(name.partition("/")[0])
+    """Blocks the references modulate in this network; None where they give no list.
+
+    A SiT, for which they give none, has those of the DiT of its size: the two are one network.
+    """
+    name = (preset_of(config) or "").partition("/")[0]
+    return AMM_BLOCKS.get(name.replace("SiT", "DiT"))
 
 
 def heads_for_width(hidden_size: int) -> int | None:

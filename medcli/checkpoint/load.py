@@ -52,12 +52,18 @@ def load_model(
             infinite weights.
         ConfigError: If modulation does not fit the model.
     """
+    from medcli.model.amm import attach_amm, check_amm
     from medcli.model.backbone import empty_model
 
     opened = open_checkpoint(path, hints=Hints(family=family, num_heads=num_heads), weights=weights)
-    model = empty_model(opened.info.config, amm)
+    if amm is not None:
+        check_amm(amm, opened.info.config)
+    model = empty_model(opened.info.config)
     model.load_state_dict(load_tensors(opened.entries, opened.info.path.name), assign=True)
-    return model.to(device=device, dtype=dtype)
+    model.to(device=device, dtype=dtype)
+    if amm is not None:
+        attach_amm(model, amm)
+    return model
 
 
 def load_tensors(entries: Mapping[str, Entry], source: str) -> dict[str, torch.Tensor]:

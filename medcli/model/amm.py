@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from medcli.config import ModelConfig
 from medcli.errors import ConfigError
+from medcli.model.geometry import blocks
+
+if TYPE_CHECKING:
+    from medcli.model.backbone import DiffusionTransformer
 
 # Dimension key: N tokens of a square grid, row by row.
 
@@ -48,6 +55,14 @@ class Amm:
         if self.form not in get_args(AmmForm):
             raise ConfigError(f"unknown AMM form {self.form!r}", hint=f"choose from {', '.join(get_args(AmmForm))}")
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; a radius that is each grid's own is `auto`."""
+        return {
+            "blocks": list(self.blocks),
+            "radius": "auto" if self.radius is None else self.radius,
+            "form": self.form,
+        }
+
 
 def modulation_matrix(side: int, radius: float | None = None, form: AmmForm = "exp") -> npt.NDArray[np.float64]:
     """Weights of attention between the tokens of a grid.
@@ -74,3 +89,51 @@ def modulation_matrix(side: int, radius: float | None = None, form: AmmForm = "e
     limit = (side - 1) ** 2 + 4 if radius is None else radius**2
     # Squared distances are whole numbers: one that equals the squared radius stays, however that was rounded.
     return np.where(squared_NN <= limit + 1e-9, weight_NN, 0.0)
+
+
+def check_amm(amm: Amm, config: ModelConfig) -> None:
+    """Refuse modulation that does not fit a network.
+
+    Raises:
+        ConfigError: If a block is not there, has mediators, or too small a grid.
+    """
+    places = blocks(config)
+    if amm.blocks[-1] >= config.depth:
+        raise ConfigError(
+            f"AMM block {amm.blocks[-1]} is not there: this model has blocks 0..{config.depth - 1}",
+            hint="name other blocks with --amm-blocks",
+        )
+    if both := sorted(set(amm.blocks) & set(config.mediator_layers)):
+        raise ConfigError(
+            f"block {both[0]} has mediators, so its attention can't be modulated too",
+            hint="name other blocks with --amm-blocks, or convert with --layers that leave this one out",
+        )
+    for block in amm.blocks:
+        if places[block].tokens_side < SMALLEST_SIDE:
+            raise ConfigError(
+                f"AMM needs a grid of at least {SMALLEST_SIDE} tokens a side, "
+                f"that of block {block} has {places[block].tokens_side}",
+                hint="name other blocks with --amm-blocks",
+            )
+
+
+def attach_amm(model: DiffusionTransformer, amm: Amm) -> None:
+    """Modulate the attention of a loaded model. Its weights, and what is saved of it, stay as they are.
+
+    Raises:
+        ConfigError: If modulation does not fit the model.
+    """
+    check_amm(amm, model.config)
+    places, layers = blocks(model.config), model.ordered_blocks()
+    matrices: dict[int, Tensor] = {}  # blocks on one grid share theirs
+    for block in amm.blocks:
+        side = places[block].tokens_side
+        if side not in matrices:
+            matrices[side] = torch.from_numpy(modulation_matrix(side, amm.radius, amm.form)).to(model.pos_embed)
+        layers[block].attn.modulation_NN = matrices[side]
+
+
+def amm_multiplications(amm: Amm, config: ModelConfig) -> int:
+    """Multiplications AMM adds to one forward pass of one image: h N^2 in each of its blocks. Source: edt-facts 2.4."""
+    places = blocks(config)
+    return sum(places[block].num_heads * places[block].num_tokens ** 2 for block in amm.blocks)

@@ -19,8 +19,10 @@ class Attention(nn.Module):
         num_heads: Heads H.
         qk_size: Total width of the queries and of the keys; D unless q and k are compressed.
         relative_bias: Bias for the offset between two tokens, if the family has one.
-        modulation_NN: Weights of attention between two tokens, see `medcli.model.amm`; None leaves attention alone.
     """
+
+    modulation_NN: Tensor | None
+    """Weights of attention between two tokens, which `attach_amm` of `medcli.model.amm` sets; None: attention alone."""
 
     def __init__(
         self,
@@ -29,14 +31,13 @@ class Attention(nn.Module):
         qk_size: int | None = None,
         *,
         relative_bias: RelativeBias | None = None,
-        modulation_NN: Tensor | None = None,
     ) -> None:
         super().__init__()
         if relative_bias is not None:
             self.rel_pos_bias = relative_bias
         self.has_relative_bias = relative_bias is not None
         # Not a weight: attached to a trained model, never saved.
-        self.register_buffer("modulation_NN", modulation_NN, persistent=False)
+        self.register_buffer("modulation_NN", None, persistent=False)
         self.num_heads = num_heads
         self.qk_size = hidden_size if qk_size is None else qk_size
         self.head_width = self.qk_size // num_heads

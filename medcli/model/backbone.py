@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
-from medcli.model.amm import Amm, modulation_matrix
 from medcli.model.attention import Attention
 from medcli.model.edt import edt_parts, edt_route
 from medcli.model.embed import LabelEmbedder, PatchEmbed, TimestepEmbedder
@@ -116,18 +115,13 @@ class FinalLayer(nn.Module):
         return F.linear(normed_BND, self.linear.weight.to(dtype), self.linear.bias.to(dtype))
 
 
-def attention_of(
-    config: ModelConfig, geometry: BlockGeometry, *, mediated: bool, modulation: Amm | None = None
-) -> Attention:
+def attention_of(config: ModelConfig, geometry: BlockGeometry, *, mediated: bool) -> Attention:
     """The attention a block has under this configuration."""
     width, heads, side = geometry.width, geometry.num_heads, geometry.tokens_side
     relative = RelativeBias(relative_table_shape(config, geometry), side) if config.has_relative_bias else None
     if mediated:
         return MediatorAttention(width, heads, side, config.mediators, relative)
-    matrix_NN = None
-    if modulation is not None:
-        matrix_NN = torch.from_numpy(modulation_matrix(side, modulation.radius, modulation.form))
-    return Attention(width, heads, round(width * config.qk_ratio), relative_bias=relative, modulation_NN=matrix_NN)
+    return Attention(width, heads, round(width * config.qk_ratio), relative_bias=relative)
 
 
 def straight_route(
@@ -151,10 +145,6 @@ class DiffusionTransformer(nn.Module):
 
     Args:
         config: The architecture.
-        amm: Attention modulation, which is no part of the weights.
-
-    Raises:
-        ConfigError: If modulation is asked for a block that is not there, has mediators, or too small a grid.
     """
 
     # All families but MDTv2.
@@ -168,19 +158,16 @@ class DiffusionTransformer(nn.Module):
     mask_token: nn.Parameter
     decoder_pos_embed: nn.Parameter
 
-    def __init__(self, config: ModelConfig, amm: Amm | None = None) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if amm is not None:
-            check_amm(amm, config)
         self.config = config
-        self.amm = amm
         width = config.hidden_size
         learns_positions = config.family == "mdtv2"
         self.pos_embed = nn.Parameter(torch.empty(1, config.num_tokens, width), requires_grad=learns_positions)
         self.x_embedder = PatchEmbed(config.in_channels, width, config.patch_size)
         self.t_embedder = TimestepEmbedder(width)
         self.y_embedder = LabelEmbedder(config.num_label_rows, width)
-        self._add_blocks(config, amm)
+        self._add_blocks(config)
         if config.family == "edt":
             for name, parts in edt_parts(config).items():
                 self.add_module(name, parts)
@@ -189,12 +176,11 @@ class DiffusionTransformer(nn.Module):
                 self.register_parameter(name, parameter)
         self.final_layer = FinalLayer(width, config.patch_size**2 * config.out_channels)
 
-    def _add_blocks(self, config: ModelConfig, amm: Amm | None) -> None:
+    def _add_blocks(self, config: ModelConfig) -> None:
         """Put every block where the state dict has it."""
         places = list(blocks(config)) + ([side_block(config)] if config.family == "mdtv2" else [])
         for layer, geometry in enumerate(places):
-            modulation = amm if amm is not None and layer in amm.blocks else None
-            attention = attention_of(config, geometry, mediated=layer in config.mediator_layers, modulation=modulation)
+            attention = attention_of(config, geometry, mediated=layer in config.mediator_layers)
             group = geometry.name.partition(".")[0]
             if not hasattr(self, group):
                 self.add_module(group, nn.ModuleList())
@@ -261,25 +247,7 @@ class DiffusionTransformer(nn.Module):
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
-def check_amm(amm: Amm, config: ModelConfig) -> None:
-    """Refuse modulation that does not fit a network.
-
-    Raises:
-        ConfigError: If a block is not there, or has mediators.
-    """
-    if amm.blocks[-1] >= config.depth:
-        raise ConfigError(
-            f"AMM block {amm.blocks[-1]} is not there: this model has blocks 0..{config.depth - 1}",
-            hint="leave the blocks out for the family's own",
-        )
-    if both := sorted(set(amm.blocks) & set(config.mediator_layers)):
-        raise ConfigError(
-            f"block {both[0]} has mediators, so its attention can't be modulated too",
-            hint="name other blocks for AMM, or convert with --layers that leave these out",
-        )
-
-
-def empty_model(config: ModelConfig, amm: Amm | None = None) -> DiffusionTransformer:
+def empty_model(config: ModelConfig) -> DiffusionTransformer:
     """The model on the meta device, in evaluation mode: shapes without memory, for `load_state_dict(assign=True)`."""
     with torch.device("meta"):
-        return DiffusionTransformer(config, amm).eval()
+        return DiffusionTransformer(config).eval()

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from medcli.config import ModelConfig
-from medcli.model.amm import Amm
+from medcli.model.amm import Amm, attach_amm
 from medcli.model.backbone import DiffusionTransformer, empty_model
 
 DATA = Path(__file__).parent / "data" / "golden-edt"
@@ -55,9 +55,12 @@ def amm_of(name: str, variant: str) -> Amm | None:
 def network(name: str, amm: Amm | None = None, dtype: torch.dtype = torch.float32) -> DiffusionTransformer:
     """The network of a folder; the only tensors left out are the offsets a model needs no copy of."""
     weights = load_file(DATA / name / "weights.safetensors")
-    model = empty_model(config_of(name), amm)
+    model = empty_model(config_of(name))
     model.load_state_dict({key: value for key, value in weights.items() if "position_index" not in key}, assign=True)
-    return model.to(dtype)
+    model.to(dtype)
+    if amm is not None:
+        attach_amm(model, amm)
+    return model
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
