@@ -177,6 +177,8 @@ def fid(
         medcli fid --compare samples/a samples/b earlier.json
     """
     from medcli.runtime.cache_folder import default_cache_folder
+    from medcli.runtime.processes import this_process
+    from medcli.workflows.fid_assisting import assist
     from medcli.workflows.fid_computing import Computing
     from medcli.workflows.fid_scoring import FidRequest
 
@@ -202,12 +204,16 @@ def fid(
     if write_reference is not None:
         scoring = {"REFERENCE": request.reference, "--compare": compare, "--metrics": metrics}
         _refuse_with_write({**scoring, "--extrapolate": extrapolate, "--markdown": markdown})
+    elif not compare:
+        _refuse_more(more)
+    sets = [path for path in (samples, Path(reference) if compare and reference else None, *(more or ())) if path]
+    if not this_process().is_first:
+        assist(request, sets, has_reference=write_reference is None)
+    elif write_reference is not None:
         _write(output, request, write_reference, reference_images, force=force)
     elif compare:
-        sets = [samples, None if reference is None else Path(reference), *(more or ())]
-        _compare(output, request, [path for path in sets if path], force=force, as_markdown=markdown)
+        _compare(output, request, sets, force=force, as_markdown=markdown)
     else:
-        _refuse_more(more)
         _score(output, request, as_markdown=markdown)
 
 

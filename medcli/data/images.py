@@ -271,7 +271,7 @@ def _open_folder(folder: Path, num_images: int | None) -> ImageFolder:
 def _numeric_order(path: Path) -> list[tuple[bool, int, str]]:
     """Sort key in which `2.png` comes before `10.png`, whatever the zero padding."""
     parts = re.split(r"(\d+)", path.as_posix())
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _is_image(path: Path) -> bool:

@@ -23,8 +23,8 @@ from medcli.errors import ConfigError, MedcliError
 from medcli.metrics.feature_cache import FeatureCache
 from medcli.metrics.registry import load_extractor
 from medcli.metrics.shard_work import Job, Part, claimed, work
-from medcli.runtime.device import pick_device
-from medcli.runtime.locks import FolderLocks
+from medcli.runtime.device import own_device, pick_device
+from medcli.runtime.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,19 +42,26 @@ class Crew:
         return max(1, num_cores() // num_sharing) if num_sharing > 1 else None
 
 
-def plan_crew(devices: str | None = None, num_workers: int | None = None, weights_path: Path | None = None) -> Crew:
+def plan_crew(
+    devices: str | None = None,
+    num_workers: int | None = None,
+    weights_path: Path | None = None,
+    launch: Processes | None = None,
+) -> Crew:
     """Turn what a user asks for into a crew.
 
     Args:
         devices: A device, or several: `cuda:0,1`, `cuda:0,cuda:1`, `cpu`; None takes the best there is.
         num_workers: Processes in all, given the devices in turn; None takes one a device.
         weights_path: Weights of the extractor.
+        launch: Which process of a launch this is: of several GPUs, each takes its own where none is named; None if
+            there was no launch.
 
     Raises:
         ConfigError: If no device has such a name, or there are fewer processes than devices.
         EnvironmentProblem: If this machine lacks it.
     """
-    picked = [pick_device(name) for name in _device_names(devices)] if devices else [pick_device(None)]
+    picked = [own_device(name, launch or Processes()) for name in (_device_names(devices) if devices else [None])]
     num = len(picked) if num_workers is None else num_workers
     if num < len(picked):
         raise ConfigError(
@@ -169,7 +176,7 @@ def _help(order: _Order, news: Queue[Part | int]) -> None:
             cache=order.cache,
             num_threads=order.num_threads,
         )
-        with closing(FolderLocks(job.claims_path(order.cache))) as locks:
+        with closing(job.claims(order.cache)) as locks:
             for part in work(job, claimed(locks, len(job.shards)), told):
                 if part.key is None:
                     return

@@ -94,25 +94,38 @@ def extract(
         )
     for remark in source.remarks:
         reporter.note(remark)
-    max_images = cache.shard_images if cache else SHARD_IMAGES
     with ExitStack() as stack:
         kept = cache
         if cache is None and crew and len(crew.devices) > 1:
             # Files are how processes hand over features: for the time of the pass there must be a place for them.
             cache = FeatureCache(Path(stack.enter_context(TemporaryDirectory(prefix="medcli-features-"))))
-        job = Job(
-            source=source,
-            extractor=extractor,
-            shards=plan_shards(source.image_bytes, max_images=max_images),
-            batch_size=batch_size,
-            cache=cache,
-            num_threads=crew.num_threads if crew else None,
-        )
+        num_threads = crew.num_threads if crew else None
+        job = job_of(source, extractor, batch_size=batch_size, cache=cache, num_threads=num_threads)
         summary = _Summary(job, wanted, kept)
         for part in parts_in_order(job, crew, reporter):
             summary.add(part)
     summary.report_copies(reporter)
     return summary.feature_set()
+
+
+def job_of(
+    source: ImageSource,
+    extractor: FeatureExtractor,
+    *,
+    batch_size: int,
+    cache: FeatureCache | None,
+    num_threads: int | None = None,
+) -> Job:
+    """A pass over an image set, cut into shards as every process that makes it cuts them."""
+    max_images = cache.shard_images if cache else SHARD_IMAGES
+    return Job(
+        source=source,
+        extractor=extractor,
+        shards=plan_shards(source.image_bytes, max_images=max_images),
+        batch_size=batch_size,
+        cache=cache,
+        num_threads=num_threads,
+    )
 
 
 class _Summary:

@@ -43,10 +43,26 @@ def parts_in_order(job: Job, crew: Crew | None, reporter: Reporter) -> Iterator[
         yield from _Gathering(job, job.cache, locks, helpers, told, reporter).parts()
 
 
+def assist(job: Job) -> None:
+    """Compute what nobody else has taken, for the process of this launch that speaks for all: features go to the cache.
+
+    Raises:
+        DataError: If an image can't be read, or its features are not finite.
+    """
+    assert job.cache is not None
+    try:
+        locks = job.claims(job.cache)
+    except EnvironmentProblem:  # the first process says so, and does the work alone
+        return
+    with closing(locks):
+        for _part in work(job, claimed(locks, len(job.shards)), lambda _num_images: None):
+            pass
+
+
 def _locks(job: Job, stack: ExitStack, reporter: Reporter) -> FolderLocks | None:
     assert job.cache is not None
     try:
-        locks = FolderLocks(job.claims_path(job.cache))
+        locks = job.claims(job.cache)
     except EnvironmentProblem as err:
         reporter.note(f"features are not kept: {err.message}")
         return None

@@ -40,8 +40,17 @@ class Job:
     num_threads: int | None = None
     """Threads the network may use on the CPU; None leaves them as they are."""
 
-    def claims_path(self, cache: FeatureCache) -> Path:
-        """The lock file on which processes that make this very pass meet."""
+    def claims(self, cache: FeatureCache) -> FolderLocks:
+        """Where processes that make this very pass meet; others may come in at once.
+
+        Raises:
+            EnvironmentProblem: If the cache can't be written to.
+        """
+        locks = FolderLocks(self._claims_path(cache))
+        locks.share()
+        return locks
+
+    def _claims_path(self, cache: FeatureCache) -> Path:
         about = (str(Path(self.source.name).absolute()), len(self.shards), self.source.num_images)
         extractor = (self.extractor.name, self.extractor.weights_sha256)
         name = hashlib.sha256(json.dumps([about, extractor]).encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medcli.runtime.reporting import Reporter
 from medcli.workflows.fid_scoring import FidReport, FidRequest, load_yardstick, measure
-from medcli.workflows.fid_sides import SAMPLES_ROOT, newest_sample_folder, required_reference, survey, survey_reference
+from medcli.workflows.fid_sides import SAMPLES_ROOT, common_reference, newest_sample_folder, survey, survey_reference
 
 __all__ = ["FidReport", "FidRequest", "score_samples"]
 
@@ -19,6 +19,6 @@ def score_samples(request: FidRequest, reporter: Reporter) -> FidReport:
     """
     samples_path = request.samples or newest_sample_folder(SAMPLES_ROOT)
     samples = survey(samples_path, request.num_images)
-    reference = survey_reference(request.reference or required_reference(samples_path))
+    reference = survey_reference(request.reference or common_reference([samples_path]))
     yardstick = load_yardstick(request, reference, [(samples_path, samples)], reporter)
     return measure(yardstick, samples, reporter)

@@ -15,7 +15,7 @@ from medcli.metrics.reference import BUNDLED
 from medcli.metrics.scores import METRICS
 from medcli.runtime.reporting import Reporter
 from medcli.workflows.fid_scoring import FID_INFINITY, FidRequest, json_key, load_yardstick, measure
-from medcli.workflows.fid_sides import Side, required_reference, survey, survey_reference
+from medcli.workflows.fid_sides import Side, common_reference, survey, survey_reference
 
 LOWER_IS_BETTER = frozenset({"fid", FID_INFINITY, "sfid", "kid"})
 """Metrics whose smallest value is the best."""
@@ -121,23 +121,11 @@ def _named(read: Mapping[Path, Sequence[dict[str, Any]]]) -> dict[str, dict[str,
 def _scored(
     request: CompareRequest, sides: Mapping[Path, Side], read: Mapping[Path, list[dict[str, Any]]], reporter: Reporter
 ) -> dict[Path, dict[str, Any]]:
-    name = request.common.reference or _common_reference(list(sides))
+    name = request.common.reference or common_reference(list(sides))
     yardstick = load_yardstick(request.common, survey_reference(name), list(sides.items()), reporter)
     earlier = {name: compared(row) for name, row in _named(read).items()}
     _check(request, {"this run": yardstick.protocol, **earlier})
     return {path: measure(yardstick, side, reporter).to_json() for path, side in sides.items()}
-
-
-def _common_reference(paths: Sequence[Path]) -> str:
-    """The one reference that all manifests name."""
-    named = {path: required_reference(path) for path in paths}
-    if len(set(named.values())) > 1:
-        first, other = paths[0], next(path for path in paths if named[path] != named[paths[0]])
-        raise DataError(
-            f"{first} names the reference {named[first]}, {other} names {named[other]}",
-            hint="name one for all with --reference",
-        )
-    return named[paths[0]]
 
 
 def read_reports(path: Path) -> list[dict[str, Any]]:

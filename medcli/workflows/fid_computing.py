@@ -10,9 +10,11 @@ from medcli.errors import ConfigError
 from medcli.metrics.crew import Crew, plan_crew
 from medcli.metrics.extractor import INCEPTION, FeatureExtractor
 from medcli.metrics.feature_cache import FeatureCache
-from medcli.metrics.features import FeatureSet, Wanted, extract
+from medcli.metrics.features import FeatureSet, Wanted, extract, job_of
+from medcli.metrics.gathering import assist
 from medcli.metrics.inception_weights import download_inception
 from medcli.metrics.registry import load_extractor
+from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter
 
 
@@ -68,6 +70,14 @@ class Computer:
             crew=self.crew,
         )
 
+    def assist(self, source: ImageSource) -> None:
+        """Do a share of the work on an image set for the first process of this launch.
+
+        Raises:
+            DataError: If an image can't be read, or a feature is not finite.
+        """
+        assist(job_of(source, self.extractor, batch_size=self.batch_size, cache=self.cache))
+
 
 def load_computer(computing: Computing, name: str, reporter: Reporter) -> Computer:
     """Load a network, and fetch its weights before if that was asked for.
@@ -78,11 +88,17 @@ def load_computer(computing: Computing, name: str, reporter: Reporter) -> Comput
         reporter: Told of progress.
 
     Raises:
-        ConfigError: If the extractor or a device is unknown.
+        ConfigError: If the extractor or a device is unknown, or processes of a launch have no cache to share.
         DataError: If the weights are damaged.
         EnvironmentProblem: If the weights or a device are missing.
     """
-    crew = plan_crew(computing.device, computing.num_workers, computing.extractor_weights)
+    processes = this_process()
+    if computing.cache_folder is None and not processes.is_alone:
+        raise ConfigError(
+            f"{processes.count} processes were launched, and what they share is the cache",
+            hint="leave out --no-cache, or start one process with --workers",
+        )
+    crew = plan_crew(computing.device, computing.num_workers, computing.extractor_weights, processes)
     if computing.download and name == INCEPTION:
         download_inception(reporter=reporter)
     return Computer(

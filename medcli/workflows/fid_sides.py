@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,6 +41,10 @@ class Side:
     """The npz whose ready statistics are used."""
     source: ImageSource | None = None
     """Its images; None if it holds statistics alone."""
+
+    def images_for(self, wanted: Wanted) -> ImageSource | None:
+        """The images from which what is wanted is computed; None where nothing of it needs the network."""
+        return self.source if wanted.rows or (wanted.gaussians and not self.statistics) else None
 
     @property
     def num_images(self) -> int | None:
@@ -114,12 +119,23 @@ def manifest_reference(samples_path: Path) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def required_reference(samples_path: Path) -> str:
-    """The reference the samples' manifest gives.
+def common_reference(paths: Sequence[Path]) -> str:
+    """The one reference that the manifests of all sample sets name.
 
     Raises:
-        DataError: If it gives none.
+        DataError: If one names none, or they name different ones.
     """
+    named = {path: _required_reference(path) for path in paths}
+    if len(set(named.values())) > 1:
+        first, other = paths[0], next(path for path in paths if named[path] != named[paths[0]])
+        raise DataError(
+            f"{first} names the reference {named[first]}, {other} names {named[other]}",
+            hint="name one for all with --reference",
+        )
+    return named[paths[0]]
+
+
+def _required_reference(samples_path: Path) -> str:
     named = manifest_reference(samples_path)
     if named is None:
         raise DataError(
@@ -167,10 +183,11 @@ def features_of(side: Side, computer: Computer, wanted: Wanted, reporter: Report
         check_made_with(side.statistics, extractor)
         ready = read_statistics(side.statistics, extractor.dims)
         wanted = replace(wanted, gaussians=frozenset())
-    if side.source is None or not (wanted.rows or wanted.gaussians):
+    source = side.images_for(wanted)
+    if source is None:
         features, images = FeatureSet(name=side.name, num_images=side.num_images, gaussians=ready), None
     else:
-        features = computer.features_of(side.source, wanted, reporter)
+        features = computer.features_of(source, wanted, reporter)
         images = features.content_sha256
         features = replace(features, gaussians=ready or features.gaussians, name=side.name)
     digest = statistics_sha256(ready) if ready else images
