@@ -11,6 +11,9 @@ import torch
 
 from medcli.errors import DataError
 
+PIECE_ROWS = 1024
+"""Rows that are checked at once."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gaussian:
@@ -128,7 +131,8 @@ def finite(rows_ND: torch.Tensor) -> torch.Tensor:
     Raises:
         DataError: If one holds a NaN or an infinity; the message names the first such row.
     """
-    is_bad_N = ~torch.isfinite(rows_ND).all(dim=1)
+    # In pieces: the check makes a copy of what it looks at, and 50,000 rows are 400 MB.
+    is_bad_N = torch.cat([~torch.isfinite(piece).all(dim=1) for piece in torch.split(rows_ND, PIECE_ROWS)])
     if is_bad_N.any():
         raise DataError(
             f"row {int(is_bad_N.nonzero()[0])} of the features is not finite ({int(is_bad_N.sum())} such rows)",

@@ -75,10 +75,7 @@ def precision_recall(
             f"precision and recall need more than k = {k} images on each side, got "
             f"{len(samples_ND)} and {len(reference_MD)}"
         )
-    for rows_ND in (samples_ND, reference_MD):
-        for piece in torch.split(rows_ND, TILE_ROWS):
-            finite(piece)
-    samples, reference = samples_ND.cpu(), reference_MD.cpu()
+    samples, reference = finite(samples_ND).cpu(), finite(reference_MD).cpu()
     frame = frame_of(reference, samples)
     steps = _Steps(told, 2 * len(samples) + len(reference))
     balls_N, balls_M = (_radii(rows, frame, k, device, steps) for rows in (samples, reference))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from medcli.errors import DataError
 from medcli.metrics.estimate import Estimate
-from medcli.metrics.extractor import LOGITS, POOL, SPATIAL, FeatureExtractor
+from medcli.metrics.extractor import CPU, LOGITS, POOL, SPATIAL, FeatureExtractor
 from medcli.metrics.factor import factored
 from medcli.metrics.features import FeatureSet, Wanted
 from medcli.metrics.fid import frechet_distance
@@ -16,6 +18,19 @@ from medcli.metrics.jackknife import NUM_BLOCKS, frechet_error
 from medcli.metrics.kid import kernel_distance
 from medcli.metrics.precision_recall import NUM_NEIGHBOURS, precision_recall
 from medcli.runtime.reporting import Reporter, Silent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Working:
+    """How scores are computed; none of it changes them."""
+
+    reporter: Reporter
+    device: torch.device
+    """Where rows are held against rows; statistics are compared on the CPU."""
+
+    def told(self, unit: str) -> Callable[[int, int], None]:
+        """Tells the reporter how much is done, and of how much."""
+        return lambda done, total: self.reporter.progress(done, total, unit)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +47,7 @@ class Scorer:
     """Kind of features it needs of every reference image."""
     min_images: int = 2
     """Fewest images on each side whose rows it needs."""
-    compute: Callable[[FeatureSet, FeatureSet, Reporter], tuple[Estimate, ...]]
+    compute: Callable[[FeatureSet, FeatureSet, Working], tuple[Estimate, ...]]
     """Values in the order of `metrics`, from (samples, reference)."""
 
 
@@ -54,31 +69,33 @@ class Scores:
         return {name: found for name, found in self.estimates.items() if found and found.standard_error is not None}
 
 
-def _fid(samples: FeatureSet, reference: FeatureSet, reporter: Reporter) -> tuple[Estimate, ...]:
-    return (_frechet(POOL, samples, reference, reporter),)
+def _fid(samples: FeatureSet, reference: FeatureSet, working: Working) -> tuple[Estimate, ...]:
+    return (_frechet(POOL, samples, reference, working),)
 
 
-def _sfid(samples: FeatureSet, reference: FeatureSet, reporter: Reporter) -> tuple[Estimate, ...]:
-    return (_frechet(SPATIAL, samples, reference, reporter),)
+def _sfid(samples: FeatureSet, reference: FeatureSet, working: Working) -> tuple[Estimate, ...]:
+    return (_frechet(SPATIAL, samples, reference, working),)
 
 
-def _frechet(kind: str, samples: FeatureSet, reference: FeatureSet, reporter: Reporter) -> Estimate:
+def _frechet(kind: str, samples: FeatureSet, reference: FeatureSet, working: Working) -> Estimate:
     gaussian, target = samples.gaussians[kind], factored(reference.gaussians[kind])
     error = None
     if blocks := samples.block_moments.get(kind):
-        total = min(NUM_BLOCKS, gaussian.num_rows or NUM_BLOCKS)
-        error = frechet_error(gaussian, blocks, target, lambda done: reporter.progress(done, total, "blocks left out"))
+        total, told = min(NUM_BLOCKS, gaussian.num_rows or NUM_BLOCKS), working.told("blocks left out")
+        error = frechet_error(gaussian, blocks, target, lambda done: told(done, total))
     return Estimate(
         value=frechet_distance(gaussian, target), standard_error=error, method=f"jackknife over {NUM_BLOCKS} blocks"
     )
 
 
-def _inception_score(samples: FeatureSet, _reference: FeatureSet, _reporter: Reporter) -> tuple[Estimate, ...]:
+def _inception_score(samples: FeatureSet, _reference: FeatureSet, _working: Working) -> tuple[Estimate, ...]:
     return (inception_score_estimate(samples.rows[LOGITS]),)
 
 
-def _precision_recall(samples: FeatureSet, reference: FeatureSet, _reporter: Reporter) -> tuple[Estimate, ...]:
-    counts = precision_recall(samples.rows[POOL], reference.rows[POOL])
+def _precision_recall(samples: FeatureSet, reference: FeatureSet, working: Working) -> tuple[Estimate, ...]:
+    counts = precision_recall(
+        samples.rows[POOL], reference.rows[POOL], device=working.device, told=working.told("rows held against rows")
+    )
     return (
         Estimate(
             value=counts.precision,
@@ -98,8 +115,9 @@ def binomial_error(share: float, num: int) -> float:
     return (share * (1 - share) / num) ** 0.5
 
 
-def _kid(samples: FeatureSet, reference: FeatureSet, _reporter: Reporter) -> tuple[Estimate, ...]:
-    return (kernel_distance(samples.rows[POOL], reference.rows[POOL]),)
+def _kid(samples: FeatureSet, reference: FeatureSet, working: Working) -> tuple[Estimate, ...]:
+    told = working.told("tiles of kernel values")
+    return (kernel_distance(samples.rows[POOL], reference.rows[POOL], device=working.device, told=told),)
 
 
 SCORERS = (
@@ -139,12 +157,22 @@ def score(
     reference: FeatureSet,
     extractor: FeatureExtractor,
     reporter: Reporter | None = None,
+    device: torch.device = CPU,
 ) -> Scores:
     """Compute the metrics asked for; one that can't be had is None, with the reason.
+
+    Args:
+        metrics: Names in `METRICS`.
+        samples: What is scored.
+        reference: What it is compared with.
+        extractor: The network the features come from.
+        reporter: Told of progress.
+        device: Where rows are held against rows, if it knows float64 (MPS does not).
 
     Raises:
         DataError: If none of them can be had, or the two sets can't be compared.
     """
+    working = Working(reporter=reporter or Silent(), device=CPU if device.type == "mps" else device)
     estimates: dict[str, Estimate | None] = {}
     unavailable: dict[str, str] = {}
     for scorer in SCORERS:
@@ -155,7 +183,7 @@ def score(
             estimates |= dict.fromkeys(asked)
             unavailable |= dict.fromkeys(asked, reason)
             continue
-        found = dict(zip(scorer.metrics, scorer.compute(samples, reference, reporter or Silent()), strict=True))
+        found = dict(zip(scorer.metrics, scorer.compute(samples, reference, working), strict=True))
         estimates |= {name: found[name] for name in asked}
     if len(unavailable) == len(estimates):
         raise DataError(f"nothing to score: {next(iter(unavailable.values()))}", hint="ask for other --metrics")
