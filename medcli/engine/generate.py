@@ -30,7 +30,7 @@ from medcli.engine.plan import (
     philox_noise,
 )
 from medcli.engine.pool import NO_MOVE, Batch, Pool, advance, empty_pool, enter, leave, num_slots, pick_batch
-from medcli.engine.rule import distance
+from medcli.engine.rule import distance, num_deciding
 from medcli.errors import ConfigError
 from medcli.runtime.reporting import Reporter, Silent
 
@@ -168,12 +168,7 @@ class _Loop:
         if schedule.is_dynamic:
             # The iteration's one wait for the device.
             distance_B = distance(schedule.distance, before_BCYX, after_BCYX)[: len(slot_B)].double().cpu()
-        advance(pool, slot_B, distance_B, schedule.rule() if schedule.is_dynamic else None, self.num_deciding)
-
-    @property
-    def num_deciding(self) -> int:
-        """First steps whose result can still change the entry of a later step."""
-        return min(self.sampler.num_observed, self.sampler.num_steps - 1)
+        advance(pool, slot_B, distance_B, schedule.rule() if schedule.is_dynamic else None, num_deciding(self.sampler))
 
     def take_finished(self, pool: Pool, slot_B: Tensor) -> list[FinishedImage]:
         """Take out the images of a batch that have made all their steps."""

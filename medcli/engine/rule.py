@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medcli.diffusion.steps import Sampler
 from medcli.schedule.dynamic import DynamicSchedule
 
 # Dimension key: B images.
@@ -45,3 +46,8 @@ def distance(name: str, before_BCYX: Tensor, after_BCYX: Tensor) -> Tensor:
     """
     change_BE = (after_BCYX.float() - before_BCYX.float()).flatten(1)
     return (change_BE.abs() if name == "l1" else change_BE.square()).mean(dim=1)
+
+
+def num_deciding(sampler: Sampler) -> int:
+    """First solver steps whose result can still change the ladder entry of a later step."""
+    return min(sampler.num_observed, sampler.num_steps - 1)
