@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from medcli.cli.analyze import analyze
 from medcli.cli.bench import bench
 from medcli.cli.common import CommandFunction, help_of, help_option, with_common_options
 from medcli.cli.convert import convert
@@ -32,7 +33,7 @@ from medcli.cli.sample import sample
 from medcli.errors import ConfigError, ExitCode
 from medcli.version import __version__
 
-COMMANDS: tuple[CommandFunction, ...] = (convert, inspect, latents, finetune, sample, flops, bench, fid, demo)
+COMMANDS: tuple[CommandFunction, ...] = (convert, inspect, latents, finetune, analyze, sample, flops, bench, fid, demo)
 """Every command, in the order of the work, which is the order help shows."""
 
 

@@ -63,6 +63,8 @@ class AttentionWatch:
         self._blocks = model.ordered_blocks()
         self._image_of = {index: place for place, index in enumerate(indices)}
         self._step_of = {step: place for place, step in enumerate(steps)}
+        self.steps = tuple(steps)
+        """Solver steps that are watched."""
         self._seed, self._max_pairs = seed, max_pairs
         self._rows: Rows | None = None
         shape = (len(self._image_of), len(self._step_of))

@@ -72,3 +72,20 @@ class Distances:
         places = [self._place[index] for index in rows.index_B.tolist()]
         for name, values_IL in self.distance_IL.items():
             values_IL[places, rows.step_B.numpy()] = distance(name, before_BCYX, after_BCYX).double().cpu().numpy()
+
+
+class Together:
+    """Several observers as one; they are told in order."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def before(self, rows: Rows) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            observer.before(rows)
+
+    def after(self, rows: Rows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            observer.after(rows, before_BCYX, after_BCYX)

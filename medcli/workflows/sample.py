@@ -26,7 +26,7 @@ from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
 from medcli.version import __version__
 from medcli.workflows.sample_making import Making
-from medcli.workflows.sample_settings import SampleRequest, SampleSetup, picture_settings, set_up
+from medcli.workflows.sample_settings import SampleRequest, SampleSetup, model_name, picture_settings, set_up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +135,7 @@ def _manifest(
         "format_version": FORMAT_VERSION,
         "num_images": request.num_images,
         "resolution_px": setup.config.resolution_px,
-        "model": setup.infos[0].preset or f"{setup.config.family}, {setup.infos[0].num_params:,} parameters",
+        "model": model_name(setup.infos[0]),
         "reference": reference,
         "extractor": bundled_info(reference).extractor if reference and reference in BUNDLED else None,
         "settings": settings,

@@ -226,6 +226,11 @@ def default_batch_size(config: ModelConfig, device_type: str) -> int:
     return min(MAX_CPU_BATCH, 1 << max(0, fitting.bit_length() - 1))
 
 
+def model_name(info: CheckpointInfo) -> str:
+    """What to call a model for a reader: its preset, else its family and size."""
+    return info.preset or f"{info.config.family}, {info.num_params:,} parameters"
+
+
 def picture_settings(setup: SampleSetup, request: SampleRequest) -> dict[str, Any]:
     """All that decides what the images look like, as JSON values; hashes the checkpoints.
 

@@ -1,0 +1,143 @@
+"""What was seen of attention, summed up: maps of layers by steps, and the papers' two observations put to the test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medcli.engine.attention_watch import LayerScores
+
+# Dimension key: D layers, I images, L watched steps, H heads of a layer.
+
+Floats = npt.NDArray[np.float64]
+
+SIGMAS = 2
+"""Standard errors a difference must be above to count as seen."""
+QUARTER = 4
+"""Early and late are the first and the last of this many parts of the watched steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionMap:
+    """Redundancy by layer and step, over images; float64."""
+
+    redundancy_DL: Floats
+    """Mean Jensen-Shannon divergence between queries over heads and images, nats. Low is redundant."""
+    error_DL: Floats
+    """Its standard error over images, the choice of pairs included."""
+    distinct_DL: Floats
+    """How many queries of the most demanding head really differ, mean over images."""
+    heads: tuple[Floats, ...]
+    """(L, H) mean divergence of each head, a layer each."""
+    by_image_DIL: Floats
+    """Mean divergence over heads of each image."""
+    num_tokens: tuple[int, ...]
+    """Queries of a head, by layer: the most that can differ."""
+
+    def is_early(self) -> slice:
+        """The first quarter of the watched steps, at least one."""
+        return slice(0, max(1, self.redundancy_DL.shape[1] // QUARTER))
+
+    def is_late(self) -> slice:
+        """The last quarter."""
+        return slice(-max(1, self.redundancy_DL.shape[1] // QUARTER), None)
+
+    def change_D(self) -> tuple[Floats, Floats]:
+        """By how much the divergence rises from early to late in each layer, (D,), and its standard error."""
+        rise_DI = self.by_image_DIL[..., self.is_late()].mean(2) - self.by_image_DIL[..., self.is_early()].mean(2)
+        return rise_DI.mean(1), _standard_error(rise_DI)
+
+
+def summed_up(layers: Sequence[LayerScores], num_tokens: Sequence[int]) -> AttentionMap:
+    """Average over heads and images.
+
+    Args:
+        layers: What was seen, complete, of at least two images.
+        num_tokens: Tokens of each layer.
+    """
+    by_image_DIL = np.stack([seen.divergence_ILH.mean(axis=2) for seen in layers])
+    return AttentionMap(
+        redundancy_DL=by_image_DIL.mean(axis=1),
+        error_DL=_standard_error(by_image_DIL.transpose(0, 2, 1)),
+        distinct_DL=np.stack([seen.distinct_ILH.mean(axis=0).max(axis=1) for seen in layers]),
+        heads=tuple(seen.divergence_ILH.mean(axis=0) for seen in layers),
+        by_image_DIL=by_image_DIL,
+        num_tokens=tuple(num_tokens),
+    )
+
+
+def _standard_error(values: Floats) -> Floats:
+    """Of the mean over the last axis, which are images."""
+    return np.asarray(values.std(axis=-1, ddof=1) / math.sqrt(values.shape[-1]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observation:
+    """One of the papers' observations, as found here."""
+
+    holds: bool
+    text: str
+    """What was found, in one sentence with its figures."""
+    values: dict[str, Any]
+    """The figures."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        rounded = {name: round(v, 6) if isinstance(v, float) else v for name, v in self.values.items()}
+        return {"holds": self.holds, "text": self.text, **rounded}
+
+
+def redundant_early(seen: AttentionMap) -> Observation:
+    """Whether queries are redundant in the early steps.
+
+    "Redundant" is taken for: in the mean over layers fewer than half of the queries really differ, the share under
+    which mediators cost less than full attention. Source of the observation: arXiv 2408.05710, section 3.
+    """
+    early = seen.is_early()
+    divergence = float(seen.redundancy_DL[:, early].mean())
+    share_D = seen.distinct_DL[:, early].mean(axis=1) / np.array(seen.num_tokens)
+    share = float(share_D.mean())
+    # A layer of one token has nothing to be redundant.
+    holds = share < 0.5 and max(seen.num_tokens) > 1
+    text = (
+        f"In the first quarter of the way {100 * share:.1f} % of a layer's queries really differ in its most demanding "
+        f"head (mean over layers), divergence {divergence:.3f} of at most {math.log(2):.3f} nats."
+    )
+    return Observation(holds=holds, text=text, values={"early": divergence, "distinct_share_early": share})
+
+
+def falls_with_progress(seen: AttentionMap) -> Observation:
+    """Whether redundancy falls, that is divergence rises, from the first quarter of the way to the last."""
+    rise_D, error_D = seen.change_D()
+    rise_I = seen.by_image_DIL[..., seen.is_late()].mean((0, 2)) - seen.by_image_DIL[..., seen.is_early()].mean((0, 2))
+    rise, error = float(rise_I.mean()), float(_standard_error(rise_I))
+    less = [layer for layer, up in enumerate(rise_D > SIGMAS * error_D) if up]
+    more = [layer for layer, down in enumerate(rise_D < -SIGMAS * error_D) if down]
+    text = (
+        f"From the first to the last quarter of the way the mean divergence changes by {rise:+.3f} +- {error:.3f} nats;"
+        f" redundancy falls in {_layers(less)} and grows in {_layers(more)}."
+    )
+    values = {"rise": rise, "rise_error": error, "layers_falling": less, "layers_growing": more}
+    return Observation(holds=rise > SIGMAS * error, text=text, values=values)
+
+
+def _layers(numbers: Sequence[int]) -> str:
+    if not numbers:
+        return "no layer"
+    return f"layer{'s' if len(numbers) > 1 else ''} {ranges(numbers)}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers as `--layers` takes them: `0-3,8`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
