@@ -74,7 +74,7 @@ def control_of(setup: FinetuneSetup) -> FinetuneSetup:
     trained = setup.selection.trained & set(tensor_shapes(start.config))
     return replace(
         setup,
-        request=replace(request, control=False, calibrate=False),
+        request=replace(request, control=False, calibrate=False, num_evaluated=setup.num_evaluated),
         start=start,
         training=replace(setup.training, entries=(0,)),
         selection=Selection(trained, start.config),

@@ -195,6 +195,12 @@ def test_calibration_control_and_losses_are_reported(run_cli, small_model):
     assert json.loads((small_model.parent / "run/report.json").read_text())["calibration"] == report["calibration"]
 
 
+def test_a_control_needs_no_number_of_images(run_cli, small_model):
+    report = trained(run_cli, "--control", "--steps", 1)
+    assert report["evaluation"]["num_images"] == 512
+    assert set(report["evaluation"]["control"]) == {"0"}
+
+
 def test_a_teacher_is_distilled(run_cli, small_model):
     plain = trained(run_cli, "--mediators", 4)
     distilled = trained(run_cli, "--mediators", 4, "--distill", "small.safetensors", "-o", "distilled")
