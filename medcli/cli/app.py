@@ -30,7 +30,9 @@ from medcli.cli.latents import latents
 from medcli.cli.output import Output
 from medcli.cli.problems import problem_of
 from medcli.cli.sample import sample
+from medcli.cli.speaker import is_said_elsewhere
 from medcli.errors import ConfigError, ExitCode
+from medcli.runtime.processes import this_process
 from medcli.version import __version__
 
 COMMANDS: tuple[CommandFunction, ...] = (convert, inspect, latents, finetune, analyze, sample, flops, bench, fid, demo)
@@ -92,9 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     except (Exception, KeyboardInterrupt) as err:
         problem = problem_of(err, command=_named_command(args) or "")
+        process = this_process()
+        if is_said_elsewhere(problem, process):
+            return problem.exit_code
         if problem.exit_code == ExitCode.BUG or _wants_traceback(args):
             traceback.print_exception(err)
-        Output.standard().error(problem.message, problem.hint)
+        where = "" if process.is_first else f"process {process.rank}: "
+        Output.standard().error(f"{where}{problem.message}", problem.hint)
         return problem.exit_code
     return code
 

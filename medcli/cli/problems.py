@@ -24,6 +24,10 @@ DISK_HINTS = {
 }
 """Ways out of failures of the file system. Workflows say more where they can; this is for the rest."""
 
+MEMORY_HINT = "lower --batch-size, or use --dtype bf16"
+MEMORY_HINTS = {"finetune": "lower --micro-batch-size, or add --checkpoint-activations; --dry-run estimates both"}
+"""For commands whose batch has another name."""
+
 
 class Interrupted(MedcliError):
     """The user stopped the run."""
@@ -51,7 +55,7 @@ def problem_of(err: BaseException, *, command: str = "") -> MedcliError:
         where = f": {err.filename}" if err.filename else ""
         return EnvironmentProblem(f"{os.strerror(err.errno).lower()}{where}", hint=DISK_HINTS[err.errno])
     if _is_out_of_memory(err):
-        return EnvironmentProblem("out of memory", hint="lower --batch-size, or use --dtype bf16")
+        return EnvironmentProblem("out of memory", hint=MEMORY_HINTS.get(command, MEMORY_HINT))
     return MedcliError(f"unexpected {type(err).__name__}: {err}", hint=BUG_HINT)
 
 

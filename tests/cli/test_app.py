@@ -15,6 +15,7 @@ import typer
 
 from medcli.cli import app as app_module
 from medcli.cli.output import output_of
+from medcli.cli.problems import problem_of
 from medcli.errors import CheckFailed, CheckpointError, ConfigError, DataError, EnvironmentProblem, MedcliError
 from medcli.version import __version__
 from tests.conftest import RunCli
@@ -119,6 +120,12 @@ def test_what_the_machine_lacks_exits_5_with_a_way_out(
     assert lines[0] == said
     assert len(lines) == 2
     assert lines[1].startswith("hint: ")
+
+
+def test_training_that_lacks_memory_is_told_of_its_own_options() -> None:
+    hint = problem_of(MemoryError(), command="finetune").hint
+    assert hint is not None
+    assert "--micro-batch-size" in hint
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), typer.Abort()])
