@@ -46,7 +46,7 @@ def finetune(
     train_dense: own.TrainDenseOpt = None,
     calibrate: own.CalibrateOpt = False,
     distill: own.DistillOpt = None,
-    distill_weight: own.DistillWeightOpt = 0.5,
+    distill_weight: own.DistillWeightOpt = None,
     control: own.ControlOpt = False,
     eval_images: own.EvaluateOpt = None,
     path: own.PathOpt = None,
@@ -85,7 +85,7 @@ def finetune(
     from medcli.workflows.finetune import finetune as run
     from medcli.workflows.finetune_plan import plan_finetune
     from medcli.workflows.finetune_request import FinetuneRequest
-    from medcli.workflows.finetune_start import StartRequest
+    from medcli.workflows.finetune_start import NO_AUTOENCODER, StartRequest
 
     request = FinetuneRequest(
         training=TrainConfig(
@@ -149,4 +149,5 @@ def finetune(
     report = run(request, out)
     if this_process().is_first:
         out.result(report, report_table(report))
-        out.hint(f"medcli sample {shlex.quote(report.output)}")
+        decoder = "" if vae in (None, NO_AUTOENCODER) else f" --vae {shlex.quote(str(vae))}"
+        out.hint(f"medcli sample {shlex.quote(report.output)}{decoder}")

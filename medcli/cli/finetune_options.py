@@ -147,9 +147,12 @@ DistillOpt = Annotated[
     ),
 ]
 DistillWeightOpt = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--distill-weight", metavar="W", help="The teacher's share of the loss, in (0, 1].", rich_help_panel=LADDER
+        "--distill-weight",
+        metavar="W",
+        help="The teacher's share of the loss, in (0, 1]; 0.5 if not given.",
+        rich_help_panel=LADDER,
     ),
 ]
 ControlOpt = Annotated[

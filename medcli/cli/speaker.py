@@ -12,9 +12,7 @@ PATIENCE_SECS = 10.0
 """Most errors meet all processes of a launch, and the launcher stops the others once the first has left."""
 
 
-def is_said_elsewhere(
-    problem: MedcliError, process: Processes, wait: Callable[[float], None] | None = None
-) -> bool:
+def is_said_elsewhere(problem: MedcliError, process: Processes, wait: Callable[[float], None] | None = None) -> bool:
     """Whether another process says it.
 
     The first process never waits. Any other does, for the launcher to stop it: what is still there afterwards has a

@@ -168,8 +168,9 @@ def _open_images(
     pixels = PixelSet(
         name=str(path), listing=listing, channels=encoder.image_channels, side_px=config.resolution_px, flip=flip
     )
+    vae = "" if autoencoder is None else f" --vae {shlex.quote(autoencoder)}"
     reporter.note(
         f"{path} is encoded again each time it is read: medcli latents {shlex.quote(str(path))} "
-        f"--res {config.resolution_px}, once, makes training far faster"
+        f"--res {config.resolution_px}{vae}, once, makes training far faster"
     )
     return EncodedSet(pixels=pixels, encoder=encoder, scale=config.latent_scale, shift=config.latent_shift)

@@ -46,8 +46,8 @@ class FinetuneRequest:
     """Limit of Min-SNR, 0 for none; None: what the family is trained with."""
     distill: Path | None = None
     """A teacher's checkpoint."""
-    distill_weight: float = DEFAULT_DISTILL
-    """Share of the squared error that is towards the teacher."""
+    distill_weight: float | None = None
+    """Share of the squared error that is towards the teacher; None: `DEFAULT_DISTILL`."""
     calibrate: bool = False
     """Whether mediators are fitted to full attention before training."""
     control: bool = False

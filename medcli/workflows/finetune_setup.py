@@ -5,26 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from medcli.checkpoint.reader import CheckpointInfo, describe
+from medcli.checkpoint.reader import CheckpointInfo
 from medcli.config import ModelConfig
 from medcli.data.open_set import open_training_set
 from medcli.data.training_set import TrainingSet
-from medcli.diffusion.losses import Weighting
 from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.device import own_device
 from medcli.runtime.precision import DTYPES
-from medcli.runtime.processes import Processes, this_process
+from medcli.runtime.processes import Processes, launch_remark, this_process
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.sampler_config import PathName, PredictionName
 from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.masking import mask_sites
 from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
 from medcli.training.step_pieces import StepShape, stream_bytes
+from medcli.workflows.finetune_loss import loss_of, remark_on_output, teacher_of
 from medcli.workflows.finetune_request import FinetuneRequest
 from medcli.workflows.finetune_start import (
     NO_AUTOENCODER,
@@ -38,8 +37,6 @@ from medcli.workflows.sample_settings import sha256_of
 RUNS = Path("runs")
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the finished model in the run's folder."""
-FAMILY_MIN_SNR = {"edt": 5.0, "mdtv2": 5.0}
-"""Limits of Min-SNR that families are trained with. Source: edt-facts 4 and 5."""
 STATES = "state-*.safetensors"
 """Names of its training states."""
 DEFAULT_EVALUATED = 512
@@ -140,8 +137,12 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     if request.start.preset is not None and request.start.num_classes is None:
         start = with_classes(start, data.num_classes, seed=seed)
         selection = select(start.config, request.train, request.freeze)
-    teacher = None if request.distill is None else _teacher(request.distill, start.config)
+    teacher = None if request.distill is None else teacher_of(request.distill, start.config, training.loss)
     remark_on_changes(start, told, is_calibrated=request.calibrate)
+    remark_on_output(start, training.loss, told)
+    _remark_on_classes(data, start, told)
+    if remark := launch_remark():
+        told.note(remark)
     return FinetuneSetup(
         request=request,
         start=start,
@@ -179,7 +180,7 @@ def _training(request: FinetuneRequest, start: Start) -> TrainConfig:
     """The run, with the counts it trains and what it minimises."""
     config = start.config
     training = replace(
-        request.training, entries=_entries(config.mediators, request.train_dense), loss=_loss(request, start)
+        request.training, entries=_entries(config.mediators, request.train_dense), loss=loss_of(request, start)
     )
     if training.masking is not None:
         mask_sites(config, training.masking)
@@ -223,41 +224,13 @@ def _entries(ladder: tuple[int, ...], train_dense: bool | None) -> tuple[int, ..
     return (0, *ladder) if is_dense_trained else ladder
 
 
-def _loss(request: FinetuneRequest, start: Start) -> LossConfig:
-    """What is minimised: a flag comes first, then what the checkpoint's samplers read its output as."""
-    named = start.defaults if start.config.family == "sit" else {}
-    loss = LossConfig(
-        path=cast(PathName, request.path or named.get("path", "linear")),
-        prediction=cast(PredictionName, request.prediction or named.get("prediction", "velocity")),
-        weighting=cast(Weighting, request.weighting),
-        distill=0.0 if request.distill is None else request.distill_weight,
-        min_snr=(FAMILY_MIN_SNR.get(start.config.family) if request.min_snr is None else request.min_snr) or None,
-    )
-    loss.check_family(start.config.family)
-    if loss.weighting != "none" and loss.prediction == "velocity":
-        raise ConfigError(
-            f"--loss-weight {loss.weighting} does nothing with --prediction velocity",
-            hint="leave --loss-weight out; it is for noise and score",
+def _remark_on_classes(data: TrainingSet, start: Start, reporter: Reporter) -> None:
+    """Tell where the model has classes without images: they keep what they were, or forget it."""
+    if data.num_classes < start.config.num_classes:
+        reporter.note(
+            f"{data.name} has {data.num_classes} classes, the model {start.config.num_classes}: the others get no "
+            f"images; --num-classes {data.num_classes} leaves them out"
         )
-    return loss
-
-
-def _teacher(path: Path, config: ModelConfig) -> CheckpointInfo:
-    """The network that is distilled.
-
-    Raises:
-        ConfigError: If its output is of another kind than the student's.
-    """
-    info = describe(path, family=config.family, weights=None)
-    names = ("family", "in_channels", "latent_size", "num_classes", "latent_scale", "latent_shift")
-    for name in names:
-        theirs, ours = getattr(info.config, name), getattr(config, name)
-        if theirs != ours:
-            raise ConfigError(
-                f"{path.name} can't teach this model: its {name.replace('_', ' ')} is {theirs}, the model's {ours}",
-                hint="distil from the model's own dense parent",
-            )
-    return info
 
 
 def _identity(request: FinetuneRequest, start: Start, teacher: CheckpointInfo | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from medcli import presets
 from medcli.checkpoint.reader import describe
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.workflows.digits_model import MODEL, SAMPLING
+from tests.unit.data.test_autoencoder import save_tiny_autoencoder
 from tests.unit.data.tiny_data import save_classes
 from tests.unit.training.small_models import shaken
 
@@ -171,6 +172,24 @@ def test_a_model_of_pixels_is_trained_from_scratch_on_a_folder_and_moves_to_anot
     assert describe(high["output"]).training["before"]["steps"] == 4
 
 
+def test_latents_made_once_are_what_a_model_of_latents_learns(run_cli, empty_folder, tiny_preset):
+    save_tiny_autoencoder(empty_folder / "vae")
+    save_classes(empty_folder / "photos", {"cat": 3, "dog": 2}, size=(40, 40))
+    made = run_cli("latents", "photos", "--vae", "vae", "--res", 32, "--device", "cpu", "-o", "latents", "-q")
+    assert made.code == 0, made.err
+    result = train(
+        run_cli,
+        *("--preset", tiny_preset, "--res", 32, "--data", "latents", "--vae", "vae", "--preview-every", 4),
+        start=(),
+    )
+    assert result.code == 0, result.err
+    # What decodes the latents is no part of the checkpoint.
+    assert result.err.splitlines()[-1] == "hint: medcli sample run/checkpoint.safetensors --vae vae"
+    assert (empty_folder / "run/previews/step-000004.png").is_file()
+    config = describe("run/checkpoint.safetensors").config
+    assert (config.num_classes, config.in_channels, config.latent_size) == (2, 4, 4)
+
+
 def test_a_preset_learns_the_digits_as_pixels(run_cli, empty_folder, tiny_preset):
     report = trained(run_cli, "--preset", tiny_preset, "--preview-every", 1, start=())
     config = describe(report["output"]).config
@@ -208,6 +227,29 @@ def test_a_teacher_is_distilled(run_cli, small_model):
     save_checkpoint("wide.safetensors", dataclasses.replace(SMALL, num_classes=11), _fresh(num_classes=11))
     refused = train(run_cli, "--distill", "wide.safetensors", "-o", "refused")
     assert (refused.code, "its num classes is 11, the model's 10" in refused.err) == (2, True)
+
+
+def test_a_teacher_of_another_output_is_refused(run_cli, small_model):
+    save_checkpoint("noise.safetensors", SMALL, _fresh(), sampling={"prediction": "noise", "path": "vp"})
+    refused = train(run_cli, "--distill", "noise.safetensors")
+    told = (
+        "noise.safetensors can't teach this model: it predicts noise on the vp path, the model velocity on the linear"
+    )
+    assert (refused.code, told in refused.err) == (2, True), refused.err
+    same = ("--path", "vp", "--prediction", "noise", "--steps", 1)
+    assert train(run_cli, "--distill", "noise.safetensors", *same).code == 0
+
+
+def test_people_are_told_what_a_run_changes_or_leaves_out(run_cli, small_model):
+    save_classes(small_model.parent / "photos", {"cat": 3, "dog": 2}, size=(24, 20))
+    words = ("--data", "photos", "--prediction", "noise", "--steps", 1)
+    told = train(run_cli, *words).err.splitlines()
+    assert "photos has 2 classes, the model 10: the others get no images; --num-classes 2 leaves them out" in told
+    assert (
+        "small.safetensors predicts velocity on the linear path; "
+        "it is trained anew to predict noise on the linear path" in told
+    )
+    assert not [line for line in train(run_cli, "--steps", 1, "-o", "plain").err.splitlines() if "classes" in line]
 
 
 def _fresh(**changes):
@@ -263,6 +305,7 @@ def test_a_dry_run_knows_the_steps_that_are_done(run_cli, small_model):
         (["--freeze", "block.0"], 2, "--freeze 'block.0': the model has no such part"),
         (["--calibrate", "--mediators", "none"], 2, "--calibrate fits mediators, and this model has none"),
         (["--no-train-dense", "--mediators", "none"], 2, "without mediators and full attention there is nothing"),
+        (["--distill-weight", "0.3"], 2, "--distill-weight does nothing without a teacher"),
         (["--loss-weight", "likelihood"], 2, "--loss-weight likelihood does nothing with --prediction velocity"),
         (["--preset", "SiT-S/2"], 2, "both a checkpoint (small.safetensors) and --preset SiT-S/2 are given"),
         (["--distill", "none.safetensors"], 3, "none.safetensors does not exist"),
