@@ -22,6 +22,7 @@ from medcli.cli.bench import bench
 from medcli.cli.common import CommandFunction, help_of, help_option, with_common_options
 from medcli.cli.convert import convert
 from medcli.cli.demo import demo
+from medcli.cli.doctor import doctor
 from medcli.cli.fid import fid
 from medcli.cli.finetune import finetune
 from medcli.cli.flops import flops
@@ -35,7 +36,19 @@ from medcli.errors import ConfigError, ExitCode
 from medcli.runtime.processes import this_process
 from medcli.version import __version__
 
-COMMANDS: tuple[CommandFunction, ...] = (convert, inspect, latents, finetune, analyze, sample, flops, bench, fid, demo)
+COMMANDS: tuple[CommandFunction, ...] = (
+    convert,
+    inspect,
+    latents,
+    finetune,
+    analyze,
+    sample,
+    flops,
+    bench,
+    fid,
+    demo,
+    doctor,
+)
 """Every command, in the order of the work, which is the order help shows."""
 
 

@@ -193,7 +193,7 @@ def _load(name: str, device: torch.device | str, dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderKL
 
     loader: Any = AutoencoderKL  # diffusers has no types
-    folder = Path(name) if Path(name).is_dir() else _cached_folder(name)
+    folder = Path(name) if Path(name).is_dir() else cached_folder(name)
     # A pipeline folder holds its autoencoder in `vae`.
     folder = folder / "vae" if (folder / "vae" / CONFIG_FILE).is_file() else folder
     try:
@@ -217,7 +217,7 @@ def _stride(autoencoder: Any) -> int:
     return int(2 ** (len(autoencoder.config.block_out_channels) - 1))
 
 
-def _cached_folder(name: str) -> Path:
+def cached_folder(name: str) -> Path:
     """Where the Hugging Face cache keeps a hub model.
 
     Raises:
