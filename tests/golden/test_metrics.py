@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,20 +22,13 @@ from medcli.metrics.kid import kernel_distance
 from medcli.metrics.moments import Gaussian, Moments
 from medcli.metrics.precision_recall import precision_recall, radii
 from medcli.metrics.reference import read_statistics
-from medcli.runtime.torchvision_guard import import_torchvision
 from tests.conftest import RunCli
-
-DATA = Path(__file__).parent / "data"
-METRICS = DATA / "golden-metrics"
+from tests.golden.inception_support import DATA, METRICS, expected, fidelitys_own, random_weights
 
 
 def arrays(name: str) -> dict[str, torch.Tensor]:
     with np.load(METRICS / name) as archive:
         return {key: torch.from_numpy(archive[key]) for key in archive.files}
-
-
-def expected(name: str = "expected.json") -> dict[str, Any]:
-    return json.loads((METRICS / name).read_text())
 
 
 def gaussian(rows: torch.Tensor) -> Gaussian:
@@ -215,39 +204,11 @@ def test_pixels_are_rounded_as_the_references_do() -> None:
     assert to_uint8(torch.tensor(entry["x"])).tolist() == entry["uint8"]
 
 
-def random_tensor(key: str, shape: tuple[int, ...], base_seed: int) -> torch.Tensor:
-    """One tensor of the random Inception weights, as the golden README makes it."""
-    random = np.random.RandomState((zlib.crc32(key.encode("ascii")) + base_seed) % 2**32)
-    if key.endswith(".conv.weight"):
-        values = random.standard_normal(shape) * math.sqrt(1.75 / math.prod(shape[1:]))
-    elif key == "fc.weight":
-        values = random.standard_normal(shape) * 0.05
-    else:
-        ranges = {"bn.weight": (0.8, 1.2), "running_var": (0.5, 1.5), "fc.bias": (-0.5, 0.5)}
-        low, high = next((ends for name, ends in ranges.items() if key.endswith(name)), (-0.2, 0.2))
-        values = random.uniform(low, high, shape)
-    return torch.from_numpy(values.astype(np.float32))
-
-
 @pytest.fixture(scope="module")
 def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights file of 96 MB with the golden set's random numbers."""
-    import_torchvision()
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    with pytest.MonkeyPatch.context() as patch:  # names and shapes, without the weights its constructor would fetch
-        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: None)
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        state = FeatureExtractorInceptionV3("shapes", ["2048"]).state_dict()
-    entry = expected("expected_inception.json")["weights"]
-    keys = sorted(key for key in state if not key.endswith("num_batches_tracked"))
-    weights = {key: random_tensor(key, tuple(state[key].shape), entry["base_seed"]) for key in keys}
-    digest = hashlib.sha256()
-    for key in keys:
-        digest.update(weights[key].numpy().tobytes())
-    assert digest.hexdigest() == entry["sha256_of_concatenated_sorted_float32_bytes"]
     path = tmp_path_factory.mktemp("inception") / "random.pth"
-    torch.save(weights, path)
+    torch.save(random_weights(), path)
     return path
 
 
@@ -262,6 +223,15 @@ def test_inception_features_match_the_reference_network(inception_weights: Path)
     ):
         torch.testing.assert_close(found[kind], golden[name], rtol=0, atol=1e-4 * float(golden[name].abs().max()))
         np.testing.assert_allclose(found[kind].double().square().sum(dim=1), entry[key]["row_sumsq_f64"], rtol=1e-4)
+
+
+def test_features_are_torch_fidelitys_own_to_one_in_a_million(inception_weights: Path) -> None:
+    images_BYXC = arrays("images_4.npz")["arr_0"][:2]
+    found = load_inception(inception_weights).features(images_BYXC)
+    own = fidelitys_own(inception_weights)(images_BYXC.permute(0, 3, 1, 2))
+    for kind, wanted in zip((POOL, LOGITS), own, strict=True):
+        assert float((found[kind] - wanted).norm() / wanted.norm()) < 1e-6
+        assert float((found[kind] - wanted).abs().max() / wanted.abs().max()) < 1e-6
 
 
 def test_the_whole_pipeline_gives_the_golden_scores(inception_weights: Path, tmp_path: Path, run_cli: RunCli) -> None:

@@ -18,7 +18,8 @@ from PIL import Image
 from medcli.errors import ExitCode
 from medcli.metrics.inception import InceptionExtractor
 from tests.conftest import RunCli
-from tests.golden.test_metrics import METRICS, arrays, expected
+from tests.golden.inception_support import METRICS, expected
+from tests.golden.test_metrics import arrays
 from tests.golden.test_metrics import inception_weights as inception_weights  # a fixture, used by name
 
 SAMPLES, REFERENCE = METRICS / "e2e_samples.npz", METRICS / "e2e_reference.npz"
