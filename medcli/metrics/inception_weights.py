@@ -54,7 +54,7 @@ def read_weights(path: Path | None = None) -> tuple[Path, dict[str, torch.Tensor
     if not path.is_file():
         raise EnvironmentProblem(
             f"no Inception weights at {path} (SHA-256 {WEIGHTS_HASH}...); nothing is downloaded unasked",
-            hint=f"fetch {WEIGHTS_URL} to that place, or pass its copy with --extractor-weights",
+            hint=f"pass --download, fetch {WEIGHTS_URL} to that place, or pass a copy with --extractor-weights",
         )
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
