@@ -129,14 +129,15 @@ def _pairs(rows: Rows, heads: slice, entropy_GN: Tensor, chunk: int, rings: int)
     """Divergences of the rings' pairs, each pair once, as (G, R) float64 of R queries against R others."""
     num_queries = entropy_GN.shape[1]
     per_panel = max(1, (PANEL - 1) * chunk)
-    for first in range(1, rings + 1, per_panel):
+    for first in range(0, rings + 1, per_panel):
         last = min(first + per_panel - 1, rings)
         for start in range(0, num_queries, chunk):
             length = min(chunk, num_queries - start)
             # Halved once here, so that a pair's mean is a sum; halving is exact.
-            own_GRM = _panel(rows, heads, start, length, num_queries) / 2
-            others_GRM = _panel(rows, heads, start + first, length + last - first, num_queries) / 2
-            for ring in range(first, last + 1):
+            others_GRM = _panel(rows, heads, start + first, length + last - first, num_queries).div_(2)
+            # Ring 0 would pair queries with themselves: there the panel starts with these queries.
+            own_GRM = others_GRM if first == 0 else _panel(rows, heads, start, length, num_queries).div_(2)
+            for ring in range(max(first, 1), last + 1):
                 # The ring across an even number of queries meets every pair twice: its first half is enough.
                 size = length if 2 * ring < num_queries else min(length, num_queries // 2 - start)
                 if size <= 0:
@@ -190,7 +191,7 @@ class AttentionRows:
         query_GNK, key_GMK = (part.float().flatten(0, 1) for part in (query_BHNK, key_BHMK))
         if order_BN is not None:
             order_GN = order_BN.repeat_interleave(num_heads, 0)
-            query_GNK = query_GNK.take_along_dim(order_GN[..., None], dim=1)
+            query_GNK = query_GNK[torch.arange(len(query_GNK), device=order_GN.device)[:, None], order_GN]
         return cls(query_GNK * scale, key_GMK, bias_HNM, order_GN)
 
     def __call__(self, heads: slice, query_R: Tensor) -> Tensor:
