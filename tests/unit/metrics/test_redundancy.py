@@ -115,6 +115,16 @@ def test_long_rows_and_many_queries_keep_the_precision(num_queries: int, num_key
     assert score(weights, max_pairs=max_pairs).divergence_G.item() == pytest.approx(expected, abs=ORACLE_ATOL)
 
 
+@settings(deadline=None, max_examples=25)
+@given(num_mediators=st.integers(1, 9), sharpness=st.floats(0.1, 50), seed=st.integers(0, 99))
+def test_no_more_queries_really_differ_than_mediators_stand_behind_them(
+    num_mediators: int, sharpness: float, seed: int
+) -> None:
+    to_mediators = attention(1, 30, num_mediators, sharpness=sharpness, seed=seed)
+    to_keys = attention(1, num_mediators, 40, sharpness=sharpness, seed=seed + 100)
+    assert score(to_mediators @ to_keys).distinct_G.item() <= num_mediators * (1 + 1e-5)
+
+
 def test_a_single_query_has_nothing_to_differ_from() -> None:
     scores = score(attention(2, 1, 5))
     assert scores.divergence_G.tolist() == [0, 0]
