@@ -1,0 +1,40 @@
+"""A ladder network that uses its mediators in some of their layers only, as a conversion to these layers would."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from medcli.config import ModelConfig
+from medcli.engine.networks import Stage
+from medcli.model.backbone import Block, DiffusionTransformer
+from medcli.tuning.space import Layers, Variant
+
+# Dimension key: B batch, N tokens, D model width, C latent channels, Y X latent height and width.
+
+
+def config_with(config: ModelConfig, layers: Layers) -> ModelConfig:
+    """The model that a conversion to these layers makes; none of them leaves full attention."""
+    return replace(config, mediators=config.mediators if layers else (), mediator_layers=layers)
+
+
+def stage_of(model: DiffusionTransformer, variant: Variant) -> Stage:
+    """The network of a variant: the model's own, with full attention in the layers that are left out.
+
+    Args:
+        model: A ladder model; the variant's layers are among its mediator layers.
+        variant: Which layers and count.
+    """
+    blocks = model.ordered_blocks()
+    chosen = {blocks[layer] for layer in variant.layers}
+
+    def run_block(block: Block, x_BND: Tensor, condition_BD: Tensor, count: int, **joined: Tensor | None) -> Tensor:
+        out_BND: Tensor = block(x_BND, condition_BD, count if block in chosen else 0, **joined)
+        return out_BND
+
+    def network(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
+        output_BCYX: Tensor = model(latent_BCYX, t_B, label_B, variant.count, run_block=run_block)
+        return output_BCYX
+
+    return Stage(network, config_with(model.config, variant.layers), variant.count)

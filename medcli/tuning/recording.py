@@ -1,0 +1,110 @@
+"""The dense parent's way from noise to images, kept, and one step of other networks from each of its states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcli.diffusion.steps import Sampler, build_sampler
+from medcli.engine.networks import Guidance, Stage, guided
+from medcli.engine.phases import Phase, phases
+from medcli.engine.plan import Noise, SamplingPlan, latent_shape_of, philox_noise
+from medcli.engine.rule import distance
+from medcli.runtime.files import atomic_path
+from medcli.tuning.tables import StepTable
+
+# Dimension key: B images of a batch, K solver steps, C latent channels, Y X latent height and width.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stepper:
+    """One solver step of a batch whose images are all at the same step, as the engine makes it."""
+
+    plan: SamplingPlan
+    sampler: Sampler
+    noise: Noise
+    phase_K: Tensor
+    device: torch.device
+
+    @classmethod
+    def of(cls, plan: SamplingPlan, dense: Stage, device: torch.device) -> Stepper:
+        """For a plan with a solver of fixed steps."""
+        sampler = build_sampler(plan.sampler, device=device)
+        return cls(
+            plan=plan,
+            sampler=sampler,
+            noise=philox_noise(plan.seed, latent_shape_of(dense)),
+            phase_K=phases(plan.guidance, sampler.num_steps),
+            device=device,
+        )
+
+    @torch.no_grad()
+    def start(self, numbers: range) -> Tensor:
+        """(B, C, Y, X) initial noise of some images."""
+        index_B = torch.tensor(numbers, device=self.device)
+        return self.noise(index_B, torch.zeros_like(index_B))
+
+    @torch.no_grad()
+    def step(self, stage: Stage, state_BCYX: Tensor, numbers: range, step: int) -> Tensor:
+        """The states one step on.
+
+        Args:
+            stage: The network.
+            state_BCYX: Where the images are.
+            numbers: Which images; their noise and labels follow from it.
+            step: The step they make, from 0.
+        """
+        index_B = torch.tensor(numbers, device=self.device)
+        step_B = torch.full_like(index_B, step)
+        noise_BCYX = self.noise(index_B, step_B + 1) if self.sampler.takes_noise(step) else None
+        guidance = self.plan.guidance if self.phase_K[step] == Phase.INSIDE else Guidance()
+        predict = guided(stage, self.plan.labels.of(self.plan.seed, index_B), guidance)
+        return self.sampler.step(predict, state_BCYX, step_B, noise_BCYX, num_calls=self.sampler.calls(step))
+
+
+def record_parent(path: Path, stepper: Stepper, dense: Stage, numbers: range) -> None:
+    """Keep every state of some images under full attention: float32 (K + 1, B, C, Y, X), whole or not at all.
+
+    Only one state is in memory at a time.
+    """
+    state_BCYX = stepper.start(numbers)
+    shape = (stepper.sampler.num_steps + 1, *state_BCYX.shape)
+    with atomic_path(path, force=True) as temporary:
+        kept = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        kept[0] = state_BCYX.cpu().numpy()
+        for step in range(stepper.sampler.num_steps):
+            state_BCYX = stepper.step(dense, state_BCYX, numbers, step)
+            kept[step + 1] = state_BCYX.cpu().numpy()
+        kept.flush()
+
+
+def measure_steps(path: Path, stepper: Stepper, stage: Stage, numbers: range, every: int = 1) -> StepTable:
+    """One step of a network from each state of the parent, against the parent's own.
+
+    Args:
+        path: What `record_parent` kept of these images.
+        stepper: The same as there.
+        stage: The network.
+        numbers: The images.
+        every: Measure only each so-manieth step.
+    """
+    states = np.load(path, mmap_mode="r")
+    rows: list[tuple[np.ndarray, ...]] = []
+    for step in range(0, stepper.sampler.num_steps, every):
+        before_BCYX, parent_BCYX = (torch.from_numpy(states[place].copy()) for place in (step, step + 1))
+        before_BCYX, parent_BCYX = before_BCYX.to(stepper.device), parent_BCYX.to(stepper.device)
+        after_BCYX = stepper.step(stage, before_BCYX, numbers, step)
+        error_B = (after_BCYX - parent_BCYX).flatten(1).norm(dim=1)
+        columns = (error_B, distance("l1", before_BCYX, after_BCYX), distance("l2", before_BCYX, after_BCYX))
+        rows.append(tuple(column.double().cpu().numpy() for column in columns))
+    return StepTable(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def joined(tables: list[StepTable]) -> StepTable:
+    """The tables of several batches as one."""
+    names = ("error_KI", "l1_KI", "l2_KI")
+    return StepTable(*(np.concatenate([getattr(table, name) for table in tables], axis=1) for name in names))

@@ -1,0 +1,101 @@
+"""Whole runs of configurations, compared with the dense parent's images of the same noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from medcli.engine.cost import gmacs_of_moves
+from medcli.engine.generate import generate
+from medcli.engine.plan import SamplingPlan
+from medcli.model.backbone import DiffusionTransformer
+from medcli.runtime.reporting import Reporter
+from medcli.tuning.networks import stage_of
+from medcli.tuning.space import Configuration, Variant
+
+# Dimension key: I images, C latent channels, Y X latent height and width, K solver steps.
+
+
+@dataclass(frozen=True, slots=True)
+class Finals:
+    """Where images ended."""
+
+    latent_ICYX: Tensor
+    """float32, on the CPU, by image number."""
+    moves: tuple[tuple[int, ...], ...]
+    """`switch_steps` of each."""
+
+
+def run_configuration(
+    model: DiffusionTransformer,
+    configuration: Configuration,
+    plan: SamplingPlan,
+    numbers: range,
+    device: torch.device,
+    reporter: Reporter,
+) -> Finals:
+    """Make images with the engine, as `medcli sample` would.
+
+    Args:
+        model: A ladder model on the device.
+        configuration: How; its layers and counts are the model's.
+        plan: The rest: a dynamic plan's warm-up and distance are used, its counts and thresholds are not.
+        numbers: Which images.
+        device: Where the model is.
+        reporter: Told of solver steps done.
+    """
+    schedule = configuration.schedule(plan.schedule.warmup_steps, plan.schedule.distance)
+    stages = [stage_of(model, variant) for variant in configuration.variants]
+    images = generate(stages, replace(plan, schedule=schedule), numbers, device=device, reporter=reporter)
+    ordered = sorted(images, key=lambda image: image.index)
+    latents = torch.stack([image.latent_CYX.cpu() for image in ordered])
+    return Finals(latents, tuple(image.switch_steps for image in ordered))
+
+
+def squared_errors(finals: Tensor, parents: Tensor) -> list[float]:
+    """Sum of squared differences of each image from the parent's, both (I, C, Y, X)."""
+    return [float(value) for value in (finals.double() - parents.double()).flatten(1).square().sum(1)]
+
+
+def relative_error(squared_I: Sequence[float], energy_I: Sequence[float]) -> tuple[float, float]:
+    """Distance from the parent's images relative to their own size, and its standard error over the images.
+
+    Args:
+        squared_I: Squared difference of each image from the parent's.
+        energy_I: Squared norm of each of the parent's images.
+
+    Returns:
+        sqrt(sum of squares / sum of energies), and its standard error by the delta method.
+    """
+    total = math.fsum(energy_I)
+    value = math.sqrt(math.fsum(squared_I) / total)
+    if value == 0 or len(squared_I) < 2:
+        return value, 0.0
+    residuals = [one - value**2 * own for one, own in zip(squared_I, energy_I, strict=True)]
+    variance = math.fsum(left**2 for left in residuals) * len(residuals) / (len(residuals) - 1)
+    return value, math.sqrt(variance) / total / (2 * value)
+
+
+def cost_of_moves(
+    configuration: Configuration,
+    moves: Sequence[tuple[int, ...]],
+    passes_K: Tensor,
+    cost_a_pass: Mapping[Variant, float],
+) -> tuple[float, float]:
+    """Mean cost of the images that made these moves, and its standard error.
+
+    Args:
+        configuration: Theirs.
+        moves: `switch_steps` of each image.
+        passes_K: Forward passes of each solver step.
+        cost_a_pass: Of one forward pass through each network.
+    """
+    costs = gmacs_of_moves(passes_K, moves, [cost_a_pass[variant] for variant in configuration.variants])
+    mean = math.fsum(costs) / len(costs)
+    if len(costs) < 2:
+        return mean, 0.0
+    return mean, math.sqrt(math.fsum((cost - mean) ** 2 for cost in costs) / (len(costs) - 1) / len(costs))

@@ -1,0 +1,135 @@
+"""What one step of each network does from the dense parent's states, and replays of the dynamic rule on it.
+
+A replay runs no network. It is exact about the rule on what was recorded; what is approximate is that the images are
+taken to stay on the dense parent's way, so runs confirm what replays propose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from medcli.schedule.spec import DistanceName
+from medcli.tuning.space import DENSE, Configuration, Variant
+
+# Dimension key: K solver steps, I recorded images.
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+NUM_PLACES = 9
+"""Thresholds that are tried for a move: those that fire a tenth, two tenths ... of the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTable:
+    """One step of one network from each state of the dense parent, with the same noise."""
+
+    error_KI: Floats
+    """Root of the summed squared difference from the state the parent's own step leads to."""
+    l1_KI: Floats
+    """Mean absolute change of the state."""
+    l2_KI: Floats
+    """Mean squared change."""
+
+    def distance_KI(self, name: DistanceName) -> Floats:
+        """What the rule compares."""
+        return self.l1_KI if name == "l1" else self.l2_KI
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tables:
+    """All that replays need."""
+
+    of_variant: Mapping[Variant, StepTable]
+    parent_norm: float
+    """Root mean square, over the images, of the norm of the parent's final state."""
+    passes_K: Ints
+    """Forward passes of each solver step."""
+    num_deciding: int
+    """First steps whose result can still change the entry of a later step."""
+    warmup_steps: int
+    distance: DistanceName
+
+    def moves_of(self, configuration: Configuration) -> Ints:
+        """(J, I) step whose result triggers each move along the ladder, K where there is none.
+
+        The rule of `medcli.schedule.dynamic`, for all images at once: O(J K I) comparisons.
+        """
+        distances = [self.of_variant[variant].distance_KI(self.distance) for variant in configuration.variants]
+        num_steps, num_images = distances[0].shape
+        baseline_I = distances[0][1 : self.warmup_steps + 1].sum(axis=0) / self.warmup_steps
+        step_K1 = np.arange(num_steps)[:, None]
+        decides_K1 = (step_K1 > self.warmup_steps) & (step_K1 < self.num_deciding)
+        moves_JI = np.full((len(configuration.rho), num_images), num_steps)
+        before_I, maker_I = np.zeros(num_images, np.int64), np.zeros(num_images, np.int64)
+        for move, rho in enumerate(configuration.rho):
+            under = np.stack([made < rho * baseline_I for made in distances])
+            # A step that made the move before may make this one, too; later steps are taken at the entry it led to.
+            fires_KI = np.where(step_K1 == before_I, under[maker_I, :, np.arange(num_images)].T, under[move])
+            fires_KI &= decides_K1 & (step_K1 >= before_I)
+            moves_JI[move] = np.where(fires_KI.any(axis=0), fires_KI.argmax(axis=0), num_steps)
+            maker_I = np.where(moves_JI[move] == before_I, maker_I, move)
+            before_I = moves_JI[move]
+        return moves_JI
+
+    def costs_of(self, configuration: Configuration, cost_a_pass: Mapping[Variant, float]) -> Floats:
+        """(I,) cost of each image.
+
+        Args:
+            configuration: Whose.
+            cost_a_pass: Of one forward pass of one image through each network.
+        """
+        spent_K = np.concatenate([[0], np.cumsum(self.passes_K)])
+        starts_EI, ends_EI = self._stays(configuration)
+        each_E = np.array([cost_a_pass[variant] for variant in configuration.variants])
+        costs_I: Floats = (each_E[:, None] * (spent_K[ends_EI] - spent_K[starts_EI])).sum(axis=0)
+        return costs_I
+
+    def error_of(self, configuration: Configuration) -> float:
+        """How far the images are expected to end from the parent's, relative to it: the sum of the steps' errors.
+
+        An upper bound to first order if steps neither grow nor shrink a difference; used to rank, not to promise.
+        """
+        starts_EI, ends_EI = self._stays(configuration)
+        image_I = np.arange(starts_EI.shape[1])
+        total_I = np.zeros(len(image_I))
+        for variant, start_I, end_I in zip(configuration.variants, starts_EI, ends_EI, strict=True):
+            error_KI = self.of_variant[variant].error_KI
+            sums_KI = np.concatenate([np.zeros((1, len(image_I))), np.cumsum(error_KI, axis=0)])
+            total_I += sums_KI[end_I, image_I] - sums_KI[start_I, image_I]
+        return float(np.sqrt(np.mean(total_I**2))) / self.parent_norm
+
+    def thresholds(self, variant: Variant) -> list[float]:
+        """Thresholds by which the median image, at this network from the start, moves at evenly spread steps."""
+        distance_KI = self.of_variant[variant].distance_KI(self.distance)[: self.num_deciding]
+        baseline_I = distance_KI[1 : self.warmup_steps + 1].mean(axis=0)
+        deciding_KI = distance_KI[self.warmup_steps + 1 :]
+        if not len(deciding_KI) or not baseline_I.all():
+            return []
+        lowest_K = np.median(np.minimum.accumulate(deciding_KI / baseline_I, axis=0), axis=1)
+        places = np.linspace(0, len(lowest_K) - 1, NUM_PLACES + 2)[1:-1].round().astype(int)
+        # Three digits can be read and typed; rounded up, so that the step they come from does fire.
+        rounded = {float(f"{value * 1.001:.3g}") for value in lowest_K[places]}
+        return sorted(value for value in rounded if value > 0)
+
+    def as_parent(self, variants: Sequence[Variant]) -> Tables:
+        """The tables of networks that were not measured: they are taken to move the state as full attention does."""
+        return replace(self, of_variant={**self.of_variant, **dict.fromkeys(variants, self.of_variant[DENSE])})
+
+    def _stays(self, configuration: Configuration) -> tuple[Ints, Ints]:
+        """(E, I) first step at each ladder entry, and the step after the last."""
+        moves_JI = self.moves_of(configuration)
+        num_images = moves_JI.shape[1] if len(moves_JI) else self._num_images
+        last = len(self.passes_K)
+        borders = np.minimum(moves_JI + 1, last).reshape(-1, num_images)
+        first, end = np.zeros((1, num_images), np.int64), np.full((1, num_images), last)
+        return np.concatenate([first, borders]), np.concatenate([borders, end])
+
+    @property
+    def _num_images(self) -> int:
+        return next(iter(self.of_variant.values())).error_KI.shape[1]
+

@@ -1,0 +1,259 @@
+"""Choose layers, ladder and thresholds for a budget: replay many, run a few, say which is best."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+
+from medcli.engine.phases import step_passes
+from medcli.model.backbone import DiffusionTransformer
+from medcli.runtime.device import pick_device
+from medcli.runtime.reporting import Reporter
+from medcli.tuning.pareto import best_within, finalists, front
+from medcli.tuning.running import cost_of_moves, relative_error
+from medcli.tuning.space import (
+    DENSE,
+    FULL_ATTENTION,
+    Configuration,
+    Variant,
+    configurations,
+    layer_sets,
+    random_configuration,
+)
+from medcli.tuning.store import Store
+from medcli.tuning.tables import Tables
+from medcli.version import __version__
+from medcli.workflows.convert import ConvertRequest, convert
+from medcli.workflows.tune_commands import convert_command, converted_file, sample_command
+from medcli.workflows.tune_costs import TIMES, Costs, costs_of
+from medcli.workflows.tune_picture import draw_tuning
+from medcli.workflows.tune_report import Candidate, RandomCheck, TuneReport
+from medcli.workflows.tune_request import TuneRequest
+from medcli.workflows.tune_setup import TuneSetup, load_ladder, set_up_tuning
+from medcli.workflows.tune_work import Outcome, Workbench
+
+RESULT = "tuning.json"
+PICTURE = "tuning.png"
+EQUAL_COST = 0.02
+"""How far the cost of random configurations may be from the choice's, as a share of what can be saved at most."""
+MOST_DRAWS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Proposal:
+    """A configuration, and what replays promise of it."""
+
+    configuration: Configuration
+    cost: float
+    error: float
+
+
+def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
+    """Find the configuration of least error that a budget allows.
+
+    Cheap checks come first, then what is exact without running anything: costs, and with them whether the budget can
+    be met. The parent's way is recorded once and every network measured on it; thousands of configurations are
+    replayed on these tables; the most promising are run, and only what was run is reported.
+
+    Raises:
+        ConfigError: If the budget can't be met, telling what can.
+        MedcliError: For anything else the user can fix; what has been measured stays, and the same request goes on.
+    """
+    device = pick_device(request.sampling.device)
+    setup = set_up_tuning(request, device)
+    if request.budget.unit == "gmacs":
+        _check_budget(setup, Costs(config=setup.config))
+    with Store(request.output) as store:
+        store.claim(setup.settings)
+        model = load_ladder(setup, reporter)
+        return _Tuning(setup, model, store, reporter).report()
+
+
+def _check_budget(setup: TuneSetup, costs: Costs) -> None:
+    """Refuse a budget that can't be met, or asks for nothing."""
+    everywhere = [Variant(setup.layers, count) for count in setup.counts]
+    table = costs.table([DENSE, *everywhere], setup.request.budget.unit)
+    passes = int(step_passes_of(setup).sum())
+    setup.request.budget.check(passes * min(table.values()), passes * table[DENSE])
+
+
+def step_passes_of(setup: TuneSetup) -> torch.Tensor:
+    """(K,) forward passes of each solver step."""
+    from medcli.diffusion.steps import build_sampler
+
+    return step_passes(build_sampler(setup.plan.sampler), setup.plan.guidance)
+
+
+class _Tuning:
+    """One tuning from proposals to the answer."""
+
+    def __init__(self, setup: TuneSetup, model: DiffusionTransformer, store: Store, reporter: Reporter) -> None:
+        self._setup, self._store, self._reporter = setup, store, reporter
+        self._request, self._budget = setup.request, setup.request.budget
+        self._costs = costs_of(setup, model, store)
+        _check_budget(setup, self._costs)
+        self._passes_K = step_passes_of(setup)
+        self._bench = Workbench(setup, model, store, reporter)
+        dense = self._costs.table([DENSE], self._budget.unit)[DENSE] * int(self._passes_K.sum())
+        self._limit = self._budget.limit(dense)
+
+    def report(self) -> TuneReport:
+        """Do the work, write the answer and its picture."""
+        order = self._layer_order()
+        tables = self._bench.tables(layer_sets([layer for layer, _, _ in order]))
+        proposals = self._proposals(tables, [layer for layer, _, _ in order])
+        candidates = self._run_finalists(proposals)
+        metric = self._request.metric
+
+        def judged(candidate: Candidate) -> float:
+            return candidate.judged(metric)
+
+        chosen = best_within(candidates, self._limit, lambda one: one.cost, judged)
+        assert chosen is not None  # the cheapest static configuration is always run, and the budget allows it
+        made = TuneReport(
+            output=str(self._request.output),
+            model=self._setup.source.name,
+            budget={
+                "kind": self._budget.kind,
+                "value": self._budget.value,
+                "unit": self._budget.unit,
+                "limit": self._limit,
+            },
+            metric=metric,
+            dense=next(one for one in candidates if one.configuration == FULL_ATTENTION),
+            chosen=chosen,
+            front=tuple(front(candidates, lambda one: one.cost, judged)),
+            candidates=tuple(sorted(candidates, key=lambda one: (one.cost, one.configuration))),
+            num_replayed=len(proposals),
+            rank_correlation=rank_correlation(candidates),
+            layer_order=tuple(order),
+            random=self._random_check(chosen, tables) if self._request.num_random else None,
+            settings=self._setup.settings,
+            timing=self._store.json(TIMES) if self._budget.unit == "ms" else None,
+            versions=_versions(),
+        )
+        self._write(made)
+        return made
+
+    def _layer_order(self) -> list[tuple[int, float, float]]:
+        """Layer, error and percent saved, least error for what is saved first; equal ones by number."""
+        errors = self._bench.layer_errors()
+        dense = self._costs.gmacs(DENSE)
+        rows = []
+        for layer, error in errors.items():
+            spent = [self._costs.gmacs(Variant((layer,), count)) for count in self._setup.counts]
+            rows.append((layer, error, 100 * (1 - sum(spent) / len(spent) / dense)))
+        return sorted(rows, key=lambda row: (row[1] / row[2] if row[2] > 0 else float("inf"), row[0]))
+
+    def _proposals(self, tables: Tables, order: Sequence[int]) -> list[_Proposal]:
+        made = configurations(layer_sets(order), self._setup.counts, tables.thresholds)
+        cost_a_pass = self._costs.table(tables.of_variant, self._budget.unit)
+        return [
+            _Proposal(
+                configuration=one, cost=float(tables.costs_of(one, cost_a_pass).mean()), error=tables.error_of(one)
+            )
+            for one in made
+        ]
+
+    def _run_finalists(self, proposals: Sequence[_Proposal]) -> list[Candidate]:
+        """Run what deserves it; full attention and the cheapest configuration are always among it."""
+        number = self._request.num_finalists
+        chosen = finalists(proposals, number, self._limit, lambda one: one.cost, lambda one: one.error)
+        cheapest = min((one for one in proposals if not one.configuration.rho), key=lambda one: one.cost)
+        dense = next(one for one in proposals if one.configuration == FULL_ATTENTION)
+        chosen += [one for one in (cheapest, dense) if one not in chosen]
+        expected = {one.configuration: one.error for one in chosen}
+        outcomes = self._bench.run(list(expected), self._setup.numbers, "runs")
+        return [self._candidate(outcome, self._setup.numbers, expected[outcome.configuration]) for outcome in outcomes]
+
+    def _candidate(self, outcome: Outcome, numbers: range, expected: float | None) -> Candidate:
+        configuration, moves = outcome.configuration, outcome.moves
+
+        def cost(unit: str) -> tuple[float, float]:
+            table = self._costs.table(configuration.variants, unit)
+            return cost_of_moves(configuration, moves, self._passes_K, table)
+
+        error, deviation = relative_error(outcome.squared_errors, self._bench.energies(numbers))
+        mean, spread = cost(self._budget.unit)
+        return Candidate(
+            configuration=configuration,
+            cost=mean,
+            cost_standard_error=spread,
+            gmacs=cost("gmacs")[0],
+            gmacs_done=cost("done")[0],
+            ms=cost("ms")[0] if self._budget.unit == "ms" else None,
+            error=error,
+            error_standard_error=deviation,
+            fid=outcome.fid,
+            expected_error=expected,
+            convert_command=convert_command(self._setup, configuration.layers),
+            command=sample_command(self._setup, configuration),
+        )
+
+    def _random_check(self, chosen: Candidate, tables: Tables) -> RandomCheck:
+        """Run the choice and random configurations of its cost on new images."""
+        drawn = self._draw(chosen, tables)
+        size = len(self._setup.numbers)
+        unseen = range(size, 2 * size)
+        outcomes = self._bench.run([chosen.configuration, *drawn], unseen, "random runs")
+        own, *others = [self._candidate(outcome, unseen, None) for outcome in outcomes]
+        return RandomCheck(chosen=own, others=tuple(others), metric=self._request.metric)
+
+    def _draw(self, chosen: Candidate, tables: Tables) -> list[Configuration]:
+        """Random configurations whose replayed cost is the choice's, none twice; fewer if they are hard to find."""
+        random, found = Random(self._setup.plan.seed), dict[Configuration, None]()
+        everywhere = [Variant(self._setup.layers, count) for count in self._setup.counts]
+        table = self._costs.table([DENSE, *everywhere], self._budget.unit)
+        slack = EQUAL_COST * int(self._passes_K.sum()) * (table[DENSE] - min(table.values()))
+        for _ in range(MOST_DRAWS):
+            one = random_configuration(random, self._setup.layers, self._setup.counts)
+            known = tables if set(one.variants) <= set(tables.of_variant) else tables.as_parent(one.variants)
+            costs_I = known.costs_of(one, self._costs.table(one.variants, self._budget.unit))
+            if abs(float(costs_I.mean()) - chosen.cost) <= slack and one != chosen.configuration:
+                found[one] = None
+            if len(found) == self._request.num_random:
+                break
+        return list(found)
+
+    def _write(self, made: TuneReport) -> None:
+        """Write the checkpoint of the choice, the answer and its picture."""
+        layers, output = made.chosen.configuration.layers, self._request.output
+        if (file := converted_file(self._setup, layers)) and not file.exists():
+            sampling = self._request.sampling
+            convert(
+                ConvertRequest(
+                    source=self._setup.ladder_file,
+                    output=file,
+                    layers=lambda depth: layers,
+                    weights=sampling.weights if not self._setup.is_dense else "ema",
+                    family=sampling.family,
+                    num_heads=sampling.num_heads,
+                    digest=False,
+                )
+            )
+        self._store.put_json(RESULT, made.to_json())
+        draw_tuning(output / PICTURE, json.loads((output / RESULT).read_text(encoding="utf-8")))
+
+
+def rank_correlation(candidates: Sequence[Candidate]) -> float | None:
+    """Spearman's correlation of promised and measured errors, full attention left out; None for fewer than three."""
+    pairs = [(one.expected_error, one.error) for one in candidates if one.expected_error and one.error]
+    if len(pairs) < 3:
+        return None
+    ranks = [np.argsort(np.argsort(column)) for column in zip(*pairs, strict=True)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _versions() -> dict[str, Any]:
+    return {"medcli": __version__, "python": platform.python_version(), "torch": torch.__version__}
+
+
+__all__ = ["PICTURE", "RESULT", "Path", "tune"]
