@@ -32,6 +32,7 @@ from medcli.cli.output import Output
 from medcli.cli.problems import problem_of
 from medcli.cli.sample import sample
 from medcli.cli.speaker import is_said_elsewhere
+from medcli.cli.tune import tune
 from medcli.errors import ConfigError, ExitCode
 from medcli.runtime.processes import this_process
 from medcli.version import __version__
@@ -42,6 +43,7 @@ COMMANDS: tuple[CommandFunction, ...] = (
     latents,
     finetune,
     analyze,
+    tune,
     sample,
     flops,
     bench,

@@ -1,4 +1,4 @@
-"""Fronts of cost against error, and which of many proposals deserve a run. Torch-free."""
+"""Fronts of cost against error. Torch-free."""
 
 from __future__ import annotations
 
@@ -25,28 +25,6 @@ def spread(items: Sequence[Item], number: int) -> list[Item]:
     if number < 2:
         return list(items[:number])
     return [items[round(place * (len(items) - 1) / (number - 1))] for place in range(number)]
-
-
-def finalists(
-    items: Sequence[Item], number: int, limit: float, cost: Measure[Item], error: Measure[Item]
-) -> list[Item]:
-    """Proposals that deserve a run: half of them over the whole front, the others the best within the budget.
-
-    Args:
-        items: All proposals.
-        number: How many at most.
-        limit: The budget, in the unit of `cost`.
-        cost: Proposed cost.
-        error: Proposed error.
-    """
-    chosen = spread(front(items, cost, error), number - number // 2)
-    within = sorted((item for item in items if cost(item) <= limit), key=lambda item: (error(item), cost(item)))
-    for item in within:
-        if len(chosen) == number:
-            break
-        if item not in chosen:
-            chosen.append(item)
-    return chosen
 
 
 def best_within(items: Sequence[Item], limit: float, cost: Measure[Item], error: Measure[Item]) -> Item | None:

@@ -62,22 +62,24 @@ def squared_errors(finals: Tensor, parents: Tensor) -> list[float]:
 
 
 def relative_error(squared_I: Sequence[float], energy_I: Sequence[float]) -> tuple[float, float]:
-    """Distance from the parent's images relative to their own size, and its standard error over the images.
+    """Distance of images from the parent's, relative to these: mean over the images and its standard error.
+
+    The mean of the images' own ratios, not the ratio of sums of squares: sampling is chaotic, a few images turn into
+    others under the smallest change, and would drown what the rest tells.
 
     Args:
         squared_I: Squared difference of each image from the parent's.
         energy_I: Squared norm of each of the parent's images.
-
-    Returns:
-        sqrt(sum of squares / sum of energies), and its standard error by the delta method.
     """
-    total = math.fsum(energy_I)
-    value = math.sqrt(math.fsum(squared_I) / total)
-    if value == 0 or len(squared_I) < 2:
-        return value, 0.0
-    residuals = [one - value**2 * own for one, own in zip(squared_I, energy_I, strict=True)]
-    variance = math.fsum(left**2 for left in residuals) * len(residuals) / (len(residuals) - 1)
-    return value, math.sqrt(variance) / total / (2 * value)
+    return mean_and_error([math.sqrt(one / whole) for one, whole in zip(squared_I, energy_I, strict=True)])
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean of some values, and its standard error; 0 for a single one."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, 0.0
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
 
 
 def cost_of_moves(
@@ -94,8 +96,4 @@ def cost_of_moves(
         passes_K: Forward passes of each solver step.
         cost_a_pass: Of one forward pass through each network.
     """
-    costs = gmacs_of_moves(passes_K, moves, [cost_a_pass[variant] for variant in configuration.variants])
-    mean = math.fsum(costs) / len(costs)
-    if len(costs) < 2:
-        return mean, 0.0
-    return mean, math.sqrt(math.fsum((cost - mean) ** 2 for cost in costs) / (len(costs) - 1) / len(costs))
+    return mean_and_error(gmacs_of_moves(passes_K, moves, [cost_a_pass[variant] for variant in configuration.variants]))

@@ -1,7 +1,8 @@
-"""What can be chosen: in which layers mediators stand, which counts an image goes through, when it moves. Torch-free."""
+"""What can be chosen: where mediators stand, which counts an image goes through, when it moves. Torch-free."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -71,9 +72,7 @@ class Configuration:
             return FULL
         if len(self.counts) == 1:
             return static(self.counts[0])
-        return Schedule(
-            kind="dynamic", counts=self.counts, rho=self.rho, warmup_steps=warmup_steps, distance=distance
-        )
+        return Schedule(kind="dynamic", counts=self.counts, rho=self.rho, warmup_steps=warmup_steps, distance=distance)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -88,6 +87,12 @@ FULL_ATTENTION = Configuration((), (0,))
 def listing_of(values: Sequence[float]) -> str:
     """Thresholds as they are written on the command line; reads back as the same numbers."""
     return ",".join(repr(value) for value in values)
+
+
+def rounded_up(value: float, digits: int) -> float:
+    """The next number above a positive one that so many digits can write."""
+    unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    return float(f"{math.ceil(value * (1 + 1e-9) / unit) * unit:.{digits}g}")
 
 
 def layer_sets(order: Sequence[int]) -> list[Layers]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medcli.schedule.spec import DistanceName
-from medcli.tuning.space import DENSE, Configuration, Variant
+from medcli.tuning.space import DENSE, Configuration, Variant, rounded_up
 
 # Dimension key: K solver steps, I recorded images.
 
@@ -45,8 +45,8 @@ class Tables:
     """All that replays need."""
 
     of_variant: Mapping[Variant, StepTable]
-    parent_norm: float
-    """Root mean square, over the images, of the norm of the parent's final state."""
+    norm_I: Floats
+    """Norm of the final state of each image under full attention."""
     passes_K: Ints
     """Forward passes of each solver step."""
     num_deciding: int
@@ -90,9 +90,10 @@ class Tables:
         return costs_I
 
     def error_of(self, configuration: Configuration) -> float:
-        """How far the images are expected to end from the parent's, relative to it: the sum of the steps' errors.
+        """How far images are expected to end from the parent's, relative to these: the sum of their steps' errors.
 
-        An upper bound to first order if steps neither grow nor shrink a difference; used to rank, not to promise.
+        The mean over the images. To first order a bound, if steps neither grow nor shrink a difference; it is for
+        ranking, not for promising.
         """
         starts_EI, ends_EI = self._stays(configuration)
         image_I = np.arange(starts_EI.shape[1])
@@ -101,7 +102,7 @@ class Tables:
             error_KI = self.of_variant[variant].error_KI
             sums_KI = np.concatenate([np.zeros((1, len(image_I))), np.cumsum(error_KI, axis=0)])
             total_I += sums_KI[end_I, image_I] - sums_KI[start_I, image_I]
-        return float(np.sqrt(np.mean(total_I**2))) / self.parent_norm
+        return float(np.mean(total_I / self.norm_I))
 
     def thresholds(self, variant: Variant) -> list[float]:
         """Thresholds by which the median image, at this network from the start, moves at evenly spread steps."""
@@ -113,8 +114,7 @@ class Tables:
         lowest_K = np.median(np.minimum.accumulate(deciding_KI / baseline_I, axis=0), axis=1)
         places = np.linspace(0, len(lowest_K) - 1, NUM_PLACES + 2)[1:-1].round().astype(int)
         # Three digits can be read and typed; rounded up, so that the step they come from does fire.
-        rounded = {float(f"{value * 1.001:.3g}") for value in lowest_K[places]}
-        return sorted(value for value in rounded if value > 0)
+        return sorted({rounded_up(value, 3) for value in lowest_K[places].tolist() if value > 0})
 
     def as_parent(self, variants: Sequence[Variant]) -> Tables:
         """The tables of networks that were not measured: they are taken to move the state as full attention does."""
@@ -132,4 +132,3 @@ class Tables:
     @property
     def _num_images(self) -> int:
         return next(iter(self.of_variant.values())).error_KI.shape[1]
-

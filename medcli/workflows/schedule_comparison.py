@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +14,7 @@ from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.errors import ConfigError
 from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter
+from medcli.tuning.running import mean_and_error
 from medcli.workflows.fid_scoring import FidRequest, load_yardstick, measure
 from medcli.workflows.fid_sides import required_reference, survey, survey_reference
 from medcli.workflows.sample import sample
@@ -118,11 +117,6 @@ class ComparisonReport:
             "reference": self.reference,
             "rows": [outcome.to_json() for outcome in self.outcomes],
         }
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean of at least two values, and its standard error."""
-    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
 def variants_of(ladder: tuple[int, ...]) -> list[Variant]:

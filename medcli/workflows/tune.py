@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from random import Random
+from statistics import correlation
 from typing import Any
 
-import numpy as np
 import torch
 
+from medcli.diffusion.steps import build_sampler
 from medcli.engine.phases import step_passes
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter
-from medcli.tuning.pareto import best_within, finalists, front
+from medcli.tuning.pareto import best_within, front
 from medcli.tuning.running import cost_of_moves, relative_error
+from medcli.tuning.search import Proposal, first_round, second_round
 from medcli.tuning.space import (
     DENSE,
     FULL_ATTENTION,
@@ -45,15 +45,6 @@ PICTURE = "tuning.png"
 EQUAL_COST = 0.02
 """How far the cost of random configurations may be from the choice's, as a share of what can be saved at most."""
 MOST_DRAWS = 20_000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Proposal:
-    """A configuration, and what replays promise of it."""
-
-    configuration: Configuration
-    cost: float
-    error: float
 
 
 def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
@@ -87,8 +78,6 @@ def _check_budget(setup: TuneSetup, costs: Costs) -> None:
 
 def step_passes_of(setup: TuneSetup) -> torch.Tensor:
     """(K,) forward passes of each solver step."""
-    from medcli.diffusion.steps import build_sampler
-
     return step_passes(build_sampler(setup.plan.sampler), setup.plan.guidance)
 
 
@@ -121,12 +110,7 @@ class _Tuning:
         made = TuneReport(
             output=str(self._request.output),
             model=self._setup.source.name,
-            budget={
-                "kind": self._budget.kind,
-                "value": self._budget.value,
-                "unit": self._budget.unit,
-                "limit": self._limit,
-            },
+            budget=self._budget_json(),
             metric=metric,
             dense=next(one for one in candidates if one.configuration == FULL_ATTENTION),
             chosen=chosen,
@@ -143,36 +127,43 @@ class _Tuning:
         self._write(made)
         return made
 
+    def _budget_json(self) -> dict[str, Any]:
+        budget = self._budget
+        return {"kind": budget.kind, "value": budget.value, "unit": budget.unit, "limit": self._limit}
+
     def _layer_order(self) -> list[tuple[int, float, float]]:
-        """Layer, error and percent saved, least error for what is saved first; equal ones by number."""
+        """Layer, error and percent its cheapest count saves, least error for what is saved first; equals by number."""
         errors = self._bench.layer_errors()
         dense = self._costs.gmacs(DENSE)
         rows = []
         for layer, error in errors.items():
             spent = [self._costs.gmacs(Variant((layer,), count)) for count in self._setup.counts]
-            rows.append((layer, error, 100 * (1 - sum(spent) / len(spent) / dense)))
+            rows.append((layer, error, 100 * (1 - min(spent) / dense)))
         return sorted(rows, key=lambda row: (row[1] / row[2] if row[2] > 0 else float("inf"), row[0]))
 
-    def _proposals(self, tables: Tables, order: Sequence[int]) -> list[_Proposal]:
+    def _proposals(self, tables: Tables, order: Sequence[int]) -> list[Proposal]:
         made = configurations(layer_sets(order), self._setup.counts, tables.thresholds)
         cost_a_pass = self._costs.table(tables.of_variant, self._budget.unit)
         return [
-            _Proposal(
+            Proposal(
                 configuration=one, cost=float(tables.costs_of(one, cost_a_pass).mean()), error=tables.error_of(one)
             )
             for one in made
         ]
 
-    def _run_finalists(self, proposals: Sequence[_Proposal]) -> list[Candidate]:
-        """Run what deserves it; full attention and the cheapest configuration are always among it."""
-        number = self._request.num_finalists
-        chosen = finalists(proposals, number, self._limit, lambda one: one.cost, lambda one: one.error)
-        cheapest = min((one for one in proposals if not one.configuration.rho), key=lambda one: one.cost)
-        dense = next(one for one in proposals if one.configuration == FULL_ATTENTION)
-        chosen += [one for one in (cheapest, dense) if one not in chosen]
-        expected = {one.configuration: one.error for one in chosen}
-        outcomes = self._bench.run(list(expected), self._setup.numbers, "runs")
-        return [self._candidate(outcome, self._setup.numbers, expected[outcome.configuration]) for outcome in outcomes]
+    def _run_finalists(self, proposals: Sequence[Proposal]) -> list[Candidate]:
+        """Run what deserves it, in two rounds: the second knows how far the first was from what was promised."""
+        number, metric = self._request.num_finalists, self._request.metric
+        ran = self._run(first_round(proposals, number // 2, self._limit))
+        measured = {one.configuration: one.judged(metric) for one in ran}
+        return ran + self._run(second_round(proposals, measured, number - len(ran), self._limit))
+
+    def _run(self, chosen: Sequence[Proposal]) -> list[Candidate]:
+        outcomes = self._bench.run([one.configuration for one in chosen], self._setup.numbers, "runs")
+        return [
+            self._candidate(outcome, self._setup.numbers, proposal.error)
+            for proposal, outcome in zip(chosen, outcomes, strict=True)
+        ]
 
     def _candidate(self, outcome: Outcome, numbers: range, expected: float | None) -> Candidate:
         configuration, moves = outcome.configuration, outcome.moves
@@ -248,12 +239,15 @@ def rank_correlation(candidates: Sequence[Candidate]) -> float | None:
     pairs = [(one.expected_error, one.error) for one in candidates if one.expected_error and one.error]
     if len(pairs) < 3:
         return None
-    ranks = [np.argsort(np.argsort(column)) for column in zip(*pairs, strict=True)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    promised, measured = (_ranks(column) for column in zip(*pairs, strict=True))
+    return correlation(promised, measured)
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """The place of each value in rising order; equal ones in the order given."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    return [float(place) for place in sorted(range(len(values)), key=order.__getitem__)]
 
 
 def _versions() -> dict[str, Any]:
     return {"medcli": __version__, "python": platform.python_version(), "torch": torch.__version__}
-
-
-__all__ = ["PICTURE", "RESULT", "Path", "tune"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from medcli.errors import ConfigError
-from medcli.tuning.space import Layers
+from medcli.tuning.space import Layers, rounded_up
 from medcli.workflows.sample_settings import SampleRequest
 
 BudgetKind = Literal["gmacs", "ms", "saving"]
@@ -72,14 +72,14 @@ class Budget:
             )
         if cheapest <= limit < dense:
             return
-        least = math.ceil(cheapest * 1e4) / 1e4
-        reach = f"--{self.unit} {least:.6g} to {dense:.6g}"
         if self.kind == "saving":
             reach = f"--saving up to {math.floor(1000 * (1 - cheapest / dense)) / 10:g}%"
+        else:
+            reach = f"--{self.unit} from {rounded_up(cheapest, 4):g} to below {dense:.5g}"
         if limit < cheapest:
             raise ConfigError(
                 f"{self} is out of reach: the cheapest configuration takes {cheapest:.5g} {unit}",
-                hint=f"reachable here: {reach}; fewer --steps cost less, too",
+                hint=f"reachable here: {reach}" + ("" if self.kind == "saving" else "; fewer --steps cost less, too"),
             )
         raise ConfigError(f"{self} allows full attention ({dense:.5g} {unit})", hint=f"reachable here: {reach}")
 

@@ -97,19 +97,13 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
             hint="use --solver heun",
         )
     info = setup.infos[0]
-    defaults = sampling_defaults(info)
-    schedule = Schedule(
-        kind="full",
-        warmup_steps=sampling.warmup_steps or defaults.get("warmup_steps", DEFAULT_WARMUP_STEPS),
-        distance=sampling.distance or defaults.get("distance", "l1"),  # type: ignore[arg-type]  # checked by Schedule
-    )
-    plan = replace(setup.plan, schedule=schedule)
-    held = ladder_config(info.config, request)
-    config = chosen_config(held, request)
     if request.calibrate and info.config.mediators:
         raise ConfigError(
             "--calibrate fits new mediators, and this checkpoint has trained ones", hint="leave --calibrate out"
         )
+    plan = replace(setup.plan, schedule=_carried(sampling, sampling_defaults(info)))
+    held = ladder_config(info.config, request)
+    config = chosen_config(held, request)
     return TuneSetup(
         request=request,
         source=source,
@@ -119,17 +113,30 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
         plan=plan,
         device=device,
         reference=request.reference or info.reference,
-        settings={
-            **picture_settings(setup, plain),
-            "schedule": {"warmup_steps": schedule.warmup_steps, "distance": schedule.distance},
-            "batch_size": plan.batch_size,
-            "num_images": sampling.num_images,
-            "num_recorded": request.num_recorded,
-            "layers": list(config.mediator_layers),
-            "mediators": list(config.mediators),
-            "calibrate": request.calibrate,
-        },
+        settings={**picture_settings(setup, plain), **_own_settings(request, plan, config)},
     )
+
+
+def _carried(sampling: SampleRequest, defaults: Mapping[str, Any]) -> Schedule:
+    """Full attention, with the warm-up and the distance that dynamic schedules shall have."""
+    return Schedule(
+        kind="full",
+        warmup_steps=sampling.warmup_steps or defaults.get("warmup_steps", DEFAULT_WARMUP_STEPS),
+        distance=sampling.distance or defaults.get("distance", "l1"),  # type: ignore[arg-type]  # checked by Schedule
+    )
+
+
+def _own_settings(request: TuneRequest, plan: SamplingPlan, config: ModelConfig) -> dict[str, Any]:
+    """What decides measurements beyond what decides pictures."""
+    return {
+        "schedule": {"warmup_steps": plan.schedule.warmup_steps, "distance": plan.schedule.distance},
+        "batch_size": plan.batch_size,
+        "num_images": request.sampling.num_images,
+        "num_recorded": request.num_recorded,
+        "layers": list(config.mediator_layers),
+        "mediators": list(config.mediators),
+        "calibrate": request.calibrate,
+    }
 
 
 def ladder_config(config: ModelConfig, request: TuneRequest) -> ModelConfig:

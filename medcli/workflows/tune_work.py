@@ -81,7 +81,7 @@ class Workbench:
         variants = [DENSE, *(Variant(layers, count) for layers in sets for count in setup.counts)]
         return Tables(
             of_variant=self._measured(variants, 1, "step tables"),
-            parent_norm=self._parent_norm(),
+            norm_I=np.sqrt(self.energies(setup.numbers)[: len(setup.recorded)]),
             passes_K=step_passes(sampler, setup.plan.guidance).numpy(),
             num_deciding=min(sampler.num_observed, sampler.num_steps - 1),
             warmup_steps=setup.plan.schedule.warmup_steps,
@@ -117,6 +117,7 @@ class Workbench:
     def _run(self, configuration: Configuration, numbers: range) -> dict[str, Any]:
         setup = self._setup
         parents = self._parents(numbers)
+        moves: tuple[tuple[int, ...], ...]
         if configuration == FULL_ATTENTION:
             finals, moves = parents, ((),) * len(numbers)
         else:
@@ -133,11 +134,6 @@ class Workbench:
             return made.latent_ICYX.numpy()
 
         return torch.from_numpy(self._store.array(f"parents/{numbers.start}-{numbers.stop}.npy", make))
-
-    def _parent_norm(self) -> float:
-        recorded = self._setup.recorded
-        energies = self.energies(self._setup.numbers)[: len(recorded)]
-        return float(np.sqrt(np.mean(energies)))
 
     def _batches(self) -> list[range]:
         recorded, size = self._setup.recorded, self._setup.plan.batch_size

@@ -1,0 +1,156 @@
+"""`medcli tune`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import typer
+
+from medcli.cli import options
+from medcli.cli import tune_options as own
+from medcli.cli.output import Output, output_of
+from medcli.cli.sample import CfgIntervalOpt, ClassesOpt, LabelSamplingOpt, VaeOpt, parse_interval
+from medcli.cli.tune_table import comparison_summary, summary
+from medcli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medcli.workflows.sample_settings import SampleRequest
+    from medcli.workflows.tune_request import Metric
+
+NUM_IMAGES = 64
+COMPARED_IMAGES = 400
+COMPARED_SEEDS = 5
+OF_COMPARISON = frozenset({"checkpoint", "num_images", "seed", "seeds", "device", "output", "compare_schedules"})
+"""Parameters that `--compare-schedules` has a use for."""
+
+
+def tune(
+    ctx: typer.Context,
+    checkpoint: options.OptionalCheckpointArg = None,
+    gmacs: own.GmacsOpt = None,
+    ms: own.MsOpt = None,
+    saving: own.SavingOpt = None,
+    metric: own.MetricOpt = "error",
+    reference: own.ReferenceOpt = None,
+    layers: options.LayersOpt = None,
+    mediators: options.MediatorsOpt = None,
+    calibrate: own.CalibrateOpt = False,
+    num_images: own.NumImagesOpt = None,
+    finalists: own.FinalistsOpt = 24,
+    against_random: own.AgainstRandomOpt = 0,
+    compare_schedules: own.CompareOpt = False,
+    seeds: own.SeedsOpt = None,
+    family: options.FamilyOpt = None,
+    heads: options.HeadsOpt = None,
+    weights: options.WeightsOpt = "ema",
+    vae: VaeOpt = None,
+    warmup_steps: options.WarmupStepsOpt = None,
+    distance: options.DistanceOpt = None,
+    classes: ClassesOpt = "all",
+    label_sampling: LabelSamplingOpt = "equal",
+    seed: options.SeedOpt = 0,
+    steps: options.StepsOpt = None,
+    sampler: options.SamplerOpt = None,
+    solver: options.SolverOpt = None,
+    path: options.PathOpt = None,
+    prediction: options.PredictionOpt = None,
+    diffusion_form: options.DiffusionFormOpt = None,
+    diffusion_norm: options.DiffusionNormOpt = None,
+    last_step: options.LastStepOpt = None,
+    last_step_size: options.LastStepSizeOpt = None,
+    cfg_scale: options.CfgScaleOpt = None,
+    cfg_channels: options.CfgChannelsOpt = None,
+    cfg_interval: CfgIntervalOpt = None,
+    batch_size: options.BatchSizeOpt = None,
+    device: options.DeviceOpt = None,
+    dtype: options.DtypeOpt = "fp32",
+    output: options.OutputOpt = None,
+) -> None:
+    """Choose layers, ladder and thresholds that keep closest to full attention within a budget.
+
+    It shows the front of cost against error and the command that samples with the choice. The same command again goes
+    on where it stopped; another budget in the same folder uses what was measured.
+
+    Examples:
+        medcli tune --saving 6%
+        medcli tune sit_xl-mediators.safetensors --gmacs 26000 --metric fid --reference imagenet.npz -o tuning-xl
+        medcli tune --compare-schedules --num-images 200 -o schedules
+    """
+    out = output_of(ctx)
+    if compare_schedules:
+        _refuse_others(ctx)
+        _compare(out, checkpoint, num_images, seeds, seed, device, output)
+        return
+    if seeds is not None:
+        raise ConfigError("--seeds does nothing without --compare-schedules", hint="leave --seeds out")
+    from medcli.workflows.tune import tune as run
+    from medcli.workflows.tune_request import TuneRequest, budget_of
+
+    request = TuneRequest(
+        budget=budget_of(gmacs=gmacs, ms=ms, saving=saving),
+        sampling=_sampling(ctx),
+        output=output or Path("tuning"),
+        layers=None if layers is None else lambda depth: options.parse_layers(layers, depth),
+        mediators=options.parse_ints(mediators) if mediators is not None else None,
+        metric=cast("Metric", metric),
+        reference=reference,
+        num_finalists=finalists,
+        num_random=against_random,
+        calibrate=calibrate,
+    )
+    report = run(request, out)
+    out.result(report, summary(report))
+    out.hint(report.chosen.command)
+
+
+def _sampling(ctx: typer.Context) -> SampleRequest:
+    """How images are made: the flags `sample` has, too. Its schedule is what is looked for."""
+    from medcli.workflows.sample_settings import SampleRequest
+
+    given = ctx.params
+    shared = {field.name for field in fields(SampleRequest)} & set(given) - {"mediators", "output"}
+    classes, interval = given["classes"], given["cfg_interval"]
+    made: dict[str, Any] = {
+        **{name: given[name] for name in shared},
+        "num_heads": given["heads"],
+        "num_images": given["num_images"] or NUM_IMAGES,
+        "classes": None if classes == "all" else options.parse_ints(classes, "--classes"),
+        "cfg_interval": None if interval is None else parse_interval(interval),
+    }
+    return SampleRequest(**made)
+
+
+def _refuse_others(ctx: typer.Context) -> None:
+    """The comparison has flags of its own; those of a search would do nothing."""
+    for name in ctx.params:
+        source: Any = ctx.get_parameter_source(name)
+        if name not in OF_COMPARISON and source is not None and source.name == "COMMANDLINE":
+            flag = f"--{name.replace('_', '-')}"
+            if name not in ("as_json", "quiet", "debug"):
+                raise ConfigError(f"{flag} does nothing with --compare-schedules", hint=f"leave {flag} out")
+
+
+def _compare(
+    out: Output,
+    checkpoint: Path | None,
+    num_images: int | None,
+    seeds: int | None,
+    seed: int,
+    device: str | None,
+    output: Path | None,
+) -> None:
+    from medcli.workflows.schedule_comparison import ComparisonRequest, compare_schedules
+
+    request = ComparisonRequest(
+        checkpoint=checkpoint,
+        num_images=num_images or COMPARED_IMAGES,
+        num_seeds=seeds or COMPARED_SEEDS,
+        seed=seed,
+        output=output or Path("schedules"),
+        device=device,
+    )
+    report = compare_schedules(request, out)
+    out.result(report, comparison_summary(report))
+    out.hint(f"look at {Path(report.output) / 'comparison.png'}")

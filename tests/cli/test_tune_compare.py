@@ -1,0 +1,76 @@
+"""`medcli tune --compare-schedules`: dynamic against static at equal cost, through the real program."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from medcli.errors import ConfigError
+from medcli.workflows.schedule_comparison import interpolated, variants_of
+from tests.unit.engine.tiny import PIXELS, save, with_ladder
+
+SAMPLING = {"sampler": "sde", "steps": 6, "cfg_scale": 1.0}
+WORDS = ("tune", "m.safetensors", "--compare-schedules", "--num-images", 10, "--seeds", 2, "-o", "out")
+
+
+def test_every_schedule_is_scored_for_every_seed_and_dynamic_ones_are_set_beside_static(
+    run_cli, empty_folder, monkeypatch
+):
+    monkeypatch.setattr("medcli.workflows.schedule_comparison.SCALES", (0.95,))  # one of three: seconds saved
+    save(empty_folder / "m.safetensors", with_ladder(PIXELS, 1, 4), sampling=SAMPLING, reference="digits")
+    found = json.loads(run_cli(*WORDS, "--json").out)
+    assert found == json.loads((empty_folder / "out/comparison.json").read_text())
+    rows = {row["variant"]: row for row in found["rows"]}
+    assert [row["schedule"] for row in found["rows"]] == ["full", "static", "static", *["dynamic"] * 2]
+    assert all(len(row["fid_by_seed"]) == 2 and row["fid"] > 0 for row in rows.values())
+    assert rows["static 1"]["gmacs"] < rows["static 4"]["gmacs"] < rows["dense"]["gmacs"]
+    assert (empty_folder / "out/comparison.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+    row = next(row for row in found["rows"] if row["schedule"] == "dynamic")
+    low, high = rows["static 1"], rows["static 4"]
+    for seed in range(2):
+        place = (row["gmacs_by_seed"][seed] - low["gmacs"]) / (high["gmacs"] - low["gmacs"])
+        line = low["fid_by_seed"][seed] * (1 - place) + high["fid_by_seed"][seed] * place
+        assert row["against_static_by_seed"][seed] == pytest.approx(row["fid_by_seed"][seed] - line)
+    deviation = abs(row["fid_by_seed"][0] - row["fid_by_seed"][1]) / 2
+    assert row["fid_standard_error"] == pytest.approx(deviation)
+
+    stamps = {file: file.stat().st_mtime_ns for file in empty_folder.glob("out/seed-*/*/0*.png")}
+    assert len(stamps) == 2 * 5 * 10
+    table = run_cli(*WORDS, "-q")
+    assert "less static" in table.out
+    assert stamps == {file: file.stat().st_mtime_ns for file in stamps}
+
+
+def test_thresholds_of_l2_are_the_squares_of_those_of_l1():
+    dynamic = [variant for variant in variants_of((1, 4, 16)) if variant.kind == "dynamic"]
+    of = {name: [variant.rho for variant in dynamic if variant.distance == name] for name in ("l1", "l2")}
+    assert of["l2"] == [pytest.approx(tuple(value**2 for value in rho), abs=1e-4) for rho in of["l1"]]
+    assert all(sorted(rho, reverse=True) == list(rho) for rho in of["l1"])
+
+
+def test_a_line_is_read_between_its_corners_and_held_beyond_them():
+    line = [(1.0, 10.0), (2.0, 20.0), (4.0, 0.0)]
+    assert [interpolated(line, place) for place in (0, 1, 1.5, 2, 3, 4, 9)] == [10, 10, 15, 20, 10, 0, 0]
+
+
+def test_a_checkpoint_without_a_ladder_has_nothing_to_compare():
+    with pytest.raises(ConfigError, match="at least two mediator counts, this checkpoint holds 4"):
+        variants_of((4,))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--num-images", 5), "--num-images must be at least 10"),
+        (("--seeds", 1), "--seeds"),
+        (("--metric", "fid"), "--metric does nothing with --compare-schedules"),
+        (("--steps", "5"), "--steps does nothing with --compare-schedules"),
+    ],
+)
+def test_what_the_comparison_has_no_use_for_is_refused(words, said, run_cli, empty_folder):
+    result = run_cli("tune", "--compare-schedules", *words)
+    assert result.code == 2
+    assert said in result.err
+    assert list(empty_folder.iterdir()) == []
