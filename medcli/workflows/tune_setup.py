@@ -101,6 +101,8 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
         raise ConfigError(
             "--calibrate fits new mediators, and this checkpoint has trained ones", hint="leave --calibrate out"
         )
+    if request.calibrate and info.config.family not in ("dit", "sit"):
+        raise ConfigError(f"--calibrate is for dit and sit, this is a {info.config.family}", hint="leave it out")
     plan = replace(setup.plan, schedule=_carried(sampling, sampling_defaults(info)))
     held = ladder_config(info.config, request)
     config = chosen_config(held, request)

@@ -15,6 +15,7 @@ from medcli.engine.phases import step_passes
 from medcli.errors import ConfigError, DataError
 from medcli.metrics.extractor import POOL
 from medcli.model.backbone import DiffusionTransformer
+from medcli.runtime.files import require_space
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.tuning.networks import stage_of
 from medcli.tuning.recording import Stepper, joined, measure_steps, record_parent
@@ -27,6 +28,7 @@ from medcli.workflows.fid_sides import Side, survey_reference
 from medcli.workflows.sample import DTYPES
 from medcli.workflows.tune_setup import TuneSetup
 
+FLOAT32_BYTES = 4
 NUM_PROBED_STEPS = 10
 """Steps at which single layers are measured, to rank them."""
 
@@ -142,6 +144,7 @@ class Workbench:
     def _measured(self, variants: Sequence[Variant], every: int, unit: str) -> dict[Variant, StepTable]:
         """The step table of each variant, measured batch by batch."""
         batches, made = self._batches(), dict[Variant, StepTable]()
+        self._require_space()
         for number, numbers in enumerate(batches):
             path = self._store.path / "parents" / f"states-{number}.npy"
             if not path.exists():
@@ -150,6 +153,17 @@ class Workbench:
             made[variant] = joined([self._table(variant, number, every) for number in range(len(batches))])
             self._reporter.progress(done + 1, len(variants), unit)
         return made
+
+    def _require_space(self) -> None:
+        """Refuse to record what the disk can't hold; what is recorded needs no room any more."""
+        config, num_states = self._setup.config, self.stepper.sampler.num_steps + 1
+        images = sum(
+            len(numbers)
+            for number, numbers in enumerate(self._batches())
+            if not (self._store.path / "parents" / f"states-{number}.npy").exists()
+        )
+        num_bytes = FLOAT32_BYTES * images * num_states * config.in_channels * config.latent_size**2
+        require_space(self._store.path, num_bytes, "recorded states")
 
     def _table(self, variant: Variant, number: int, every: int) -> StepTable:
         """One variant's table on one batch."""
