@@ -16,7 +16,7 @@ from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter
 from medcli.tuning.running import mean_and_error
 from medcli.workflows.fid_scoring import FidRequest, load_yardstick, measure
-from medcli.workflows.fid_sides import required_reference, survey, survey_reference
+from medcli.workflows.fid_sides import common_reference, survey, survey_reference
 from medcli.workflows.sample import sample
 from medcli.workflows.sample_settings import SampleRequest
 from medcli.workflows.schedule_picture import draw_comparison
@@ -167,7 +167,7 @@ def compare_schedules(request: ComparisonRequest, reporter: Reporter) -> Compari
         output=str(request.output),
         num_images=request.num_images,
         seeds=seeds,
-        reference=required_reference(next(iter(folders.values()))),
+        reference=common_reference(list(folders.values())),
         outcomes=outcomes,
     )
     write_text(request.output / RESULT, json.dumps(made.to_json(), indent=2, sort_keys=True) + "\n", force=True)
@@ -197,7 +197,7 @@ def _fids(folders: Sequence[Path], reporter: Reporter) -> list[float]:
     """FID of each folder, by one network and one reference."""
     sides = [(folder, survey(folder)) for folder in folders]
     request = FidRequest(metrics=("fid",))
-    reference = survey_reference(required_reference(folders[0]))
+    reference = survey_reference(common_reference(folders))
     yardstick = load_yardstick(request, reference, sides, reporter)
     found = []
     for _, side in sides:

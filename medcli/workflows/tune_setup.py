@@ -18,13 +18,13 @@ from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.engine.plan import ADAPTIVE_SOLVERS, SamplingPlan
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
+from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter
 from medcli.schedule.spec import DEFAULT_WARMUP_STEPS, Schedule
 from medcli.training.calibration import calibrate
 from medcli.training.objective import LossConfig
 from medcli.tuning.space import Layers
 from medcli.workflows.convert import ConvertRequest, convert
-from medcli.workflows.sample import DTYPES
 from medcli.workflows.sample_defaults import sampling_defaults
 from medcli.workflows.sample_settings import SampleRequest, picture_settings, set_up
 from medcli.workflows.tune_request import TuneRequest

@@ -12,10 +12,12 @@ import torch
 from medcli.data.autoencoder import Decoder, open_decoder
 from medcli.data.images import ImageArray
 from medcli.engine.phases import step_passes
+from medcli.engine.rule import num_deciding
 from medcli.errors import ConfigError, DataError
 from medcli.metrics.extractor import POOL
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import require_space
+from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.tuning.networks import stage_of
 from medcli.tuning.recording import Stepper, joined, measure_steps, record_parent
@@ -25,7 +27,6 @@ from medcli.tuning.store import Store
 from medcli.tuning.tables import StepTable, Tables
 from medcli.workflows.fid_scoring import FidRequest, Yardstick, load_yardstick, measure
 from medcli.workflows.fid_sides import Side, survey_reference
-from medcli.workflows.sample import DTYPES
 from medcli.workflows.tune_setup import TuneSetup
 
 FLOAT32_BYTES = 4
@@ -85,7 +86,7 @@ class Workbench:
             of_variant=self._measured(variants, 1, "step tables"),
             norm_I=np.sqrt(self.energies(setup.numbers)[: len(setup.recorded)]),
             passes_K=step_passes(sampler, setup.plan.guidance).numpy(),
-            num_deciding=min(sampler.num_observed, sampler.num_steps - 1),
+            num_deciding=num_deciding(sampler),
             warmup_steps=setup.plan.schedule.warmup_steps,
             distance=setup.plan.schedule.distance,
         )
