@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from medcli.checkpoint.load import load_model
-from medcli.config import SamplerConfig
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, stages_of
 from medcli.engine.plan import SamplingPlan
 from medcli.runtime.reporting import Silent
+from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
 from medcli.tuning.networks import config_with, stage_of
 from medcli.tuning.recording import Stepper, joined, measure_steps, record_parent
