@@ -28,6 +28,7 @@ from medcli.training.objective import PLAIN_LOSS, LossConfig
 
 # Dimension key: R rows (a state on its way from noise to data), N latent tokens, D model width.
 
+CALIBRATED_FAMILIES = ("dit", "sit")
 FIRST_ORDER_STEP = 2
 """Where the batches' numbers begin in `Stream.CALIBRATION`; 0 and 1 are the noise and labels of `noise_states`."""
 
@@ -117,8 +118,9 @@ def calibrate(
         The error of each layer and count before and after; nothing for layers and counts that are not fitted.
 
     Raises:
-        ConfigError: If the model is not float32.
+        ConfigError: If the model is not float32, or of a family that can't be calibrated.
     """
+    check_calibration(model.config)
     if model.pos_embed.dtype != torch.float32:
         raise ConfigError("calibration needs float32 weights", hint="load the model with dtype=torch.float32")
     jobs = _jobs(model.config, parameters)
@@ -139,6 +141,19 @@ def calibrate(
         _settle(model, (fitted, held_out), jobs, config, batches[: config.network_steps])
     after = _layer_errors(model, held_out, jobs, config)
     return tuple(LayerError(*place, before[place], after[place]) for place in before)
+
+
+def check_calibration(config: ModelConfig) -> None:
+    """Refuse families whose blocks do not follow one another: layers are fitted along one stream.
+
+    Raises:
+        ConfigError: Naming the family.
+    """
+    if config.family not in CALIBRATED_FAMILIES:
+        raise ConfigError(
+            f"calibration is for {' and '.join(CALIBRATED_FAMILIES)} models, this is {config.family}",
+            hint="leave --calibrate out; --distill learns from the dense parent",
+        )
 
 
 @torch.no_grad()

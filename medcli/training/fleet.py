@@ -33,6 +33,21 @@ PATIENCE = timedelta(hours=3)
 FSDP_HINT = "use accelerate launch with its defaults, or with --use_fsdp --fsdp_version 2"
 
 
+def equal_share(global_batch_size: int, num_processes: int) -> int:
+    """Images of a batch that each process trains on.
+
+    Raises:
+        ConfigError: If the processes' shares would differ.
+    """
+    share, rest = divmod(global_batch_size, num_processes)
+    if rest:
+        raise ConfigError(
+            f"{num_processes} processes cannot share a batch of {global_batch_size} images equally",
+            hint=f"use --global-batch-size {(share or 1) * num_processes}",
+        )
+    return share
+
+
 class Fleet:
     """This process among the others of its launch.
 
@@ -87,12 +102,7 @@ class Fleet:
         Raises:
             ConfigError: If the processes' shares would differ.
         """
-        share, rest = divmod(global_batch_size, self.count)
-        if rest:
-            raise ConfigError(
-                f"{self.count} processes cannot share a batch of {global_batch_size} images equally",
-                hint=f"use --global-batch-size {(share or 1) * self.count}",
-            )
+        share = equal_share(global_batch_size, self.count)
         return range(self.rank * share, (self.rank + 1) * share)
 
     def prepare(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:

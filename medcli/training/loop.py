@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medcli.config import ModelConfig
 from medcli.data.training_set import TrainingSet
 from medcli.errors import ConfigError
 from medcli.model.backbone import Block, DiffusionTransformer
@@ -92,8 +93,7 @@ def train(
         KeyboardInterrupt: At Ctrl-C or SIGTERM, once the run is saved.
     """
     started = monotonic()
-    # What fills the holes of masked tokens is idle in an MDTv2's other passes.
-    fleet = Fleet(has_idle_parameters=bool(model.config.mediator_layers) or model.config.family == "mdtv2")
+    fleet = Fleet(has_idle_parameters=_has_idle_parameters(model.config, config))
     rows = fleet.rows(config.global_batch_size)
     _check_dtype(config, fleet, reporter)
     run = _identity_of(model, data, config, identity or {})
@@ -116,6 +116,14 @@ def train(
         )
         session.run()
         return _result_of(session, learner, monotonic() - started)
+
+
+def _has_idle_parameters(model: ModelConfig, config: TrainConfig) -> bool:
+    """Whether some passes leave trained parameters out."""
+    if model.family == "mdtv2":
+        return True  # what fills the holes of masked tokens
+    is_single = len(model.mediators) == 1 and config.entries == model.mediators
+    return bool(model.mediator_layers) and not is_single
 
 
 def _check_dtype(config: TrainConfig, fleet: Fleet, reporter: Reporter) -> None:

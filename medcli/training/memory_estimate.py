@@ -17,7 +17,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from medcli.model.shapes import num_params
-from medcli.training.step_pieces import FLOAT_BYTES, Piece, StepShape, block_piece, ends_piece, kinds_of
+from medcli.training.step_pieces import (
+    FLOAT_BYTES,
+    Piece,
+    StepShape,
+    block_piece,
+    ends_piece,
+    kinds_of,
+    stream_bytes,
+)
 
 NUM_MOMENTS = 2
 """AdamW's running means of a gradient and of its square."""
@@ -98,7 +106,8 @@ def footprint_of(step: StepShape, count: int, device: torch.device) -> Footprint
     if step.is_checkpointed:
         # One block at a time is unfolded from its input.
         largest = max(blocks.values(), default=Demand(0, 0))
-        kept += step.stream_bytes * sum(numbers.values()) + largest.kept
+        inputs = {kind: step.micro_batch_size * stream_bytes(step.config, kind.layer) for kind in numbers}
+        kept += sum(inputs[kind] * number for kind, number in numbers.items()) + largest.kept
         wasted = CPU_WASTE_CHECKPOINTED * largest.asked
     else:
         kept += sum(blocks[kind].kept * number for kind, number in numbers.items())

@@ -13,19 +13,23 @@ from torch import nn
 
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
+from medcli.model.geometry import block_names
 from medcli.model.shapes import tensor_shapes
 
 Train = Literal["all", "attention"]
 FIXED = "pos_embed"
-"""A table of numbers, not a weight: it is never trained."""
+"""How the names of positions end: of all families but MDTv2 tables of numbers, not weights, and never trained."""
 
 # The first pattern that matches a name says its group.
 GROUPS: dict[str, re.Pattern[str]] = {
-    "embedding": re.compile(r"(x|t|y)_embedder\.|pos_embed"),
-    "attention projections": re.compile(r"blocks\.\d+\.attn\.(qkv|proj)\."),
-    "mediator tables and convolutions": re.compile(r"blocks\.\d+\.attn\."),
-    "MLP": re.compile(r"blocks\.\d+\.mlp\."),
-    "adaLN": re.compile(r"blocks\.\d+\.adaLN_modulation\."),
+    "embedding": re.compile(r"(x|t|y)_embedder\.|(decoder_)?pos_embed|mask_token"),
+    "between the stages": re.compile(r"(down|up|concat)_blocks\."),
+    "attention projections": re.compile(r"\w*blocks\.\d+\.attn\.(qkv|proj)\."),
+    "tables of offsets": re.compile(r"\w*blocks\.\d+\.attn\.rel_pos_bias\."),
+    "mediator tables and convolutions": re.compile(r"\w*blocks\.\d+\.attn\."),
+    "MLP": re.compile(r"\w*blocks\.\d+\.mlp\."),
+    "adaLN": re.compile(r"\w*blocks\.\d+\.adaLN_modulation\."),
+    "skips": re.compile(r"\w*blocks\.\d+\.skip_linear\."),
     "final layer": re.compile(r"final_layer\."),
 }
 
@@ -91,11 +95,11 @@ def select(config: ModelConfig, train: str = "all", freeze: tuple[str, ...] = ()
             "--train attention trains the blocks with mediators, and this model has none",
             hint="add --mediators 4,16,64, or use --train all",
         )
-    names = [name for name in tensor_shapes(config) if name != FIXED]
+    names = [name for name in tensor_shapes(config) if config.family == "mdtv2" or not name.endswith(FIXED)]
     for prefix in freeze:
         if not any(_stands_in(name, prefix) for name in tensor_shapes(config)):
             raise ConfigError(f"--freeze {prefix!r}: the model has no such part", hint=_nearest(prefix, names))
-    attention = tuple(f"blocks.{layer}.attn" for layer in config.mediator_layers)
+    attention = tuple(f"{block_names(config)[layer]}.attn" for layer in config.mediator_layers)
     trained = frozenset(
         name
         for name in names

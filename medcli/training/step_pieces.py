@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from medcli.config import ModelConfig
-from medcli.errors import ConfigError
 from medcli.model.backbone import Block, DiffusionTransformer, attention_of
-from medcli.model.geometry import blocks
+from medcli.model.geometry import SIDE_BLOCK, block_kinds, block_names, blocks
 from medcli.training.block_calls import called_with
 from medcli.training.objective import LadderObjective, native_time
 from medcli.training.selection import Selection
@@ -26,8 +26,8 @@ from medcli.training.selection import Selection
 Module = TypeVar("Module", bound=nn.Module)
 
 FLOAT_BYTES = 4
-OUTSIDE = ("blocks.", "final_layer.")
-"""What names of parameters start with that no block's input depends on."""
+AFTER_BLOCKS = ("final_layer.", "mask_token", SIDE_BLOCK)
+"""What names of parameters start with that no block's input depends on, unless tokens are masked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,11 +48,14 @@ class StepShape:
     """Whether blocks keep their input alone and run again in the backward pass."""
     teacher: ModelConfig | None = None
     """The network that is distilled."""
+    is_masked: bool = False
+    """Whether a second pass with tokens left out follows each. It is taken to cost as much, which is a little more than
+    it does."""
 
     @property
     def is_accumulated(self) -> bool:
         """Whether the step has several passes."""
-        return self.micro_batch_size < self.num_images
+        return self.is_masked or self.micro_batch_size < self.num_images
 
     @property
     def stream_bytes(self) -> int:
@@ -60,9 +63,10 @@ class StepShape:
         return self.micro_batch_size * stream_bytes(self.config)
 
 
-def stream_bytes(config: ModelConfig) -> int:
-    """What one block hands to the next, for one image."""
-    return config.num_tokens * config.hidden_size * FLOAT_BYTES
+def stream_bytes(config: ModelConfig, layer: int = 0) -> int:
+    """What a block hands to the next, for one image."""
+    place = blocks(config)[layer]
+    return place.num_tokens * place.width * FLOAT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +87,14 @@ class Kind:
 
 
 def kinds_of(step: StepShape) -> Mapping[Kind, int]:
-    """Kinds of blocks, and how many there are of each.
-
-    Raises:
-        ConfigError: If the network is not one block after the other.
-    """
-    if step.config.has_relative_bias:
-        raise ConfigError(f"steps of {step.config.family} models can't be estimated yet", hint="leave --dry-run out")
+    """Kinds of blocks, and how many there are of each."""
     found: list[Kind] = []
-    first_of: dict[tuple[bool, frozenset[str], bool], Kind] = {}
-    is_reached = any(not name.startswith(OUTSIDE) for name in step.selection.trained)
-    for layer in range(step.config.depth):
-        start = f"blocks.{layer}."
+    first_of: dict[tuple[int, bool, frozenset[str], bool], Kind] = {}
+    starts = tuple(f"{name}." for name in block_names(step.config))
+    is_reached = any(not name.startswith((*starts, *AFTER_BLOCKS)) for name in step.selection.trained)
+    for layer, (shape, start) in enumerate(zip(block_kinds(step.config), starts, strict=True)):
         trained = frozenset(name[len(start) :] for name in step.selection.trained if name.startswith(start))
-        key = (layer in step.config.mediator_layers, trained, is_reached)
+        key = (shape, layer in step.config.mediator_layers, trained, is_reached)
         found.append(first_of.setdefault(key, Kind(layer, trained, is_reached)))
         is_reached = is_reached or bool(trained)
     return Counter(found)
@@ -120,23 +118,29 @@ def block_piece(step: StepShape, kind: Kind, device: torch.device) -> Piece:
     zeroed(block, kind.trained, device)
 
     def forward(num_images: int, count: int) -> Tensor:
-        x_BND = torch.zeros(num_images, config.num_tokens, config.hidden_size, device=device)
-        x_BND.requires_grad_(kind.is_reached)
+        def tokens() -> Tensor:
+            zeros_BND = torch.zeros(num_images, place.num_tokens, place.width, device=device)
+            return zeros_BND.requires_grad_(kind.is_reached)
+
+        joined = {"skip_BND": tokens()} if place.has_skip else {}
         condition_BD = torch.zeros(num_images, config.hidden_size, device=device)
         with called_with([block], device=device, dtype=step.dtype, is_checkpointed=step.is_checkpointed):
-            output_BND: Tensor = block(x_BND, condition_BD, count)
+            output_BND: Tensor = block(tokens(), condition_BD, count, **joined)
         return output_BND
 
     return Piece(block, forward)
 
 
 def ends_piece(step: StepShape, device: torch.device) -> Piece:
-    """Embedding, final layer and loss: the network without its blocks, with zeros for weights."""
-    config = step.config
+    """The network with blocks that pass on what they get: embedding, final layer, loss; zeros for weights."""
+    config = replace(step.config, mediators=(), mediator_layers=())
     with torch.device("meta"):
-        model = DiffusionTransformer(replace(config, depth=1, mediators=(), mediator_layers=()))
-    model.blocks = nn.ModuleList()
-    objective = LadderObjective(zeroed(model, step.selection.trained, device))
+        model = DiffusionTransformer(config)
+    for name in block_names(config):
+        model.set_submodule(name, nn.Identity())
+    zeroed(model, step.selection.trained, device)
+    model.forward = partial(model.forward, run_block=_pass_on)  # type: ignore[method-assign]
+    objective = LadderObjective(model)
 
     def forward(num_images: int, count: int) -> Tensor:
         del count
@@ -147,6 +151,10 @@ def ends_piece(step: StepShape, device: torch.device) -> Piece:
         return loss
 
     return Piece(objective, forward)
+
+
+def _pass_on(block: nn.Module, x_BND: Tensor, *unused: object, **joined: object) -> Tensor:
+    return x_BND
 
 
 def zeroed(module: Module, trained: Iterable[str], device: torch.device) -> Module:

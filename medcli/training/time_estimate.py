@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from medcli.config import ModelConfig
 from medcli.runtime.timing import Clock
 from medcli.training.ladder_rule import counts_of_step
 from medcli.training.learner import optimizer_of
+from medcli.training.selection import Selection
 from medcli.training.step_pieces import Kind, Piece, StepShape, block_piece, ends_piece, kinds_of
 
 CPU_STREAM_BYTES = 2**20
@@ -27,7 +29,7 @@ class TimeEstimate:
     """Seconds of a step in one process."""
 
     passes: float
-    """Forward and backward, averaged over the mediator counts as often as they are trained."""
+    """Forward and backward, averaged over the mediator counts as often as they are trained; the teacher's forward."""
     update: float
     """Clipping, AdamW and the moving average."""
     num_timed_images: int
@@ -49,11 +51,18 @@ def estimate_seconds(step: StepShape, rule: str, device: torch.device, clock: Cl
     pieces = _Pieces(step, timed, device, clock)
     seconds = {count: pieces.whole_seconds(count) for count in step.entries}
     mean = sum(share * seconds[count] for count, share in count_shares(rule, step.entries).items())
+    if step.teacher is not None:
+        mean += _Pieces(_answering(step, step.teacher), timed, device, clock).whole_seconds(0)
     return TimeEstimate(
-        passes=mean / timed * step.num_images,
+        passes=(2 if step.is_masked else 1) * mean / timed * step.num_images,
         update=_update_seconds(step, device, clock),
         num_timed_images=timed,
     )
+
+
+def _answering(step: StepShape, teacher: ModelConfig) -> StepShape:
+    """What a teacher does for a step: nothing of it is trained."""
+    return replace(step, config=teacher, selection=Selection(frozenset(), teacher), teacher=None)
 
 
 def count_shares(rule: str, entries: tuple[int, ...]) -> dict[int, float]:

@@ -18,7 +18,9 @@ from medcli.runtime.device import own_device
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, launch_remark, this_process
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.training.calibration import check_calibration
 from medcli.training.config import AUTO, NEVER, TrainConfig
+from medcli.training.fleet import equal_share
 from medcli.training.masking import mask_sites
 from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
@@ -107,6 +109,7 @@ class FinetuneSetup:
             dtype=DTYPES[training.dtype],
             is_checkpointed=training.checkpoint_activations,
             teacher=self.teacher.config if self.teacher else None,
+            is_masked=training.masking is not None,
         )
 
 
@@ -120,6 +123,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     told = reporter if processes.is_first else Silent()
     device = own_device(request.device, processes)
     _check_machine(request.training, device)
+    equal_share(request.training.global_batch_size, processes.count)
     seed = request.training.seed
     start = find_start(request.start, seed=seed, data=request.data, autoencoder=request.vae)
     training = _in_pieces(_training(request, start), start.config, device, processes)
@@ -190,6 +194,8 @@ def _training(request: FinetuneRequest, start: Start) -> TrainConfig:
             )
     if request.calibrate and not config.mediators:
         raise ConfigError("--calibrate fits mediators, and this model has none", hint="add --mediators 4,16,64")
+    if request.calibrate:
+        check_calibration(config)
     if request.calibrate and request.start.preset is not None:
         raise ConfigError(
             "--calibrate fits mediators to a trained network, and a preset has fresh weights",

@@ -13,7 +13,7 @@ from medcli.checkpoint.writer import save_checkpoint
 from medcli.workflows.digits_model import MODEL, SAMPLING
 from tests.unit.data.test_autoencoder import save_tiny_autoencoder
 from tests.unit.data.tiny_data import save_classes
-from tests.unit.training.small_models import shaken
+from tests.unit.training.small_models import EDT_MODEL, MDT_MODEL, shaken
 
 SMALL = dataclasses.replace(MODEL, hidden_size=16, depth=2, num_heads=2, mediators=(1, 4), mediator_layers=(0,))
 
@@ -285,6 +285,19 @@ def test_a_dry_run_knows_the_steps_that_are_done(run_cli, small_model):
     trained(run_cli)
     plan = json.loads(train(run_cli, "--steps", 10, "--dry-run", "--json").out)
     assert (plan["steps_done"], plan["total_secs"]) == (4, pytest.approx(6 * plan["step_secs"]))
+
+
+@pytest.mark.parametrize("config", [EDT_MODEL, MDT_MODEL], ids=lambda config: config.family)
+def test_other_families_are_planned_and_trained(run_cli, empty_folder, config):
+    save_classes(empty_folder / "photos", {"cat": 3, "dog": 2, "eel": 1}, size=(24, 20))
+    save_checkpoint("small.safetensors", config, shaken(config).state_dict())
+    words = ("--data", "photos", "--mediators", "1,4", "--layers", "0", "--steps", 2)
+    plan = json.loads(train(run_cli, *words, "--dry-run", "--json").out)
+    report = trained(run_cli, *words)
+    assert plan["num_trained"] == report["num_trained"]
+    assert describe(report["output"]).config.mediators == (1, 4)
+    refused = train(run_cli, *words, "--calibrate", "-o", "calibrated")
+    assert (refused.code, f"calibration is for dit and sit models, this is {config.family}" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from medcli.training.calibration import CalibrationConfig, calibrate, output_err
 from medcli.training.convolution_fit import NormalEquations
 from medcli.training.layer_fit import Layer, solve_convolution
 from medcli.training.noise_states import noise_states
-from tests.unit.training.small_models import LADDER_MODEL, shaken
+from tests.unit.training.small_models import EDT_MODEL, LADDER_MODEL, MDT_MODEL, shaken
 
 FEW = CalibrationConfig(num_images=12, held_out=3, num_times=3, steps=15, network_steps=4, batch_size=8)
 
@@ -178,6 +178,13 @@ def test_a_layer_that_fitting_makes_worse_stays_as_it_was() -> None:
     errors = calibrate(model, seed=0, config=reckless)
     assert all(error.after == error.before for error in errors)
     assert changed(model, before) == set()
+
+
+@pytest.mark.parametrize("config", [EDT_MODEL, MDT_MODEL], ids=lambda config: config.family)
+def test_families_with_another_stream_are_refused(config: ModelConfig) -> None:
+    mediated = dataclasses.replace(config, mediators=(4,), mediator_layers=(0,))
+    with pytest.raises(ConfigError, match=f"calibration is for dit and sit models, this is {config.family}"):
+        calibrate(shaken(mediated), seed=0)
 
 
 def test_narrow_weights_and_empty_settings_are_refused() -> None:

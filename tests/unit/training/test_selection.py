@@ -6,16 +6,32 @@ import math
 import pytest
 
 from medcli.errors import ConfigError
+from medcli.model.backbone import DiffusionTransformer
+from medcli.model.geometry import block_names
 from medcli.model.shapes import num_params, tensor_shapes
 from medcli.presets import preset_config
 from medcli.training.selection import FIXED, select
-from tests.unit.training.small_models import LADDER_MODEL, shaken
+from tests.unit.training.small_models import EDT_MODEL, LADDER_MODEL, MDT_MODEL, shaken
 
 DEEP = dataclasses.replace(LADDER_MODEL, depth=11, mediator_layers=(0, 1))
 
 
 def test_everything_but_the_position_table_is_trained():
     assert select(LADDER_MODEL).trained == frozenset(tensor_shapes(LADDER_MODEL)) - {FIXED}
+
+
+@pytest.mark.parametrize("config", [LADDER_MODEL, EDT_MODEL, MDT_MODEL], ids=lambda config: config.family)
+def test_what_a_family_learns_is_known_without_the_network(config):
+    learnt = {name for name, parameter in DiffusionTransformer(config).named_parameters() if parameter.requires_grad}
+    assert select(config).trained == learnt
+
+
+@pytest.mark.parametrize("config", [EDT_MODEL, MDT_MODEL], ids=lambda config: config.family)
+def test_attention_of_other_families_is_found_where_it_stands(config):
+    mediated = dataclasses.replace(config, mediators=(4,), mediator_layers=(0, config.depth - 1))
+    parts = {".".join(name.split(".")[:3]) for name in select(mediated, "attention").trained}
+    first, last = block_names(config)[0], block_names(config)[-1]
+    assert parts == {f"{first}.attn", f"{last}.attn"}
 
 
 def test_attention_is_that_of_the_blocks_with_mediators():
@@ -33,6 +49,9 @@ def test_a_part_is_not_what_its_name_begins_with():
 
 
 def test_groups_count_every_parameter_once():
+    for config in (EDT_MODEL, MDT_MODEL):
+        selection = select(config)
+        assert selection.num_trained + selection.num_frozen == num_params(config)
     for config in (LADDER_MODEL, preset_config("SiT-S/2")):
         selection = select(config, "all", ("blocks.0",))
         groups = selection.groups()

@@ -9,7 +9,7 @@ from medcli.runtime.timing import Clock
 from medcli.training.selection import select
 from medcli.training.step_pieces import StepShape
 from medcli.training.time_estimate import RUNS, count_shares, estimate_seconds
-from tests.unit.training.small_models import LADDER_MODEL
+from tests.unit.training.small_models import EDT_MODEL, LADDER_MODEL, MDT_MODEL
 
 STEP = StepShape(
     config=dataclasses.replace(LADDER_MODEL, depth=5, mediator_layers=(0, 1)),
@@ -51,6 +51,22 @@ def test_each_kind_is_timed_once_a_count_it_knows():
     _, ticking = estimate(dataclasses.replace(STEP, selection=select(STEP.config)))
     pieces = 1 + 3 + 1  # ends; a block with mediators at 0, 1 and 4; a dense block
     assert ticking.looks == 2 * RUNS * (pieces + 1)  # before and after each run; the update is timed, too
+
+
+def test_a_teacher_answers_and_a_masked_pass_comes_beside():
+    plain = estimate()[0].passes
+    taught = estimate(dataclasses.replace(STEP, teacher=LADDER_MODEL))[0].passes
+    answer = 1 + LADDER_MODEL.depth  # its ends and blocks
+    assert taught == pytest.approx(plain + answer / 6 * 12)
+    assert estimate(dataclasses.replace(STEP, is_masked=True))[0].passes == pytest.approx(2 * plain)
+
+
+@pytest.mark.parametrize("config", [EDT_MODEL, MDT_MODEL], ids=lambda config: config.family)
+def test_blocks_of_every_stage_are_timed(config):
+    step = dataclasses.replace(STEP, config=config, selection=select(config), entries=(0,))
+    seconds, ticking = estimate(step)
+    assert seconds.passes == pytest.approx((1 + config.depth) / 6 * 12)
+    assert ticking.looks == 2 * RUNS * (1 + 3 + 1)  # ends, three kinds of blocks, the update
 
 
 def test_shares_are_those_of_the_rule():
