@@ -93,7 +93,7 @@ def train(
         KeyboardInterrupt: At Ctrl-C or SIGTERM, once the run is saved.
     """
     started = monotonic()
-    fleet = Fleet(has_idle_parameters=_has_idle_parameters(model.config, config))
+    fleet = Fleet(has_idle_parameters=has_idle_parameters(model.config, config))
     rows = fleet.rows(config.global_batch_size)
     _check_dtype(config, fleet, reporter)
     run = _identity_of(model, data, config, identity or {})
@@ -118,7 +118,7 @@ def train(
         return _result_of(session, learner, monotonic() - started)
 
 
-def _has_idle_parameters(model: ModelConfig, config: TrainConfig) -> bool:
+def has_idle_parameters(model: ModelConfig, config: TrainConfig) -> bool:
     """Whether some passes leave trained parameters out."""
     if model.family == "mdtv2":
         return True  # what fills the holes of masked tokens

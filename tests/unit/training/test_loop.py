@@ -7,10 +7,11 @@ import torch
 from medcli.data.training_set import ArraySet
 from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.reporting import Silent
-from medcli.training.loop import train
+from medcli.training.config import TrainConfig
+from medcli.training.loop import has_idle_parameters, train
 from medcli.training.objective import LossConfig
 from tests.unit.training.runs import DATA, MODEL, RUN, Told, fresh, last_state, run, same_average, same_tensors
-from tests.unit.training.small_models import shaken
+from tests.unit.training.small_models import EDT_MODEL, LADDER_MODEL, MDT_MODEL, shaken
 
 TIMED = "images_per_sec"
 
@@ -109,6 +110,29 @@ def test_a_compiled_network_learns_the_same(tmp_path, monkeypatch):
     assert len(asked) == 1
     for name, value in plain.ema.items():
         torch.testing.assert_close(traced.ema[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "entries"),
+    [
+        (LADDER_MODEL, (0, 1, 4)),
+        (LADDER_MODEL, (4,)),
+        (replace(LADDER_MODEL, mediators=(4,)), (4,)),
+        (replace(LADDER_MODEL, mediators=(4,)), (0, 4)),
+        (replace(LADDER_MODEL, mediators=(), mediator_layers=()), (0,)),
+        (EDT_MODEL, (0,)),
+        (MDT_MODEL, (0,)),
+    ],
+)
+def test_idle_parameters_are_those_that_some_pass_gives_no_gradient(config, entries):
+    model, is_idle = shaken(config), False
+    time = torch.full((2,), 0.5) if config.family == "sit" else torch.tensor([5, 500])
+    latent = torch.randn(2, config.in_channels, config.latent_size, config.latent_size)
+    for count in entries:
+        model.zero_grad()
+        model(latent, time, torch.tensor([0, 1]), count).sum().backward()
+        is_idle |= any(value.grad is None for value in model.parameters() if value.requires_grad)
+    assert has_idle_parameters(config, TrainConfig(steps=1, entries=entries)) == is_idle
 
 
 def test_frozen_parameters_stay_and_cost_nothing(tmp_path):
