@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from medcli.workflows.analyze_report import AnalyzeReport, AttentionFindings
+    from medcli.workflows.analyze_suggestion import Suggestion
 
 ANALYSIS = "Analysis"
 
@@ -167,10 +168,7 @@ def _attention(found: AttentionFindings) -> list[Text]:
     lines = [
         f"{claims[name]}: {'yes' if seen.holds else 'no'}. {seen.text}" for name, seen in found.observations.items()
     ]
-    advice = found.suggestion
-    layers = ",".join(map(str, advice.layers)) or "none"
-    counts = ",".join(map(str, advice.mediators)) or "none"
-    lines.append(f"suggestion: layers {layers}, mediators {counts}: {advice.reason}")
+    lines.append(advice_line(found.suggestion))
     drawn = f" Pairs were drawn: at most {found.pair_error:.1g} nats of error an image and head."
     return [
         Text(),
@@ -178,6 +176,20 @@ def _attention(found: AttentionFindings) -> list[Text]:
         Text(MAP_CAPTION + "." + ("" if found.is_exact else drawn)),
         *(Text(f"\n{line}") for line in lines),
     ]
+
+
+def advice_line(advice: Suggestion) -> str:
+    """The suggestion in a line."""
+    from medcli.workflows.analyze_attention import layer_words
+
+    if not advice.layers:
+        return f"suggestion: no mediators: {advice.reason}"
+    counts = ",".join(map(str, advice.mediators))
+    savings = " to ".join(f"{saving:.1f}" for saving in sorted({advice.saving_percent[-1], advice.saving_percent[0]}))
+    return (
+        f"suggestion: {layer_words(advice.layers)} with mediators {counts}, saving {savings} % of the multiply-adds: "
+        f"{advice.reason}"
+    )
 
 
 def threshold_table(report: AnalyzeReport) -> Table:

@@ -120,13 +120,14 @@ def falls_with_progress(seen: AttentionMap) -> Observation:
     more = [layer for layer, down in enumerate(rise_D < -SIGMAS * error_D) if down]
     text = (
         f"From the first to the last quarter of the way the mean divergence changes by {rise:+.3f} +- {error:.3f} nats;"
-        f" redundancy falls in {_layers(less)} and grows in {_layers(more)}."
+        f" redundancy falls in {layer_words(less)} and grows in {layer_words(more)}."
     )
     values = {"rise": rise, "rise_error": error, "layers_falling": less, "layers_growing": more}
     return Observation(holds=rise > SIGMAS * error, text=text, values=values)
 
 
-def _layers(numbers: Sequence[int]) -> str:
+def layer_words(numbers: Sequence[int]) -> str:
+    """Rising layer numbers in a sentence."""
     if not numbers:
         return "no layer"
     return f"layer{'s' if len(numbers) > 1 else ''} {ranges(numbers)}"

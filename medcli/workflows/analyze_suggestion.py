@@ -17,7 +17,7 @@ import numpy as np
 
 from medcli.config import ModelConfig
 from medcli.engine.cost import pass_gmacs
-from medcli.workflows.analyze_attention import AttentionMap, ranges
+from medcli.workflows.analyze_attention import AttentionMap, layer_words
 
 SHARE = 4
 """Mediators pay below half of the tokens; a quarter halves what attention costs, and leaves room for a guess."""
@@ -70,9 +70,9 @@ def suggest(seen: AttentionMap, config: ModelConfig) -> Suggestion:
     dense = pass_gmacs(converted, 0)
     left = [layer for layer in range(len(peak_D)) if layer not in layers]
     reason = (
-        f"in layers {ranges(layers)} at most {peak_D[layers].max():.1f} of {tokens_D[layers].max()} queries really "
+        f"in {layer_words(layers)} at most {peak_D[layers].max():.1f} of {tokens_D[layers].max()} queries really "
         f"differ in any head and step, and n mediators can tell at most n apart"
-        + (f"; layers {ranges(left)} ask for more than a quarter of their tokens" if left else "")
+        + (f"; {layer_words(left)} would need more than a quarter of the tokens" if left else "")
         + f". By thirds of the way the need is {', '.join(f'{need:.1f}' for need in _needs(seen, layers))}."
     )
     return Suggestion(

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from medcli.cli.analyze import advice_line
 from medcli.cli.heat_map import heat_map
 from medcli.workflows import analyze as workflow
+from medcli.workflows.analyze_suggestion import Suggestion
 from tests.conftest import RunCli
 from tests.unit.engine.tiny import PIXELS, save, with_ladder
 
@@ -60,13 +62,29 @@ def test_an_analysis_writes_its_map_its_curves_and_its_numbers(run_cli: RunCli, 
 def test_a_person_sees_the_map_the_findings_and_the_thresholds(run_cli: RunCli, dense: Path) -> None:
     result = run_cli("analyze", dense, *FEW)
     assert result.code == 0, result.err
-    for part in ("layer 0", "layer 1", "redundant early: ", "redundancy falls with progress: ", "suggestion: layers"):
+    for part in (
+        "layer 0",
+        "layer 1",
+        "redundant early: ",
+        "redundancy falls with progress: ",
+        "suggestion: layers 0-1 with mediators",
+    ):
         assert part in result.out
+    assert "suggestion: layers 0-1 with mediators 4, saving " in result.out
     assert "0.99" in result.out
     assert "\x1b" not in result.out
     # The suggestion can be run as it stands.
     line = next(line for line in result.err.splitlines() if line.startswith("hint: medcli convert"))
     assert run_cli(*line.split()[2:]).code == 0
+
+
+def test_where_nothing_is_suggested_the_reason_stands() -> None:
+    none = Suggestion(layers=(), mediators=(), saving_percent=(), reason="too different")
+    assert advice_line(none) == "suggestion: no mediators: too different"
+    ladder = Suggestion(layers=(0, 1, 5), mediators=(4, 16, 36), saving_percent=(9.0, 8.04, 6.0), reason="alike")
+    assert advice_line(ladder) == (
+        "suggestion: layers 0-1,5 with mediators 4,16,36, saving 6.0 to 9.0 % of the multiply-adds: alike"
+    )
 
 
 def test_the_same_command_gives_the_same_files(run_cli: RunCli, dense: Path) -> None:
