@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medcli.cli import options
+from medcli.cli import amm_options, options
 from medcli.cli.output import output_of, printable, table_of
 from medcli.errors import ConfigError
 
@@ -55,6 +55,16 @@ CfgIntervalOpt = Annotated[
         "--cfg-interval",
         metavar="LO,HI",
         help="Part of the way that is guided, in [0, 1]; outside it the null half is not computed.",
+        rich_help_panel=options.SAMPLING,
+    ),
+]
+CfgPowerOpt = Annotated[
+    float | None,
+    typer.Option(
+        "--cfg-power",
+        min=0,
+        metavar="P",
+        help="Guidance that grows over the way, the later the higher P; 0: constant. MDTv2: 4.",
         rich_help_panel=options.SAMPLING,
     ),
 ]
@@ -108,6 +118,10 @@ def sample(
     cfg_scale: options.CfgScaleOpt = None,
     cfg_channels: options.CfgChannelsOpt = None,
     cfg_interval: CfgIntervalOpt = None,
+    cfg_power: CfgPowerOpt = None,
+    amm: amm_options.AmmOpt = None,
+    amm_blocks: amm_options.AmmBlocksOpt = None,
+    amm_form: amm_options.AmmFormOpt = None,
     batch_size: options.BatchSizeOpt = None,
     device: options.DeviceOpt = None,
     dtype: options.DtypeOpt = "fp32",
@@ -151,6 +165,8 @@ def sample(
         cfg_scale=cfg_scale,
         cfg_channels=cfg_channels,
         cfg_interval=parse_interval(cfg_interval) if cfg_interval is not None else None,
+        cfg_power=cfg_power,
+        amm=amm_options.parse_amm(amm, amm_blocks, amm_form),
         num_images=num_images,
         classes=None if classes == "all" else options.parse_ints(classes, "--classes"),
         label_sampling=label_sampling,
@@ -205,12 +221,14 @@ def summary(report: SampleReport) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    saving = f"{100 * (1 - report.gmacs_per_image / report.gmacs_dense):.1f}"
+    # Added to 0, a rounded -0.0 loses its sign.
+    saving = f"{round(100 * (1 - report.gmacs_per_image / report.gmacs_dense), 1) + 0:.1f}"
     rate = "-" if report.images_per_sec is None else f"{report.images_per_sec:.2f}"
     gmacs = (report.gmacs_per_image, report.gmacs_done_per_image, report.gmacs_dense)
     costs = (f"{report.nfe:g}", *(f"{cost:.4g}" for cost in gmacs), saving, rate)
     columns = ("images", "new", "calls an image", "GMACs an image", "done", "if dense", "saved %", "images/s")
-    totals = table_of(columns, [(report.num_images, report.num_new, *costs)], caption=COSTS)
+    caption = COSTS if report.amm is None else f"{COSTS}\n{amm_options.in_words(report.amm)}"
+    totals = table_of(columns, [(report.num_images, report.num_new, *costs)], caption=caption)
     where = Text(f"wrote {printable(report.output)}")
     return Group(where, totals, switch_table(report)) if len(report.counts) > 1 else Group(where, totals)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from medcli.config import ModelConfig
-from medcli.diffusion.guidance import REFERENCE_CHANNELS, combine
+from medcli.diffusion.guidance import REFERENCE_CHANNELS, combine, power_cosine_scale
+from medcli.diffusion.interpolant import over_images
 from medcli.diffusion.steps import Predict
 from medcli.errors import ConfigError
 from medcli.model.backbone import Block, DiffusionTransformer, RunBlock
@@ -49,6 +51,8 @@ class Guidance:
 
     Source: arXiv 2404.07724.
     """
+    power: float | None = None
+    """The scale grows over the timesteps, the later the higher this is (`power_cosine_scale`); None: it is constant."""
 
     def __post_init__(self) -> None:
         low, high = self.interval
@@ -57,6 +61,8 @@ class Guidance:
                 f"--cfg-interval {low:g},{high:g}: expected 0 <= LO <= HI <= 1",
                 hint="0 is the start of the first solver step, 1 the end of the last",
             )
+        if self.power is not None and not 0 < self.power < math.inf:
+            raise ConfigError(f"--cfg-power must be a positive number, got {self.power:g}", hint="MDTv2's is 4")
 
     @property
     def is_on(self) -> bool:
@@ -142,6 +148,9 @@ def guided(stage: Stage, label_B: Tensor, guidance: Guidance) -> Predict:
     def predict(x_BCYX: Tensor, t_B: Tensor) -> Tensor:
         output = stage.network(torch.cat([x_BCYX, x_BCYX]), torch.cat([t_B, t_B]), both_labels)
         cond, null = output.chunk(2)
-        return combine(cond, null, guidance.scale, guidance.channels, latent_channels=x_BCYX.shape[1])
+        scale: float | Tensor = guidance.scale
+        if guidance.power is not None:
+            scale = over_images(power_cosine_scale(guidance.scale, guidance.power, t_B), x_BCYX)
+        return combine(cond, null, scale, guidance.channels, latent_channels=x_BCYX.shape[1])
 
     return predict

@@ -116,5 +116,9 @@ def check_plan(config: ModelConfig, plan: SamplingPlan) -> None:
             )
     if plan.guidance.is_on and not config.has_null_class:
         raise ConfigError("this model has no null class, so it can't be guided", hint="pass --cfg-scale 1")
+    if plan.guidance.power is not None and not config.is_gaussian:
+        raise ConfigError(
+            "--cfg-power is for models of integer timesteps, not for SiT", hint="leave it out; try --cfg-interval"
+        )
     if plan.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1, got {plan.batch_size}")

@@ -9,6 +9,9 @@ from typing import Any
 from medcli.checkpoint.reader import CheckpointInfo, describe
 from medcli.metrics.macs import closed_form_macs
 
+FAMILY_SETTINGS = ("stage_depths", "stage_widths", "stage_heads", "decoder_depth")
+"""Shown where a family has them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InspectRequest:
@@ -31,7 +34,7 @@ class InspectReport:
     """Multiply-adds of one forward pass of one image, 10^9; with mediators, at the ladder's largest count."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values: the keys of the contract, then stages or decoder of a family that has them."""
         config = self.info.config
         return {
             "family": config.family,
@@ -51,6 +54,7 @@ class InspectReport:
             "weights_available": list(self.info.weights_available),
             "autoencoder": config.autoencoder,
             "gmacs": self.gmacs,
+            **{name: config.to_json()[name] for name in FAMILY_SETTINGS if getattr(config, name)},
         }
 
 

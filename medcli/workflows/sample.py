@@ -25,6 +25,7 @@ from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
 from medcli.version import __version__
+from medcli.workflows.sample_amm import amm_report
 from medcli.workflows.sample_making import Making
 from medcli.workflows.sample_settings import SampleRequest, SampleSetup, model_name, picture_settings, set_up
 
@@ -57,10 +58,12 @@ class SampleReport:
     """Solver steps of an image; 0 for adaptive solvers."""
     num_new: int = 0
     """Images made by this run."""
+    amm: dict[str, Any] | None = None
+    """Attention modulation and what it costs, see `amm_report`; None without."""
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of the contract, and `gmacs_done_per_image`."""
-        return {"output": self.output, "num_images": self.num_images, **self.totals()}
+        """The keys of the contract, and `gmacs_done_per_image` and `amm`."""
+        return {"output": self.output, "num_images": self.num_images, **self.totals(), "amm": self.amm}
 
     def totals(self) -> dict[str, Any]:
         """What the manifest keeps of a finished run."""
@@ -206,4 +209,5 @@ def _report(folder: SampleFolder, setup: SampleSetup, sessions: list[dict[str, A
         switch_steps=totals.switch_steps,
         counts=plan.schedule.counts,
         num_steps=num_steps,
+        amm=None if setup.amm is None else amm_report(setup.amm, config),
     )

@@ -58,7 +58,7 @@ USES = (
         "--last-step mean, tweedie or euler",
     ),
     Use(
-        ("cfg_channels", "cfg_interval"),
+        ("cfg_channels", "cfg_interval", "cfg_power"),
         "cfg_scale",
         lambda plan: f"{plan.guidance.scale:g}",
         lambda plan: plan.guidance.scale != 1.0,

@@ -82,6 +82,7 @@ class Making:
                 weights=request.weights,
                 device=self.device,
                 dtype=self.dtype,
+                amm=self.setup.amm,
             )
             for info in self.setup.infos
         ]

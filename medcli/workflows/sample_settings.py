@@ -18,12 +18,16 @@ from medcli.engine.labels import Labels, LabelSampling
 from medcli.engine.networks import ALWAYS, Guidance
 from medcli.engine.plan import FAMILY_SAMPLERS, SamplingPlan, check_plan
 from medcli.errors import ConfigError
+from medcli.model.amm import Amm
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule, choose_schedule
+from medcli.workflows.sample_amm import AmmWish, choose_amm
 from medcli.workflows.sample_defaults import sampling_defaults
 from medcli.workflows.sample_flags import refuse_idle_flags
 
-DEFAULT_CFG_SCALE = 1.5
+DEFAULT_CFG_SCALES = {"dit": 1.5, "sit": 1.5, "edt": 2.0, "mdtv2": 3.8}
+"""Guidance of the papers' guided results. Source: reference-facts 1.8; edt-facts 4 and 5."""
+DEFAULT_CFG_POWERS = {"mdtv2": 4.0}
 ODE_SOLVER = "heun"
 """Default of `ode`: unlike the references' dopri5 it has fixed steps, which the dynamic schedule needs."""
 CPU_ACTIVATION_BYTES = 16 << 20
@@ -67,6 +71,10 @@ class SampleRequest:
     """`3` or `all`."""
     cfg_interval: tuple[float, float] | None = None
     """Progress at which guidance starts and ends; None: the whole way."""
+    cfg_power: float | None = None
+    """How late guidance grows; 0: it is constant."""
+    amm: AmmWish | None = None
+    """Attention modulation."""
     classes: tuple[int, ...] | None = None
     """None: all of them."""
     label_sampling: str = "equal"
@@ -87,6 +95,7 @@ class SampleSetup:
     infos: tuple[CheckpointInfo, ...]
     """The checkpoint of each ladder entry; one for all if there is only one."""
     plan: SamplingPlan
+    amm: Amm | None
     output: Path
 
     @property
@@ -126,12 +135,13 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
         seed=request.seed,
         batch_size=request.batch_size or default_batch_size(config, device_type),
     )
+    amm = choose_amm(request.amm, [info.config for info in infos])
     for info in infos:
         check_plan(info.config, plan)
     refuse_idle_flags(request, plan)
     stem = infos[0].path.stem if len(infos) == 1 else "-".join(info.path.stem for info in infos)
     output = request.output or Path("samples") / f"{stem}-{plan.schedule.kind}-{request.seed}"
-    return SampleSetup(infos=infos, plan=plan, output=output)
+    return SampleSetup(infos=infos, plan=plan, amm=amm, output=output)
 
 
 def _checkpoints(request: SampleRequest) -> tuple[tuple[CheckpointInfo, ...], tuple[int, ...]]:
@@ -180,16 +190,24 @@ def choose_sampler(request: SampleRequest, config: ModelConfig, defaults: Mappin
 
 
 def choose_guidance(request: SampleRequest, config: ModelConfig, defaults: Mapping[str, Any]) -> Guidance:
-    """The guidance: scale 1.5 unless told otherwise, on upstream's three channels of latents, on all of pixels."""
+    """The guidance: the papers' unless told otherwise, on upstream's three channels of latents, on all of pixels."""
     scale = request.cfg_scale
     if scale is None:
-        scale = defaults.get("cfg_scale", DEFAULT_CFG_SCALE if config.has_null_class else 1.0)
+        scale = defaults.get("cfg_scale", DEFAULT_CFG_SCALES[config.family] if config.has_null_class else 1.0)
     if not scale >= 0 or scale == float("inf"):
         raise ConfigError(f"--cfg-scale must be a number >= 0, got {scale}", hint="try --cfg-scale 1.5; 1 is off")
     is_pixels = config.autoencoder is None or config.in_channels < 4
     channels = request.cfg_channels or defaults.get("cfg_channels", "all" if is_pixels else "3")
     interval = ALWAYS if request.cfg_interval is None else request.cfg_interval
-    return Guidance(scale=float(scale), channels=None if channels == "all" else int(channels), interval=interval)
+    power = request.cfg_power
+    if power is None and scale != 1.0:
+        power = DEFAULT_CFG_POWERS.get(config.family)
+    return Guidance(
+        scale=float(scale),
+        channels=None if channels == "all" else int(channels),
+        interval=interval,
+        power=power or None,
+    )
 
 
 def _schedule(request: SampleRequest, held: tuple[int, ...], defaults: Mapping[str, Any]) -> Schedule:
@@ -244,6 +262,7 @@ def picture_settings(setup: SampleSetup, request: SampleRequest) -> dict[str, An
         "schedule": plan.schedule.to_json(),
         "sampler": plan.sampler.to_json(),
         "guidance": _guidance_settings(plan.guidance),
+        "amm": None if setup.amm is None else setup.amm.to_json(),
         "labels": {"classes": list(plan.labels.classes), "sampling": plan.labels.sampling},
         "seed": plan.seed,
         "dtype": request.dtype,
@@ -254,8 +273,12 @@ def picture_settings(setup: SampleSetup, request: SampleRequest) -> dict[str, An
 def _guidance_settings(guidance: Guidance) -> dict[str, Any] | None:
     if not guidance.is_on:
         return None
-    settings = {"scale": guidance.scale, "channels": guidance.channels}
-    return {**settings, "interval": list(guidance.interval)} if guidance.is_partial else settings
+    settings: dict[str, Any] = {"scale": guidance.scale, "channels": guidance.channels}
+    if guidance.is_partial:
+        settings["interval"] = list(guidance.interval)
+    if guidance.power is not None:
+        settings["power"] = guidance.power
+    return settings
 
 
 def sha256_of(path: Path) -> str:

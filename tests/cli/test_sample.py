@@ -37,6 +37,7 @@ KEYS = {
     "seconds",
     "images_per_sec",
     "switch_steps_mean",
+    "amm",
 }
 
 Sample = Callable[..., Result]

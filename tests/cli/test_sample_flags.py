@@ -32,6 +32,7 @@ IDLE: tuple[tuple[str, str, str], ...] = (
     ("--last-step-size 0.1", "--last-step none", "--last-step mean"),
     ("--cfg-interval 0,0.5", "--cfg-scale 1", "other than 1"),
     ("--cfg-channels all", "--cfg-scale 1", "other than 1"),
+    ("--cfg-power 0", "--cfg-scale 1", "other than 1"),
 )
 
 

@@ -9,7 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import medcli
-from medcli.diffusion.guidance import combine, power_cosine_scale
+from medcli.diffusion.guidance import combine
+from medcli.engine.generate import generate
+from medcli.engine.labels import Labels
+from medcli.engine.networks import Guidance, guided, stages_of
+from medcli.engine.plan import SamplingPlan
 from medcli.metrics.macs import macs_by_operator
 from medcli.metrics.traced_macs import trace_costs
 from medcli.model.amm import modulation_matrix
@@ -18,6 +22,8 @@ from medcli.model.init import initialise
 from medcli.model.positions import position_table
 from medcli.model.shapes import num_params, tensor_shapes
 from medcli.presets import preset_config
+from medcli.sampler_config import SamplerConfig
+from medcli.schedule.spec import FULL
 from tests.golden.families_support import DATA, FORMS, amm_of, config_of, network, relative_error, settings_of
 
 NETWORKS = ["edt_s", "edt_xl", "edt_3stage", "mdtv2", "dit_xl", "dit_s"]
@@ -81,14 +87,12 @@ def test_guided_output_equals_the_reference(name):
 def test_guidance_of_mdtv2_grows_with_the_timestep_as_in_the_reference():
     io, settings = load_file(DATA / "mdtv2" / "io.safetensors"), settings_of("mdtv2")
     for variant in settings["amm_variants"]:
-        model = network("mdtv2", amm_of("mdtv2", variant))
-        null = torch.full_like(io["y"], model.config.null_class)
-        cond, uncond = (model(io["x"], io["t"], label) for label in (io["y"], null))
+        (stage,) = stages_of(network("mdtv2", amm_of("mdtv2", variant)), (0,))
         for scale in settings["cfg_scales"]:
             for power in settings["cfg_powers"]:
-                scale_B = power_cosine_scale(scale, power, io["t"])[:, None, None, None]
-                guided = combine(cond, uncond, scale_B, 3, latent_channels=model.config.in_channels)
-                assert relative_error(guided, io[f"cfg_{variant}_s{scale}_p{power}"][: len(guided)]) < FLOAT32
+                predict = guided(stage, io["y"], Guidance(scale=scale, power=power))
+                output = predict(io["x"], io["t"])
+                assert relative_error(output, io[f"cfg_{variant}_s{scale}_p{power}"][: len(output)]) < FLOAT32
 
 
 @pytest.mark.parametrize(("folder", "weights"), [("masked_s", "edt_s"), ("masked_xl", "edt_xl")])
@@ -218,3 +222,30 @@ def test_a_family_is_told_from_its_tensors_alone(name, tmp_path):
     if not expected.has_null_class:  # nothing tells: the last label is taken for the null class
         told = replace(told, num_classes=expected.num_classes - 1, has_null_class=True)
     assert loaded.config == told
+
+
+@pytest.mark.parametrize("variant", ["plain", "amm"])
+def test_a_guided_ancestral_run_through_the_engine_equals_the_reference(variant):
+    io, settings = load_file(DATA / "sampling" / "io.safetensors"), settings_of("sampling")
+    plan = SamplingPlan(
+        sampler=SamplerConfig(sampler="ddpm", steps=settings["steps"]),
+        schedule=FULL,
+        labels=Labels(classes=tuple(io["y"].tolist())),
+        guidance=Guidance(scale=settings["cfg_scale"]),
+        batch_size=2,
+    )
+    model = network("edt_s", amm_of("sampling", variant))
+
+    def noise(index_B, draw_B):
+        # Draw 0 is the initial state. The reference draws for both halves of guidance, and keeps the first.
+        return torch.stack(
+            [
+                io["z"][index] if draw == 0 else io["noise"][draw - 1, index]
+                for index, draw in zip(index_B.tolist(), draw_B.tolist(), strict=True)
+            ]
+        )
+
+    images = sorted(generate(stages_of(model, (0,)), plan, range(2), noise=noise), key=lambda image: image.index)
+    assert [image.label for image in images] == io["y"].tolist()
+    made = torch.stack([image.latent_CYX for image in images])
+    assert relative_error(made, io[f"sample_{variant}"]) < 1e-4

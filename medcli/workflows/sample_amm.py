@@ -1,0 +1,53 @@
+"""Attention modulation of a sampling run: which blocks, which radius, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medcli.config import ModelConfig, listing
+from medcli.errors import ConfigError
+from medcli.metrics.macs import closed_form_macs
+from medcli.model.amm import Amm, AmmForm, amm_multiplications, check_amm
+from medcli.presets import amm_blocks, preset_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AmmWish:
+    """What is asked for."""
+
+    radius: float | None = None
+    """None: each grid's own."""
+    blocks: tuple[int, ...] | None = None
+    """None: those the references modulate in a network of this size."""
+    form: AmmForm = "exp"
+
+
+def choose_amm(wish: AmmWish | None, configs: Sequence[ModelConfig]) -> Amm | None:
+    """Fill in a wish and check it against every network of a run.
+
+    Raises:
+        ConfigError: If no blocks are known for the network, or it can't be modulated there.
+    """
+    if wish is None:
+        return None
+    blocks = amm_blocks(configs[0]) if wish.blocks is None else wish.blocks
+    if blocks is None:
+        depth = configs[0].depth
+        some = sorted({max(0, depth - 4), max(0, depth - 2)})
+        raise ConfigError(
+            f"no blocks for AMM are published for {preset_of(configs[0]) or 'a network of this size'}",
+            hint=f"name some of the later ones, such as --amm-blocks {listing(tuple(some))}",
+        )
+    amm = Amm(blocks=blocks, radius=wish.radius, form=wish.form)
+    for config in configs:
+        check_amm(amm, config)
+    return amm
+
+
+def amm_report(amm: Amm, config: ModelConfig) -> dict[str, Any]:
+    """What modulation is and costs, as JSON values. Its products are not among the GMACs; it saves none."""
+    extra = amm_multiplications(amm, config)
+    share = 100 * extra / closed_form_macs(config, num_mediators=0)
+    return {**amm.to_json(), "multiplications_per_pass": extra, "extra_percent": share, "saving_percent": 0.0}
