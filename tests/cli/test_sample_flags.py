@@ -70,7 +70,7 @@ def test_a_choice_nobody_made_is_called_the_default(run_cli: RunCli, empty_folde
 def test_the_same_flags_are_used_where_they_mean_something(sample: Sample) -> None:
     sde = "--schedule dynamic --warmup-steps 1 --distance l2 --rho 0.3,0.1 --cfg-scale 2 --cfg-interval 0,0.5"
     sde += " --cfg-channels all --solver heun --path gvp --prediction velocity --diffusion-form sigma"
-    sde += " --diffusion-norm 0.5 --last-step euler --last-step-size 0.1"
+    sde += " --diffusion-norm 0.5 --last-step euler --last-step-size 0.1 --cfg-power 0"
     assert sample(*sde.split(), "--json").code == 0
     assert sample("--sampler", "ode", "--path", "gvp", "--solver", "rk4", "-o", "ode").code == 0
     every = {name for use in USES for name in use.flags}
