@@ -61,6 +61,32 @@ AMM_BLOCKS: dict[str, tuple[int, ...]] = {
     "MDTv2-S": (8,),
 }
 
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a paper prints of a network at 256 px."""
+
+    gmacs: float
+    """Its "GFLOPs"."""
+    million_params: float | None = None
+    """Those that are trained; None where it prints none that we know of."""
+    remark: str = ""
+    """Why it differs from what the network has."""
+
+
+_WITHOUT_SKIPS = "the printed figure is that of the DiT of this size: the skip projections are missing"
+# Source: edt-facts 7; both papers as EDT's quotes them.
+PUBLISHED: dict[str, Published] = {
+    "EDT-S/2": Published(2.66, 38.32),
+    "EDT-B/2": Published(10.2, 152.2),
+    "EDT-XL/2": Published(
+        51.83, 708.44, "the printed figures are those of another split into stages (such as 5,5,4,7,7) than the code's"
+    ),
+    "MDTv2-S/2": Published(6.07, remark=_WITHOUT_SKIPS),
+    "MDTv2-B/2": Published(23.02, remark=_WITHOUT_SKIPS),
+    "MDTv2-XL/2": Published(118.69, remark=_WITHOUT_SKIPS),
+}
+
 DEFAULT_PRESET = "SiT-XL/2"
 DEFAULT_LADDER = (4, 16, 64)
 DEEP = 24

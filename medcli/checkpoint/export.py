@@ -195,12 +195,13 @@ def _named(temporary: Path, path: Path) -> Iterator[None]:
 
 def _refuse_what_diffusers_lacks(entries: Mapping[str, Entry], config: ModelConfig) -> None:
     obstacles = {
-        f"it is a {family_title(config.family)}": config.family != "dit",
+        f"its family is {family_title(config.family)}": config.family != "dit",
         f"it has mediators ({', '.join(map(str, config.mediators))})": bool(config.mediators),
         "it has compressed queries and keys": config.qk_ratio != 1.0,
         "it has no null class": not config.has_null_class,
         f"its MLP ratio is {config.mlp_ratio}, not 4": config.mlp_ratio != 4.0,
-        "its position table is not the standard one": not _has_standard_positions(entries["pos_embed"], config),
+        "its position table is not the standard one": config.family == "dit"
+        and not _has_standard_positions(entries["pos_embed"], config),
     }
     found = [reason for reason, holds in obstacles.items() if holds]
     if found:

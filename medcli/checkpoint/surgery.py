@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+class TooFewTokens(ConfigError):
+    """Mediators are asked for in a block whose grid is smaller than theirs."""
+
+
 LABEL_TABLE = "y_embedder.embedding_table.weight"
 GRID_TABLES = ("relative_position_bias_table", "pos_embed")
 """Learnt tables that run over a square grid."""
@@ -65,7 +69,7 @@ def target_config(
         add_mediators: Whether a model without mediators gets some when neither ladder nor layers are given.
 
     Raises:
-        ConfigError: If the wishes contradict each other or don't fit the model.
+        ConfigError: If the wishes contradict each other or don't fit the model; `TooFewTokens` if a grid is too small.
     """
     if layers == () and mediators:
         raise ConfigError("a mediator ladder with --layers none goes nowhere", hint="leave out one of the two")
@@ -92,13 +96,13 @@ def _check_grids(config: ModelConfig) -> None:
     """Refuse mediators in a stage of an EDT whose grid is smaller than theirs.
 
     Raises:
-        ConfigError: Naming block and count.
+        TooFewTokens: Naming block and count.
     """
     places = blocks(config)
     for layer in config.mediator_layers if config.stage_depths else ():
         side = places[layer].tokens_side
         if side**2 < config.mediators[-1]:
-            raise ConfigError(
+            raise TooFewTokens(
                 f"block {layer} has {side} x {side} tokens at {config.resolution_px} px, "
                 f"so queries can't be pooled to {config.mediators[-1]} mediators there",
                 hint="name blocks of the outer stages with --layers, or fewer --mediators",

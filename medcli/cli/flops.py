@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from medcli.workflows.flops import FlopsReport
+    from medcli.workflows.flops_report import FlopsReport, ModelCosts
     from medcli.workflows.image_cost import ImageCost, Run
 
-ModelArg = Annotated[
-    str | None,
+ModelsArg = Annotated[
+    list[str] | None,
     typer.Argument(
-        metavar="MODEL",
-        help="A checkpoint, or a preset such as DiT-B/4; without one, SiT-XL/2.",
+        metavar="MODEL...",
+        help="Checkpoints, or presets such as DiT-B/4, side by side; without one, SiT-XL/2.",
         show_default=False,
     ),
 ]
@@ -55,7 +55,7 @@ DYNAMIC_BOUNDS = (
 
 def flops(
     ctx: typer.Context,
-    model: ModelArg = None,
+    models: ModelsArg = None,
     family: options.FamilyOpt = None,
     heads: options.HeadsOpt = None,
     res: options.ResListOpt = None,
@@ -78,14 +78,14 @@ def flops(
 
     Examples:
         medcli flops --res 1024
-        medcli flops SiT-S/2 --layers all --mediators 4,16,64 --qk-ratio 0.75
+        medcli flops EDT-XL MDTv2-XL/2 DiT-XL/2 SiT-XL/2 --mediators 4,16,64
         medcli flops SiT-XL/2 --schedule dynamic --rho 0.3,0.1 --steps 250 --cfg-scale 1.5
     """
     from medcli.workflows.flops import FlopsRequest
     from medcli.workflows.flops import flops as run_flops
 
     request = FlopsRequest(
-        model=model,
+        models=tuple(models or ()),
         family=family,
         num_heads=heads,
         resolutions_px=() if res is None else options.parse_ints(res, "--res"),
@@ -124,16 +124,25 @@ def summary(report: FlopsReport) -> Group:
         )
         for row in report.rows
     ]
-    layers = next((row.layers for row in report.rows if row.layers), ())
-    where = f"\nmediators in blocks {blocks_in_words(layers)} of {report.depth}" if layers else ""
-    passes = table_of(columns, rows, caption=UNITS + where)
-    if report.run is None:
-        return Group(passes)
-    return Group(passes, image_table(report.images, report.run))
+    caption = [UNITS, *map(mediated, report.models), *report.remarks]
+    passes = table_of(columns, rows, caption="\n".join(dict.fromkeys(line for line in caption if line)))
+    names = [costs.model if len(report.models) > 1 else "" for costs in report.models]
+    tables = [
+        image_table(name, costs.images, costs.run)
+        for name, costs in zip(names, report.models, strict=True)
+        if costs.run is not None
+    ]
+    return Group(passes, *tables)
 
 
-def image_table(images: tuple[ImageCost, ...], run: Run) -> Table:
-    """A row for each resolution and schedule: network calls and what they add up to."""
+def mediated(costs: ModelCosts) -> str:
+    """Which blocks of a network have mediators."""
+    layers = next((row.layers for row in costs.rows if row.layers), ())
+    return f"mediators in blocks {blocks_in_words(layers)} of {costs.depth}" if layers else ""
+
+
+def image_table(name: str, images: tuple[ImageCost, ...], run: Run) -> Table:
+    """A row for each resolution and schedule: network calls and what they add up to; a name stands below it."""
     columns = ("px", "schedule", "mediators", "calls", "passes a call", "GMACs an image", "done", "if dense", "saved %")
     rows = [
         (
@@ -146,7 +155,8 @@ def image_table(images: tuple[ImageCost, ...], run: Run) -> Table:
         )
         for image in images
     ]
-    settings = [f"{run.sampler.sampler} {run.sampler.solver}, {run.sampler.steps} steps"]
+    settings = [name] if name else []
+    settings += [f"{run.sampler.sampler} {run.sampler.solver}, {run.sampler.steps} steps"]
     settings += [f"guidance {run.guidance.scale:g}" if run.guidance.is_on else "no guidance"]
     settings += [] if run.moves is None else [f"mean over the {len(run.moves)} images of that run"]
     remarks = [", ".join(settings)] + ([DYNAMIC_BOUNDS] if any(image.gmacs is None for image in images) else [])

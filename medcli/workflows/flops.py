@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcli.checkpoint.reader import describe
-from medcli.checkpoint.surgery import target_config
+from medcli.checkpoint.surgery import TooFewTokens, target_config
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.engine.labels import Labels
@@ -18,23 +18,25 @@ from medcli.metrics.macs import dense
 from medcli.metrics.traced_macs import trace_costs
 from medcli.model.absorption import absorbed_saving
 from medcli.model.shapes import num_params
-from medcli.presets import DEFAULT_PRESET, means_preset, preset_config, preset_of
+from medcli.presets import DEFAULT_PRESET, PUBLISHED, default_ladder, means_preset, preset_config, preset_of
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
-from medcli.workflows.image_cost import ImageCost, Run, image_cost, recorded_run, saving_percent
+from medcli.workflows.flops_report import FlopsReport, FlopsRow, ModelCosts
+from medcli.workflows.image_cost import Run, image_cost, recorded_run, saving_percent
 from medcli.workflows.sample_defaults import sampling_defaults
 from medcli.workflows.sample_flags import refuse_idle_flags
 from medcli.workflows.sample_settings import SampleRequest, choose_guidance, choose_sampler
 
 GIGA = 1e9
-FLOPS_PER_MAC = 2
+PUBLISHED_PX = 256
+"""Resolution of the papers' figures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlopsRequest:
     """What to count. Any of the settings of an image asks for the cost of whole images too."""
 
-    model: str | None = None
-    """A checkpoint or a preset; None: the checkpoint of the run `manifest` names, else SiT-XL/2."""
+    models: tuple[str, ...] = ()
+    """Checkpoints or presets; empty: the checkpoint of the run `manifest` names, else SiT-XL/2."""
     family: str | None = None
     """`dit` or `sit`, where neither the file's contents nor its name tells."""
     num_heads: int | None = None
@@ -67,56 +69,6 @@ class FlopsRequest:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FlopsRow:
-    """What one forward pass of one image costs."""
-
-    model: str
-    """The preset or the file."""
-    resolution_px: int
-    attention: str
-    """`full`, `mediators`, or `qk <ratio>`: full with narrower queries and keys."""
-    num_mediators: int
-    """0 without any."""
-    layers: tuple[int, ...]
-    """Blocks with mediators."""
-    gmacs: float
-    """In the papers' convention, where every token has a query and a key."""
-    gmacs_done: float
-    """Without the queries and keys that sampling multiplies into the mediators instead (`medcli.model.absorption`)."""
-    num_params: int
-    """Parameters this network has, the fixed position table included, and of a ladder this one count."""
-    saving_percent: float
-    """Against full attention at the same resolution; negative if more is spent."""
-
-    @property
-    def gflops(self) -> float:
-        """1 MAC = 2 FLOPs."""
-        return FLOPS_PER_MAC * self.gmacs
-
-    def to_json(self) -> dict[str, Any]:
-        """The keys of the contract, and `gmacs_done`."""
-        names = ("model", "resolution_px", "attention", "num_mediators", "gmacs", "gmacs_done", "gflops", "num_params")
-        values = {name: getattr(self, name) for name in (*names, "saving_percent")}
-        return {**values, "layers": list(self.layers)}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FlopsReport:
-    """Costs of forward passes, full attention first at each resolution, and of whole images."""
-
-    rows: tuple[FlopsRow, ...]
-    images: tuple[ImageCost, ...] = ()
-    run: Run | None = None
-    """How these images are made."""
-    depth: int
-    """Blocks of the network."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The keys of the contract, and `images`."""
-        return {"rows": [row.to_json() for row in self.rows], "images": [image.to_json() for image in self.images]}
-
-
 @dataclass(frozen=True, slots=True)
 class _Subject:
     """What is counted."""
@@ -136,22 +88,64 @@ def flops(request: FlopsRequest) -> FlopsReport:
         DataError: If the run's manifest is.
     """
     recorded = _recorded(request)
-    subject = _subject(request, recorded)
+    if recorded is not None and len(request.models) > 1:
+        raise ConfigError("--manifest tells of one model's run, so name one MODEL", hint="leave the others out")
+    names = request.models or (DEFAULT_PRESET if recorded is None else _file_of(recorded),)
+    return FlopsReport(models=tuple(_costs(request, name, recorded, is_alone=len(names) == 1) for name in names))
+
+
+def _costs(request: FlopsRequest, name: str, recorded: Run | None, *, is_alone: bool) -> ModelCosts:
+    """Count one network. Beside others, mediators it has no room for are left out with a remark."""
+    subject = _subject(request, name)
     mediators = request.mediators
     if recorded is not None and recorded.schedule.kind != "full":
         mediators = recorded.schedule.counts
     layers = request.layers(subject.config.depth) if request.layers else None
-    targets = [
-        target_config(subject.config, mediators=mediators, layers=layers, resolution_px=side)
-        for side in dict.fromkeys(request.resolutions_px or (subject.config.resolution_px,))
-    ]
+    targets, remarks = list[ModelConfig](), list[str]()
+    for side in dict.fromkeys(request.resolutions_px or (subject.config.resolution_px,)):
+        target = _target(subject.config, mediators, layers, side, remarks)
+        if is_alone and mediators and not target.mediators:
+            raise ConfigError(remarks[-1], hint="name blocks of the outer stages with --layers, or fewer --mediators")
+        targets.append(target)
     runs = [recorded] if recorded else _planned_runs(request, subject, targets[0])
-    return FlopsReport(
+    return ModelCosts(
+        model=subject.name,
         rows=_rows(subject, targets, request.qk_ratios),
         images=tuple(image_cost(run, target) for target in targets for run in runs),
         run=runs[0] if runs else None,
         depth=subject.config.depth,
+        remarks=(*remarks, *_published_remarks(subject, targets)),
     )
+
+
+def _target(
+    config: ModelConfig,
+    mediators: tuple[int, ...] | None,
+    layers: tuple[int, ...] | None,
+    resolution_px: int,
+    remarks: list[str],
+) -> ModelConfig:
+    """The network that is asked for, with those of the counts that have room in its blocks."""
+
+    def with_counts(counts: tuple[int, ...] | None, chosen: tuple[int, ...] | None) -> ModelConfig:
+        return target_config(config, mediators=counts, layers=chosen, resolution_px=resolution_px)
+
+    try:
+        return with_counts(mediators, layers)
+    except TooFewTokens as err:
+        counts = mediators or config.mediators or default_ladder(config.at_resolution(resolution_px).num_tokens)
+        remarks.append(err.message)
+        fewer = counts[:-1]
+        return _target(config, fewer, layers if fewer else None, resolution_px, remarks)
+
+
+def _published_remarks(subject: _Subject, targets: list[ModelConfig]) -> list[str]:
+    """Where a paper's figures of a preset are not the network's."""
+    published = PUBLISHED.get(subject.name)
+    if published is None or not published.remark or PUBLISHED_PX not in {target.resolution_px for target in targets}:
+        return []
+    params = "" if published.million_params is None else f" and {published.million_params:g} M parameters"
+    return [f"published as {published.gmacs:g} G{params}; {published.remark}"]
 
 
 def _recorded(request: FlopsRequest) -> Run | None:
@@ -166,13 +160,8 @@ def _recorded(request: FlopsRequest) -> Run | None:
     return recorded_run(request.manifest)
 
 
-def _subject(request: FlopsRequest, recorded: Run | None) -> _Subject:
+def _subject(request: FlopsRequest, given: str) -> _Subject:
     """Find the network: a preset by its name, else a file."""
-    given = request.model
-    if given is None and recorded is not None:
-        given = _file_of(recorded)
-    if given is None:
-        given = DEFAULT_PRESET
     if means_preset(given):
         config = preset_config(given)
         return _Subject(preset_of(config) or given, config)

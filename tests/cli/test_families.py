@@ -105,7 +105,9 @@ def test_amm_changes_the_images_and_is_recorded_and_costs_what_it_says(
     before = hashes(Path("out"))
     said(run_cli, *words, "-o", "out")
     assert hashes(Path("out")) == before
-    again = run_cli("sample", "m.safetensors", *QUICK, "--cfg-scale", "1", "--amm", "auto", "--amm-blocks", blocks, "-o", "out")
+    again = run_cli(
+        "sample", "m.safetensors", *QUICK, "--cfg-scale", "1", "--amm", "auto", "--amm-blocks", blocks, "-o", "out"
+    )
     refused(again, ExitCode.USAGE, "other settings (amm)")
 
 

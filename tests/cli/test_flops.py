@@ -278,3 +278,41 @@ def test_bad_input_is_refused_in_a_line_with_a_hint(
     assert error in lines[0]
     assert [line.split(":")[0] for line in lines] == ["error", "hint"]
     assert hint in lines[1]
+
+
+def test_models_stand_side_by_side(run_cli: RunCli) -> None:
+    names = ("EDT-XL", "MDTv2-XL/2", "DiT-XL/2", "SiT-XL/2")
+    report = report_of(run_cli, *names, "--mediators", "4,16,64")
+    assert all(set(row) == ROW_KEYS for row in report["rows"])
+    found = [(row["model"], row["num_mediators"]) for row in report["rows"]]
+    assert found == [(name, count) for name in ("EDT-XL/2", *names[1:]) for count in (0, 4, 16, 64)]
+    dense = {row["model"]: row["gmacs"] for row in report["rows"] if not row["num_mediators"]}
+    assert dense["DiT-XL/2"] == dense["SiT-XL/2"] > dense["EDT-XL/2"]
+    # With the papers' own totals, LayerNorm left out: 53.44 and 129.49.
+    assert 53.44 < dense["EDT-XL/2"] < 53.5
+    assert 129.49 < dense["MDTv2-XL/2"] < 129.6
+    assert any("EDT-XL/2: published as 51.83 G and 708.44 M" in remark for remark in report["remarks"])
+    assert any("MDTv2-XL/2: published as 118.69 G;" in remark for remark in report["remarks"])
+    out = run_cli("flops", *names, "--steps", "10").out
+    for name in names[1:]:
+        assert re.search(rf"{name}, (ddpm|sde) ", out)
+
+
+def test_a_count_a_network_has_no_room_for_is_left_out_and_said(run_cli: RunCli) -> None:
+    argv = ("EDT-S", "DiT-S/2", "--layers", "all", "--mediators", "4,16,64")
+    report = report_of(run_cli, *argv)
+    counts = {name: [row["num_mediators"] for row in report["rows"] if row["model"] == name] for name in argv[:2]}
+    counts["EDT-S"] = [row["num_mediators"] for row in report["rows"] if row["model"] == "EDT-S/2"]
+    assert counts == {"EDT-S": [0, 4, 16], "DiT-S/2": [0, 4, 16, 64]}
+    assert any("block 4 has 4 x 4 tokens at 256 px, so queries can't be pooled to 64" in r for r in report["remarks"])
+    assert "can't be pooled to 64" in run_cli("flops", *argv).out.replace("\n", " ")
+    # Alone, with no count that fits, there is nothing to answer.
+    alone = run_cli("flops", "EDT-S", "--layers", "all", "--mediators", "64")
+    assert alone.code == ExitCode.USAGE
+    assert "can't be pooled to 64" in alone.err
+
+
+def test_a_run_is_of_one_model(run_cli: RunCli, dynamic_run: dict[str, Any]) -> None:
+    result = run_cli("flops", "SiT-S/2", "tiny.safetensors", "--manifest", "run")
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    assert "name one MODEL" in result.err
