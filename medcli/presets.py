@@ -75,8 +75,12 @@ class Published:
 
 
 _WITHOUT_SKIPS = "the printed figure is that of the DiT of this size: the skip projections are missing"
-# Source: edt-facts 7; both papers as EDT's quotes them.
+# Source: reference-facts 8 (the DiT paper); edt-facts 7 (EDT's, which prints MDTv2's too).
 PUBLISHED: dict[str, Published] = {
+    "DiT-S/2": Published(6.06),
+    "DiT-B/2": Published(23.01),
+    "DiT-L/2": Published(80.71),
+    "DiT-XL/2": Published(118.64),
     "EDT-S/2": Published(2.66, 38.32),
     "EDT-B/2": Published(10.2, 152.2),
     "EDT-XL/2": Published(

@@ -192,11 +192,6 @@ def _training(request: FinetuneRequest, start: Start) -> TrainConfig:
             raise ConfigError(
                 "--mask and --distill can't be combined: the teacher knows no masks", hint="leave one of them out"
             )
-    if request.calibrate and config.has_relative_bias:
-        raise ConfigError(
-            f"--calibrate follows tokens from block to block, which models of {config.family} do not",
-            hint="leave --calibrate out; --distill teaches any family",
-        )
     if request.calibrate and not config.mediators:
         raise ConfigError("--calibrate fits mediators, and this model has none", hint="add --mediators 4,16,64")
     if request.calibrate:

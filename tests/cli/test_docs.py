@@ -10,6 +10,7 @@ import pytest
 
 from medcli.cli.app import COMMANDS
 from medcli.cli.common import CommandFunction, description_of, examples_of
+from medcli.cli.families import page
 from medcli.cli.reference import EXIT_CODE_MEANINGS, reference
 from medcli.errors import ExitCode
 from tests.conftest import RunCli
@@ -79,3 +80,9 @@ def assert_line_fits_the_program(line: str, run_cli: RunCli) -> None:
     assert help_text.code == 0, f"{line}: there is no such command"
     for flag in (word for word in words if re.match(r"--?[a-z]", word)):
         assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", help_text.out), f"{line}: {flag} is not in the help"
+
+
+def test_the_tables_of_the_families_are_what_the_commands_say() -> None:
+    # Runs every command on a tiny network of every family, so it takes some seconds: the table can't lie.
+    written = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    assert written == page(written), "run: python -m medcli.cli.families docs/families.md"
