@@ -58,7 +58,7 @@ PROBES: dict[str, str] = {
     "sample --cfg-power": f"sample dense.safetensors {QUICK_SAMPLE} --cfg-power 4 --cfg-scale 2 -o power",
     "fid": "fid images digits --metrics kid",
     "bench": "bench ladder.safetensors --repeats 1 --steps 0 --batch-size 1 --device cpu",
-    "analyze": "analyze dense.safetensors --steps 5 --num-images 2 --points 1 --device cpu -o seen",
+    "analyze": "analyze dense.safetensors --steps 6 --num-images 2 --points 1 --device cpu -o seen",
     "finetune": f"finetune dense.safetensors {QUICK_TRAIN} -o plain",
     "finetune of a ladder": f"finetune ladder.safetensors {QUICK_TRAIN} -o ladder",
     "finetune --mask down": f"finetune dense.safetensors {QUICK_TRAIN} --mask down -o down",
