@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import typer
 
 from medcli.cli import finetune_options as own
-from medcli.cli import masking_options, options
+from medcli.cli import masking_options, optimizer_options, options
 from medcli.cli.command_line import command_line
 from medcli.cli.finetune_table import plan_table, report_table
 from medcli.cli.output import output_of
@@ -16,6 +16,7 @@ from medcli.runtime.processes import this_process
 
 if TYPE_CHECKING:
     from medcli.training.config import Dtype
+    from medcli.training.optimizers import OptimizerName
 
 
 def finetune(
@@ -35,9 +36,11 @@ def finetune(
     steps: own.StepsOpt = 1000,
     global_batch_size: own.GlobalBatchOpt = 256,
     micro_batch_size: own.MicroBatchOpt = None,
-    lr: own.LrOpt = 1e-4,
-    ema: own.EmaOpt = 0.9999,
-    grad_clip: own.GradClipOpt = 1.0,
+    lr: optimizer_options.LrOpt = 1e-4,
+    lr_decay: optimizer_options.LrDecayOpt = None,
+    optimizer: optimizer_options.OptimizerOpt = "adamw",
+    ema: optimizer_options.EmaOpt = 0.9999,
+    grad_clip: optimizer_options.GradClipOpt = 1.0,
     label_dropout: own.LabelDropoutOpt = 0.1,
     train: own.TrainOpt = "all",
     freeze: own.FreezeOpt = None,
@@ -93,6 +96,8 @@ def finetune(
             global_batch_size=global_batch_size,
             micro_batch_size=micro_batch_size,
             lr=lr,
+            lr_decay=None if lr_decay is None else optimizer_options.parse_lr_decay(lr_decay),
+            optimizer=cast("OptimizerName", optimizer),
             ema=ema,
             grad_clip=grad_clip,
             label_dropout=label_dropout,

@@ -74,15 +74,6 @@ MicroBatchOpt = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
-LrOpt = Annotated[float, typer.Option("--lr", metavar="X", help="AdamW's learning rate.", rich_help_panel=TRAINING)]
-EmaOpt = Annotated[
-    float,
-    typer.Option("--ema", metavar="X", help="Decay of the averaged weights, in [0, 1).", rich_help_panel=TRAINING),
-]
-GradClipOpt = Annotated[
-    float,
-    typer.Option("--grad-clip", metavar="X", help="Largest norm of the gradient; inf: any.", rich_help_panel=TRAINING),
-]
 LabelDropoutOpt = Annotated[
     float,
     typer.Option(

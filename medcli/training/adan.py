@@ -18,6 +18,7 @@ class Adan(torch.optim.Optimizer):
     weight <- (weight - lr update) / (1 + lr decay), or without `proximal` weight (1 - lr decay) - lr update.
 
     The state of a parameter has the names of the references' checkpoints; `neg_pre_grad` is minus its last gradient.
+    Its updates k are counted for each parameter, as AdamW does: one that a step leaves out is as if it had not been.
 
     Args:
         params: Parameters or groups of them.
@@ -42,7 +43,7 @@ class Adan(torch.optim.Optimizer):
     ) -> None:
         super().__init__(
             params,
-            {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "proximal": proximal, "step": 0},
+            {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "proximal": proximal},
         )
         self.max_grad_norm = max_grad_norm
 
@@ -55,7 +56,6 @@ class Adan(torch.optim.Optimizer):
                 loss = closure()
         factor = self._clip_factor()
         for group in self.param_groups:
-            group["step"] += 1
             trained = [parameter for parameter in group["params"] if parameter.grad is not None]
             if trained:
                 self._update(group, trained, factor)
@@ -70,7 +70,7 @@ class Adan(torch.optim.Optimizer):
         return (self.max_grad_norm / (norm + self.param_groups[0]["eps"])).clamp(max=1.0)
 
     def _update(self, group: dict[str, Any], trained: list[Tensor], factor: Tensor | None) -> None:
-        step, (beta1, beta2, beta3) = group["step"], group["betas"]
+        beta1, beta2, beta3 = group["betas"]
         grads = [cast(Tensor, parameter.grad) for parameter in trained]
         if factor is not None:
             grads = list(torch._foreach_mul(grads, factor))
@@ -78,11 +78,13 @@ class Adan(torch.optim.Optimizer):
             state = self.state[parameter]
             if not state:
                 zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_diff", "exp_avg_sq")}
-                state.update(zeros, neg_pre_grad=-grad)
+                state.update(zeros, neg_pre_grad=-grad, step=torch.zeros(()))
+            state["step"] += 1
         means, diffs, squares, before = (
             [self.state[parameter][name] for parameter in trained]
             for name in ("exp_avg", "exp_avg_diff", "exp_avg_sq", "neg_pre_grad")
         )
+        steps = [int(self.state[parameter]["step"]) for parameter in trained]
         torch._foreach_add_(before, grads)  # now the difference of the two gradients
         torch._foreach_lerp_(means, grads, 1 - beta1)
         torch._foreach_lerp_(diffs, before, 1 - beta2)
@@ -90,9 +92,9 @@ class Adan(torch.optim.Optimizer):
         torch._foreach_mul_(squares, beta3)
         torch._foreach_addcmul_(squares, ahead, ahead, 1 - beta3)
         torch._foreach_copy_(before, torch._foreach_neg(grads))
-        update = torch._foreach_div(means, 1 - beta1**step)
-        torch._foreach_add_(update, diffs, alpha=beta2 / (1 - beta2**step))
-        root = torch._foreach_sqrt(torch._foreach_div(squares, 1 - beta3**step))
+        update = torch._foreach_div(means, [1 - beta1**step for step in steps])
+        torch._foreach_add_(update, torch._foreach_mul(diffs, [beta2 / (1 - beta2**step) for step in steps]))
+        root = torch._foreach_sqrt(torch._foreach_div(squares, [1 - beta3**step for step in steps]))
         torch._foreach_add_(root, group["eps"])
         torch._foreach_div_(update, root)
         shrink = group["lr"] * group["weight_decay"]

@@ -8,8 +8,10 @@ from typing import Any, Literal, get_args
 
 from medcli.errors import ConfigError
 from medcli.training.ladder_rule import LADDER_RULES
+from medcli.training.learning_rate import linear_decay
 from medcli.training.masking import Masking
 from medcli.training.objective import PLAIN_LOSS, LossConfig
+from medcli.training.optimizers import OptimizerName
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 AUTO, NEVER = "auto", "never"
@@ -39,7 +41,11 @@ class TrainConfig:
     micro_batch_size: int | None = None
     """Images one process takes through the network at once; None: its whole share of a step."""
     lr: float = 1e-4
-    """AdamW's constant learning rate."""
+    """Learning rate, at the start if it falls."""
+    lr_decay: tuple[float, int] | None = None
+    """Learning rate at the end of its fall, and the steps it takes to get there; None: it is constant."""
+    optimizer: OptimizerName = "adamw"
+    """`adan` is what EDT and MDTv2 were trained with."""
     ema: float = 0.9999
     """Decay of the moving average."""
     grad_clip: float = 1.0
@@ -102,6 +108,13 @@ class TrainConfig:
     def _check_ranges(self) -> None:
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"--lr must be a positive number, got {self.lr}", hint="try --lr 1e-4")
+        if self.lr_decay is not None and not (0 < self.lr_decay[0] <= self.lr and self.lr_decay[1] >= 1):
+            raise ConfigError(
+                f"--lr-decay {self.lr_decay[0]:g},{self.lr_decay[1]}: expected a rate of at most --lr, then steps",
+                hint="EDT's is 5e-5,400000",
+            )
+        if self.optimizer not in get_args(OptimizerName):
+            raise ConfigError(f"--optimizer {self.optimizer!r}: expected one of {', '.join(get_args(OptimizerName))}")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"--ema must be in [0, 1), got {self.ema}", hint="try --ema 0.999")
         if not self.grad_clip > 0:
@@ -111,10 +124,19 @@ class TrainConfig:
         if not self.spike_factor > 1:
             raise ConfigError(f"the factor that makes a spike must be above 1, got {self.spike_factor}", hint="try 3")
 
+    def lr_at(self, done: int) -> float:
+        """Learning rate of the step after so many."""
+        if self.lr_decay is None:
+            return self.lr
+        floor, num_steps = self.lr_decay
+        return linear_decay(self.lr, done, floor=floor, num_steps=num_steps)
+
     def fixed(self) -> dict[str, Any]:
         """The settings that a resumed run must share with its beginning, as plain JSON values."""
         values = {key: value for key, value in asdict(self).items() if key not in FREE}
         loss = values.pop("loss")
+        if self.optimizer == "adamw":  # states from before there was a choice do not name it
+            del values["optimizer"]
         return {**values, **loss, "entries": list(self.entries), "skip_steps": list(self.skip_steps)}
 
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medcli.model.backbone import DiffusionTransformer
 from medcli.training.batches import Batch
@@ -15,12 +15,13 @@ from medcli.training.config import TrainConfig
 from medcli.training.ema import Ema
 from medcli.training.fleet import Fleet
 from medcli.training.objective import LadderObjective
+from medcli.training.optimizers import optimizer_of
 from medcli.training.shards import whole, write
 
 MODEL, EMA = "model", "ema"
-"""What tensors of a state are called before their parameter's name; AdamW's are called as it calls them."""
+"""What tensors of a state are called before their parameter's name; the optimiser's are called as it calls them."""
 COUNTER = "step"
-"""AdamW's count of a parameter's updates: a step that leaves a parameter out does not count."""
+"""The optimiser's count of a parameter's updates: a step that leaves a parameter out does not count."""
 
 
 class Measured(NamedTuple):
@@ -53,7 +54,7 @@ class Learner:
         self.model, self.config, self.fleet = model, config, fleet
         objective = LadderObjective(model, config.loss, teacher)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = optimizer_of(parameters, config.lr, fleet.device)
+        self.optimizer = optimizer_of(parameters, config.lr, fleet.device, config.optimizer)
         if config.compile:
             model.compile()
         self._objective = fleet.prepare(objective, self.optimizer)
@@ -62,8 +63,10 @@ class Learner:
         self.ema = Ema(model, config.ema)
         self.scaler = torch.amp.GradScaler(fleet.device.type, enabled=config.dtype == "fp16")
 
-    def learn(self, batch: Batch) -> Measured:
-        """Do one optimiser step on this process's rows of a batch."""
+    def learn(self, batch: Batch, lr: float | None = None) -> Measured:
+        """Do one optimiser step on this process's rows of a batch; None: at the run's first learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr if lr is None else lr
         losses = self.gradients(batch)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip)
         self.scaler.step(self.optimizer)
@@ -124,11 +127,11 @@ class Learner:
             write(target, self.fleet.sent(read(key) if read else None, target))
 
     def _fresh(self, key: str) -> Tensor:
-        """A part of AdamW's memory, as it makes it before a parameter's first update."""
+        """A part of the optimiser's memory, as it makes it before a parameter's first update."""
         kind, name = key.split(".", 1)
         parameter = self.parameters[name]
         if kind == COUNTER:
-            made = torch.zeros((), device=self.fleet.device if self.optimizer.defaults["fused"] else "cpu")
+            made = torch.zeros((), device=self.fleet.device if self.optimizer.defaults.get("fused") else "cpu")
         else:
             made = torch.zeros_like(parameter)
         self.optimizer.state[parameter][kind] = made
@@ -137,13 +140,3 @@ class Learner:
     def averaged(self) -> dict[str, Tensor]:
         """The average of every parameter by name, whole and on the CPU; every process must ask at once."""
         return {name: whole(value).cpu() for name, value in self.ema.weights(self.model).items()}
-
-
-def optimizer_of(parameters: list[nn.Parameter], lr: float, device: torch.device) -> torch.optim.AdamW:
-    """AdamW without weight decay, in as few kernels as the device allows.
-
-    On a CPU all parameters go through each operation together (`foreach`), which gives the same bits as one by one; the
-    fused kernel does not, so it is for GPUs.
-    """
-    is_fused = device.type == "cuda"
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, fused=is_fused, foreach=not is_fused)

@@ -29,6 +29,7 @@ from medcli.training.interrupt import Interrupt
 from medcli.training.journal import Trouble
 from medcli.training.learner import Learner
 from medcli.training.metrics_log import MetricsLog
+from medcli.training.optimizers import NUM_MOMENTS
 from medcli.training.session import Listeners, OnLog, OnSave, Session
 from medcli.training.snapshots import Snapshots
 
@@ -161,7 +162,8 @@ def _take_folder(stack: ExitStack, folder: Path, model: DiffusionTransformer, co
     """
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    num_bytes = torch.float32.itemsize * (weights + 3 * trained)  # and average, moment and squared moment of each
+    # Beside the weights, of each that is trained its average and the optimiser's memory.
+    num_bytes = torch.float32.itemsize * (weights + (1 + NUM_MOMENTS[config.optimizer]) * trained)
     require_space(folder, (config.keep_last + 1) * num_bytes, f"{config.keep_last + 1} training states")
     locks = FolderLocks(folder / LOCK_FILE)
     stack.callback(locks.close)

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from medcli.model.shapes import num_params
+from medcli.training.optimizers import NUM_MOMENTS
 from medcli.training.step_pieces import (
     FLOAT_BYTES,
     Piece,
@@ -27,8 +28,6 @@ from medcli.training.step_pieces import (
     stream_bytes,
 )
 
-NUM_MOMENTS = 2
-"""AdamW's running means of a gradient and of its square."""
 CPU_WASTE = 0.5
 """Of what a forward pass asks for on a CPU, the share that stays with the process beyond what is kept.
 
@@ -80,7 +79,7 @@ def estimate_memory(step: StepShape, device: torch.device) -> MemoryEstimate:
     return MemoryEstimate(
         weights=num_params(step.config) * FLOAT_BYTES,
         gradients=trained,
-        moments=NUM_MOMENTS * trained,
+        moments=NUM_MOMENTS[step.optimizer] * trained,
         averages=trained,
         activations=footprint.kept,
         waste=footprint.wasted,

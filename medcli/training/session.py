@@ -136,7 +136,7 @@ class Session:
         if trouble is not None and trouble.tensor is None:
             self._explain(trouble, batch)
         elif trouble is None and done not in self._config.skip_steps:
-            self._pending.append((done, self._learner.learn(batch)))
+            self._pending.append((done, self._learner.learn(batch, self._config.lr_at(done - 1))))
             self.num_trained += 1
         self.journal.done = done
         if self._fleet.is_first:

@@ -19,6 +19,7 @@ from medcli.model.backbone import Block, DiffusionTransformer, attention_of
 from medcli.model.geometry import SIDE_BLOCK, block_kinds, block_names, blocks
 from medcli.training.block_calls import called_with
 from medcli.training.objective import LadderObjective, native_time
+from medcli.training.optimizers import OptimizerName
 from medcli.training.selection import Selection
 
 # Dimension key: B images, N latent tokens, D model width, C channels, Y X latent height and width.
@@ -51,6 +52,8 @@ class StepShape:
     is_masked: bool = False
     """Whether a second pass with tokens left out follows each. It is taken to cost as much, which is a little more than
     it does."""
+
+    optimizer: OptimizerName = "adamw"
 
     @property
     def is_accumulated(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from medcli.config import ModelConfig
 from medcli.runtime.timing import Clock
 from medcli.training.ladder_rule import counts_of_step
-from medcli.training.learner import optimizer_of
+from medcli.training.optimizers import optimizer_of
 from medcli.training.selection import Selection
 from medcli.training.step_pieces import Kind, Piece, StepShape, block_piece, ends_piece, kinds_of
 
@@ -113,7 +113,7 @@ def _update_seconds(step: StepShape, device: torch.device, clock: Clock) -> floa
     size = min(num_trained, UPDATED_NUMBERS)
     parameter = nn.Parameter(torch.zeros(size, device=device))
     average = torch.zeros_like(parameter)
-    optimizer = optimizer_of([parameter], 1e-4, device)
+    optimizer = optimizer_of([parameter], 1e-4, device, step.optimizer)
 
     def run() -> None:
         parameter.grad = torch.zeros_like(parameter)

@@ -13,7 +13,8 @@ from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for
 from medcli.training.batches import Batches
 from medcli.training.config import AUTO
-from medcli.training.memory_estimate import NUM_MOMENTS, MemoryEstimate, estimate_memory
+from medcli.training.memory_estimate import MemoryEstimate, estimate_memory
+from medcli.training.optimizers import NUM_MOMENTS
 from medcli.training.selection import ParameterGroup
 from medcli.training.step_pieces import FLOAT_BYTES
 from medcli.training.time_estimate import TimeEstimate, count_shares, estimate_seconds
@@ -198,8 +199,9 @@ def _data_secs(setup: FinetuneSetup, num_images: int, clock: Clock) -> float:
 
 
 def _state_bytes(setup: FinetuneSetup) -> int:
-    """Weights, and of what is trained the average and AdamW's moments."""
-    return FLOAT_BYTES * (num_params(setup.config) + (1 + NUM_MOMENTS) * setup.selection.num_trained)
+    """Weights, and of what is trained the average and the optimiser's moments."""
+    kept = 1 + NUM_MOMENTS[setup.training.optimizer]
+    return FLOAT_BYTES * (num_params(setup.config) + kept * setup.selection.num_trained)
 
 
 def _files(setup: FinetuneSetup) -> tuple[str, ...]:

@@ -110,6 +110,7 @@ class FinetuneSetup:
             is_checkpointed=training.checkpoint_activations,
             teacher=self.teacher.config if self.teacher else None,
             is_masked=training.masking is not None,
+            optimizer=training.optimizer,
         )
 
 

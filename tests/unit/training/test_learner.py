@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from medcli.training.ema import Ema
-from medcli.training.learner import optimizer_of
+from medcli.training.optimizers import optimizer_of
 
 
 def numbers(*shape, seed):

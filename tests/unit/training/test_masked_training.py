@@ -92,3 +92,22 @@ def test_another_masking_is_another_run(tmp_path):
 def test_a_network_without_down_samplers_is_refused_before_a_step(tmp_path):
     with pytest.raises(ConfigError, match="no down-samplers"):
         masked_run(tmp_path, MDT_MODEL, DOWN)
+
+
+def test_adan_and_a_falling_learning_rate_go_on_bit_for_bit(tmp_path):
+    settings = {"optimizer": "adan", "lr_decay": (1e-4, 5)}
+    straight = masked_run(tmp_path / "straight", EDT_MODEL, DOWN, **settings)
+    masked_run(tmp_path / "resumed", EDT_MODEL, DOWN, steps=4, **settings)
+    resumed = masked_run(tmp_path / "resumed", EDT_MODEL, DOWN, **settings)
+    assert same_average(straight, resumed)
+    assert not same_average(straight, masked_run(tmp_path / "adamw", EDT_MODEL, DOWN, lr_decay=(1e-4, 5)))
+    assert not same_average(straight, masked_run(tmp_path / "even", EDT_MODEL, DOWN, optimizer="adan"))
+
+
+def test_the_learning_rate_falls_evenly_and_then_stays():
+    config = replace(DENSE, lr=1e-2, lr_decay=(2e-3, 4))
+    assert [config.lr_at(done) for done in (0, 2, 4, 9)] == pytest.approx([1e-2, 6e-3, 2e-3, 2e-3])
+    assert replace(config, lr_decay=None).lr_at(9) == 1e-2
+    for bad in ((2e-2, 4), (0.0, 4), (1e-3, 0)):
+        with pytest.raises(ConfigError, match="--lr-decay"):
+            replace(config, lr_decay=bad)
