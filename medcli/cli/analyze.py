@@ -11,6 +11,7 @@ from medcli.cli import options
 from medcli.cli.heat_map import heat_map
 from medcli.cli.output import output_of, printable, table_of
 from medcli.cli.sample import CfgIntervalOpt, ClassesOpt, LabelSamplingOpt, parse_interval
+from medcli.schedule.spec import DEFAULT_WARMUP_STEPS
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -27,12 +28,12 @@ NumImagesOpt = Annotated[
     typer.Option("--num-images", min=2, metavar="N", help="Images to look at.", rich_help_panel=options.SAMPLING),
 ]
 PointsOpt = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--points",
         min=1,
         metavar="N",
-        help="Solver steps at which attention is scored, spread over the way.",
+        help="Solver steps at which attention is scored, spread over the way; 20 if not given.",
         rich_help_panel=ANALYSIS,
     ),
 ]
@@ -42,9 +43,8 @@ PairsOpt = Annotated[
         "--pairs",
         min=1,
         metavar="N",
-        help="Pairs of queries compared in each head; all of them if there are no more. Default: 32640, all of 256.",
+        help="Pairs of queries compared in each head; 32640 if not given, which is all of 256 tokens.",
         rich_help_panel=ANALYSIS,
-        show_default=False,
     ),
 ]
 AttentionOpt = Annotated[
@@ -62,7 +62,6 @@ RhoOpt = Annotated[
         metavar="R,...",
         help="Thresholds to try; 0.9 to 0.05 if not given.",
         rich_help_panel=ANALYSIS,
-        show_default=False,
     ),
 ]
 WarmupStepsOpt = Annotated[
@@ -102,11 +101,11 @@ def analyze(
     cfg_scale: options.CfgScaleOpt = None,
     cfg_channels: options.CfgChannelsOpt = None,
     cfg_interval: CfgIntervalOpt = None,
-    points: PointsOpt = 20,
+    points: PointsOpt = None,
     pairs: PairsOpt = None,
     attention: AttentionOpt = True,
     rho: RhoOpt = None,
-    warmup_steps: WarmupStepsOpt = 3,
+    warmup_steps: WarmupStepsOpt = DEFAULT_WARMUP_STEPS,
     batch_size: options.BatchSizeOpt = None,
     device: options.DeviceOpt = None,
     dtype: options.DtypeOpt = "fp32",
@@ -122,7 +121,7 @@ def analyze(
         medcli analyze sit_xl.pt --num-images 4 --points 10 -o analysis/xl
         medcli analyze --no-attention --num-images 100 --rho 0.5,0.3,0.1
     """
-    from medcli.workflows.analyze import DEFAULT_PAIRS, DEFAULT_RHO, AnalyzeRequest
+    from medcli.workflows.analyze import DEFAULT_PAIRS, DEFAULT_POINTS, DEFAULT_RHO, AnalyzeRequest
     from medcli.workflows.analyze import analyze as run
     from medcli.workflows.sample_settings import SampleRequest
 
@@ -135,7 +134,7 @@ def analyze(
     )
     request = AnalyzeRequest(
         sampling=sampling,
-        points=points,
+        points=DEFAULT_POINTS if points is None else points,
         max_pairs=DEFAULT_PAIRS if pairs is None else pairs,
         attention=attention,
         rho=DEFAULT_RHO if rho is None else options.parse_floats(rho),
@@ -155,7 +154,7 @@ def summary(report: AnalyzeReport) -> Group:
     from rich.text import Text
 
     parts = [] if report.attention is None else _attention(report.attention)
-    where = f"wrote {printable(report.output)}{'/'} ({printable(report.model)}, {report.num_images} images)"
+    where = f"wrote {printable(report.output)} ({printable(report.model)}, {report.num_images} images)"
     return Group(Text(where), *parts, threshold_table(report))
 
 

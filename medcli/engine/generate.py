@@ -167,7 +167,7 @@ class _Loop:
         schedule, distance_B = self.plan.schedule, None
         if schedule.is_dynamic:
             # The iteration's one wait for the device.
-            distance_B = distance(schedule.distance, before_BCYX, after_BCYX)[: len(slot_B)].double().cpu()
+            distance_B = distance(schedule.distance, before_BCYX, after_BCYX)[: len(slot_B)].cpu().double()
         advance(pool, slot_B, distance_B, schedule.rule() if schedule.is_dynamic else None, num_deciding(self.sampler))
 
     def take_finished(self, pool: Pool, slot_B: Tensor) -> list[FinishedImage]:

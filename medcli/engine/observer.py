@@ -71,7 +71,7 @@ class Distances:
         """Measure."""
         places = [self._place[index] for index in rows.index_B.tolist()]
         for name, values_IL in self.distance_IL.items():
-            values_IL[places, rows.step_B.numpy()] = distance(name, before_BCYX, after_BCYX).double().cpu().numpy()
+            values_IL[places, rows.step_B.numpy()] = distance(name, before_BCYX, after_BCYX).cpu().numpy()
 
 
 class Together:

@@ -86,7 +86,7 @@ def redundancy(
     chunk = max(1, min(num_queries, piece // num_keys))
     group = max(1, min(num_heads, piece // (chunk * num_keys)))
     rings = num_rings(num_queries, max_pairs)
-    sums = torch.zeros(3, num_heads, dtype=torch.float64, device=device)
+    sums = torch.zeros(3, num_heads, dtype=_wide(device), device=device)
     for start in range(0, num_heads, group):
         heads = slice(start, min(start + group, num_heads))
         entropy_GN, mean_GM = _each_query(rows, heads, num_queries, chunk)
@@ -97,7 +97,12 @@ def redundancy(
             sums[1, heads] += divergence_GR.square().sum(1)
     every = num_queries * (num_queries - 1) // 2
     num_pairs = every if rings == num_queries // 2 else rings * num_queries
-    return _result(sums.cpu(), num_pairs, every, num_queries)
+    return _result(sums.cpu().double(), num_pairs, every, num_queries)
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """What sums are kept in: float64, which Apple GPUs don't have."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _result(sums: Tensor, num_pairs: int, every: int, num_queries: int) -> Redundancy:
@@ -116,17 +121,18 @@ def _result(sums: Tensor, num_pairs: int, every: int, num_queries: int) -> Redun
 
 
 def _each_query(rows: Rows, heads: slice, num_queries: int, chunk: int) -> tuple[Tensor, Tensor]:
-    """Entropy of each query's distribution, (G, N), and the mean of the distributions, (G, M), both float64."""
+    """Entropy of each query's distribution, (G, N), and the mean of the distributions, (G, M), in the sums' type."""
     entropies, total = list[Tensor](), torch.zeros(())
     for start in range(0, num_queries, chunk):
         rows_GRM = _panel(rows, heads, start, min(chunk, num_queries - start), num_queries)
-        entropies.append(_entropy(rows_GRM).double())
-        total = total.to(rows_GRM.device) + rows_GRM.sum(1, dtype=torch.float64)
+        wide = _wide(rows_GRM.device)
+        entropies.append(_entropy(rows_GRM).to(wide))
+        total = total.to(rows_GRM.device) + rows_GRM.sum(1, dtype=wide)
     return torch.cat(entropies, dim=1), total / num_queries
 
 
 def _pairs(rows: Rows, heads: slice, entropy_GN: Tensor, chunk: int, rings: int) -> Iterator[Tensor]:
-    """Divergences of the rings' pairs, each pair once, as (G, R) float64 of R queries against R others."""
+    """Divergences of the rings' pairs, each pair once, as (G, R) in the sums' type, of R queries against R others."""
     num_queries = entropy_GN.shape[1]
     per_panel = max(1, (PANEL - 1) * chunk)
     for first in range(0, rings + 1, per_panel):
@@ -145,7 +151,7 @@ def _pairs(rows: Rows, heads: slice, entropy_GN: Tensor, chunk: int, rings: int)
                 mean_GRM = own_GRM[:, :size] + others_GRM[:, ring - first : ring - first + size]
                 partner_R = torch.arange(start + ring, start + ring + size, device=entropy_GN.device) % num_queries
                 own_entropy_GR = (entropy_GN[:, start : start + size] + entropy_GN[:, partner_R]) / 2
-                yield _entropy(mean_GRM).double() - own_entropy_GR
+                yield _entropy(mean_GRM).to(entropy_GN.dtype) - own_entropy_GR
 
 
 def _panel(rows: Rows, heads: slice, start: int, length: int, num_queries: int) -> Tensor:

@@ -38,6 +38,8 @@ ANALYSIS, MAP, CHANGE = "analysis.json", "redundancy.png", "change.png"
 """Files of the output folder."""
 DEFAULT_RHO = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 """Thresholds that are tried when none are named."""
+DEFAULT_POINTS = 20
+"""Columns a person can read at a glance."""
 DEFAULT_PAIRS = 256 * 255 // 2
 """All pairs of a latent model's queries at 256 px. Beyond, a score costs no more per query and key than there."""
 
@@ -48,7 +50,7 @@ class AnalyzeRequest:
 
     sampling: SampleRequest
     """How images are made; its `schedule` must be `full`. Its `output` is where the analysis goes."""
-    points: int = 20
+    points: int = DEFAULT_POINTS
     """Solver steps at which attention is scored, spread evenly over the way."""
     max_pairs: int = DEFAULT_PAIRS
     """Pairs of queries compared in each head; all of them if there are no more."""
@@ -97,6 +99,10 @@ def _check(request: AnalyzeRequest, setup: SampleSetup) -> Sampler:
     """Refuse what can't be analysed before anything is loaded; the sampler if all is well."""
     if request.sampling.num_images < 2:
         raise ConfigError("one image shows no spread", hint="use --num-images 2 or more")
+    if setup.plan.schedule.kind != "full":
+        raise ConfigError("an analysis looks at full attention", hint='sample with schedule="full"')
+    if min(request.points, request.max_pairs) < 1:
+        raise ConfigError("--points and --pairs must be at least 1")
     solver = setup.plan.sampler.solver
     if solver in ADAPTIVE_SOLVERS:
         raise ConfigError(

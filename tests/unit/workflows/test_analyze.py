@@ -1,14 +1,17 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from medcli.config import ModelConfig
 from medcli.engine.attention_watch import LayerScores
+from medcli.errors import ConfigError
 from medcli.metrics.macs import closed_form_macs
 from medcli.presets import preset_config
-from medcli.workflows.analyze import watched_steps
+from medcli.runtime.reporting import Silent
+from medcli.workflows.analyze import AnalyzeRequest, analyze, watched_steps
 from medcli.workflows.analyze_attention import (
     AttentionMap,
     falls_with_progress,
@@ -17,6 +20,7 @@ from medcli.workflows.analyze_attention import (
     summed_up,
 )
 from medcli.workflows.analyze_suggestion import suggest
+from medcli.workflows.sample_settings import SampleRequest
 
 NUM_IMAGES, NUM_STEPS, NUM_HEADS = 6, 8, 3
 CONFIG = replace(preset_config("SiT-S/2"), depth=4)
@@ -146,6 +150,13 @@ def test_counts_fit_the_smallest_grid_they_are_suggested_for() -> None:
 )
 def test_layers_are_written_as_the_layers_flag_takes_them(numbers: tuple[int, ...], text: str) -> None:
     assert ranges(numbers) == text
+
+
+@pytest.mark.parametrize("change", [{"points": 0}, {"max_pairs": 0}, {"sampling": SampleRequest(num_images=4)}])
+def test_requests_from_python_are_checked_too(change: dict[str, Any]) -> None:
+    request = AnalyzeRequest(**{"sampling": SampleRequest(num_images=4, schedule="full"), **change})
+    with pytest.raises(ConfigError, match="at least 1|full attention"):
+        analyze(request, Silent())
 
 
 def test_watched_steps_run_from_the_first_to_the_last() -> None:
