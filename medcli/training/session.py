@@ -102,7 +102,9 @@ class Session:
             found = None if wish == NEVER else self._fleet.told(lambda: snapshots.at(Path(wish)))
         if found is not None:
             self._restore(*found)
-            self._note(f"going on after step {self.journal.done} ({found[0]})")
+            done, steps = self.journal.done, self._config.steps
+            way = f"going on after step {done}" if done < steps else f"{done} steps are done, {steps} were asked for"
+            self._note(f"{way} ({found[0]})")
         if found is None or wish != AUTO:
             self._save()
         self._cut_metrics()

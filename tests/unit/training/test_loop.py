@@ -203,6 +203,7 @@ def test_a_finished_run_returns_at_once_what_it_has(tmp_path):
     assert same_average(first, again)
     assert (again.steps, again.loss, again.images_per_sec) == (6, first.loss, None)
     assert told.steps == []
+    assert told.notes == [f"6 steps are done, 6 were asked for ({last_state(tmp_path)})"]
 
 
 def test_the_result_tells_what_was_done(tmp_path):
