@@ -70,8 +70,8 @@ def tune(
 ) -> None:
     """Choose layers, ladder and thresholds that keep closest to full attention within a budget.
 
-    It shows the front of cost against error and the command that samples with the choice. The same command again goes
-    on where it stopped; another budget in the same folder uses what was measured.
+    Shows the front of cost against error, and the command that samples with the choice.
+    The same command again goes on where it stopped; another budget in the same folder uses what was measured.
 
     Examples:
         medcli tune --saving 6%
@@ -102,7 +102,7 @@ def tune(
     )
     report = run(request, out)
     out.result(report, summary(report))
-    out.hint(report.chosen.command)
+    out.hint(f"look at {Path(report.output) / 'tuning.png'}")
 
 
 def _sampling(ctx: typer.Context) -> SampleRequest:

@@ -70,3 +70,10 @@ def test_the_second_round_believes_runs_more_than_promises():
     assert without == OTHER[1:3]
     assert second_round(PROPOSALS, {DENSE.configuration: 0.0}, 3, limit=6.0) == []
     assert second_round(PROPOSALS, measured, 0, limit=6.0) == []
+
+
+def test_a_family_is_corrected_by_its_own_runs_before_those_of_its_layers():
+    short = [proposal(5.0 + n / 10, 3.0, (0,), (1, 4), (0.5 + n / 100,)) for n in range(2)]
+    long = [proposal(5.0 + n / 10, 3.1, (0,), (1, 16), (0.5 + n / 100,)) for n in range(2)]
+    measured = {short[0].configuration: 9.0, long[0].configuration: 1.0}
+    assert second_round([*short, *long], measured, 1, limit=6.0) == [long[1]]

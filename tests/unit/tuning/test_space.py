@@ -13,6 +13,7 @@ from medcli.tuning.space import (
     layer_sets,
     listing_of,
     random_configuration,
+    rounded_up,
 )
 
 
@@ -74,3 +75,10 @@ def test_a_configuration_says_what_it_is():
     assert Configuration((0, 2), (1, 4), (0.3,)).to_json() == {
         "layers": [0, 2], "ladder": [1, 4], "rho": [0.3], "schedule": "dynamic",
     }  # fmt: skip
+
+
+def test_numbers_are_rounded_to_what_is_truly_above_them():
+    assert rounded_up(0.1231, 3) == 0.124
+    assert rounded_up(0.123, 3) == 0.124
+    assert rounded_up(2.91701, 4) == 2.918
+    assert rounded_up(1234.5, 2) == 1300

@@ -13,12 +13,13 @@ from medcli.tuning.space import DENSE, Configuration, Variant
 from medcli.tuning.tables import StepTable, Tables
 
 NUM_STEPS = 14
+COUNTS = (1, 4, 16, 25)
 
 
 def tables_of(distances, *, num_deciding=NUM_STEPS - 1, warmup_steps=3, distance="l1", errors=None):
     """Tables of the networks 1, 4, 16, ... in layer 0 that moved images by these distances, (E, K, I)."""
     made = {}
-    for count, own in zip((1, 4, 16), distances, strict=False):
+    for count, own in zip(COUNTS, distances, strict=False):
         error = np.ones_like(own) if errors is None else errors[count]
         made[Variant((0,), count)] = StepTable(error, own, own**2)
     num_images = distances[0].shape[1]
@@ -48,17 +49,17 @@ def replayed_one_by_one(tables, configuration, image):
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    rho=st.lists(st.sampled_from([0.95, 0.9, 0.7, 0.5, 0.3, 0.1]), min_size=1, max_size=2, unique=True),
+    rho=st.lists(st.sampled_from([0.95, 0.9, 0.7, 0.5, 0.3, 0.1]), min_size=1, max_size=3, unique=True),
     warmup_steps=st.integers(1, NUM_STEPS + 2),
     num_deciding=st.integers(1, NUM_STEPS),
     distance=st.sampled_from(["l1", "l2"]),
 )
 def test_a_replay_of_all_images_is_the_rule_image_by_image(seed, rho, warmup_steps, num_deciding, distance):
     fall = np.linspace(1, 0.1, NUM_STEPS)[:, None]
-    distances = np.random.default_rng(seed).uniform(0.2, 1.2, (3, NUM_STEPS, 5)) * fall
+    distances = np.random.default_rng(seed).uniform(0.2, 1.2, (4, NUM_STEPS, 5)) * fall
     tables = tables_of(distances, num_deciding=num_deciding, warmup_steps=warmup_steps, distance=distance)
     rho = tuple(sorted(rho, reverse=True))
-    configuration = Configuration((0,), (1, 4, 16)[: len(rho) + 1], rho)
+    configuration = Configuration((0,), COUNTS[: len(rho) + 1], rho)
     moves_JI = tables.moves_of(configuration)
     for image in range(5):
         assert moves_JI[:, image].tolist() == replayed_one_by_one(tables, configuration, image)
@@ -70,6 +71,13 @@ def test_one_step_may_make_two_moves_by_the_distance_of_the_network_that_made_it
     distances[1, 6] = 0.9  # the second's would not have
     configuration = Configuration((0,), (1, 4, 16), (0.5, 0.1))
     assert tables_of(distances).moves_of(configuration).tolist() == [[6], [6]]
+
+
+def test_so_it_is_for_three_moves():
+    distances = np.ones((4, NUM_STEPS, 1))
+    distances[0, 6] = 0.01
+    configuration = Configuration((0,), COUNTS, (0.5, 0.3, 0.1))
+    assert tables_of(distances).moves_of(configuration).tolist() == [[6], [6], [6]]
 
 
 def test_costs_are_those_of_the_calls_the_engine_would_make():
