@@ -156,11 +156,12 @@ def earliest_moves(schedule: Schedule, sampler: Sampler) -> tuple[int, ...]:
     return tuple(moves)
 
 
-def recorded_run(path: Path) -> Run:
+def recorded_run(path: Path, num_images: int | None = None) -> Run:
     """Read what `medcli sample` wrote about a run.
 
     Args:
         path: A sample folder or the manifest in it.
+        num_images: Look at so many images, from the first; None at all there are.
 
     Raises:
         DataError: If there is no manifest, it is damaged, or no image is finished.
@@ -169,7 +170,7 @@ def recorded_run(path: Path) -> Run:
     manifest = read_manifest(folder)
     if manifest is None:
         raise DataError(f"{folder} holds no {MANIFEST}", hint="give the folder medcli sample wrote")
-    records = _records(folder / RECORDS)
+    records = _records(folder / RECORDS, num_images)
     try:
         settings = manifest["settings"]
         schedule: dict[str, Any] = settings["schedule"]
@@ -189,10 +190,11 @@ def recorded_run(path: Path) -> Run:
     return run
 
 
-def _records(path: Path) -> list[Record]:
+def _records(path: Path, num_images: int | None) -> list[Record]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     # A killed run may leave a torn last line.
-    records = [record for record in map(Record.of_line, lines) if record is not None]
+    found = [record for record in map(Record.of_line, lines) if record is not None]
+    records = [record for record in found if num_images is None or record.index < num_images]
     if not records:
         raise DataError(f"{path} names no finished image", hint="run the medcli sample command again")
     return records

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medcli.checkpoint.reader import describe
+from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.errors import ConfigError
 from medcli.runtime.files import write_text
@@ -17,6 +18,7 @@ from medcli.runtime.reporting import Reporter
 from medcli.tuning.running import mean_and_error
 from medcli.workflows.fid_scoring import FidRequest, load_yardstick, measure
 from medcli.workflows.fid_sides import common_reference, survey, survey_reference
+from medcli.workflows.image_cost import image_cost, recorded_run
 from medcli.workflows.sample import sample
 from medcli.workflows.sample_settings import SampleRequest
 from medcli.workflows.schedule_picture import draw_comparison
@@ -151,16 +153,17 @@ def compare_schedules(request: ComparisonRequest, reporter: Reporter) -> Compari
         MedcliError: As `sample` and `score_samples` do; what has been made stays and the same request goes on.
     """
     checkpoint = request.checkpoint or asset_path(BUNDLED_MODEL)
-    variants = variants_of(describe(checkpoint).config.mediators)
+    config = describe(checkpoint).config
+    variants = variants_of(config.mediators)
     seeds = tuple(range(request.seed, request.seed + request.num_seeds))
     runs = [(variant, seed) for seed in seeds for variant in variants]
     costs: dict[tuple[str, int], tuple[float, float]] = {}
     for done, (variant, seed) in enumerate(runs):
         told = _PartOf(reporter, done, len(runs), f"{variant.name}, seed {seed}")
-        report = sample(_sample_request(request, checkpoint, variant, seed), told)
-        costs[variant.name, seed] = report.gmacs_per_image, report.gmacs_done_per_image
+        sample(_sample_request(request, checkpoint, variant, seed), told)
+        costs[variant.name, seed] = _costs(_folder(request, variant, seed), request.num_images, config)
     folders = {run: _folder(request, *run) for run in runs}
-    fids = _fids(list(folders.values()), reporter)
+    fids = _fids(list(folders.values()), request.num_images, reporter)
     scores = {(variant.name, seed): fid for (variant, seed), fid in zip(runs, fids, strict=True)}
     outcomes = tuple(_outcome(variant, variants, seeds, costs, scores) for variant in variants)
     made = ComparisonReport(
@@ -193,9 +196,17 @@ def _sample_request(request: ComparisonRequest, checkpoint: Path, variant: Varia
     )
 
 
-def _fids(folders: Sequence[Path], reporter: Reporter) -> list[float]:
-    """FID of each folder, by one network and one reference."""
-    sides = [(folder, survey(folder)) for folder in folders]
+def _costs(folder: Path, num_images: int, config: ModelConfig) -> tuple[float, float]:
+    """GMACs of an image in the papers' convention and as done; of the first images, where an earlier run made more."""
+    cost = image_cost(recorded_run(folder, num_images), config)
+    assert cost.gmacs is not None  # a run that was made has made its moves
+    assert cost.gmacs_done is not None
+    return cost.gmacs, cost.gmacs_done
+
+
+def _fids(folders: Sequence[Path], num_images: int, reporter: Reporter) -> list[float]:
+    """FID of the first images of each folder, by one network and one reference."""
+    sides = [(folder, survey(folder, num_images)) for folder in folders]
     request = FidRequest(metrics=("fid",))
     reference = survey_reference(common_reference(folders))
     yardstick = load_yardstick(request, reference, sides, reporter)

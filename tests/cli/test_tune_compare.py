@@ -42,6 +42,10 @@ def test_every_schedule_is_scored_for_every_seed_and_dynamic_ones_are_set_beside
     assert "less static" in table.out
     assert stamps == {file: file.stat().st_mtime_ns for file in stamps}
 
+    more = [11 if word == 10 else word for word in WORDS]
+    assert json.loads(run_cli(*more, "--json").out)["rows"][0]["fid"] != rows["dense"]["fid"]
+    assert json.loads(run_cli(*WORDS, "--json").out) == found  # the first ten of eleven
+
 
 def test_thresholds_of_l2_are_the_squares_of_those_of_l1():
     dynamic = [variant for variant in variants_of((1, 4, 16)) if variant.kind == "dynamic"]
