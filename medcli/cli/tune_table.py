@@ -64,11 +64,12 @@ def _random_line(report: TuneReport) -> str:
     check = report.random
     if check is None or check.best is None:
         return "no random configuration of equal cost was found"
-    pair = [f"{one.judged(report.metric):.4f}" for one in (check.chosen, check.best)]
     verdict = "beaten by" if check.is_beaten else "no worse than"
+    seen = [f"{one.judged(report.metric):.4f}" for one in (check.chosen, check.best)]
+    new = [f"{one.judged(report.metric):.4f}" for one in check.on_new_images]
     return (
-        f"on new images the choice ({pair[0]}) is {verdict} the best of {len(check.others)} random configurations of "
-        f"equal cost ({pair[1]})"
+        f"the choice ({seen[0]}) is {verdict} the best of {len(check.others)} random configurations of equal cost "
+        f"({seen[1]}); on new images they come to {new[0]} and {new[1]}"
     )
 
 

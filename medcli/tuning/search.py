@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import fmean
 
 from medcli.tuning.pareto import front, spread
 from medcli.tuning.space import FULL_ATTENTION, Configuration, Layers
 
+THRESHOLD_STEP = 0.85
+"""Factor by which the last runs move a threshold."""
 Family = tuple[Layers, tuple[int, ...]]
 """Layers and ladder: configurations that differ in their thresholds only."""
 
@@ -75,6 +78,17 @@ def second_round(
 
     open_ones = [one for one in proposals if one.cost <= limit and one.configuration not in measured]
     return sorted(open_ones, key=lambda one: (corrected(one), _by_error(one)))[:number]
+
+
+def neighbours(configuration: Configuration) -> list[Configuration]:
+    """Configurations with one threshold moved a step down or up, where they still fall."""
+    made = []
+    for move, value in enumerate(configuration.rho):
+        for factor in (THRESHOLD_STEP, 1 / THRESHOLD_STEP):
+            rho = (*configuration.rho[:move], float(f"{value * factor:.3g}"), *configuration.rho[move + 1 :])
+            if all(later < earlier for earlier, later in pairwise(rho)):
+                made.append(replace(configuration, rho=rho))
+    return made
 
 
 def _first_of(proposals: Sequence[Proposal], number: int) -> list[Proposal]:

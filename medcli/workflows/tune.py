@@ -18,7 +18,7 @@ from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter
 from medcli.tuning.pareto import best_within, front
 from medcli.tuning.running import cost_of_moves, relative_error
-from medcli.tuning.search import Proposal, first_round, second_round
+from medcli.tuning.search import Proposal, first_round, neighbours, second_round
 from medcli.tuning.space import (
     DENSE,
     FULL_ATTENTION,
@@ -99,7 +99,7 @@ class _Tuning:
         order = self._layer_order()
         tables = self._bench.tables(layer_sets([layer for layer, _, _ in order]))
         proposals = self._proposals(tables, [layer for layer, _, _ in order])
-        candidates = self._run_finalists(proposals)
+        candidates = self._run_finalists(proposals, tables)
         metric = self._request.metric
 
         def judged(candidate: Candidate) -> float:
@@ -143,20 +143,32 @@ class _Tuning:
 
     def _proposals(self, tables: Tables, order: Sequence[int]) -> list[Proposal]:
         made = configurations(layer_sets(order), self._setup.counts, tables.thresholds)
-        cost_a_pass = self._costs.table(tables.of_variant, self._budget.unit)
-        return [
-            Proposal(
-                configuration=one, cost=float(tables.costs_of(one, cost_a_pass).mean()), error=tables.error_of(one)
-            )
-            for one in made
-        ]
+        return [self._proposal(tables, one) for one in made]
 
-    def _run_finalists(self, proposals: Sequence[Proposal]) -> list[Candidate]:
-        """Run what deserves it, in two rounds: the second knows how far the first was from what was promised."""
+    def _proposal(self, tables: Tables, one: Configuration) -> Proposal:
+        """Replay a configuration."""
+        known = tables if set(one.variants) <= set(tables.of_variant) else tables.as_parent(one.variants)
+        costs_I = known.costs_of(one, self._costs.table(one.variants, self._budget.unit))
+        return Proposal(configuration=one, cost=float(costs_I.mean()), error=known.error_of(one))
+
+    def _run_finalists(self, proposals: Sequence[Proposal], tables: Tables) -> list[Candidate]:
+        """Run what deserves it: half by promise, a quarter by corrected promise, the rest uphill from the best."""
         number, metric = self._request.num_finalists, self._request.metric
         ran = self._run(first_round(proposals, number // 2, self._limit))
         measured = {one.configuration: one.judged(metric) for one in ran}
-        return ran + self._run(second_round(proposals, measured, number - len(ran), self._limit))
+        ran += self._run(second_round(proposals, measured, number // 4, self._limit))
+        while len(ran) < number and (better := self._uphill(ran, tables)):
+            ran += self._run([better])
+        return ran
+
+    def _uphill(self, ran: Sequence[Candidate], tables: Tables) -> Proposal | None:
+        """The most promising neighbour, within the budget, of the best that was run; None if all of them were run."""
+        best = best_within(ran, self._limit, lambda one: one.cost, lambda one: one.judged(self._request.metric))
+        known = {one.configuration for one in ran}
+        near = neighbours(best.configuration) if best else []
+        options = [self._proposal(tables, one) for one in near if one not in known]
+        allowed = [one for one in options if one.cost <= self._limit]
+        return min(allowed, key=lambda one: (one.error, one.cost, one.configuration), default=None)
 
     def _run(self, chosen: Sequence[Proposal]) -> list[Candidate]:
         outcomes = self._bench.run([one.configuration for one in chosen], self._setup.numbers, "runs")
@@ -190,13 +202,15 @@ class _Tuning:
         )
 
     def _random_check(self, chosen: Candidate, tables: Tables) -> RandomCheck:
-        """Run the choice and random configurations of its cost on new images."""
-        drawn = self._draw(chosen, tables)
-        size = len(self._setup.numbers)
-        unseen = range(size, 2 * size)
-        outcomes = self._bench.run([chosen.configuration, *drawn], unseen, "random runs")
-        own, *others = [self._candidate(outcome, unseen, None) for outcome in outcomes]
-        return RandomCheck(chosen=own, others=tuple(others), metric=self._request.metric)
+        """Let a random search choose by the same images, then set both choices side by side on new ones."""
+        metric, seen = self._request.metric, self._setup.numbers
+        drawn = self._bench.run(self._draw(chosen, tables), seen, "random runs")
+        others = [self._candidate(outcome, seen, None) for outcome in drawn]
+        best = min(others, key=lambda other: (other.judged(metric), other.cost), default=None)
+        unseen = range(len(seen), 2 * len(seen))
+        both = [chosen.configuration, *([best.configuration] if best else [])]
+        again = [self._candidate(outcome, unseen, None) for outcome in self._bench.run(both, unseen, "new images")]
+        return RandomCheck(metric=metric, chosen=chosen, others=tuple(others), best=best, on_new_images=tuple(again))
 
     def _draw(self, chosen: Candidate, tables: Tables) -> list[Configuration]:
         """Random configurations whose replayed cost is the choice's, none twice; fewer if they are hard to find."""
@@ -206,9 +220,7 @@ class _Tuning:
         slack = EQUAL_COST * int(self._passes_K.sum()) * (table[DENSE] - min(table.values()))
         for _ in range(MOST_DRAWS):
             one = random_configuration(random, self._setup.layers, self._setup.counts)
-            known = tables if set(one.variants) <= set(tables.of_variant) else tables.as_parent(one.variants)
-            costs_I = known.costs_of(one, self._costs.table(one.variants, self._budget.unit))
-            if abs(float(costs_I.mean()) - chosen.cost) <= slack and one != chosen.configuration:
+            if abs(self._proposal(tables, one).cost - chosen.cost) <= slack and one != chosen.configuration:
                 found[one] = None
             if len(found) == self._request.num_random:
                 break

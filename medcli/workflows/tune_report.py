@@ -52,29 +52,29 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RandomCheck:
-    """The choice beside random configurations of equal cost, on images that choosing has not seen."""
+    """The choice beside that of a random search over configurations of equal cost."""
 
+    metric: str
     chosen: Candidate
     others: tuple[Candidate, ...]
-    metric: str
-
-    @property
-    def best(self) -> Candidate | None:
-        """The best of the random ones; None if none of that cost was found."""
-        return min(self.others, key=lambda other: other.judged(self.metric), default=None)
+    """The random ones, run on the images the choice was made by."""
+    best: Candidate | None
+    """Their best there; None if none of that cost was found."""
+    on_new_images: tuple[Candidate, ...]
+    """The choice and that best one, on images that neither search has seen."""
 
     @property
     def is_beaten(self) -> bool:
-        """Whether one of them is better than the choice."""
+        """Whether random search found something better, on the images both were chosen by."""
         return self.best is not None and self.best.judged(self.metric) < self.chosen.judged(self.metric)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            "chosen": self.chosen.to_json(),
             "configurations": [other.to_json() for other in self.others],
             "best": self.best.to_json() if self.best else None,
             "chosen_is_best": not self.is_beaten,
+            "on_new_images": [one.to_json() for one in self.on_new_images],
         }
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medcli.tuning.pareto import best_within, front, spread
-from medcli.tuning.search import Proposal, first_round, second_round
+from medcli.tuning.search import Proposal, first_round, neighbours, second_round
 from medcli.tuning.space import FULL_ATTENTION, Configuration
 
 POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30)
@@ -77,3 +77,10 @@ def test_a_family_is_corrected_by_its_own_runs_before_those_of_its_layers():
     long = [proposal(5.0 + n / 10, 3.1, (0,), (1, 16), (0.5 + n / 100,)) for n in range(2)]
     measured = {short[0].configuration: 9.0, long[0].configuration: 1.0}
     assert second_round([*short, *long], measured, 1, limit=6.0) == [long[1]]
+
+
+def test_neighbours_move_one_threshold_and_still_fall():
+    near = neighbours(Configuration((0,), (1, 4, 16), (0.5, 0.45)))
+    assert [one.rho for one in near] == [(0.588, 0.45), (0.5, 0.383)]
+    assert {(one.layers, one.counts) for one in near} == {((0,), (1, 4, 16))}
+    assert neighbours(Configuration((0,), (4,))) == neighbours(FULL_ATTENTION) == []
