@@ -30,6 +30,7 @@ from medcli.cli.inspect import inspect
 from medcli.cli.latents import latents
 from medcli.cli.output import Output
 from medcli.cli.problems import problem_of
+from medcli.cli.report import report
 from medcli.cli.sample import sample
 from medcli.cli.speaker import is_said_elsewhere
 from medcli.cli.tune import tune
@@ -48,6 +49,7 @@ COMMANDS: tuple[CommandFunction, ...] = (
     flops,
     bench,
     fid,
+    report,
     demo,
     doctor,
 )

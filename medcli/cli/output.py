@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from medcli.cli.progress import Bar, Log
+from medcli.runtime.text import printable as printable
 
 if TYPE_CHECKING:
     import typer
@@ -30,11 +31,6 @@ class Report(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values under stable snake_case keys."""
-
-
-def printable(text: str) -> str:
-    """Escape what could move the cursor, start a new line or not be encoded, such as odd characters of a file name."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def one_line(text: str) -> str:

@@ -56,6 +56,8 @@ class SampleReport:
     """Mediator count of each ladder entry."""
     num_steps: int = 0
     """Solver steps of an image; 0 for adaptive solvers."""
+    gmacs_per_pass: tuple[float, ...] = ()
+    """Cost of one forward pass of an image at each ladder entry."""
     num_new: int = 0
     """Images made by this run."""
     amm: dict[str, Any] | None = None
@@ -66,9 +68,13 @@ class SampleReport:
         return {"output": self.output, "num_images": self.num_images, **self.totals(), "amm": self.amm}
 
     def totals(self) -> dict[str, Any]:
-        """What the manifest keeps of a finished run."""
+        """Cost and speed."""
         names = ("nfe", "gmacs_per_image", "gmacs_done_per_image", "gmacs_dense", "seconds", "images_per_sec")
         return {**{name: getattr(self, name) for name in names}, "switch_steps_mean": list(self.switch_steps_mean)}
+
+    def recorded(self) -> dict[str, Any]:
+        """What the manifest keeps of a finished run."""
+        return {**self.totals(), "gmacs_per_pass": list(self.gmacs_per_pass)}
 
 
 def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
@@ -166,7 +172,7 @@ def _complete(folder: SampleFolder, setup: SampleSetup, session: dict[str, Any],
     sessions = manifest["sessions"] + ([session] if session["images"] else [])
     _write_pictures(folder, setup, npz=npz, changed="totals" not in manifest or bool(session["images"]))
     report = replace(_report(folder, setup, sessions), num_new=session["images"])
-    write_manifest(folder.path, {**manifest, "sessions": sessions, "totals": report.totals()})
+    write_manifest(folder.path, {**manifest, "sessions": sessions, "totals": report.recorded()})
     return report
 
 
@@ -210,4 +216,7 @@ def _report(folder: SampleFolder, setup: SampleSetup, sessions: list[dict[str, A
         counts=plan.schedule.counts,
         num_steps=num_steps,
         amm=None if setup.amm is None else amm_report(setup.amm, config),
+        gmacs_per_pass=tuple(
+            pass_gmacs(own, count) for own, count in zip(setup.configs, plan.schedule.counts, strict=True)
+        ),
     )

@@ -1,0 +1,100 @@
+"""The commands that make again what a page shows, from what its files say about themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from functools import cache
+
+from medcli.config import listing
+from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.sampler_config import SamplerConfig
+from medcli.schedule.spec import Schedule
+from medcli.workflows.image_cost import Run
+from medcli.workflows.report_values import Json, entry, number, rows_of, text
+
+MOST_CLASSES = 100
+"""So many classes from 0 on are all there are."""
+INTEGRATED = ("solver", "path", "prediction")
+"""Settings of `sde` and `ode`; the command refuses what decides nothing."""
+NOISED = ("diffusion_form", "diffusion_norm", "last_step", "last_step_size")
+"""Settings of `sde` alone."""
+
+
+def sample_command(folder: str, manifest: Json, run: Run) -> str:
+    """The `medcli sample` line of a folder.
+
+    Args:
+        folder: Its name.
+        manifest: What stands in its manifest.
+        run: The same, checked.
+    """
+    settings = manifest["settings"]
+    words = ["medcli", "sample", *_checkpoints(rows_of(settings["checkpoints"]), run.schedule)]
+    if settings.get("weights"):
+        words += ["--weights", text(settings["weights"])]
+    words += _schedule(run.schedule) + _sampler(run.sampler)
+    words += ["--cfg-scale", f"{run.guidance.scale:g}"]
+    if run.guidance.is_on:
+        words += ["--cfg-channels", "all" if run.guidance.channels is None else str(run.guidance.channels)]
+        if run.guidance.is_partial:
+            words += ["--cfg-interval", ",".join(f"{end:g}" for end in run.guidance.interval)]
+    words += _labels(entry(settings, "labels"))
+    if text(settings.get("dtype")) not in ("-", "fp32"):
+        words += ["--dtype", settings["dtype"]]
+    if isinstance(settings.get("autoencoder"), str):
+        words += ["--vae", settings["autoencoder"]]
+    words += ["--seed", str(settings.get("seed", 0)), "--num-images", str(manifest.get("num_images"))]
+    return shlex.join([*words, "-o", folder])
+
+
+def fid_command(row: Json) -> str:
+    """The `medcli fid` line of a report; the extractor's weights are known by their hash alone."""
+    words = ["medcli", "fid", text(row.get("samples")), text(row.get("reference"))]
+    words += ["--extractor", text(row.get("extractor"))]
+    if (num := number(row.get("num_samples"))) is not None and num >= 2:
+        words += ["--num-images", f"{num:.0f}"]
+    return shlex.join([*words, "--json"])
+
+
+def _checkpoints(entries: list[Json], schedule: Schedule) -> list[str]:
+    files = [text(one.get("file")) for one in entries]
+    if len(files) == 1:
+        is_bundled = files[0] == BUNDLED_MODEL and entries[0].get("sha256") == _bundled_sha256()
+        return [] if is_bundled else files
+    stages = zip(schedule.counts, files, strict=False)
+    return [word for count, file in stages for word in ("--stage", f"{count}={file}")]
+
+
+@cache
+def _bundled_sha256() -> str:
+    return hashlib.sha256(asset_path(BUNDLED_MODEL).read_bytes()).hexdigest()
+
+
+def _schedule(schedule: Schedule) -> list[str]:
+    words = ["--schedule", schedule.kind]
+    if schedule.kind != "full":
+        words += ["--mediators", listing(schedule.counts)]
+    if schedule.is_dynamic:
+        words += ["--rho", ",".join(f"{value:g}" for value in schedule.rho)]
+        words += ["--warmup-steps", str(schedule.warmup_steps), "--distance", schedule.distance]
+    return words
+
+
+def _sampler(config: SamplerConfig) -> list[str]:
+    names = {"sde": INTEGRATED + NOISED, "ode": INTEGRATED}.get(config.sampler, ())
+    if config.last_step == "none":
+        names = tuple(name for name in names if name != "last_step_size")
+    words = ["--sampler", config.sampler, "--steps", str(config.steps)]
+    for name in names:
+        words += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
+    return words
+
+
+def _labels(labels: object) -> list[str]:
+    classes, sampling = entry(labels, "classes"), entry(labels, "sampling")
+    words = []
+    if isinstance(classes, list) and all(type(label) is int for label in classes):
+        is_all = len(classes) >= MOST_CLASSES and classes == list(range(len(classes)))
+        words += ["--classes", "all" if is_all else listing(tuple(classes))]
+    return [*words, "--label-sampling", sampling] if isinstance(sampling, str) else words

@@ -1,0 +1,89 @@
+"""Values out of files that anybody may have written: what is not of the type expected is refused or left out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medcli.errors import DataError
+
+Json = Mapping[str, Any]
+
+
+def read_json(path: Path) -> Json:
+    """Read a file that holds a JSON object.
+
+    Raises:
+        DataError: If it can't be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise DataError(f"no such file or folder: {path}", hint="check the path") from err
+    except (OSError, ValueError, RecursionError) as err:
+        raise DataError(f"{path} can't be read as JSON", hint="make it again with the command that wrote it") from err
+    if not isinstance(content, dict):
+        raise DataError(f"{path} does not hold a JSON object", hint="make it again with the command that wrote it")
+    return content
+
+
+def number(value: object) -> float | None:
+    """A finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def text(value: object, default: str = "-") -> str:
+    """Text; the default for anything else."""
+    return value if isinstance(value, str) and value else default
+
+
+def entry(values: object, *keys: str) -> Any:
+    """What stands under nested keys; None where there is no such thing."""
+    for key in keys:
+        if not isinstance(values, Mapping):
+            return None
+        values = values.get(key)
+    return values
+
+
+def rows_of(values: object) -> list[Json]:
+    """The objects of a list."""
+    return [row for row in values if isinstance(row, Mapping)] if isinstance(values, list) else []
+
+
+def numbers(values: object, what: str) -> tuple[float, ...]:
+    """A list of finite numbers.
+
+    Raises:
+        DataError: If it is anything else.
+    """
+    found = [number(value) for value in values] if isinstance(values, list) else [None]
+    if None in found:
+        raise DataError(f"{what} is no list of numbers", hint="make the file again with the command that wrote it")
+    return tuple(value for value in found if value is not None)
+
+
+def shown(value: object, digits: int = 4) -> str:
+    """A number with so many significant digits, or a dash."""
+    found = number(value)
+    if found is None:
+        return "-"
+    return f"{found:,.0f}" if found == round(found) and abs(found) < 1e12 else f"{found:.{digits}g}"
+
+
+def listed(values: Iterable[object], separator: str = ", ") -> str:
+    """Values one after the other, or a dash."""
+    return separator.join(map(str, values)) or "-"
+
+
+def as_list(value: object) -> Sequence[Any]:
+    """A list; an empty one for anything else."""
+    return value if isinstance(value, list) else ()
