@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from medcli.pages.axes import across, frame, upwards, widened
-from medcli.pages.svg import drawing, element, points_of
+from medcli.pages.svg import COLOURS, drawing, element, points_of
 
 HEIGHT = 236.0
 
@@ -38,6 +38,6 @@ def curves(lines: Sequence[Curve], *, names: tuple[str, str], says: str) -> Mark
     for place, line in enumerate(lines):
         corners = [(x.at(edge), y.at(value)) for step, value in enumerate(line.values) for edge in (step, step + 1)]
         title = element("title", text=line.name)
-        kind = "level" if line.is_level else f"line s{place % 6}"
+        kind = "level" if line.is_level else f"line s{place % COLOURS}"
         made.append(element("polyline", [title], points=points_of(corners), class_=kind))
     return drawing(made, height=HEIGHT, says=says)

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 from markupsafe import Markup
 
 from medcli.pages.axes import LEFT, TOP, across, short
-from medcli.pages.svg import drawing, element, rectangle
+from medcli.pages.svg import COLOURS, drawing, element, rectangle
 
 MOST_BARS = 60
 ROW, FOOT = 74.0, 36.0
@@ -67,7 +67,7 @@ def _row(move: Moves, row: int, width: int, num_steps: int, num_images: int, bot
         left, right, height = x.at(first), x.at(last), (ROW - 22) * count / tallest
         named = f"step {first}" if last == first + 1 else f"steps {first} to {last - 1}"
         box = (left, bottom - height, max(right - left - 0.6, 0.6), height)
-        made.append(rectangle(box, title=f"{named}: {count} images", class_=f"fill s{row % 6}"))
+        made.append(rectangle(box, title=f"{named}: {count} images", class_=f"fill s{row % COLOURS}"))
     return made
 
 

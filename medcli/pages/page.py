@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from medcli.pages.svg import COLOURS
 from medcli.runtime.text import printable
 
-COLOURS = 6
-"""Colours of series, after which they repeat."""
+LONG_FACT = 48
+"""Characters from which a fact takes a line of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +91,7 @@ def html_of(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(page=page)
+    return environment.get_template("page.html").render(page=page, long_fact=LONG_FACT)
 
 
 def _made_printable(value: object) -> object:

@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from medcli.runtime.text import printable
 
+COLOURS = 6
+"""Colours of series, the classes `s0` to `s5`, after which they repeat."""
 WIDTH = 420.0
 """User units across a chart. A phone shows it about as wide in CSS pixels, so text keeps its size there."""
 

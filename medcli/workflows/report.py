@@ -19,7 +19,7 @@ from medcli.workflows.fid_sides import SAMPLES_ROOT
 from medcli.workflows.report_findings import SECTIONS
 from medcli.workflows.report_run_section import run_section, schedule_in_words
 from medcli.workflows.report_runs import SampledRun, read_run
-from medcli.workflows.report_scores import score_section
+from medcli.workflows.report_scores import score_sections
 from medcli.workflows.report_values import Json, read_json, shown
 
 RESULTS = ("analysis.json", "tuning.json", "comparison.json")
@@ -141,7 +141,7 @@ def _page(request: ReportRequest, found: _Found) -> Page:
     if len(found.runs) > 1:
         sections.append(_overview(found.runs))
     if found.scores:
-        sections.append(score_section(found.scores, found.runs))
+        sections += score_sections(found.scores, found.runs)
     sections += [run_section(run, f"run-{place}") for place, run in enumerate(found.runs, 1)]
     for place, (name, content) in enumerate(found.findings, 1):
         sections.append(SECTIONS[content["kind"]](name, content, f"finding-{place}"))

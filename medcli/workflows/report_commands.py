@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from collections.abc import Sequence
 from functools import cache
 
 from medcli.config import listing
@@ -48,13 +49,20 @@ def sample_command(folder: str, manifest: Json, run: Run) -> str:
     return shlex.join([*words, "-o", folder])
 
 
-def fid_command(row: Json) -> str:
-    """The `medcli fid` line of a report; the extractor's weights are known by their hash alone."""
-    words = ["medcli", "fid", text(row.get("samples")), text(row.get("reference"))]
-    words += ["--extractor", text(row.get("extractor"))]
-    if (num := number(row.get("num_samples"))) is not None and num >= 2:
-        words += ["--num-images", f"{num:.0f}"]
-    return shlex.join([*words, "--json"])
+def fid_commands(rows: Sequence[Json]) -> tuple[str, ...]:
+    """A `medcli fid` line for all reports that share a reference; an extractor's weights are known by hash alone."""
+    groups: dict[tuple[str, str, float | None], list[str]] = {}
+    for row in rows:
+        key = (text(row.get("reference")), text(row.get("extractor")), number(row.get("num_samples")))
+        groups.setdefault(key, []).append(text(row.get("samples")))
+    return tuple(_fid(key, list(dict.fromkeys(samples))) for key, samples in groups.items())
+
+
+def _fid(shared: tuple[str, str, float | None], samples: list[str]) -> str:
+    reference, extractor, num = shared
+    words = [*samples, reference] if len(samples) == 1 else ["--compare", *samples, "--reference", reference]
+    words += ["--extractor", extractor, *(["--num-images", f"{num:.0f}"] if num is not None and num >= 2 else [])]
+    return shlex.join(["medcli", "fid", *words, "--json"])
 
 
 def _checkpoints(entries: list[Json], schedule: Schedule) -> list[str]:

@@ -72,19 +72,27 @@ def _map(name: str, found: Json) -> Figure:
 
 
 def _thresholds(found: Json) -> list[Table]:
-    tables = []
+    """What thresholds would trigger: a row each, by kind of distance side by side."""
     distances = entry(found, "latent_change", "distances")
-    for name, change in sorted(distances.items()) if isinstance(distances, Mapping) else ():
-        rows = tuple(
-            (shown(row.get("rho")), _percent(row.get("share")), shown(row.get("mean_step"), 3))
-            for row in rows_of(entry(change, "thresholds"))
-        )
-        if rows:
-            caption = f"What thresholds on the {str(name).upper()} change of a step would trigger."
-            tables.append(
-                Table(headings=("rho", "images that move", "mean step"), rows=rows, caption=caption, num_text_columns=0)
-            )
-    return tables
+    names = sorted(map(str, distances)) if isinstance(distances, Mapping) else []
+    by_rho: dict[float, dict[str, Json]] = {}
+    for name in names:
+        for row in rows_of(entry(distances, name, "thresholds")):
+            if (rho := number(row.get("rho"))) is not None:
+                by_rho.setdefault(rho, {})[name] = row
+    if not by_rho:
+        return []
+    headings = [f"{name.upper()}: {what}" for name in names for what in ("images that move", "mean step")]
+    rows = tuple(
+        (f"{rho:g}", *(cell for name in names for cell in _triggered(by_rho[rho].get(name, {}))))
+        for rho in sorted(by_rho, reverse=True)
+    )
+    caption = "What each threshold on the change of a step would trigger."
+    return [Table(headings=("rho", *headings), rows=rows, caption=caption)]
+
+
+def _triggered(row: Json) -> tuple[str, str]:
+    return _percent(row.get("share")), shown(row.get("mean_step"), 3)
 
 
 def _percent(share: object) -> str:
@@ -99,7 +107,7 @@ def tuning_section(name: str, found: Json, anchor: str) -> Section:
         DataError: If it holds no candidates.
     """
     metric = "fid" if found.get("metric") == "fid" else "error"
-    axis = "FID" if metric == "fid" else "distance from the dense images, relative"
+    axis = "FID" if metric == "fid" else "error, relative to dense"
     unit = "ms" if entry(found, "budget", "unit") == "ms" else "GMACs"
     cost = "ms" if unit == "ms" else "gmacs"
 

@@ -11,17 +11,18 @@ from medcli.pages.page import Figure, Section, Table, legend_of
 from medcli.pages.scatter import Point, Series, scatter
 from medcli.workflows.fid_compare import LOWER_IS_BETTER, SHOWN, CompareReport
 from medcli.workflows.fid_scoring import json_key
-from medcli.workflows.report_commands import fid_command
+from medcli.workflows.report_commands import fid_commands
 from medcli.workflows.report_runs import SampledRun
 from medcli.workflows.report_values import Json, entry, number, shown, text
 
-HASHES = (("extractor weights", "extractor_sha256"), ("reference", "reference_sha256"), ("samples", "samples_sha256"))
+HASHES = (("extractor_sha256", "weights of"), ("reference_sha256", "reference"), ("samples_sha256", "images of"))
+"""Key of a hash in a report's provenance, and what it is of."""
 EXACT = "Precision and recall in exact arithmetic; on ImageNet ADM's float16 reads about 0.001 and 0.002 higher."
 MARKS = "Best: *; not told apart from it: ~ (two standard errors). "
 ERRORS = "Errors are standard errors over draws of the samples (recall: of the reference images). "
 
 
-def score_section(rows: Sequence[Json], runs: Sequence[SampledRun]) -> Section:
+def score_sections(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Section]:
     """The table of scores, and FID against cost where the runs are on the page too.
 
     Args:
@@ -31,16 +32,16 @@ def score_section(rows: Sequence[Json], runs: Sequence[SampledRun]) -> Section:
     rows = tuple(map(_plain, rows))
     found = differences({f"{row['samples']} (row {place})": compared(row) for place, row in enumerate(rows, 1)})
     notes = [f"These scores do not compare: {difference}." for difference in found]
-    points = cost_points(rows, runs)
-    figures = (_figure(points),) if points else ()
-    return Section(
+    table = Section(
         title="Scores",
         anchor="scores",
         notes=tuple(notes),
-        figures=figures,
-        tables=(_scores(rows, marks=not found), _origins(rows)),
-        commands=tuple(dict.fromkeys(fid_command(row) for row in rows)),
+        facts=_origins(rows),
+        tables=(_scores(rows, marks=not found),),
+        commands=fid_commands(rows),
     )
+    points = cost_points(rows, runs)
+    return [table, *([Section(title="FID against cost", anchor="cost", figures=(_figure(points),))] if points else [])]
 
 
 def _plain(row: Json) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def _figure(points: Sequence[Point]) -> Figure:
     told = "; ".join(f"{point.name}: {point.x:.4g} GMACs, FID {point.y:.4g}" for point in points)
     return Figure(
         svg=scatter(series, names=("GMACs an image, as the papers count", "FID"), says=f"FID against cost. {told}"),
-        title="FID against cost",
+        title="",
         caption="Bars: one standard error. The line joins what no other run beats in both.",
         legend=legend_of(["runs"]),
     )
@@ -135,15 +136,12 @@ def _cell(row: Json, metric: str, mark: str) -> str:
     return f"{value:.4f}{'' if error is None else f' ± {error:.4f}'}{mark}"
 
 
-def _origins(rows: Sequence[Json]) -> Table:
-    headings = ("samples", "reference", "extractor", *(f"SHA-256 of {name}" for name, _ in HASHES))
-    cells = tuple(
-        (
-            str(row["samples"]),
-            text(row.get("reference")),
-            text(row.get("extractor")),
-            *(text(entry(row, "provenance", key)) for _, key in HASHES),
-        )
-        for row in rows
-    )
-    return Table(headings=headings, rows=cells, caption="What the scores rest on.", num_text_columns=len(headings))
+def _origins(rows: Sequence[Json]) -> tuple[tuple[str, str], ...]:
+    """Names and hashes of what the scores rest on; what all rows share stands there once."""
+    said: dict[tuple[str, str], None] = {}
+    for row in rows:
+        names = {"extractor_sha256": text(row.get("extractor")), "reference_sha256": text(row.get("reference"))}
+        for key, kind in HASHES:
+            if isinstance(sha256 := entry(row, "provenance", key), str):
+                said[f"{kind} {names.get(key, row['samples'])}, SHA-256", sha256] = None
+    return tuple(said)

@@ -1,0 +1,367 @@
+"""`medcli report`: what a reader of the page gets, whatever the files hold."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medcli.cli.app import main
+from medcli.errors import ExitCode
+from tests.conftest import RunCli
+
+NUM_IMAGES, STEPS = 6, 12
+HOSTILE = "<img src=x onerror=alert(1)>&\"'\u202e"
+VOID = {"meta", "img"}
+ATTRIBUTES = re.compile(
+    r"lang|charset|name|content|http-equiv|id|class|href|src|alt|title|width|height|scope|role|tabindex|aria-[a-z]+"
+    r"|viewbox|[xy][12]?|c[xy]|r|points|fill|transform"
+)
+
+
+class Reader(HTMLParser):
+    """Takes a page apart, and fails on what a page must not hold."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.said: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append(tag)
+        assert tag not in ("script", "link", "iframe", "object", "style") or (tag == "style" and not given)
+        assert all(ATTRIBUTES.fullmatch(name) for name in given), given
+        assert str(given.get("src", "data:image/")).startswith("data:image/")
+        assert str(given.get("href", "#")).startswith("#")
+        if tag == "img":
+            assert given["alt"]
+        if tag == "svg":
+            assert given["aria-label"]
+            self.said.append(str(given["aria-label"]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dynamic and a static run, and their scores."""
+    place = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        size = ["--num-images", str(NUM_IMAGES), "--steps", str(STEPS), "-q"]
+        assert main(["sample", "--schedule", "dynamic", "--rho", "0.9,0.8", *size]) == 0
+        assert main(["sample", "--schedule", "static", "--mediators", "4", *size]) == 0
+    return place
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to work in."""
+    shutil.copytree(made / "samples", tmp_path / "samples")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+DYNAMIC, STATIC = Path("samples/digits-sit-dynamic-0"), Path("samples/digits-sit-static-0")
+
+
+def read(run_cli: RunCli, *argv: Any) -> Reader:
+    result = run_cli("report", *argv, "-o", "page.html", "--force")
+    assert result.code == ExitCode.DONE, result.err
+    return Reader(Path("page.html").read_text(encoding="utf-8"))
+
+
+def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def fid_report(path: Path, **values: Any) -> Path:
+    row = {"protocol": "adm", "protocol_details": {}, "provenance": {}, "num_samples": 6, "reference": "digits"}
+    row |= {"samples": str(DYNAMIC), "extractor": "digits", "fid": 12.5, "standard_errors": {"fid": 0.5}, **values}
+    path.write_text(json.dumps(row))
+    return path
+
+
+ANALYSIS = {
+    "kind": "medcli-analysis",
+    "model": "tiny",
+    "num_images": 4,
+    "num_steps": 8,
+    "layers": [0, 1],
+    "progress": [0.0, 0.5],
+    "redundancy": [[0.1, 0.2], [0.3, 0.4]],
+    "latent_change": {"distances": {"l1": {"thresholds": [{"rho": 0.5, "share": 0.75, "mean_step": 3.5}]}}},
+    "observations": {"redundant_early": {"holds": True, "text": "It is."}},
+    "suggestion": {"layers": [0], "mediators": [1, 4], "reason": "few queries differ"},
+    "convert": "medcli convert x.pt --layers 0 --mediators 1,4",
+}
+CANDIDATE = {"schedule": "static", "ladder": [4], "layers": [0, 1], "rho": [], "gmacs": 1.5, "error": 0.2}
+TUNING = {
+    "kind": "medcli-tuning",
+    "model": "tiny",
+    "budget": {"kind": "saving", "value": 20.0, "unit": "gmacs"},
+    "metric": "error",
+    "chosen": {**CANDIDATE, "command": "medcli sample chosen.safetensors", "convert_command": None},
+    "front": [CANDIDATE],
+    "candidates": [CANDIDATE, {**CANDIDATE, "gmacs": 2.0, "error": 0.1, "schedule": "full"}],
+    "num_replayed": 100,
+}
+ROW = {"variant": "static 4", "schedule": "static", "gmacs": 1.5, "fid": 3.0, "fid_standard_error": 0.1}
+COMPARISON = {
+    "kind": "medcli-schedule-comparison",
+    "num_images": 8,
+    "seeds": [0, 1],
+    "reference": "digits",
+    "rows": [ROW],
+}
+
+
+def written(path: Path, content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_run_alone_makes_a_whole_page(place: Path, run_cli: RunCli) -> None:
+    page = read(run_cli, DYNAMIC, "--pictures", 4)
+    assert page.tags.count("img") == 4
+    assert page.tags.count("svg") == 2
+    manifest = json.loads((DYNAMIC / "manifest.json").read_text())
+    for wanted in ("1, 4, 16 mediators in turn, thresholds 0.9, 0.8 on L1 change", "sde, euler, 12 steps", "seed 0"):
+        assert wanted in page.text
+    assert manifest["settings"]["checkpoints"][0]["sha256"] in page.text
+    moves = [line["switch_steps"] for line in map(json.loads, (DYNAMIC / "images.jsonl").read_text().splitlines())]
+    first = [steps[0] for steps in moves if steps]
+    said = f"1 to 4: {len(first)} of 6 images, mean step {sum(first) / len(first):.1f}"
+    assert any(said in words for words in page.said)
+
+
+def test_the_command_on_the_page_makes_the_very_run(place: Path, run_cli: RunCli) -> None:
+    for folder in (DYNAMIC, STATIC):
+        page = read(run_cli, folder)
+        command = next(words for words in page.words if words.startswith("medcli sample"))
+        before = {file.name: file.read_bytes() for file in folder.iterdir()}
+        assert run_cli(shlex.split(command)[1:]).code == ExitCode.DONE  # other settings would be refused
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_the_costs_of_the_steps_add_up_to_that_of_the_image(place: Path) -> None:
+    from medcli.workflows.report_runs import read_run
+
+    for folder in (DYNAMIC, STATIC):
+        run = read_run(folder, 0)
+        costs = run.step_costs()
+        assert costs
+        assert len(costs[0]) == run.num_steps
+        assert sum(costs[0]) == pytest.approx(run.total("gmacs_per_image"), rel=1e-8)
+        assert sum(costs[1]) == pytest.approx(run.total("gmacs_dense"), rel=1e-12)
+
+
+def test_all_of_samples_is_shown_unless_named_and_the_same_inputs_make_the_same_bytes(
+    place: Path, run_cli: RunCli
+) -> None:
+    result = run_cli("report", "--json")
+    assert result.code == ExitCode.DONE, result.err
+    found = json.loads(result.out)
+    assert found["runs"] == [str(DYNAMIC), str(STATIC)]
+    first = Path("report.html").read_bytes()
+    assert len(first) == found["num_bytes"]
+    assert run_cli("report", "-o", "again/other.html").code == ExitCode.DONE
+    assert Path("again/other.html").read_bytes() == first
+
+
+def test_scores_stand_in_a_table_and_against_cost(place: Path, run_cli: RunCli) -> None:
+    result = run_cli("fid", "--compare", DYNAMIC, STATIC, "--json")
+    Path("scores.json").write_text(result.out)
+    rows = json.loads(result.out)["rows"]
+    page = read(run_cli, DYNAMIC, STATIC, "scores.json")
+    for row in rows:
+        assert f"{row['fid']:.4f} ± {row['standard_errors']['fid']:.4f}" in page.text
+        assert row["provenance"]["samples_sha256"] in page.text
+    assert any("FID against cost" in words and "digits-sit-static-0" in words for words in page.said)
+    command = next(words for words in page.words if words.startswith("medcli fid"))
+    again = run_cli(shlex.split(command)[1:])
+    assert json.loads(again.out)["rows"] == rows
+
+
+def test_scores_that_do_not_compare_are_shown_and_said_to_differ(place: Path, run_cli: RunCli) -> None:
+    one, two = fid_report(Path("1.json")), fid_report(Path("2.json"), num_samples=7)
+    page = read(run_cli, one, two)
+    assert "do not compare: num_samples is 6" in page.text
+    assert "*" not in page.text
+
+
+def test_analyses_tunings_and_comparisons_are_recognised_by_what_they_hold(place: Path, run_cli: RunCli) -> None:
+    written(Path("an/analysis.json"), ANALYSIS)
+    written(Path("t/tuning.json"), TUNING)
+    page = read(run_cli, "an", "t", written(Path("any.name"), COMPARISON))
+    assert page.tags.count("svg") == 3
+    for wanted in (
+        "few queries differ",
+        "0.5 75 % 3.5",
+        "medcli convert x.pt --layers 0 --mediators 1,4",
+        "budget saving 20",
+        "medcli sample chosen.safetensors",
+        "static 4 1.5 3 ± 0.1",
+    ):
+        assert wanted in page.text
+    assert "2 layers by 2 points of the way" in page.said[0]
+
+
+def test_text_from_files_is_text_and_nothing_else(place: Path, run_cli: RunCli) -> None:
+    folder = Path("samples") / HOSTILE.replace("/", "")
+    STATIC.rename(folder)
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["model"] = manifest["run"]["device"] = manifest["versions"]["torch"] = HOSTILE
+        manifest["settings"]["checkpoints"][0] = {"file": HOSTILE, "sha256": HOSTILE}
+        manifest["settings"]["autoencoder"] = manifest["settings"]["dtype"] = HOSTILE
+
+    changed(folder / "manifest.json", change)
+    row = fid_report(Path("1.json"), samples=str(folder), extractor=HOSTILE, provenance={"samples_sha256": HOSTILE})
+    analysis = {**ANALYSIS, "model": HOSTILE, "convert": HOSTILE, "suggestion": {"reason": HOSTILE}}
+    tuning = {**TUNING, "model": HOSTILE, "chosen": {**CANDIDATE, "command": HOSTILE, "ladder": [HOSTILE]}}
+    comparison = {**COMPARISON, "rows": [{**ROW, "variant": HOSTILE}]}
+    files = [written(Path(f"{place}.json"), one) for place, one in enumerate((analysis, tuning, comparison))]
+    page = read(run_cli, folder, row, *files, "--title", HOSTILE)  # the reader refuses tags and attributes
+    assert "\u202e" not in Path("page.html").read_text(encoding="utf-8")
+    assert page.text.count("<img src=x onerror=alert(1)>&") >= 10
+    assert html.escape("<img src=x") in Path("page.html").read_text(encoding="utf-8")
+
+
+ODD = ["", "<b>", None, True, [], {}, -1, 1e308, {"x": 1}]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_values_of_odd_types_never_stop_a_page(place: Path, run_cli: RunCli, odd: object) -> None:
+    changed(
+        STATIC / "manifest.json", lambda manifest: manifest["totals"].update(dict.fromkeys(manifest["totals"], odd))
+    )
+    changed(STATIC / "manifest.json", lambda manifest: manifest.update(versions=odd, run=odd, model=odd))
+    row = fid_report(Path("1.json"), fid=odd, standard_errors=odd, num_samples=odd, extractor=odd, reference=odd)
+    kept = ("kind", "redundancy", "progress", "candidates", "rows")
+    files = [
+        written(Path(f"{place}.json"), {key: value if key in kept else odd for key, value in one.items()})
+        for place, one in enumerate((ANALYSIS, TUNING, COMPARISON))
+    ]
+    assert read(run_cli, STATIC, row, *files).tags.count("section") >= 5
+
+
+def test_an_unfinished_run_says_so_and_shows_what_is_there(place: Path, run_cli: RunCli) -> None:
+    lines = (DYNAMIC / "images.jsonl").read_text().splitlines(keepends=True)
+    (DYNAMIC / "images.jsonl").write_text("".join(lines[:4]) + lines[4][:10])
+    changed(DYNAMIC / "manifest.json", lambda manifest: manifest.pop("totals"))
+    page = read(run_cli, DYNAMIC)
+    assert "Unfinished: 4 of 6 images are there." in page.text
+    assert page.tags.count("img") == 4
+    assert page.tags.count("svg") == 1  # what a step costs stands in the totals
+
+
+def test_large_pictures_are_made_smaller(place: Path, run_cli: RunCli) -> None:
+    from PIL import Image
+
+    Image.effect_noise((512, 512), 90).convert("RGB").save(STATIC / "000000.png")
+    read(run_cli, STATIC, "--pictures", 1)
+    assert 1000 < Path("page.html").stat().st_size < 60_000
+
+
+def refused(run_cli: RunCli, code: ExitCode, *argv: Any) -> str:
+    result = run_cli("report", *argv)
+    assert result.code == code, result
+    assert result.out == ""
+    lines = result.err.splitlines()
+    assert [line.split(":")[0] for line in lines] in (["error"], ["error", "hint"])
+    assert not list(Path().glob("*.html*"))
+    assert not list(Path().glob(".*"))
+    return result.err
+
+
+def test_nothing_to_show_points_to_sample(empty_folder: Path, run_cli: RunCli) -> None:
+    assert "run medcli sample first" in refused(run_cli, ExitCode.DATA)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.json", "{", "can't be read as JSON"),
+        ("x.json", "[" * 100_000, "can't be read as JSON"),
+        ("x.json", "[]", "does not hold a JSON object"),
+        ("x.json", "{}", "no report of medcli fid"),
+        ("x.json", '{"kind": "medcli-other"}', "of the kind 'medcli-other', which no page shows"),
+        ("x.json", json.dumps({**ANALYSIS, "redundancy": [[0.1], [0.2, 0.3]]}), "is no layers by progress"),
+        ("x.json", json.dumps({**ANALYSIS, "progress": [0.5, 0.0]}), "is no layers by progress"),
+        ("x.json", json.dumps({**ANALYSIS, "redundancy": [["a", "b"]]}), "no list of numbers"),
+        ("x.json", json.dumps({**TUNING, "candidates": []}), "holds no candidates"),
+        ("x.json", json.dumps({**COMPARISON, "rows": 3}), "holds no rows"),
+    ],
+)
+def test_a_file_that_is_not_what_it_should_be_is_named(
+    empty_folder: Path, run_cli: RunCli, name: str, content: str, said: str
+) -> None:
+    Path(name).write_text(content)
+    message = refused(run_cli, ExitCode.DATA, name)
+    assert said in message
+    assert name in message
+
+
+def test_missing_and_empty_places_are_named(empty_folder: Path, run_cli: RunCli) -> None:
+    assert "no such file or folder: gone" in refused(run_cli, ExitCode.DATA, "gone")
+    Path("empty").mkdir()
+    assert "empty holds neither manifest.json nor" in refused(run_cli, ExitCode.DATA, "empty")
+
+
+def test_a_page_that_is_there_is_kept_unless_forced(place: Path, run_cli: RunCli) -> None:
+    Path("report.html").write_text("mine")
+    result = run_cli("report", STATIC)
+    assert result.code == ExitCode.USAGE
+    assert Path("report.html").read_text() == "mine"
+    assert run_cli("report", STATIC, "-f").code == ExitCode.DONE
+
+
+def test_a_damaged_picture_leaves_no_page(place: Path, run_cli: RunCli) -> None:
+    (STATIC / "000001.png").write_bytes(b"\x89PNG")
+    assert "000001.png is not a whole image" in refused(run_cli, ExitCode.DATA, STATIC)
+
+
+@pytest.mark.parametrize("moves", [[3, 2], [1, 2, 3], [10**9]])
+def test_moves_that_can_not_be_are_refused(place: Path, run_cli: RunCli, moves: list[int]) -> None:
+    line = {"index": 0, "label": 0, "file": "000000.png", "switch_steps": moves, "gmacs": 1.0}
+    (DYNAMIC / "images.jsonl").write_text(json.dumps(line) + "\n")
+    assert "do not go with its manifest" in refused(run_cli, ExitCode.DATA, DYNAMIC)
+
+
+def test_a_manifest_of_absurd_steps_is_refused_before_they_are_counted(place: Path, run_cli: RunCli) -> None:
+    changed(DYNAMIC / "manifest.json", lambda manifest: manifest["settings"]["sampler"].update(steps=10**12))
+    assert "are no count of steps" in refused(run_cli, ExitCode.DATA, DYNAMIC)
