@@ -38,7 +38,7 @@ def heat_map(values: Sequence[Sequence[float]], places: Sequence[float], *, high
     made = []
     for layer, line in enumerate(values):
         top = TOP + layer * row
-        if layer % -(-14 // max(1, int(row))) == 0 or layer == len(values) - 1:
+        if layer % -(-14 // max(1, int(row))) == 0:
             made.append(element("text", text=f"{layer}", x=LEFT - 6, y=top + row / 2 + 4, class_="tick end"))
         for place, (value, (left, right)) in enumerate(zip(line, pairwise(edges), strict=True)):
             title = f"layer {layer}, progress {places[place]:.2f}: {value:.3g}"
