@@ -14,6 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 12.0, 42.0
 NUM_TICKS = 5
 STEPS = (1, 2, 2.5, 5, 10)
 """Distances between ticks, in powers of ten."""
+ROUNDING, TINY = 1e-9, 1e-100
 MARGIN = 0.06
 """Share of the range left free at its ends."""
 
@@ -55,7 +56,10 @@ def upwards(low: float, high: float, height: float) -> Scale:
 def widened(values: Sequence[float], *, from_zero: bool = False) -> tuple[float, float]:
     """A range that holds the values with some room, never empty."""
     low, high = (0.0 if from_zero else min(values)), max(values)
-    span = (high - low) or abs(high) or 1.0
+    size = max(abs(low), abs(high))
+    # Where rounding is all that tells the ends apart, the range is that of one value.
+    span = high - low if high - low > ROUNDING * size + TINY else max(size, TINY)
+    span = 1.0 if span <= TINY else span
     return (low if from_zero else low - MARGIN * span), high + MARGIN * span
 
 

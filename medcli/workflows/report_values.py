@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 from medcli.errors import DataError
 
 Json = Mapping[str, Any]
+LARGEST = 1e100
+"""Nothing that is measured is larger, and differences of smaller ones can be drawn."""
 
 
 def read_json(path: Path) -> Json:
@@ -31,13 +32,10 @@ def read_json(path: Path) -> Json:
 
 
 def number(value: object) -> float | None:
-    """A finite number; None for anything else."""
+    """A number that can be drawn; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value) if -LARGEST < value < LARGEST else None
 
 
 def text(value: object, default: str = "-") -> str:

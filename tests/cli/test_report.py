@@ -261,7 +261,7 @@ def test_text_from_files_is_text_and_nothing_else(place: Path, run_cli: RunCli) 
     assert html.escape("<img src=x") in Path("page.html").read_text(encoding="utf-8")
 
 
-ODD = ["", "<b>", None, True, [], {}, -1, 1e308, {"x": 1}]
+ODD = ["", "<b>", None, True, [], {}, -1, 1e308, 10**400, float("nan"), {"x": 1}]
 
 
 @pytest.mark.parametrize("odd", ODD)

@@ -118,7 +118,7 @@ def test_names_stand_beside_their_points_and_not_on_each_other() -> None:
     assert len(shortened("x" * 100)) < 40
 
 
-@pytest.mark.parametrize("value", [0.0, 5.0, -3.0, 1e-300, 1e300])
+@pytest.mark.parametrize("value", [0.0, 5.0, -3.0, 1e-300, -1e99, 1e99])
 def test_one_point_makes_a_chart(value: float) -> None:
     drawn = scatter([Series(name="s", points=(Point(x=value, y=value, name="p"),))], names=("a", "b"), says="c")
     (mark,) = elements(drawn, "circle")
