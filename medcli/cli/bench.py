@@ -106,19 +106,11 @@ LoopImagesOpt = Annotated[
         rich_help_panel=options.SAMPLING,
     ),
 ]
-COLUMNS = (
-    "what", "mediators", "images", "GMACs an image", "done", "seconds", "quartiles", "images/s", "peak MiB", "x dense",
-)  # fmt: skip
-FORWARD_TITLES = {
-    "dense": "network call",
-    "mediators": "network call",
-    "unabsorbed": "with all queries and keys",
-}
-ENGINE_TITLES = {
-    "dense": "engine, full attention",
-    "engine": "engine",
-    "plain": "plain loop",
-}
+COLUMNS = ("what", "GMACs", "done", "seconds", "images/s", "MiB", "x plain", "x dense")
+"""Narrow enough for 80 characters a line."""
+FORWARD_TITLES = {"unabsorbed": ", all q and k", "plain": ", papers' way"}
+"""What follows the mediator count."""
+LOOP_TITLES = {"dense": "engine", "engine": "engine", "plain": "plain loop"}
 
 
 def bench(
@@ -219,32 +211,33 @@ def summary(report: BenchReport) -> Group:
 
 
 def forward_table(rows: list[BenchRow], report: BenchReport) -> Table:
-    """A row for full attention and for each mediator count, with and without absorption: one network call."""
-    cells = [(FORWARD_TITLES[row.variant], *_cells(row), SLOWER if row.is_slower else "") for row in rows]
+    """Rows for full attention and for each mediator count, with and without absorption and in the papers' way."""
+    cells = [(_counts(row) + FORWARD_TITLES.get(row.variant, "") + _dtype(row, report), *_cells(row)) for row in rows]
     remarks = [
-        f"seconds: median of {report.repeats} interleaved runs, {CLOCKS[report.clock]}; x dense: above 1 is faster",
-        f"peak MiB: beyond the weights' {report.weights_mib:,.0f} MiB",
-        "done: GMACs without the queries and keys that are multiplied into few mediators, so never computed",
+        f"one network call; seconds: median of {report.repeats} interleaved runs, {CLOCKS[report.clock]}, "
+        "and half the distance of the quartiles",
+        "GMACs: of an image, as the papers count; done: without the queries and keys that are multiplied into few "
+        "mediators, so never computed",
+        f"MiB: at most, beyond the weights' {report.weights_mib:,.0f} MiB",
+        "x plain: against the network as the papers' code computes it, with the same count; x dense: against full "
+        "attention; above 1 is faster",
     ]
     if report.layers:
         remarks.append(f"mediators in {len(report.layers)} of {report.depth} blocks")
-    return table_of((*COLUMNS, ""), cells, caption="\n".join(remarks))
+    return table_of(COLUMNS, cells, caption="\n".join(remarks))
 
 
 def loop_table(rows: list[BenchRow], report: BenchReport) -> Table:
     """A row for the engine with full attention, the engine with mediators, and the papers' loop: one sampling run."""
-    cells = [
-        (
-            f"{ENGINE_TITLES[row.variant]}, {row.dtype}",
-            *_cells(row),
-            None if row.ratio_to_plain is None else f"{row.ratio_to_plain:.2f}",
-            None if row.calls is None else " ".join(f"{calls:g}" for calls in row.calls),
-            SLOWER if row.is_slower else "",
-        )
-        for row in rows
-    ]
+    titles = [f"{LOOP_TITLES[row.variant]}, {_counts(row)}" for row in rows]
+    cells = [(title + _dtype(row, report), *_cells(row)) for title, row in zip(titles, rows, strict=True)]
     rho = f", thresholds {','.join(f'{value:.3g}' for value in report.rho)}" if report.rho else ""
-    remarks = [f"{report.steps} solver steps of the SDE{rho}; calls: of an image, at each count"]
+    remarks = [f"{report.steps} solver steps of the SDE{rho}"]
+    remarks += [
+        f"{title}: {row.num_images} images; calls of an image, at each count: "
+        + " ".join(f"{calls:g}" for calls in row.calls or ())
+        for title, row in zip(titles, rows, strict=True)
+    ]
     if report.agreement is not None:
         agreed = report.agreement
         moves = "the same moves" if agreed.same_moves else "other moves"
@@ -252,20 +245,29 @@ def loop_table(rows: list[BenchRow], report: BenchReport) -> Table:
             f"engine and plain loop, same noise, {agreed.num_images} images: "
             f"latents differ by {agreed.max_relative_difference:.1e} at most, relative; {moves} along the ladder"
         )
-    return table_of((*COLUMNS, "x plain", "calls", ""), cells, caption="\n".join(remarks))
+    return table_of(COLUMNS, cells, caption="\n".join(remarks))
+
+
+def _counts(row: BenchRow) -> str:
+    """The mediator counts of a row."""
+    return ",".join(map(str, row.mediators)) or "full"
+
+
+def _dtype(row: BenchRow, report: BenchReport) -> str:
+    """The number format of a row where it is not the report's."""
+    return "" if row.dtype == report.dtype else f", {row.dtype}"
 
 
 def _cells(row: BenchRow) -> tuple[object, ...]:
-    """The columns both tables share."""
-    peak = row.peak_memory_mib
+    """All columns but the first."""
+    peak, seconds = row.peak_memory_mib, row.seconds
+    spread = (seconds.q3 - seconds.q1) / 2 / seconds.median
     return (
-        ",".join(map(str, row.mediators)) or None,
-        row.num_images,
         f"{row.gmacs:.4g}",
         f"{row.gmacs_done:.4g}",
-        f"{row.seconds.median:.4g}",
-        f"{row.seconds.q1:.4g} to {row.seconds.q3:.4g}",
+        f"{seconds.median:.4g} ±{100 * spread:.0f}%",
         f"{row.images_per_sec:.4g}",
         None if peak is None else f"{peak:,.0f}",
-        f"{row.ratio_to_dense:.2f}",
+        None if row.ratio_to_plain is None else f"{row.ratio_to_plain:.2f}",
+        f"{row.ratio_to_dense:.2f}{f' {SLOWER}' if row.is_slower else ''}",
     )

@@ -19,7 +19,7 @@ CACHED_ELEMENTS = 1 << 16
 def linear(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor) -> Tensor:
     """(B, N, E) features as (B, N, D)."""
     if _onednn_serves(x_BNE, weight_DE):
-        return torch.ops.mkldnn._linear_pointwise(x_BNE, weight_DE, bias_D, "none", [], "")
+        return _in_onednn(x_BNE, weight_DE, bias_D, "none", "")
     return F.linear(x_BNE, weight_DE, bias_D)
 
 
@@ -27,7 +27,7 @@ def linear_gelu(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor) -> Tensor:
     """(B, N, E) features as (B, N, D), then the tanh-approximated GELU."""
     if _onednn_serves(x_BNE, weight_DE):
         # The GELU is applied while the product's tiles are in cache: one pass over memory less in each direction.
-        return torch.ops.mkldnn._linear_pointwise(x_BNE, weight_DE, bias_D, "gelu", [], "tanh")
+        return _in_onednn(x_BNE, weight_DE, bias_D, "gelu", "tanh")
     hidden_BND = F.linear(x_BNE, weight_DE, bias_D)
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or not hidden_BND.is_cpu:
         return F.gelu(hidden_BND, approximate="tanh")
@@ -53,18 +53,46 @@ class Linear(nn.Linear):
         return linear(x_BNE, self.weight, self.bias)
 
 
-def _onednn_serves(x_BNE: Tensor, weight_DE: Tensor) -> bool:
-    """Whether oneDNN's own kernel, the one compiled graphs use, can take the product and is the quicker one.
+def _in_onednn(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor, then: str, form: str) -> Tensor:
+    """A linear layer and what follows it, in oneDNN's own kernel."""
+    if torch.compiler.is_compiling():
+        return _opaque_onednn(x_BNE, weight_DE, bias_D, then, form)
+    return torch.ops.mkldnn._linear_pointwise(x_BNE, weight_DE, bias_D, then, [], form)
 
-    `F.linear` multiplies float32 with MKL. With AVX-512 oneDNN is quicker by a tenth on AMD processors and its GELU
-    costs nothing; with AVX2 it is slower by a tenth. The kernel has no gradient and no automatic casts.
+
+@torch.library.custom_op("medcli::onednn_linear", mutates_args=())
+def _opaque_onednn(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor, then: str, form: str) -> Tensor:
+    """The same as one operation that a compiled graph calls as it is.
+
+    Of its own accord the compiler takes that kernel for constant weights alone, so for a graph a block: minutes. This
+    way blocks share a graph, and the kernel.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not x_BNE.is_cpu or torch.is_autocast_enabled("cpu"):
+    return torch.ops.mkldnn._linear_pointwise(x_BNE, weight_DE, bias_D, then, [], form)
+
+
+@_opaque_onednn.register_fake
+def _(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor, then: str, form: str) -> Tensor:
+    return x_BNE.new_empty(*x_BNE.shape[:-1], weight_DE.shape[0])
+
+
+def _onednn_serves(x_BNE: Tensor, weight_DE: Tensor) -> bool:
+    """Whether oneDNN's own kernel can take the product and is the quicker one. It has no gradient and no casts."""
+    if torch.is_grad_enabled() or not x_BNE.is_cpu or torch.is_autocast_enabled("cpu"):
         return False
-    if x_BNE.dtype != weight_DE.dtype or not torch.backends.mkldnn.is_available():
+    return x_BNE.dtype == weight_DE.dtype and _is_quicker_in_onednn(x_BNE.dtype)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_quicker_in_onednn(dtype: torch.dtype) -> bool:
+    """Whether this machine multiplies numbers of a type best in oneDNN. Compiled graphs ask once, while they are made.
+
+    `F.linear` multiplies float32 with MKL. On AMD processors with AVX-512 oneDNN takes half the time, and its GELU
+    next to none; with AVX2 it is slower by a tenth (docs/performance.md).
+    """
+    if not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # not part of torch's public surface
         return False
-    if x_BNE.dtype == torch.bfloat16:
-        return multiplies_bfloat16(x_BNE.device)
-    return x_BNE.dtype == torch.float32 and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    if dtype == torch.bfloat16:
+        return multiplies_bfloat16(torch.device("cpu"))
+    return dtype == torch.float32 and torch.backends.cpu.get_cpu_capability().startswith("AVX512")

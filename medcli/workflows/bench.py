@@ -23,7 +23,7 @@ from medcli.version import __version__
 from medcli.workflows.bench_loops import Agreement, LoopContest, LoopSettings, agreement, loop_plan
 from medcli.workflows.bench_rows import BenchRow, Measured, measure, rows_of
 from medcli.workflows.bench_subject import Shape, Subject, find_subject
-from medcli.workflows.bench_variants import Variant, forward_variants, stages_by_count, unabsorbed_stages
+from medcli.workflows.bench_variants import ForwardContest, Variant, stages_by_count, unabsorbed_stages
 from medcli.workflows.sample_settings import default_batch_size
 
 CPU_BATCH = 4
@@ -197,8 +197,16 @@ def _groups(
     model = model.to(DTYPES[request.dtype])
     stages = stages_by_count(model, compiled=request.compiled)
     unabsorbed = unabsorbed_stages(model, compiled=request.compiled)
-    forwards = forward_variants(stages, unabsorbed, batch_size, device, request.dtype, compiled=request.compiled)
-    groups = [_Group("forward", forwards, FORWARD_UNTIMED)]
+    forwards = ForwardContest(
+        stages=stages,
+        unabsorbed=unabsorbed,
+        plain_weights=None if model.config.has_relative_bias else plain_weights,
+        batch_size=batch_size,
+        device=device,
+        dtype=request.dtype,
+        compiled=request.compiled,
+    )
+    groups = [_Group("forward", forwards.variants(), FORWARD_UNTIMED)]
     if plan is not None:
         contest = LoopContest(
             stages=stages,

@@ -22,7 +22,8 @@ class BenchRow:
     group: str
     """`forward`: one network call; `loop`: a sampling run."""
     variant: str
-    """`dense`, `mediators` or `unabsorbed`; of loops `dense` (the engine with full attention), `engine` or `plain`."""
+    """`dense`, `mediators`, `unabsorbed` or `plain` (the papers' network); of loops `dense` (the engine with full
+    attention), `engine` or `plain`."""
     mediators: tuple[int, ...]
     """Counts it uses; empty: full attention."""
     dtype: str
@@ -44,7 +45,7 @@ class BenchRow:
     ratio_to_dense: float
     """Its images per second divided by those of `dense` in its group: above 1 is faster."""
     ratio_to_plain: float | None
-    """The same against `plain`; None for forward passes."""
+    """The same against `plain`, of forward passes with the same count; None where the papers have no such network."""
 
     @property
     def images_per_sec(self) -> float:
@@ -141,8 +142,15 @@ def measure(
 
 
 def rows_of(group: str, measured: Sequence[Measured]) -> list[BenchRow]:
-    """Set the variants of a group beside its `dense`, and beside its `plain` if it has one."""
-    rates = {seen.variant.name: seen.images_per_sec for seen in measured if seen.variant.name in (DENSE, PLAIN)}
+    """Set the variants of a group beside its `dense`, and beside its `plain` with the same counts, or its only one."""
+    dense = next(seen.images_per_sec for seen in measured if seen.variant.name == DENSE)
+    plain = {seen.variant.mediators: seen.images_per_sec for seen in measured if seen.variant.name == PLAIN}
+    only = next(iter(plain.values()), None)
+
+    def to_plain(seen: Measured) -> float | None:
+        rate = plain.get(seen.variant.mediators, only)
+        return None if rate is None else seen.images_per_sec / rate
+
     return [
         BenchRow(
             group=group,
@@ -157,8 +165,8 @@ def rows_of(group: str, measured: Sequence[Measured]) -> list[BenchRow]:
             seconds=seen.seconds,
             wall_seconds=Spread.of([reading.wall_seconds for reading in seen.readings]).median,
             peak_memory_mib=seen.peak_memory_mib,
-            ratio_to_dense=seen.images_per_sec / rates[DENSE],
-            ratio_to_plain=seen.images_per_sec / rates[PLAIN] if PLAIN in rates else None,
+            ratio_to_dense=seen.images_per_sec / dense,
+            ratio_to_plain=to_plain(seen),
         )
         for seen in measured
     ]

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from medcli.engine.cost import done_gmacs, pass_gmacs
 from medcli.engine.networks import Stage, stages_of
+from medcli.engine.plain_network import PlainNetwork
 from medcli.engine.plan import FinishedImage, latent_shape_of
 from medcli.model.absorption import absorbed_saving
 from medcli.model.backbone import DiffusionTransformer
+from medcli.runtime.precision import tf32
 
 # Dimension key: B images of a batch, C latent channels, Y X latent height and width.
 
@@ -23,6 +26,7 @@ UNABSORBED = "unabsorbed"
 """The same with the queries and keys of every token, as the papers compute it."""
 ENGINE = "engine"
 PLAIN = "plain"
+"""The papers' way: of calls, their network; of loops, their loop around it."""
 NUM_TRAIN_TIMESTEPS = 1000
 """Native time is an integer below this, but for SiT."""
 
@@ -60,53 +64,84 @@ def unabsorbed_stages(model: DiffusionTransformer, *, compiled: bool) -> dict[in
     return dict(zip(counts, stages_of(model, counts, compiled=compiled, absorb=False), strict=True))
 
 
-def forward_variants(
-    stages: Mapping[int, Stage],
-    unabsorbed: Mapping[int, Stage],
-    batch_size: int,
-    device: torch.device,
-    dtype: str,
-    *,
-    compiled: bool,
-) -> list[Variant]:
-    """One network call at each count, full attention first, on a batch whose images are at different times.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForwardContest:
+    """One network call each, on a batch whose images are at different times."""
 
-    Args:
-        stages: The network at each count.
-        unabsorbed: The network without absorption, at each count that has any.
-        batch_size: Images of a call.
-        device: Where the network is.
-        dtype: What its number format is called.
-        compiled: Whether it is compiled.
-    """
-    config = stages[0].config
-    generator = torch.Generator().manual_seed(0)
-    latent_BCYX = torch.randn(batch_size, *latent_shape_of(stages[0]), generator=generator).to(device)
-    t_B = torch.linspace(0, 0.96, batch_size)
-    if config.is_gaussian:
-        t_B = (t_B * NUM_TRAIN_TIMESTEPS).long()
-    t_B, label_B = t_B.to(device), (torch.arange(batch_size) % config.num_classes).to(device)
+    stages: Mapping[int, Stage]
+    """The network at each count."""
+    unabsorbed: Mapping[int, Stage]
+    """The network without absorption, at each count that has any."""
+    plain_weights: Mapping[str, Tensor] | None
+    """The same weights in float32, for the network as the papers compute it; None where they have none."""
+    batch_size: int
+    device: torch.device
+    dtype: str
+    """What the number format of the networks is called; that of the papers' is float32, TF32 on CUDA."""
+    compiled: bool
 
-    def variant(name: str, stage: Stage, gmacs_done: float) -> Variant:
+    def variants(self) -> list[Variant]:
+        """Each count in every way, full attention first."""
+        variants = []
+        for count, stage in self.stages.items():
+            variants.append(self._ours(MEDIATORS if count else DENSE, stage, done_gmacs(stage.config, count)))
+            if count in self.unabsorbed:
+                variants.append(self._ours(UNABSORBED, self.unabsorbed[count], pass_gmacs(stage.config, count)))
+            if self.plain_weights is not None:
+                variants.append(self._papers(self.plain_weights, count))
+        return variants
+
+    def _ours(self, name: str, stage: Stage, gmacs_done: float) -> Variant:
+        inputs = self._inputs()
+
         @torch.no_grad()
         def run() -> Sequence[FinishedImage]:
-            stage.network(latent_BCYX, t_B, label_B)
+            stage.network(*inputs)
             return ()
 
+        return self._variant(name, stage.num_mediators, gmacs_done, run, dtype=self.dtype, compiled=self.compiled)
+
+    def _papers(self, weights: Mapping[str, Tensor], count: int) -> Variant:
+        config, inputs = self.stages[count].config, self._inputs()
+        network = PlainNetwork(weights, config, count)
+
+        @torch.no_grad()
+        def run() -> Sequence[FinishedImage]:
+            with tf32(self.device):
+                network(*inputs)
+            return ()
+
+        dtype = "tf32" if self.device.type == "cuda" else "fp32"
+        return self._variant(PLAIN, count, pass_gmacs(config, count), run, dtype=dtype, compiled=False)
+
+    def _variant(
+        self,
+        name: str,
+        count: int,
+        gmacs_done: float,
+        run: Callable[[], Sequence[FinishedImage]],
+        *,
+        dtype: str,
+        compiled: bool,
+    ) -> Variant:
         return Variant(
             name=name,
-            mediators=(stage.num_mediators,) if stage.num_mediators else (),
-            num_images=batch_size,
+            mediators=(count,) if count else (),
+            num_images=self.batch_size,
             dtype=dtype,
             compiled=compiled,
-            gmacs_a_call=(pass_gmacs(config, stage.num_mediators),),
+            gmacs_a_call=(pass_gmacs(self.stages[count].config, count),),
             done_a_call=(gmacs_done,),
             run=run,
         )
 
-    variants = []
-    for count, stage in stages.items():
-        variants.append(variant(MEDIATORS if count else DENSE, stage, done_gmacs(config, count)))
-        if count in unabsorbed:
-            variants.append(variant(UNABSORBED, unabsorbed[count], pass_gmacs(config, count)))
-    return variants
+    def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, native times and labels of a batch."""
+        config = self.stages[0].config
+        generator = torch.Generator().manual_seed(0)
+        latent_BCYX = torch.randn(self.batch_size, *latent_shape_of(self.stages[0]), generator=generator)
+        t_B = torch.linspace(0, 0.96, self.batch_size)
+        if config.is_gaussian:
+            t_B = (t_B * NUM_TRAIN_TIMESTEPS).long()
+        label_B = torch.arange(self.batch_size) % config.num_classes
+        return latent_BCYX.to(self.device), t_B.to(self.device), label_B.to(self.device)

@@ -123,6 +123,24 @@ def test_onednn_multiplies_float32_where_it_is_the_quicker(monkeypatch, capabili
     assert seen == ["gelu", "none"][:calls]
 
 
+@pytest.mark.parametrize(("capability", "kernels"), [("AVX2", []), ("AVX512", ["gelu", "none"])])
+@torch.no_grad()
+def test_a_compiled_graph_is_whole_and_calls_the_quicker_kernel(monkeypatch, capability, kernels):
+    """The compiler stays out: what it is given is looked at, and run as it is."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    mlp, x = Mlp(8, 16), torch.randn(1, 2, 8, generator=torch.Generator().manual_seed(0))
+    called = []
+
+    def look(graph, inputs):
+        called.extend(node.args[3] for node in graph.graph.nodes if "onednn_linear" in str(node.target))
+        return graph
+
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(mlp, backend=look, fullgraph=True)(x), mlp(x), rtol=2e-6, atol=2e-6)
+    torch._dynamo.reset()
+    assert called == kernels
+
+
 @torch.no_grad()
 def test_a_gelu_longer_than_the_caches_is_whole(monkeypatch):
     monkeypatch.setattr("medcli.model.linear.CACHED_ELEMENTS", 16)

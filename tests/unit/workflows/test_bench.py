@@ -35,11 +35,15 @@ ABSORBED = (1, 4)
 """Counts of the ladder that tiny networks absorb."""
 FORWARDS = [
     ("forward", "dense", ()),
+    ("forward", "plain", ()),
     ("forward", "mediators", (1,)),
     ("forward", "unabsorbed", (1,)),
+    ("forward", "plain", (1,)),
     ("forward", "mediators", (4,)),
     ("forward", "unabsorbed", (4,)),
+    ("forward", "plain", (4,)),
     ("forward", "mediators", (16,)),
+    ("forward", "plain", (16,)),
 ]
 
 
@@ -77,7 +81,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(file: Path) -> BenchReport:
-    forward = [4.0, 2.0, 3.0, 4.0, 5.0, 8.0]
+    forward = [4.0, 6.0, 2.0, 3.0, 6.0, 4.0, 5.0, 8.0, 8.0, 16.0]
     loop = [6.0, 3.0, 20.0]
     return bench(request_of(file), Notes(), clock=scripted([*forward, *forward, *loop, *(2 * s for s in loop)]))
 
@@ -92,10 +96,13 @@ def test_every_entry_stands_beside_full_attention_and_the_engine_beside_the_pape
 
 
 def test_ratios_are_quotients_of_images_per_second_and_slower_is_below_full_attention(report: BenchReport) -> None:
-    forwards, (dense, engine, plain) = report.rows[:6], report.rows[6:]
-    assert [row.ratio_to_dense for row in forwards] == [1.0, 2.0, pytest.approx(4 / 3), 1.0, pytest.approx(0.8), 0.5]
-    assert [row.is_slower for row in forwards] == [False, False, False, False, True, True]
-    assert [row.ratio_to_plain for row in forwards] == [None] * 6
+    forwards, (dense, engine, plain) = report.rows[:10], report.rows[10:]
+    ratios = [1.0, 4 / 6, 2.0, 4 / 3, 4 / 6, 1.0, 0.8, 0.5, 0.5, 0.25]
+    assert [row.ratio_to_dense for row in forwards] == pytest.approx(ratios)
+    assert [row.is_slower for row in forwards] == [ratio < 1 for ratio in ratios]
+    # Each beside the papers' network of the same count.
+    ratios = [1.5, 1.0, 3.0, 2.0, 1.0, 2.0, 1.6, 1.0, 2.0, 1.0]
+    assert [row.ratio_to_plain for row in forwards] == pytest.approx(ratios)
     assert (dense.num_images, engine.num_images, plain.num_images) == (3, 3, 2)
     assert engine.ratio_to_dense == pytest.approx(2.0)
     # 3 images in 4.5 s against 2 images in 30 s.
@@ -105,16 +112,16 @@ def test_ratios_are_quotients_of_images_per_second_and_slower_is_below_full_atte
 
 
 def test_seconds_are_median_and_quartiles_of_the_clock_and_the_walls_median_beside(report: BenchReport) -> None:
-    engine = report.rows[7].to_json()
+    engine = report.rows[11].to_json()
     assert (engine["seconds_median"], engine["seconds_q1"], engine["seconds_q3"]) == (4.5, 3.75, 5.25)
     assert engine["wall_seconds_median"] == 9.0
     assert engine["images_per_sec"] == 3 / 4.5
 
 
 def test_multiply_adds_are_those_of_the_calls_really_made(report: BenchReport) -> None:
-    for row in report.rows[:6]:
+    for row in report.rows[:10]:
         assert row.gmacs == call_gmacs(PIXELS, row.mediators[0] if row.mediators else 0, Guidance())
-    engine, plain = report.rows[7:]
+    engine, plain = report.rows[11:]
     assert engine.calls is not None
     assert sum(engine.calls) == 6
     costs = [call_gmacs(PIXELS, count, Guidance()) for count in LADDER]
@@ -126,11 +133,11 @@ def test_multiply_adds_are_those_of_the_calls_really_made(report: BenchReport) -
 def test_absorption_saves_multiply_adds_in_the_rows_that_have_it(report: BenchReport) -> None:
     saving = {count: absorbed_saving(PIXELS, num_mediators=count) / 1e9 for count in (0, *LADDER)}
     assert [count for count in LADDER if saving[count]] == list(ABSORBED)
-    for row in report.rows[:6]:
+    for row in report.rows[:10]:
         absorbs = row.variant == "mediators"
         count = row.mediators[0] if absorbs else 0
         assert row.gmacs - row.gmacs_done == pytest.approx(saving[count], abs=1e-15)
-    dense, engine, plain = report.rows[6:]
+    dense, engine, plain = report.rows[10:]
     assert engine.calls is not None
     saved = sum(calls * saving[count] for calls, count in zip(engine.calls, LADDER, strict=True))
     assert engine.gmacs - engine.gmacs_done == pytest.approx(saved)
@@ -159,9 +166,9 @@ def test_the_engine_and_the_papers_loop_make_the_same_images(report: BenchReport
     assert report.agreement.max_relative_difference <= 1e-6
 
 
-def test_the_papers_loop_stays_float32_and_is_not_compiled(file: Path) -> None:
+def test_the_papers_way_stays_float32_and_is_not_compiled(file: Path) -> None:
     made = bench(request_of(file, dtype="bf16", repeats=1), Silent())
-    assert [row.dtype for row in made.rows] == ["bf16"] * 8 + ["fp32"]
+    assert {(row.dtype, row.variant == "plain") for row in made.rows} == {("bf16", False), ("fp32", True)}
     assert made.agreement is not None
     assert 1e-6 < made.agreement.max_relative_difference < 0.1
 
@@ -208,7 +215,7 @@ def test_threads_and_clock_are_in_the_report_and_the_threads_end_with_it(file: P
     assert (made.threads, made.clock) == (2, "wall")
     assert torch.get_num_threads() == before
     made = bench(request_of(file, num_threads=1, repeats=1, loop=replace(LOOP, steps=0)), Silent())
-    assert (made.threads, made.clock, made.agreement, len(made.rows)) == (1, "thread_cpu", None, 6)
+    assert (made.threads, made.clock, made.agreement, len(made.rows)) == (1, "thread_cpu", None, 10)
 
 
 def test_a_dit_model_is_measured_by_network_calls_only_and_that_is_said(tmp_path: Path) -> None:
