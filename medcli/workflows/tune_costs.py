@@ -13,7 +13,7 @@ from medcli.runtime.timing import Spread, clock_for, take_turns, thread_limit
 from medcli.tuning.networks import config_with, stage_of
 from medcli.tuning.space import DENSE, Variant
 from medcli.tuning.store import Store
-from medcli.workflows.bench_variants import forward_variants
+from medcli.workflows.bench_variants import ForwardContest
 from medcli.workflows.tune_setup import TuneSetup
 
 TIMES = "times.json"
@@ -71,7 +71,16 @@ def measured_times(setup: TuneSetup, model: DiffusionTransformer) -> dict[str, A
     # The timed calls ask one configuration for the cost of all counts.
     stages = {variant.count: replace(stage_of(model, variant), config=setup.config) for variant in variants}
     size, dtype = setup.plan.batch_size, setup.request.sampling.dtype
-    works = [made.run for made in forward_variants(stages, {}, size, setup.device, dtype, compiled=False)]
+    contest = ForwardContest(
+        stages=stages,
+        unabsorbed={},
+        plain_weights=None,
+        batch_size=size,
+        device=setup.device,
+        dtype=dtype,
+        compiled=False,
+    )
+    works = [made.run for made in contest.variants()]
     with thread_limit(None) as threads:
         clock = clock_for(setup.device, threads)
         for work in works:
