@@ -33,7 +33,7 @@ def heat_map(rows: Sequence[Sequence[float]], labels: Sequence[str], ends: tuple
     top = max((max(row) for row in pooled), default=0.0) or 1.0
     margin = max(map(len, labels))
     width = CELL * len(pooled[0])
-    text = Text(f"{'':{margin}} {ends[0]}{ends[1]:>{max(1, width - len(ends[0]))}}\n")
+    text = Text(f"{'':{margin}} {ends[0]} {ends[1]:>{max(0, width - len(ends[0]) - 1)}}\n")
     for label, row in zip(labels, pooled, strict=True):
         text.append(f"{label:>{margin}} ")
         for value in row:

@@ -197,6 +197,7 @@ def test_a_heat_map_fits_a_narrow_terminal_and_needs_no_colour(num_rows: int, nu
         shown[colours] = capture.get()
     lines = shown[None].rstrip("\n").split("\n")
     assert len(lines) == num_rows + 1
+    assert lines[0].split() == ["0", "noise", "1", "image"]
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in shown[None]
     assert "\x1b[" in shown["truecolor"]
