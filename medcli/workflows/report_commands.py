@@ -9,6 +9,8 @@ from functools import cache
 
 from medcli.config import listing
 from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.engine.networks import Guidance
+from medcli.errors import ConfigError
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
 from medcli.workflows.image_cost import Run
@@ -32,21 +34,35 @@ def sample_command(folder: str, manifest: Json, run: Run) -> str:
     """
     settings = manifest["settings"]
     words = ["medcli", "sample", *_checkpoints(rows_of(settings["checkpoints"]), run.schedule)]
-    if settings.get("weights"):
-        words += ["--weights", text(settings["weights"])]
-    words += _schedule(run.schedule) + _sampler(run.sampler)
-    words += ["--cfg-scale", f"{run.guidance.scale:g}"]
-    if run.guidance.is_on:
-        words += ["--cfg-channels", "all" if run.guidance.channels is None else str(run.guidance.channels)]
-        if run.guidance.is_partial:
-            words += ["--cfg-interval", ",".join(f"{end:g}" for end in run.guidance.interval)]
-    words += _labels(entry(settings, "labels"))
-    if text(settings.get("dtype")) not in ("-", "fp32"):
-        words += ["--dtype", settings["dtype"]]
+    words += [*_schedule(run.schedule), *_making(settings, run.sampler, run.guidance)]
     if isinstance(settings.get("autoencoder"), str):
         words += ["--vae", settings["autoencoder"]]
-    words += ["--seed", str(settings.get("seed", 0)), "--num-images", str(manifest.get("num_images"))]
-    return shlex.join([*words, "-o", folder])
+    return shlex.join([*words, "--num-images", str(manifest.get("num_images")), "-o", folder])
+
+
+def analyze_command(folder: str, found: Json) -> str | None:
+    """The `medcli analyze` line of an analysis; None where its settings are not those of this version.
+
+    Args:
+        folder: Where it stands.
+        found: What `analysis.json` holds.
+    """
+    try:
+        settings = found["settings"]
+        sampler, guidance = SamplerConfig(**settings["sampler"]), Guidance(**(settings["guidance"] or {}))
+        files = _checkpoints(rows_of(settings["checkpoints"]), Schedule(kind="full"))
+        words = ["medcli", "analyze", *files, *_making(settings, sampler, guidance)]
+        change = found["latent_change"]
+        thresholds = next(iter(change["distances"].values()))["thresholds"]
+        words += ["--rho", ",".join(f"{row['rho']:g}" for row in thresholds)]
+        words += ["--warmup-steps", str(change["warmup_steps"])]
+        if "steps" in found:
+            words += ["--points", str(len(found["steps"])), "--pairs", str(settings["max_pairs"])]
+        else:
+            words.append("--no-attention")
+    except (KeyError, TypeError, AttributeError, ValueError, StopIteration, ConfigError):
+        return None
+    return shlex.join([*words, "--num-images", str(found.get("num_images")), "-o", folder])
 
 
 def fid_commands(rows: Sequence[Json]) -> tuple[str, ...]:
@@ -72,6 +88,20 @@ def _checkpoints(entries: list[Json], schedule: Schedule) -> list[str]:
         return [] if is_bundled else files
     stages = zip(schedule.counts, files, strict=False)
     return [word for count, file in stages for word in ("--stage", f"{count}={file}")]
+
+
+def _making(settings: Json, sampler: SamplerConfig, guidance: Guidance) -> list[str]:
+    """What images are made of and how, but for the schedule."""
+    words = ["--weights", text(settings["weights"])] if settings.get("weights") else []
+    words += [*_sampler(sampler), "--cfg-scale", f"{guidance.scale:g}"]
+    if guidance.is_on:
+        words += ["--cfg-channels", "all" if guidance.channels is None else str(guidance.channels)]
+        if guidance.is_partial:
+            words += ["--cfg-interval", ",".join(f"{end:g}" for end in guidance.interval)]
+    words += _labels(entry(settings, "labels"))
+    if text(settings.get("dtype")) not in ("-", "fp32"):
+        words += ["--dtype", settings["dtype"]]
+    return [*words, "--seed", str(settings.get("seed", 0))]
 
 
 @cache

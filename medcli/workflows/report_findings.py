@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from medcli.errors import DataError
 from medcli.pages.heatmap import heat_map
 from medcli.pages.page import Figure, Section, Table, legend_of
 from medcli.pages.scatter import Point, Series, scatter
-from medcli.workflows.report_values import Json, as_list, entry, listed, number, numbers, rows_of, shown, text
+from medcli.workflows.report_commands import analyze_command
+from medcli.workflows.report_values import (
+    Json,
+    as_list,
+    checkpoint_facts,
+    entry,
+    listed,
+    number,
+    numbers,
+    rows_of,
+    shown,
+    text,
+)
 
 ANALYSIS, TUNING, COMPARISON = "medcli-analysis", "medcli-tuning", "medcli-schedule-comparison"
 MOST_CELLS = 50_000
@@ -27,6 +40,7 @@ def analysis_section(name: str, found: Json, anchor: str) -> Section:
         DataError: If the map is damaged.
     """
     figures = (_map(name, found),) if found.get("redundancy") is not None else ()
+    made_by = analyze_command(str(Path(name).parent), found)
     lead = f"{text(found.get('model'))}: {shown(found.get('num_images'))} images, {shown(found.get('num_steps'))} steps"
     facts = [
         (claim, f"{'yes' if entry(found, 'observations', key, 'holds') is True else 'no'}. {said}")
@@ -36,6 +50,7 @@ def analysis_section(name: str, found: Json, anchor: str) -> Section:
     if isinstance(reason := entry(found, "suggestion", "reason"), str):
         layers, counts = (as_list(entry(found, "suggestion", key)) for key in ("layers", "mediators"))
         facts.append(("Suggested", f"layers {listed(layers)}; mediators {listed(counts)}: {reason}"))
+    facts += checkpoint_facts(found.get("settings"))
     return Section(
         title=f"Redundancy: {name}",
         anchor=anchor,
@@ -43,7 +58,7 @@ def analysis_section(name: str, found: Json, anchor: str) -> Section:
         facts=tuple(facts),
         figures=figures,
         tables=tuple(_thresholds(found)),
-        commands=(text(found.get("convert")),) if found.get("convert") else (),
+        commands=tuple(line for line in (made_by, found.get("convert")) if isinstance(line, str)),
     )
 
 
@@ -136,6 +151,7 @@ def tuning_section(name: str, found: Json, anchor: str) -> Section:
         lead=f"{text(found.get('model'))}: {_budget(found)}{len(rows)} configurations run, "
         f"{shown(found.get('num_replayed'))} replayed.",
         figures=(figure,),
+        facts=tuple(checkpoint_facts(found.get("settings"))),
         tables=(_front(front, cost, unit, metric, axis),),
         commands=tuple(command for command in commands if isinstance(command, str)),
     )

@@ -15,7 +15,7 @@ from medcli.pages.histogram import Moves, histogram
 from medcli.pages.page import Figure, Section, Thumbnail, legend_of
 from medcli.schedule.spec import Schedule
 from medcli.workflows.report_runs import Picture, SampledRun
-from medcli.workflows.report_values import Json, entry, listed, shown, text
+from medcli.workflows.report_values import Json, checkpoint_facts, entry, listed, shown, text
 
 LARGEST_PX = 192
 """Side beyond which a picture is made smaller for the page."""
@@ -98,7 +98,7 @@ def _facts(run: SampledRun) -> list[tuple[str, str]]:
         ("images a second", shown(run.total("images_per_sec"), 3)),
         ("device", text(entry(run.manifest, "run", "device"))),
     ]
-    facts += [(f"checkpoint {file}, SHA-256", sha256) for file, sha256 in run.checkpoints]
+    facts += checkpoint_facts(settings)
     versions = run.manifest.get("versions")
     if isinstance(versions, Mapping):
         facts.append(("made with", listed(f"{name} {text(versions[name])}" for name in sorted(versions))))

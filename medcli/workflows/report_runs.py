@@ -16,7 +16,7 @@ from medcli.engine.plan import ADAPTIVE_SOLVERS
 from medcli.errors import DataError
 from medcli.workflows.image_cost import Run, recorded_run, saving_percent
 from medcli.workflows.report_commands import sample_command
-from medcli.workflows.report_values import Json, as_list, entry, number, read_json, rows_of, text
+from medcli.workflows.report_values import Json, as_list, entry, number, read_json
 
 MOST_STEPS = 100_000
 """More solver steps than anybody takes: a manifest that says so is damaged."""
@@ -64,12 +64,6 @@ class SampledRun:
         """Share of the dense cost that was saved, as the papers count."""
         gmacs, dense = self.total("gmacs_per_image"), self.total("gmacs_dense")
         return saving_percent(gmacs, dense) if gmacs is not None and dense else None
-
-    @property
-    def checkpoints(self) -> list[tuple[str, str]]:
-        """Name and hash of each checkpoint."""
-        files = rows_of(entry(self.manifest, "settings", "checkpoints"))
-        return [(text(one.get("file")), text(one.get("sha256"))) for one in files]
 
     def moves_to(self, place: int) -> tuple[int, ...]:
         """Solver step of each image that moved to a ladder entry, from the one before it."""

@@ -82,6 +82,12 @@ def listed(values: Iterable[object], separator: str = ", ") -> str:
     return separator.join(map(str, values)) or "-"
 
 
+def checkpoint_facts(settings: object) -> list[tuple[str, str]]:
+    """What each checkpoint of a run is called, and its hash."""
+    files = rows_of(entry(settings, "checkpoints"))
+    return [(f"checkpoint {text(one.get('file'))}, SHA-256", text(one.get("sha256"))) for one in files]
+
+
 def as_list(value: object) -> Sequence[Any]:
     """A list; an empty one for anything else."""
     return value if isinstance(value, list) else ()

@@ -240,6 +240,22 @@ def test_analyses_tunings_and_comparisons_are_recognised_by_what_they_hold(place
     assert "2 layers by 2 points of the way" in page.said[0]
 
 
+def test_the_command_of_an_analysis_makes_it_again(
+    empty_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for slow in ("draw_map", "draw_change"):
+        monkeypatch.setattr(f"medcli.workflows.analyze.{slow}", lambda *_: None)
+    size = ("--num-images", 2, "--steps", 8, "--points", 3, "--pairs", 50, "--rho", "0.9,0.5")
+    assert run_cli("analyze", *size, "-o", "an").code == ExitCode.DONE
+    page = read(run_cli, "an")
+    assert json.loads(Path("an/analysis.json").read_text())["settings"]["checkpoints"][0]["sha256"] in page.text
+    command = next(words for words in page.words if words.startswith("medcli analyze"))
+    before = Path("an/analysis.json").read_bytes()
+    shutil.rmtree("an")
+    assert run_cli(shlex.split(command)[1:]).code == ExitCode.DONE
+    assert Path("an/analysis.json").read_bytes() == before
+
+
 def test_text_from_files_is_text_and_nothing_else(place: Path, run_cli: RunCli) -> None:
     folder = Path("samples") / HOSTILE.replace("/", "")
     STATIC.rename(folder)
