@@ -167,7 +167,7 @@ def configuration(row: Json) -> str:
     if row.get("schedule") == "full":
         return "full attention"
     counts, rho = listed(as_list(row.get("ladder") or row.get("mediators"))), as_list(row.get("rho"))
-    layers = f"layers {listed(as_list(row.get('layers')))}, " if row.get("layers") else ""
+    layers = f"layers {listed(as_list(row.get('layers')))}: " if row.get("layers") else ""
     return f"{layers}{counts} mediators" + (f", thresholds {listed(rho)}" if rho else "")
 
 
