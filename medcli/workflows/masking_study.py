@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,10 @@ from medcli.training.masking import Masking
 from medcli.training.objective import LadderObjective, LossConfig
 
 SEEDS = range(5)
+Found = Mapping[str, list[list[dict[str, float]]]]
+"""By way and seed, what `measured` gave at each saved step, and the step."""
 MEASURED_BATCHES = 1
+MEASURED_IMAGES = 128
 FAR = 10**6
 """Step whose batch is the first that losses are measured on: no run gets there."""
 LOSSES, PICTURE = "losses.json", "losses.png"
@@ -90,22 +93,26 @@ WAYS = (
 
 
 def study(
-    folder: Path, reporter: Reporter, training: TrainConfig = TRAINING
-) -> dict[str, list[list[dict[str, float]]]]:
+    folder: Path,
+    reporter: Reporter,
+    training: TrainConfig = TRAINING,
+    *,
+    ways: Sequence[Way] = WAYS,
+    seeds: Iterable[int] = SEEDS,
+) -> Found:
     """Train every way with every seed, and draw what came out.
 
     Args:
         folder: Gets everything.
         reporter: Told about each run.
         training: The runs but for their seeds and masks.
-
-    Returns:
-        By way and seed, what `measured` gave at each saved step.
+        ways: What is compared.
+        seeds: Of the runs.
     """
-    found: dict[str, list[list[dict[str, float]]]] = {way.title: [] for way in WAYS}
+    found: dict[str, list[list[dict[str, float]]]] = {way.title: [] for way in ways}
     # Seeds outermost: what is there of an interrupted study can be compared.
-    for seed in SEEDS:
-        for number, way in enumerate(WAYS):
+    for seed in seeds:
+        for number, way in enumerate(ways):
             reporter.note(f"seed {seed}: {way.title}")
             found[way.title].append(_curve(folder / f"way{number}-seed{seed}", way, replace(training, seed=seed)))
     write_text(folder / LOSSES, json.dumps(found) + "\n", force=True)
@@ -119,7 +126,9 @@ def _curve(folder: Path, way: Way, training: TrainConfig) -> list[dict[str, floa
     if kept.exists():
         curve: list[dict[str, float]] = json.loads(kept.read_text(encoding="utf-8"))
         return curve
-    measuring = Batches.of(digit_set(), replace(training, masking=way.masking, global_batch_size=128), way.model)
+    measuring = Batches.of(
+        digit_set(), replace(training, masking=way.masking, global_batch_size=MEASURED_IMAGES), way.model
+    )
     batches = [measuring.draw(FAR + step) for step in range(MEASURED_BATCHES)]
     curve = []
 
@@ -159,7 +168,7 @@ def measured(model: DiffusionTransformer, batches: list[Batch], loss: LossConfig
     return {"full_loss": means[0], "masked_loss": means[1], "cosine": product / (norms[0] * norms[1])}
 
 
-def draw(path: Path, found: Mapping[str, list[list[dict[str, float]]]]) -> None:
+def draw(path: Path, found: Found) -> None:
     """Draw losses and cosines over the steps: the mean over the seeds, and their range."""
     from matplotlib.figure import Figure  # no pyplot: nothing global is touched
 
