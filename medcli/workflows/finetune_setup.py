@@ -210,7 +210,7 @@ def _training(request: FinetuneRequest, start: Start) -> TrainConfig:
 def _in_pieces(training: TrainConfig, config: ModelConfig, device: torch.device, processes: Processes) -> TrainConfig:
     """On a CPU, where nobody says otherwise, take so few images at once that they stay near the processor.
 
-    12 to 25 % quicker than all at once, and a fraction of the memory (docs/finetuning.md).
+    A tenth quicker than all at once, and a fraction of the memory (docs/finetuning.md).
     """
     if training.micro_batch_size is not None or device.type != "cpu":
         return training
