@@ -13,7 +13,7 @@ from medcli.errors import ConfigError
 
 if TYPE_CHECKING:
     from medcli.model.amm import AmmForm
-    from medcli.workflows.sample_amm import AmmWish
+    from medcli.workflows.sample.amm import AmmWish
 
 MODULATION = "Attention modulation (AMM)"
 AUTO = "auto"
@@ -54,7 +54,7 @@ def parse_amm(amm: str | None, blocks: str | None, form: str | None) -> AmmWish 
     Raises:
         ConfigError: If the radius is no number >= 0, or there is one of the others without `--amm`.
     """
-    from medcli.workflows.sample_amm import AmmWish
+    from medcli.workflows.sample.amm import AmmWish
 
     if amm is None:
         for flag, value in (("--amm-blocks", blocks), ("--amm-form", form)):

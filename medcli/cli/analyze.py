@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from medcli.workflows.analyze_report import AnalyzeReport, AttentionFindings
-    from medcli.workflows.analyze_suggestion import Suggestion
+    from medcli.workflows.analyze.report import AnalyzeReport, AttentionFindings
+    from medcli.workflows.analyze.suggestion import Suggestion
 
 ANALYSIS = "Analysis"
 
@@ -121,9 +121,9 @@ def analyze(
         medcli analyze sit_xl.pt --num-images 4 --points 10 -o analysis/xl
         medcli analyze --no-attention --num-images 100 --rho 0.5,0.3,0.1
     """
-    from medcli.workflows.analyze import DEFAULT_PAIRS, DEFAULT_POINTS, DEFAULT_RHO, AnalyzeRequest
-    from medcli.workflows.analyze import analyze as run
-    from medcli.workflows.sample_settings import SampleRequest
+    from medcli.workflows.analyze.run import DEFAULT_PAIRS, DEFAULT_POINTS, DEFAULT_RHO, AnalyzeRequest
+    from medcli.workflows.analyze.run import analyze as run
+    from medcli.workflows.sample.settings import SampleRequest
 
     sampling = SampleRequest(
         schedule="full",
@@ -179,7 +179,7 @@ def _attention(found: AttentionFindings) -> list[Text]:
 
 def advice_line(advice: Suggestion) -> str:
     """The suggestion in a line."""
-    from medcli.workflows.analyze_attention import layer_words
+    from medcli.workflows.analyze.attention import layer_words
 
     if not advice.layers:
         return f"suggestion: no mediators: {advice.reason}"

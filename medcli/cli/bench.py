@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from medcli.workflows.bench import BenchReport
-    from medcli.workflows.bench_rows import BenchRow
+    from medcli.workflows.bench.rows import BenchRow
+    from medcli.workflows.bench.run import BenchReport
 
 TIMING = "Timing"
 
@@ -144,11 +144,11 @@ def bench(
         medcli bench SiT-XL/2 --res 512 --mediators 16,64 --layers 0-3 --dtype bf16 --compile
         medcli bench --train --threads 1
     """
-    from medcli.workflows.bench import BenchRequest
-    from medcli.workflows.bench import bench as run
-    from medcli.workflows.bench_loops import LoopSettings
-    from medcli.workflows.bench_subject import Shape
-    from medcli.workflows.bench_train import BenchTrainRequest, bench_train
+    from medcli.workflows.bench.loops import LoopSettings
+    from medcli.workflows.bench.run import BenchRequest
+    from medcli.workflows.bench.run import bench as run
+    from medcli.workflows.bench.subject import Shape
+    from medcli.workflows.bench_train.run import BenchTrainRequest, bench_train
 
     refuse_idle_flags(ctx, is_training=train)
     out = output_of(ctx)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from medcli.workflows.bench_train_report import BenchTrainReport, BenchTrainRow
+    from medcli.workflows.bench_train.report import BenchTrainReport, BenchTrainRow
 
 TRAINING = "Training"
 NOT_FOR_TRAINING = ("steps", "num_images", "rho", "warmup_steps")

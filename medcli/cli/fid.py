@@ -12,7 +12,7 @@ from medcli.cli.output import Output, output_of
 from medcli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medcli.workflows.fid_scoring import FidRequest
+    from medcli.workflows.fid.scoring import FidRequest
 
 MoreArg = Annotated[
     list[Path] | None,
@@ -178,9 +178,9 @@ def fid(
     """
     from medcli.runtime.cache_folder import default_cache_folder
     from medcli.runtime.processes import this_process
-    from medcli.workflows.fid_assisting import assist
-    from medcli.workflows.fid_computing import Computing
-    from medcli.workflows.fid_scoring import FidRequest
+    from medcli.workflows.fid.assisting import assist
+    from medcli.workflows.fid.computing import Computing
+    from medcli.workflows.fid.scoring import FidRequest
 
     output = output_of(ctx)
     request = FidRequest(
@@ -244,7 +244,7 @@ def _refuse_with_write(given: dict[str, object]) -> None:
 
 def _score(output: Output, request: FidRequest, *, as_markdown: bool) -> None:
     from medcli.cli.fid_table import markdown, score_table
-    from medcli.workflows.fid import score_samples
+    from medcli.workflows.fid.run import score_samples
 
     report = score_samples(request, output)
     output.result(report, markdown([report.to_json()]) if as_markdown else score_table(report))
@@ -252,14 +252,14 @@ def _score(output: Output, request: FidRequest, *, as_markdown: bool) -> None:
 
 def _compare(output: Output, request: FidRequest, sets: list[Path], *, force: bool, as_markdown: bool) -> None:
     from medcli.cli.fid_table import comparison_table, markdown
-    from medcli.workflows.fid_compare import CompareRequest, compare_samples
+    from medcli.workflows.fid.compare import CompareRequest, compare_samples
 
     report = compare_samples(CompareRequest(sets=tuple(sets), common=request, force=force), output)
     output.result(report, markdown(report.rows) if as_markdown else comparison_table(report))
 
 
 def _write(output: Output, request: FidRequest, target: Path, num_stored: int | None, *, force: bool) -> None:
-    from medcli.workflows.fid_reference import NUM_REFERENCE_IMAGES, ReferenceRequest, write_reference
+    from medcli.workflows.fid.reference import NUM_REFERENCE_IMAGES, ReferenceRequest, write_reference
 
     if request.samples is None:
         raise ConfigError("--write-reference needs images", hint="medcli fid IMAGES --write-reference PATH")

@@ -11,8 +11,8 @@ from medcli.cli.output import printable, table_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from medcli.workflows.fid_compare import CompareReport
-    from medcli.workflows.fid_scoring import FidReport
+    from medcli.workflows.fid.compare import CompareReport
+    from medcli.workflows.fid.scoring import FidReport
 
 EXACT = "precision and recall in exact arithmetic; on ImageNet ADM's float16 reads about 0.001 and 0.002 higher"
 ERRORS = "errors: standard errors over draws of the samples, the reference held fixed"
@@ -23,7 +23,7 @@ DIGITS = 4
 
 def score_table(report: FidReport) -> Table:
     """A row for each metric, and below what the scores rest on."""
-    from medcli.workflows.fid_compare import LOWER_IS_BETTER
+    from medcli.workflows.fid.compare import LOWER_IS_BETTER
 
     errors = report.scores.errors
     rows = [
@@ -80,8 +80,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Metrics at least one row has a value for."""
-    from medcli.workflows.fid_compare import SHOWN
-    from medcli.workflows.fid_scoring import json_key
+    from medcli.workflows.fid.compare import SHOWN
+    from medcli.workflows.fid.scoring import json_key
 
     return [metric for metric in SHOWN if any(row.get(json_key(metric)) is not None for row in rows)]
 
@@ -93,7 +93,7 @@ def _marked(report: CompareReport, metric: str, place: int) -> str:
 
 def _cell(row: dict[str, Any], metric: str) -> str:
     """`value +- error`, or a dash."""
-    from medcli.workflows.fid_scoring import json_key
+    from medcli.workflows.fid.scoring import json_key
 
     value, error = row.get(json_key(metric)), row.get("standard_errors", {}).get(json_key(metric))
     if value is None:
@@ -107,7 +107,7 @@ def _heading(metric: str) -> str:
 
 
 def _arrow(metric: str) -> str:
-    from medcli.workflows.fid_compare import LOWER_IS_BETTER
+    from medcli.workflows.fid.compare import LOWER_IS_BETTER
 
     return _sign("↓", "(lower)") if metric in LOWER_IS_BETTER else _sign("↑", "(higher)")
 

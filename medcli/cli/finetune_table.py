@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from medcli.workflows.finetune import FinetuneReport
-    from medcli.workflows.finetune_plan import FinetunePlan
+    from medcli.workflows.finetune.plan import FinetunePlan
+    from medcli.workflows.finetune.run import FinetuneReport
 
 GIB = 2**30
 MIB = 2**20

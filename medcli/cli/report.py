@@ -45,8 +45,8 @@ def report(
         medcli report samples/a samples/b scores.json -o page.html
         medcli report samples/a analysis/digits-sit-0 tuning
     """
-    from medcli.workflows.report import ReportRequest
-    from medcli.workflows.report import report as run
+    from medcli.workflows.report.run import ReportRequest
+    from medcli.workflows.report.run import report as run
 
     out = output_of(ctx)
     request = ReportRequest(inputs=tuple(inputs or ()), output=output, title=title, num_pictures=pictures, force=force)

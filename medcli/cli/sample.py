@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from medcli.workflows.sample import SampleReport
+    from medcli.workflows.sample.run import SampleReport
 
 StageOpt = Annotated[
     list[str] | None,
@@ -139,8 +139,8 @@ def sample(
         medcli sample --schedule full --cfg-scale 1 --npz
     """
     from medcli.runtime.processes import this_process
-    from medcli.workflows.sample import sample as run
-    from medcli.workflows.sample_settings import SampleRequest
+    from medcli.workflows.sample.run import sample as run
+    from medcli.workflows.sample.settings import SampleRequest
 
     request = SampleRequest(
         checkpoint=checkpoint,

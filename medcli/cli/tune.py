@@ -16,8 +16,8 @@ from medcli.cli.tune_table import comparison_summary, summary
 from medcli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medcli.workflows.sample_settings import SampleRequest
-    from medcli.workflows.tune_request import Metric
+    from medcli.workflows.sample.settings import SampleRequest
+    from medcli.workflows.tune.request import Metric
 
 NUM_IMAGES = 64
 COMPARED_IMAGES = 400
@@ -85,8 +85,8 @@ def tune(
         return
     if seeds is not None:
         raise ConfigError("--seeds does nothing without --compare-schedules", hint="leave --seeds out")
-    from medcli.workflows.tune import tune as run
-    from medcli.workflows.tune_request import TuneRequest, budget_of
+    from medcli.workflows.tune.request import TuneRequest, budget_of
+    from medcli.workflows.tune.run import tune as run
 
     request = TuneRequest(
         budget=budget_of(gmacs=gmacs, ms=ms, saving=saving),
@@ -107,7 +107,7 @@ def tune(
 
 def _sampling(ctx: typer.Context) -> SampleRequest:
     """How images are made: the flags `sample` has, too. Its schedule is what is looked for."""
-    from medcli.workflows.sample_settings import SampleRequest
+    from medcli.workflows.sample.settings import SampleRequest
 
     given = ctx.params
     shared = {field.name for field in fields(SampleRequest)} & set(given) - {"mediators", "output"}

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
     from medcli.workflows.schedule_comparison import ComparisonReport
-    from medcli.workflows.tune_report import Candidate, TuneReport
+    from medcli.workflows.tune.report import Candidate, TuneReport
 
 UNITS = {"gmacs": "GMACs an image", "ms": "ms an image"}
 

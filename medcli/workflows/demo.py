@@ -18,9 +18,9 @@ from medcli.errors import ConfigError
 from medcli.metrics.digits_extractor import digit_labels, load_digits_extractor
 from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Reporter
-from medcli.workflows.fid import FidRequest, score_samples
-from medcli.workflows.sample import SampleReport, sample
-from medcli.workflows.sample_settings import SampleRequest
+from medcli.workflows.fid.run import FidRequest, score_samples
+from medcli.workflows.sample.run import SampleReport, sample
+from medcli.workflows.sample.settings import SampleRequest
 
 GRID = "demo.png"
 SWITCHES = "switches.png"

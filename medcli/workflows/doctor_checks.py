@@ -199,7 +199,7 @@ def autoencoder() -> Iterator[Finding]:
 def inception_weights() -> Iterator[Finding]:
     """The network of published FID figures."""
     from medcli.metrics.inception_weights import WEIGHTS_HASH, WEIGHTS_NAME, weights_folder
-    from medcli.workflows.sample_settings import sha256_of
+    from medcli.workflows.sample.settings import sha256_of
 
     path = weights_folder() / WEIGHTS_NAME
     disables, remedy = "fid with the Inception extractor", "medcli fid --download, or --extractor-weights PATH"

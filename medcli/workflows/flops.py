@@ -22,9 +22,9 @@ from medcli.presets import DEFAULT_PRESET, PUBLISHED, default_ladder, means_pres
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
 from medcli.workflows.flops_report import FlopsReport, FlopsRow, ModelCosts
 from medcli.workflows.image_cost import Run, image_cost, recorded_run, saving_percent
-from medcli.workflows.sample_defaults import sampling_defaults
-from medcli.workflows.sample_flags import refuse_idle_flags
-from medcli.workflows.sample_settings import SampleRequest, choose_guidance, choose_sampler
+from medcli.workflows.sample.defaults import sampling_defaults
+from medcli.workflows.sample.flags import refuse_idle_flags
+from medcli.workflows.sample.settings import SampleRequest, choose_guidance, choose_sampler
 
 GIGA = 1e9
 PUBLISHED_PX = 256

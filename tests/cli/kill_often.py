@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch  # noqa: F401  loaded before forking: it takes seconds
 
-import medcli.workflows.sample  # noqa: F401  the same
+import medcli.workflows.sample.run  # noqa: F401  the same
 from medcli.cli.app import main
 
 

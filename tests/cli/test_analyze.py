@@ -11,8 +11,8 @@ from rich.console import Console
 
 from medcli.cli.analyze import advice_line
 from medcli.cli.heat_map import heat_map
-from medcli.workflows import analyze as workflow
-from medcli.workflows.analyze_suggestion import Suggestion
+from medcli.workflows.analyze import run as workflow
+from medcli.workflows.analyze.suggestion import Suggestion
 from tests.conftest import RunCli
 from tests.unit.engine.tiny import PIXELS, save, with_ladder
 

@@ -281,7 +281,7 @@ def test_fid_is_extrapolated_on_request(empty_folder: Path, run_cli: RunCli) -> 
 def test_too_few_samples_to_extrapolate_are_refused_before_the_network_runs(
     empty_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medcli.workflows.fid_scoring.features_of", lambda *_: pytest.fail("the network ran"))
+    monkeypatch.setattr("medcli.workflows.fid.scoring.features_of", lambda *_: pytest.fail("the network ran"))
     message = refused(run_cli, ExitCode.DATA, sample_folder(empty_folder / "x"), "--extrapolate")
     assert "20 samples are too few to extrapolate FID over 64 features, 640 are needed" in message
 
@@ -305,7 +305,7 @@ def test_two_references_are_one_too_many(empty_folder: Path, run_cli: RunCli) ->
 def test_labels_sorted_by_class_are_noticed_where_blocks_feel_them(
     empty_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medcli.workflows.fid_scoring.BLOCK_SIZE", 50)
+    monkeypatch.setattr("medcli.workflows.fid.scoring.BLOCK_SIZE", 50)
     by_label = np.concatenate([DIGITS[:500][load_digits()[1][:500] == digit] for digit in range(10)])
     for images, is_noticed in ((by_label, True), (DIGITS[:500], False)):
         result = run_cli("fid", npz(empty_folder / "x.npz", images), "digits", "--metrics", "is")
@@ -374,7 +374,7 @@ def test_weights_are_fetched_only_when_asked(
 ) -> None:
     asked: list[object] = []
     monkeypatch.setenv("TORCH_HOME", str(empty_folder))
-    monkeypatch.setattr("medcli.workflows.fid_computing.download_inception", lambda **given: asked.append(given))
+    monkeypatch.setattr("medcli.workflows.fid.computing.download_inception", lambda **given: asked.append(given))
     archive = npz(empty_folder / "x.npz", DIGITS[:20])
     refused(run_cli, ExitCode.ENVIRONMENT, archive, archive)
     assert not asked

@@ -102,7 +102,7 @@ def test_reports_alone_need_no_images_and_a_comparison_is_a_report(
 def test_sets_of_different_size_are_refused_before_anything_is_scored(
     two_folders: tuple[Path, Path], run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medcli.workflows.fid_compare.load_yardstick", lambda *_: pytest.fail("a network was loaded"))
+    monkeypatch.setattr("medcli.workflows.fid.compare.load_yardstick", lambda *_: pytest.fail("a network was loaded"))
     fewer = sample_folder(two_folders[0].with_name("fewer"), 30)
     message = refused(run_cli, ExitCode.CHECK_FAILED, "--compare", two_folders[0], fewer)
     assert f"num_samples is 40 for {two_folders[0]}, 30 for {fewer}" in message
@@ -121,7 +121,7 @@ def test_a_report_of_another_protocol_is_refused_before_anything_is_scored(
     two_folders: tuple[Path, Path], run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     report = saved_report(run_cli, two_folders[0].with_name("r.json"), two_folders[0], **{key: "f" * 64})
-    monkeypatch.setattr("medcli.workflows.fid_compare.measure", lambda *_: pytest.fail("samples were scored"))
+    monkeypatch.setattr("medcli.workflows.fid.compare.measure", lambda *_: pytest.fail("samples were scored"))
     message = refused(run_cli, ExitCode.CHECK_FAILED, "--compare", report, two_folders[1])
     assert f"{key} is " in message
 

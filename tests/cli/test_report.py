@@ -178,7 +178,7 @@ def test_the_command_on_the_page_makes_the_very_run(place: Path, run_cli: RunCli
 
 
 def test_the_costs_of_the_steps_add_up_to_that_of_the_image(place: Path) -> None:
-    from medcli.workflows.report_runs import read_run
+    from medcli.workflows.report.runs import read_run
 
     for folder in (DYNAMIC, STATIC):
         run = read_run(folder, 0)
@@ -244,7 +244,7 @@ def test_the_command_of_an_analysis_makes_it_again(
     empty_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for slow in ("draw_map", "draw_change"):
-        monkeypatch.setattr(f"medcli.workflows.analyze.{slow}", lambda *_: None)
+        monkeypatch.setattr(f"medcli.workflows.analyze.run.{slow}", lambda *_: None)
     size = ("--num-images", 2, "--steps", 8, "--points", 3, "--pairs", 50, "--rho", "0.9,0.5")
     assert run_cli("analyze", *size, "-o", "an").code == ExitCode.DONE
     page = read(run_cli, "an")

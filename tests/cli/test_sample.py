@@ -207,7 +207,7 @@ def test_a_run_goes_on_with_the_batches_it_was_made_with(sample: Sample, monkeyp
         sizes.append(plan.batch_size)
         return generate(stages, plan, *args, **options)
 
-    monkeypatch.setattr("medcli.workflows.sample_making.generate", watched)
+    monkeypatch.setattr("medcli.workflows.sample.making.generate", watched)
     sample("--schedule", "full", "--num-images", "6", "-o", "out")
     sample("--schedule", "full", "--num-images", "9", "-o", "out")
     before = hashes(Path("out"))

@@ -12,8 +12,8 @@ import pytest
 
 from medcli.errors import ExitCode
 from medcli.runtime import precision
-from medcli.workflows.sample_flags import USES
-from medcli.workflows.sample_settings import SampleRequest
+from medcli.workflows.sample.flags import USES
+from medcli.workflows.sample.settings import SampleRequest
 from tests.cli.test_sample import refused
 from tests.conftest import Result, RunCli
 from tests.unit.engine.tiny import PIXELS, save

@@ -8,7 +8,7 @@ import torch
 from medcli.config import ModelConfig
 from medcli.engine.plain_network import PlainNetwork
 from medcli.model.backbone import DiffusionTransformer, FinalLayer
-from medcli.workflows.bench_subject import random_model
+from medcli.workflows.bench.subject import random_model
 
 COUNTS = (0, 4, 16)
 

@@ -11,16 +11,16 @@ from medcli.errors import ConfigError
 from medcli.metrics.macs import closed_form_macs
 from medcli.presets import preset_config
 from medcli.runtime.reporting import Silent
-from medcli.workflows.analyze import AnalyzeRequest, analyze, watched_steps
-from medcli.workflows.analyze_attention import (
+from medcli.workflows.analyze.attention import (
     AttentionMap,
     falls_with_progress,
     ranges,
     redundant_early,
     summed_up,
 )
-from medcli.workflows.analyze_suggestion import suggest
-from medcli.workflows.sample_settings import SampleRequest
+from medcli.workflows.analyze.run import AnalyzeRequest, analyze, watched_steps
+from medcli.workflows.analyze.suggestion import suggest
+from medcli.workflows.sample.settings import SampleRequest
 
 NUM_IMAGES, NUM_STEPS, NUM_HEADS = 6, 8, 3
 CONFIG = replace(preset_config("SiT-S/2"), depth=4)

@@ -22,11 +22,11 @@ from medcli.presets import preset_config
 from medcli.runtime.reporting import Silent
 from medcli.runtime.timing import Clock
 from medcli.sampler_config import SamplerConfig
-from medcli.workflows.bench import BenchReport, BenchRequest, bench, machine_name
-from medcli.workflows.bench_loops import LoopSettings, agreement, drawn_beforehand, even_rho, loop_plan
-from medcli.workflows.bench_rows import measure
-from medcli.workflows.bench_subject import Shape, find_subject, random_model
-from medcli.workflows.bench_variants import Variant, stages_by_count, unabsorbed_stages
+from medcli.workflows.bench.loops import LoopSettings, agreement, drawn_beforehand, even_rho, loop_plan
+from medcli.workflows.bench.rows import measure
+from medcli.workflows.bench.run import BenchReport, BenchRequest, bench, machine_name
+from medcli.workflows.bench.subject import Shape, find_subject, random_model
+from medcli.workflows.bench.variants import Variant, stages_by_count, unabsorbed_stages
 from tests.unit.engine.tiny import LADDER, PIXELS, save, with_ladder
 
 CPU = torch.device("cpu")

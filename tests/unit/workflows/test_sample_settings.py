@@ -2,7 +2,7 @@ import pytest
 
 from medcli.presets import preset_config
 from medcli.workflows.digits_model import MODEL
-from medcli.workflows.sample_settings import default_batch_size
+from medcli.workflows.sample.settings import default_batch_size
 
 
 @pytest.mark.parametrize(

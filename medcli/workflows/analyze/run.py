@@ -1,0 +1,208 @@
+"""Look at a model while it samples: how redundant its attention is, and how its latents calm down."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medcli.checkpoint.load import load_model
+from medcli.config import ModelConfig
+from medcli.diffusion.steps import Sampler, build_sampler
+from medcli.engine.attention_watch import AttentionWatch
+from medcli.engine.generate import generate
+from medcli.engine.latent_change import triggers
+from medcli.engine.networks import stages_of
+from medcli.engine.observer import Distances, Observer, Together
+from medcli.engine.plan import ADAPTIVE_SOLVERS
+from medcli.engine.rule import num_deciding
+from medcli.errors import ConfigError
+from medcli.metrics.redundancy import num_rings
+from medcli.model.backbone import DiffusionTransformer
+from medcli.model.geometry import blocks
+from medcli.runtime.device import pick_device
+from medcli.runtime.files import atomic_folder, refuse_existing
+from medcli.runtime.precision import DTYPES, warn_if_slow
+from medcli.runtime.reporting import Reporter
+from medcli.schedule.spec import DEFAULT_WARMUP_STEPS
+from medcli.workflows.analyze.attention import Floats, falls_with_progress, ranges, redundant_early, summed_up
+from medcli.workflows.analyze.pictures import draw_change, draw_map
+from medcli.workflows.analyze.report import AnalyzeReport, AttentionFindings
+from medcli.workflows.analyze.suggestion import Suggestion, suggest
+from medcli.workflows.sample.settings import SampleRequest, SampleSetup, model_name, picture_settings, set_up
+
+ANALYSIS, MAP, CHANGE = "analysis.json", "redundancy.png", "change.png"
+"""Files of the output folder."""
+DEFAULT_RHO = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
+"""Thresholds that are tried when none are named."""
+DEFAULT_POINTS = 20
+"""Columns a person can read at a glance."""
+DEFAULT_PAIRS = 256 * 255 // 2
+"""All pairs of a latent model's queries at 256 px. Beyond, a score costs no more per query and key than there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnalyzeRequest:
+    """What to look at."""
+
+    sampling: SampleRequest
+    """How images are made; its `schedule` must be `full`. Its `output` is where the analysis goes."""
+    points: int = DEFAULT_POINTS
+    """Solver steps at which attention is scored, spread evenly over the way."""
+    max_pairs: int = DEFAULT_PAIRS
+    """Pairs of queries compared in each head; all of them if there are no more."""
+    attention: bool = True
+    """Whether to score attention: that can cost more than the images."""
+    rho: tuple[float, ...] = DEFAULT_RHO
+    """Thresholds to try."""
+    warmup_steps: int = DEFAULT_WARMUP_STEPS
+    """Distances in their baseline."""
+    force: bool = False
+    """Whether an analysis already there may be replaced."""
+
+
+def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
+    """Sample with full attention, looking on, and write what was seen into a new folder.
+
+    Raises:
+        MedcliError: For anything the user can fix; then nothing is left behind.
+    """
+    device = pick_device(request.sampling.device)
+    setup = set_up(request.sampling, device.type)
+    setup = replace(setup, plan=replace(setup.plan, batch_size=min(setup.plan.batch_size, request.sampling.num_images)))
+    sampler = _check(request, setup)
+    stem, seed = setup.infos[0].path.stem, request.sampling.seed
+    output = request.sampling.output or Path("analysis") / f"{stem}-{seed}"
+    refuse_existing(output, force=request.force)
+    warn_if_slow(DTYPES[request.sampling.dtype], device, reporter)
+    # The folder is tried before the work, and gets its name once everything is in it.
+    with atomic_folder(output, force=request.force) as folder:
+        model = load_model(
+            setup.infos[0].path,
+            family=request.sampling.family,
+            num_heads=request.sampling.num_heads,
+            weights=request.sampling.weights,
+            device=device,
+            dtype=DTYPES[request.sampling.dtype],
+        )
+        distances, watch = _look_on(request, setup, model, sampler, reporter)
+        attention = None if watch is None else _findings(watch, setup, request.max_pairs, sampler.num_steps)
+        report = _report(request, setup, output, sampler, distances, attention)
+        _write(folder, report)
+    return report
+
+
+def _check(request: AnalyzeRequest, setup: SampleSetup) -> Sampler:
+    """Refuse what can't be analysed before anything is loaded; the sampler if all is well."""
+    if request.sampling.num_images < 2:
+        raise ConfigError("one image shows no spread", hint="use --num-images 2 or more")
+    if setup.plan.schedule.kind != "full":
+        raise ConfigError("an analysis looks at full attention", hint='sample with schedule="full"')
+    if min(request.points, request.max_pairs) < 1:
+        raise ConfigError("--points and --pairs must be at least 1")
+    solver = setup.plan.sampler.solver
+    if solver in ADAPTIVE_SOLVERS:
+        raise ConfigError(
+            f"--solver {solver} chooses its own steps, so there are none to look at", hint="use --solver heun"
+        )
+    if bad := [rho for rho in request.rho if not rho > 0]:
+        raise ConfigError(f"--rho {bad[0]:g}: thresholds must be above 0", hint="try --rho 0.5,0.3,0.1")
+    sampler = build_sampler(setup.plan.sampler)
+    if request.warmup_steps + 1 >= num_deciding(sampler):
+        raise ConfigError(
+            f"{sampler.num_steps} solver steps leave none for a threshold after {request.warmup_steps} of warm-up",
+            hint="use more --steps",
+        )
+    return sampler
+
+
+def _look_on(
+    request: AnalyzeRequest, setup: SampleSetup, model: DiffusionTransformer, sampler: Sampler, reporter: Reporter
+) -> tuple[dict[str, Floats], AttentionWatch | None]:
+    """Make the images and keep what was seen of them; the images themselves are not wanted."""
+    indices, stages = range(request.sampling.num_images), stages_of(model, setup.plan.schedule.counts)
+    distances, watch = Distances(indices, sampler.num_steps), None
+    observers: list[Observer] = [distances]
+    if request.attention:
+        steps = watched_steps(sampler.num_steps, request.points)
+        watch = AttentionWatch(model, indices, steps, seed=setup.plan.seed, max_pairs=request.max_pairs)
+        stages = tuple(map(watch.watching, stages))
+        observers.append(watch)
+    device, observer = model.pos_embed.device, Together(observers)
+    for _ in generate(stages, setup.plan, indices, device=device, observer=observer, reporter=reporter):
+        pass
+    return distances.distance_IL, watch
+
+
+def watched_steps(num_steps: int, points: int) -> tuple[int, ...]:
+    """Rising solver steps spread evenly from the first to the last.
+
+    Args:
+        num_steps: Solver steps of an image.
+        points: How many, if there are so many.
+    """
+    return tuple(sorted({round(place) for place in np.linspace(0, num_steps - 1, points)}))
+
+
+def _findings(watch: AttentionWatch, setup: SampleSetup, max_pairs: int, num_steps: int) -> AttentionFindings:
+    num_tokens = tuple(block.num_tokens for block in blocks(setup.config))
+    seen = summed_up(watch.layers, num_tokens)
+    return AttentionFindings(
+        seen=seen,
+        steps=watch.steps,
+        progress=tuple(step / num_steps for step in watch.steps),
+        is_exact=all(num_rings(tokens, max_pairs) == tokens // 2 for tokens in num_tokens),
+        pair_error=max(float(layer.error_ILH.max()) for layer in watch.layers),
+        observations={"redundant_early": redundant_early(seen), "falls_with_progress": falls_with_progress(seen)},
+        suggestion=suggest(seen, setup.config),
+    )
+
+
+def _report(
+    request: AnalyzeRequest,
+    setup: SampleSetup,
+    output: Path,
+    sampler: Sampler,
+    distances: dict[str, Floats],
+    attention: AttentionFindings | None,
+) -> AnalyzeReport:
+    settings = picture_settings(setup, request.sampling)
+    warmup, deciding = request.warmup_steps, num_deciding(sampler)
+    return AnalyzeReport(
+        output=str(output),
+        model=model_name(setup.infos[0]),
+        settings={**settings, "max_pairs": request.max_pairs if attention else None},
+        num_images=request.sampling.num_images,
+        num_steps=sampler.num_steps,
+        attention=attention,
+        distances=distances,
+        triggers={
+            name: triggers(distance_IL, sorted(request.rho, reverse=True), warmup_steps=warmup, num_deciding=deciding)
+            for name, distance_IL in distances.items()
+        },
+        warmup_steps=warmup,
+        convert=None if attention is None else _convert_line(request.sampling, setup.config, attention.suggestion),
+    )
+
+
+def _convert_line(request: SampleRequest, config: ModelConfig, suggestion: Suggestion) -> str | None:
+    """The command that makes what is suggested; None for a model that has mediators, or where none are suggested."""
+    if request.checkpoint is None or config.mediators or not suggestion.layers:
+        return None
+    words = ["medcli", "convert", str(request.checkpoint)]
+    words += ["--family", request.family] if request.family else []
+    words += ["--heads", str(request.num_heads)] if request.num_heads else []
+    words += ["--layers", ranges(suggestion.layers), "--mediators", ",".join(map(str, suggestion.mediators))]
+    return shlex.join(words)
+
+
+def _write(folder: Path, report: AnalyzeReport) -> None:
+    title = f"{report.model}: {report.num_images} images, {report.num_steps} solver steps"
+    if report.attention is not None:
+        draw_map(folder / MAP, report.attention.seen, report.attention.progress, title)
+    draw_change(folder / CHANGE, report.distances, report.triggers, report.warmup_steps, title)
+    content = json.dumps(report.to_file(), sort_keys=True)
+    (folder / ANALYSIS).write_text(content + "\n", encoding="utf-8")

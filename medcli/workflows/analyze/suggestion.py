@@ -1,0 +1,99 @@
+"""Which layers could do with mediators, and with how many, read off the attention of the dense model.
+
+n mediators carry at most ln n nats from a query to a key: whatever the query, it reaches the keys through one of n
+summaries, and a step between cannot add information. Full attention carries I = ln D nats where D queries "really
+differ" (`medcli.metrics.redundancy`). So n >= D is necessary, and D, not the number of tokens, is what a layer asks
+for. It is not sufficient, and training changes attention: the suggestion is a place to start, not a verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from medcli.config import ModelConfig
+from medcli.engine.cost import pass_gmacs
+from medcli.workflows.analyze.attention import AttentionMap, layer_words
+
+SHARE = 4
+"""Mediators pay below half of the tokens; a quarter halves what attention costs, and leaves room for a guess."""
+PHASES = 3
+"""Parts of the way with a count of their own: the papers' ladder has three entries."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suggestion:
+    """Layers and counts to convert with."""
+
+    layers: tuple[int, ...]
+    mediators: tuple[int, ...]
+    """A ladder, or one count if all phases ask for the same; empty if no layer qualifies."""
+    saving_percent: tuple[float, ...]
+    """Multiply-adds of a forward pass saved at each count, against full attention."""
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "layers": list(self.layers),
+            "mediators": list(self.mediators),
+            "saving_percent": [round(saving, 3) for saving in self.saving_percent],
+            "reason": self.reason,
+        }
+
+
+def suggest(seen: AttentionMap, config: ModelConfig) -> Suggestion:
+    """Choose layers whose queries differ little all the way, and the counts that these ask for in each third of it.
+
+    Args:
+        seen: Attention of the dense model.
+        config: The model; its own mediators do not matter.
+    """
+    peak_D, tokens_D = seen.distinct_DL.max(axis=1), np.array(seen.num_tokens)
+    layers = [layer for layer, peak in enumerate(peak_D) if _square(peak) <= tokens_D[layer] // SHARE]
+    ladder = _ladder(seen, layers)
+    # Where grids differ, what one layer asks for may be too many for another.
+    layers = [layer for layer in layers if ladder[-1] <= tokens_D[layer] // SHARE]
+    ladder = _ladder(seen, layers)
+    if not layers:
+        least = int((peak_D / tokens_D).argmin())
+        reason = (
+            f"no layer's queries differ so little that a quarter of the tokens could stand for them; the nearest is "
+            f"layer {least} with {peak_D[least]:.1f} of {tokens_D[least]}"
+        )
+        return Suggestion(layers=(), mediators=(), saving_percent=(), reason=reason)
+    converted = replace(config, mediators=ladder, mediator_layers=tuple(layers))
+    dense = pass_gmacs(converted, 0)
+    left = [layer for layer in range(len(peak_D)) if layer not in layers]
+    reason = (
+        f"in {layer_words(layers)} at most {peak_D[layers].max():.1f} of {tokens_D[layers].max()} queries really "
+        f"differ in any head and step, and n mediators can tell at most n apart"
+        + (f"; {layer_words(left)} would need more than a quarter of the tokens" if left else "")
+        + f". By thirds of the way the need is {', '.join(f'{need:.1f}' for need in _needs(seen, layers))}."
+    )
+    return Suggestion(
+        layers=tuple(layers),
+        mediators=ladder,
+        saving_percent=tuple(100 * (1 - pass_gmacs(converted, count) / dense) for count in ladder),
+        reason=reason,
+    )
+
+
+def _needs(seen: AttentionMap, layers: list[int]) -> list[float]:
+    """Queries that really differ in the most demanding of these layers, by phase."""
+    parts = np.array_split(seen.distinct_DL[layers], min(PHASES, seen.distinct_DL.shape[1]), axis=1)
+    return [float(part.max(initial=1.0)) for part in parts]
+
+
+def _ladder(seen: AttentionMap, layers: list[int]) -> tuple[int, ...]:
+    """Rising counts for the phases; an image never goes back to fewer, so a later phase has what earlier ones need."""
+    return tuple(sorted(set(accumulate(map(_square, _needs(seen, layers)), max))))
+
+
+def _square(need: float) -> int:
+    """The least perfect square that is not below, up to rounding: counts are pooled to a square grid."""
+    return math.ceil(math.sqrt(need) - 1e-6) ** 2

@@ -1,0 +1,109 @@
+"""Make a reference file from a set of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medcli.errors import ConfigError, DataError
+from medcli.metrics.extractor import POOL, SPATIAL
+from medcli.metrics.features import Wanted
+from medcli.metrics.protocol import PROTOCOL, protocol_details, software
+from medcli.metrics.reference_file import ReferenceFile
+from medcli.runtime.files import atomic_path
+from medcli.runtime.reporting import Reporter
+from medcli.workflows.fid.computing import Computing, load_computer
+from medcli.workflows.fid.sides import extractor_name, features_of, survey
+
+NUM_REFERENCE_IMAGES = 10_000
+"""Images ADM's reference files hold for precision and recall."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceRequest:
+    """Which images to make a reference of."""
+
+    images: Path
+    """A folder of images, a sample folder or an npz with `arr_0`."""
+    output: Path
+    """The npz to write."""
+    num_reference_images: int = NUM_REFERENCE_IMAGES
+    """Most images to store, at even distances; 0 stores statistics alone."""
+    num_images: int | None = None
+    """Images to use, from the first; None uses all."""
+    computing: Computing = Computing()
+    """How features are computed; without an extractor named, the images' manifest points to one, else Inception."""
+    force: bool = False
+    """Whether an existing file is replaced."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceReport:
+    """What was written."""
+
+    output: str
+    num_images: int
+    """Images behind the statistics."""
+    num_reference_images: int
+    """Images stored."""
+    keys: tuple[str, ...]
+    extractor: str
+    protocol_details: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "output": self.output,
+            "num_images": self.num_images,
+            "num_reference_images": self.num_reference_images,
+            "keys": list(self.keys),
+            "extractor": self.extractor,
+            "protocol": PROTOCOL,
+            "protocol_details": self.protocol_details,
+            "provenance": self.provenance,
+        }
+
+
+def write_reference(request: ReferenceRequest, reporter: Reporter) -> ReferenceReport:
+    """Compute the statistics ADM's reference files hold and write them, with some of the images.
+
+    The images are copied first, which is quick and finds damaged ones, then the network runs. The file appears when it
+    is whole.
+
+    Raises:
+        ConfigError: If the file exists and `force` is off, or the extractor is unknown.
+        DataError: If the images are missing or unusable, or their sizes differ.
+        EnvironmentProblem: If the extractor's weights or the device are missing, or the place can't be written to.
+    """
+    if request.output.suffix != ".npz":
+        raise ConfigError(f"{request.output} is no .npz name", hint=f"write {request.output}.npz")
+    if request.output.exists() and not request.force:
+        raise ConfigError(f"{request.output} already exists", hint="pass --force to replace it, or another name")
+    side = survey(request.images, request.num_images)
+    if side.source is None or side.statistics:
+        raise DataError(f"{side.name} holds ready statistics, a reference is made from images", hint="name its images")
+    name = extractor_name(request.computing.extractor, None, request.images)
+    computer = load_computer(request.computing, name, reporter)
+    extractor = computer.extractor
+    num_stored = min(request.num_reference_images, side.source.num_images)
+    wanted = Wanted(gaussians=frozenset({POOL, SPATIAL} & set(extractor.dims)))
+    with atomic_path(request.output, force=request.force) as temporary, ReferenceFile(temporary) as file:
+        if num_stored:
+            file.write_images(side.source, num_stored, reporter)
+        found = features_of(side, computer, wanted, reporter)
+        file.write_statistics(found.features, extractor)
+    return ReferenceReport(
+        output=str(request.output),
+        num_images=side.source.num_images,
+        num_reference_images=num_stored,
+        keys=tuple(file.keys),
+        extractor=extractor.name,
+        protocol_details=protocol_details(extractor),
+        provenance={
+            "extractor_sha256": extractor.weights_sha256,
+            "images_sha256": found.images_sha256,
+            **software(),
+        },
+    )

@@ -1,0 +1,254 @@
+"""Scoring one sample set with a reference and a network that are loaded once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medcli.errors import ConfigError, DataError
+from medcli.metrics.estimate import Estimate
+from medcli.metrics.extractor import INCEPTION, LOGITS, POOL, FeatureExtractor
+from medcli.metrics.extrapolation import FEWEST_PER_FEATURE, NUM_SIZES, Extrapolation, fid_at_infinity
+from medcli.metrics.factor import factored
+from medcli.metrics.features import FeatureSet
+from medcli.metrics.inception_score import BLOCK_SIZE, order_loss
+from medcli.metrics.protocol import PROTOCOL, protocol_details, software
+from medcli.metrics.scores import METRICS, Scores, metrics_of, score, wanted_of
+from medcli.runtime.reporting import Reporter
+from medcli.workflows.fid.computing import Computer, Computing, load_computer
+from medcli.workflows.fid.sides import Side, SideFeatures, extractor_name, features_of
+
+JSON_KEYS = {"is": "inception_score"}
+"""Report keys that differ from the metric's name on the command line."""
+FID_INFINITY = "fid_infinity"
+"""FID extrapolated to infinitely many samples: asked for by an option of its own, never by default."""
+PAPERS_NUM_SAMPLES = 50_000
+"""Samples behind the published scores of ImageNet models."""
+NOTED_ORDER_LOSS = 0.02
+"""Share of the Inception Score that an order may cost unmentioned; random orders cost well below it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FidRequest:
+    """What to score, and how."""
+
+    samples: Path | None = None
+    """A folder of images, a sample folder or an npz; None takes the newest sample folder under `./samples`."""
+    reference: str | None = None
+    """The same, an npz of statistics, or the name of a bundled reference; None asks the samples' manifest."""
+    metrics: tuple[str, ...] | None = None
+    """Names in `METRICS`; None computes all the extractor has the layers for."""
+    num_images: int | None = None
+    """Samples to score, from the first; None scores all."""
+    extrapolate: bool = False
+    """Whether to compute FID for infinitely many samples too."""
+    computing: Computing = Computing()
+    """How features are computed."""
+
+    def __post_init__(self) -> None:
+        for name in self.metrics or ():
+            if name not in METRICS:
+                raise ConfigError(f"unknown metric {name!r}", hint=f"choose from {', '.join(METRICS)}")
+        if self.extrapolate and self.metrics is not None and "fid" not in self.metrics:
+            raise ConfigError("--extrapolate is about FID, which --metrics leaves out", hint="add fid to --metrics")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FidReport:
+    """Scores, and what they were computed from."""
+
+    samples: str
+    reference: str
+    scores: Scores
+    num_samples: int | None
+    """Samples scored; None where the samples are a statistics file."""
+    num_reference: int | None
+    """Reference images at hand; None where the reference is a statistics file without images."""
+    extractor: str
+    protocol_details: dict[str, Any]
+    """Every setting that changes a number."""
+    provenance: dict[str, Any]
+    """Hashes of what was read, and software."""
+    extrapolation: Extrapolation | None = None
+    """The line behind `fid_infinity`, if it was asked for."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Scores under the contract's keys, then what they rest on."""
+        line = self.extrapolation
+        return {
+            **{json_key(name): value for name, value in self.scores.values.items()},
+            "standard_errors": {json_key(name): found.standard_error for name, found in self.scores.errors.items()},
+            "standard_error_methods": {json_key(name): found.method for name, found in self.scores.errors.items()},
+            "unavailable": {json_key(name): why for name, why in self.scores.unavailable.items()},
+            "num_samples": self.num_samples,
+            "num_reference": self.num_reference,
+            "extractor": self.extractor,
+            "protocol": PROTOCOL,
+            "samples": self.samples,
+            "reference": self.reference,
+            **({"extrapolation": {"num_samples": line.sizes, "fid": line.distances}} if line else {}),
+            "protocol_details": self.protocol_details,
+            "provenance": self.provenance,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Yardstick:
+    """What sample sets are measured with: the network, the reference read once, and the metrics."""
+
+    computer: Computer
+    reference: SideFeatures
+    metrics: tuple[str, ...]
+    is_extrapolated: bool
+
+    @property
+    def extractor(self) -> FeatureExtractor:
+        """The network."""
+        return self.computer.extractor
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What all scores measured with it share, as `compared` gives it."""
+        return {
+            "protocol": PROTOCOL,
+            **protocol_details(self.extractor),
+            "extractor_sha256": self.extractor.weights_sha256,
+            "reference_sha256": self.reference.sha256,
+            "reference_images_sha256": self.reference.images_sha256,
+        }
+
+
+def json_key(metric: str) -> str:
+    """The report's key of a metric."""
+    return JSON_KEYS.get(metric, metric)
+
+
+def load_yardstick(
+    request: FidRequest, reference: Side, samples: list[tuple[Path, Side]], reporter: Reporter
+) -> Yardstick:
+    """Load the network, check that it can do what is asked of the samples, and read the reference.
+
+    Args:
+        request: What is asked for.
+        reference: What to compare with.
+        samples: Paths of the sample sets and what they are; the first decides where nothing names the extractor.
+        reporter: Told of progress.
+
+    Raises:
+        ConfigError: If the extractor is unknown or not the reference's.
+        DataError: If the reference is unusable, or the samples are too few to extrapolate.
+        EnvironmentProblem: If the extractor's weights or the device are missing.
+    """
+    name = extractor_name(request.computing.extractor, reference, samples[0][0])
+    computer = load_computer(request.computing, name, reporter)
+    extractor = computer.extractor
+    if request.extrapolate:
+        for _, side in samples:
+            _check_enough(side, extractor)
+    metrics = request.metrics or metrics_of(extractor)
+    _, wanted = wanted_of(metrics, extractor)
+    return Yardstick(
+        computer=computer,
+        reference=features_of(reference, computer, wanted, reporter),
+        metrics=metrics,
+        is_extrapolated=request.extrapolate,
+    )
+
+
+def measure(yardstick: Yardstick, side: Side, reporter: Reporter) -> FidReport:
+    """Score one sample set.
+
+    Raises:
+        DataError: If an image can't be read, or none of the metrics can be had.
+    """
+    extractor, reference = yardstick.extractor, yardstick.reference
+    wanted, _ = wanted_of(yardstick.metrics, extractor)
+    if yardstick.is_extrapolated:
+        wanted = replace(wanted, rows=wanted.rows | {POOL})
+    samples = features_of(side, yardstick.computer, wanted, reporter)
+    device = yardstick.computer.crew.devices[0]
+    scores = score(yardstick.metrics, samples.features, reference.features, extractor, reporter, device)
+    line = None
+    if yardstick.is_extrapolated:
+        scores, line = _extrapolated(scores, samples.features, reference.features, reporter)
+    _warn(samples.features, extractor, reporter)
+    return FidReport(
+        samples=side.name,
+        reference=reference.features.name,
+        scores=scores,
+        num_samples=samples.features.num_images,
+        num_reference=reference.features.num_images,
+        extractor=extractor.name,
+        protocol_details=protocol_details(extractor),
+        provenance={
+            "extractor_sha256": extractor.weights_sha256,
+            "samples_sha256": samples.sha256,
+            "reference_sha256": reference.sha256,
+            "reference_images_sha256": reference.images_sha256,
+            **software(),
+        },
+        extrapolation=line,
+    )
+
+
+def _check_enough(side: Side, extractor: FeatureExtractor) -> None:
+    """Find out before the network runs that FID can't be extrapolated."""
+    needed = FEWEST_PER_FEATURE * extractor.dims[POOL]
+    if side.statistics or side.num_images is None:
+        raise DataError(f"{side.name} holds ready statistics, which can't be extrapolated", hint="score its images")
+    if side.num_images < needed:
+        raise DataError(
+            f"{side.name}: {side.num_images} samples are too few to extrapolate FID over {extractor.dims[POOL]} "
+            f"features, {needed} are needed",
+            hint="score more samples, or leave out --extrapolate",
+        )
+
+
+def _extrapolated(
+    scores: Scores, samples: FeatureSet, reference: FeatureSet, reporter: Reporter
+) -> tuple[Scores, Extrapolation]:
+    """The scores with FID at infinity beside FID, and the line behind it."""
+    line = fid_at_infinity(
+        samples.rows[POOL],
+        factored(reference.gaussians[POOL]),
+        told=lambda done: reporter.progress(done, NUM_SIZES, "subset sizes"),
+    )
+    fid = scores.estimates["fid"]
+    known = fid.standard_error if fid and fid.standard_error is not None else 0.0
+    # The scatter about the line tells how well the subsets determine it; all come from the same samples.
+    estimate = Estimate(
+        value=line.value,
+        standard_error=math.hypot(line.fit_error, known),
+        method="scatter about the line and jackknife of fid, added in squares",
+    )
+    estimates = {}
+    for name, found in scores.estimates.items():
+        estimates[name] = found
+        if name == "fid":
+            estimates[FID_INFINITY] = estimate
+    return replace(scores, estimates=estimates), line
+
+
+def _warn(samples: FeatureSet, extractor: FeatureExtractor, reporter: Reporter) -> None:
+    num, dim = samples.num_images, extractor.dims[POOL]
+    if num is not None and num <= dim:
+        reporter.note(
+            f"warning: {num} samples are fewer samples than dimensions ({dim}): FID reads far too high; "
+            "compare it only with scores of as many samples"
+        )
+    elif num not in (None, PAPERS_NUM_SAMPLES) and extractor.name == INCEPTION:
+        reporter.note(
+            f"warning: the papers score {PAPERS_NUM_SAMPLES:,} samples, these are {num:,}: FID falls and recall rises "
+            "with their number, so compare with scores of as many"
+        )
+    logits_NK = samples.rows.get(LOGITS)
+    if logits_NK is None or len(logits_NK) <= BLOCK_SIZE:
+        return
+    lost = order_loss(logits_NK, block_size=BLOCK_SIZE)
+    if lost > NOTED_ORDER_LOSS:
+        reporter.note(
+            f"warning: the order of the samples costs {lost:.0%} of the Inception Score, as labels sorted by class do: "
+            f"it is taken over blocks of {BLOCK_SIZE:,} in file order; shuffle them, or sample random labels"
+        )

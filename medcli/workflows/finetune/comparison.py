@@ -1,0 +1,83 @@
+"""What a run gained: losses before and after, and those of a control, the dense parent trained for as many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from medcli.model.backbone import DiffusionTransformer, empty_model
+from medcli.model.shapes import tensor_shapes
+from medcli.training.evaluation import evaluate
+from medcli.training.selection import Selection
+from medcli.workflows.finetune.setup import FinetuneSetup
+from medcli.workflows.finetune.start import find_start, with_classes
+
+CONTROL = "control"
+"""The control's folder, in the run's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Mean losses on fixed draws, by mediator count; 0 is full attention."""
+
+    num_images: int
+    before: Mapping[int, float]
+    after: Mapping[int, float]
+    control: Mapping[int, float] | None = None
+    """Of the dense parent after as many steps; what it gains as well is not the mediators' doing."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; counts become texts, as JSON has it."""
+        named = {"before": self.before, "after": self.after, "control": self.control}
+        return {
+            "num_images": self.num_images,
+            **{
+                name: None if losses is None else {str(count): loss for count, loss in losses.items()}
+                for name, losses in named.items()
+            },
+        }
+
+
+def losses_of(setup: FinetuneSetup, model: DiffusionTransformer) -> dict[int, float]:
+    """Mean loss of each count of a model, which goes to the run's device."""
+    return evaluate(
+        model.to(setup.device),
+        setup.data,
+        (0, *model.config.mediators),
+        seed=setup.training.seed,
+        loss=setup.training.loss,
+        num_images=setup.num_evaluated,
+        batch_size=min(setup.num_evaluated, setup.step.micro_batch_size),
+    )
+
+
+def averaged_model(setup: FinetuneSetup, weights: Mapping[str, Tensor]) -> DiffusionTransformer:
+    """The network with a run's averaged weights, without gradients."""
+    model = empty_model(setup.config)
+    model.load_state_dict(dict(weights), assign=True)
+    return model.requires_grad_(False)
+
+
+def control_of(setup: FinetuneSetup) -> FinetuneSetup:
+    """The same run with attention left dense in every block.
+
+    It begins with the same weights but for the mediators', and trains the same of them on the same batches.
+    """
+    request = replace(setup.request, start=replace(setup.request.start, mediators=(), layers=None))
+    seed = setup.training.seed
+    start = find_start(request.start, seed=seed, data=request.data, autoencoder=request.vae)
+    if start.config.num_classes != setup.config.num_classes:
+        start = with_classes(start, setup.config.num_classes, seed=seed)
+    trained = setup.selection.trained & set(tensor_shapes(start.config))
+    return replace(
+        setup,
+        request=replace(request, control=False, calibrate=False, num_evaluated=setup.num_evaluated),
+        start=start,
+        training=replace(setup.training, entries=(0,)),
+        selection=Selection(trained, start.config),
+        output=setup.output / CONTROL,
+        identity={**setup.identity, "calibration": False},
+    )

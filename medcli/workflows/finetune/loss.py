@@ -1,0 +1,102 @@
+"""What a fine-tuning run minimises, and towards whom: the references' losses, and a teacher of the same kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from medcli.checkpoint.reader import CheckpointInfo, describe
+from medcli.config import ModelConfig
+from medcli.diffusion.losses import Weighting
+from medcli.errors import ConfigError
+from medcli.runtime.reporting import Reporter
+from medcli.sampler_config import PathName, PredictionName
+from medcli.training.objective import PLAIN_LOSS, LossConfig
+from medcli.workflows.finetune.request import DEFAULT_DISTILL, FinetuneRequest
+from medcli.workflows.finetune.start import Start
+from medcli.workflows.sample.defaults import sampling_defaults
+
+FAMILY_MIN_SNR = {"edt": 5.0, "mdtv2": 5.0}
+"""Limits of Min-SNR that families are trained with. Source: edt-facts 4 and 5."""
+SAME_TEACHER = ("family", "in_channels", "latent_size", "num_classes", "latent_scale", "latent_shift")
+"""What a teacher shares with its student."""
+
+
+def loss_of(request: FinetuneRequest, start: Start) -> LossConfig:
+    """What is minimised: a flag comes first, then what the checkpoint's samplers read its output as.
+
+    Raises:
+        ConfigError: If the values contradict each other or the family.
+    """
+    path, prediction = _output_kind(start.config, start.defaults)
+    loss = LossConfig(
+        path=cast(PathName, request.path or path),
+        prediction=cast(PredictionName, request.prediction or prediction),
+        weighting=cast(Weighting, request.weighting),
+        distill=_distill_weight(request),
+        min_snr=(FAMILY_MIN_SNR.get(start.config.family) if request.min_snr is None else request.min_snr) or None,
+    )
+    loss.check_family(start.config.family)
+    if loss.weighting != "none" and loss.prediction == "velocity":
+        raise ConfigError(
+            f"--loss-weight {loss.weighting} does nothing with --prediction velocity",
+            hint="leave --loss-weight out; it is for noise and score",
+        )
+    return loss
+
+
+def remark_on_output(start: Start, loss: LossConfig, reporter: Reporter) -> None:
+    """Tell where a trained network is to learn another output than it has."""
+    known = _output_kind(start.config, start.defaults)
+    if start.source is not None and known != (loss.path, loss.prediction):
+        reporter.note(
+            f"{start.name} predicts {_words(known)}; it is trained anew to predict "
+            f"{_words((loss.path, loss.prediction))}"
+        )
+
+
+def teacher_of(path: Path, config: ModelConfig, loss: LossConfig) -> CheckpointInfo:
+    """The network that is distilled.
+
+    Raises:
+        ConfigError: If its output is of another kind than the student's.
+        CheckpointError: If it is missing or damaged.
+    """
+    info = describe(path, family=config.family, weights=None)
+    for name in SAME_TEACHER:
+        theirs, ours = getattr(info.config, name), getattr(config, name)
+        if theirs != ours:
+            raise ConfigError(
+                f"{path.name} can't teach this model: its {name.replace('_', ' ')} is {theirs}, the model's {ours}",
+                hint="distil from the model's own dense parent",
+            )
+    theirs, ours = _output_kind(info.config, sampling_defaults(info)), (loss.path, loss.prediction)
+    if theirs != ours:
+        raise ConfigError(
+            f"{path.name} can't teach this model: it predicts {_words(theirs)}, the model {_words(ours)}",
+            hint="distil from the model's own dense parent, and leave --path and --prediction out",
+        )
+    return info
+
+
+def _distill_weight(request: FinetuneRequest) -> float:
+    """The teacher's share of the loss."""
+    if request.distill is not None:
+        return DEFAULT_DISTILL if request.distill_weight is None else request.distill_weight
+    if request.distill_weight is not None:
+        raise ConfigError(
+            "--distill-weight does nothing without a teacher", hint="name one with --distill, or leave it out"
+        )
+    return 0.0
+
+
+def _output_kind(config: ModelConfig, named: Mapping[str, Any]) -> tuple[str, str]:
+    """Path and prediction of a model by the sampling defaults it names."""
+    told = named if config.family == "sit" else {}
+    return told.get("path", PLAIN_LOSS.path), told.get("prediction", PLAIN_LOSS.prediction)
+
+
+def _words(kind: tuple[str, str]) -> str:
+    path, prediction = kind
+    return f"{prediction} on the {path} path"

@@ -1,0 +1,143 @@
+"""Pictures of a run while it goes on: a row a mediator count, made by the sampling engine from the averaged weights.
+
+All numbers of a picture come from its own streams, so that drawing one changes nothing in the training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medcli.data.autoencoder import Decoder, open_decoder
+from medcli.engine.generate import generate
+from medcli.engine.labels import Labels
+from medcli.engine.networks import stages_of
+from medcli.engine.pictures import grid_of, write_png
+from medcli.engine.plan import SamplingPlan
+from medcli.errors import MedcliError
+from medcli.model.backbone import empty_model
+from medcli.runtime.reporting import Reporter
+from medcli.schedule.spec import FULL, static
+from medcli.training.config import NEVER
+from medcli.workflows.finetune.setup import FinetuneSetup
+from medcli.workflows.sample.settings import SampleRequest, choose_guidance, choose_sampler
+
+FOLDER = "previews"
+NAME = "step-{step:06d}.png"
+PATTERN = re.compile(r"step-(\d+)\.png")
+SOLVER_STEPS = 50
+"""Enough to see what is learned; a fifth of the references' 250."""
+COLUMNS = 8
+FEW_CLASSES = range(4, 11)
+"""Numbers of classes that are all shown."""
+
+
+class Previews:
+    """Draws pictures at some of a run's saved states.
+
+    Args:
+        setup: The run.
+        reporter: Told why there are none, once, or why one could not be drawn.
+    """
+
+    def __init__(self, setup: FinetuneSetup, reporter: Reporter) -> None:
+        self._setup, self._reporter = setup, reporter
+        self._folder = setup.output / FOLDER
+        self._every = setup.request.preview_every
+        self._decoder = self._open_decoder() if self._every and setup.processes.is_first else None
+        self._drawn = 0 if setup.training.resume == NEVER else self._newest()
+
+    def wants(self, step: int) -> bool:
+        """Whether this state is the first since another multiple of the interval, or the last of the run."""
+        is_due = step // max(1, self._every) > self._drawn // max(1, self._every)
+        return self._decoder is not None and (is_due or step == self._setup.training.steps)
+
+    def draw(self, step: int, weights: Mapping[str, Tensor]) -> Path | None:
+        """Draw a picture; what goes wrong is told and stops no training.
+
+        Args:
+            step: Steps done.
+            weights: The averaged weights by name, float32.
+
+        Returns:
+            Its file, or None.
+        """
+        assert self._decoder is not None
+        self._drawn = step
+        try:
+            pictures = self._pictures(weights, self._decoder)
+            write_png(self._folder / NAME.format(step=step), grid_of(pictures, self._columns))
+        except MedcliError as err:
+            self._reporter.note(f"no preview after step {step}: {err.message}")
+            return None
+        return self._folder / NAME.format(step=step)
+
+    def clear(self) -> None:
+        """Remove the pictures of a run that is started over."""
+        for file in self._folder.glob("step-*.png"):
+            file.unlink()
+
+    def _newest(self) -> int:
+        """Step of the newest picture there is; 0 without."""
+        found = (PATTERN.fullmatch(file.name) for file in self._folder.glob("step-*.png"))
+        return max((int(match[1]) for match in found if match), default=0)
+
+    @property
+    def _columns(self) -> int:
+        num_classes = self._setup.config.num_classes
+        return num_classes if num_classes in FEW_CLASSES else COLUMNS
+
+    def _open_decoder(self) -> Decoder | None:
+        setup = self._setup
+        try:
+            return open_decoder(setup.config, autoencoder=setup.autoencoder, device=setup.device)
+        except MedcliError as err:
+            self._reporter.note(f"no previews: {err.message}")
+            return None
+
+    def _pictures(self, weights: Mapping[str, Tensor], decoder: Decoder) -> list[npt.NDArray[np.uint8]]:
+        """Images of all counts, row by row; a column has one class and one noise."""
+        setup = self._setup
+        model = empty_model(setup.config)
+        model.load_state_dict(dict(weights), assign=True)
+        model.requires_grad_(False).to(setup.device)
+        pictures: list[npt.NDArray[np.uint8]] = []
+        for count in setup.training.entries:
+            plan = self._plan(count)
+            made = generate(stages_of(model, (count,)), plan, range(self._columns), device=setup.device)
+            latents = [image.latent_CYX for image in sorted(made, key=lambda image: image.index)]
+            pictures += decoded(latents, decoder)
+        return pictures
+
+    def _plan(self, count: int) -> SamplingPlan:
+        setup = self._setup
+        config, loss, columns = setup.config, setup.training.loss, self._columns
+        wish = SampleRequest(num_images=columns, steps=SOLVER_STEPS)
+        if config.family == "sit":
+            wish = replace(wish, path=loss.path, prediction=loss.prediction)
+        return SamplingPlan(
+            sampler=choose_sampler(wish, config, setup.start.defaults),
+            schedule=static(count) if count else FULL,
+            labels=Labels(classes=tuple(column * config.num_classes // columns for column in range(columns))),
+            guidance=choose_guidance(wish, config, setup.start.defaults),
+            seed=setup.training.seed,
+            batch_size=columns,
+        )
+
+
+def decoded(latents: list[Tensor], decoder: Decoder) -> list[npt.NDArray[np.uint8]]:
+    """(Y, X, 3) uint8 images of (C, Y, X) latents, decoded in batches of the decoder's size."""
+    size = decoder.batch_size
+    pictures: list[npt.NDArray[np.uint8]] = []
+    for start in range(0, len(latents), size):
+        part = latents[start : start + size]
+        padded_BCYX = torch.stack(part + part[:1] * (size - len(part)))
+        pictures += list(decoder.decode(padded_BCYX.nan_to_num()).numpy()[: len(part)])
+    return pictures

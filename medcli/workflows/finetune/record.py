@@ -1,0 +1,73 @@
+"""What a run leaves behind to be repeated by: `config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+
+from medcli.runtime.files import write_text
+from medcli.version import __version__
+from medcli.workflows.finetune.setup import FinetuneSetup
+
+RECORD = "config.json"
+FORMAT_VERSION = 1
+
+
+def record_of(setup: FinetuneSetup) -> dict[str, Any]:
+    """Everything a run is made of, as JSON values: wishes, what they came to, and where it ran."""
+    data = setup.data
+    return {
+        "format_version": FORMAT_VERSION,
+        "command": setup.request.command,
+        "request": _plain(setup.request, leave_out=("training", "command")),
+        "training": _plain(setup.training),
+        "model": setup.config.to_json(),
+        "trained": setup.selection.num_trained,
+        "start": {"name": setup.start.name, **setup.identity},
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "num_images": data.num_images,
+            "num_classes": data.num_classes,
+        },
+        "processes": setup.processes.count,
+        "device": str(setup.device),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what computes."""
+    return {
+        "medcli": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "accelerate": accelerate.__version__,
+    }
+
+
+def write_record(setup: FinetuneSetup) -> None:
+    """Write `config.json` into the run's folder; a run that goes on replaces what its beginning wrote."""
+    text = json.dumps(record_of(setup), indent=2, sort_keys=True)
+    write_text(setup.output / RECORD, text + "\n", force=True)
+
+
+def _plain(value: Any, leave_out: tuple[str, ...] = ()) -> Any:
+    """A value as JSON knows it; a choice of blocks, which is a function, is left to what it came to."""
+    if dataclasses.is_dataclass(value):
+        named = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+        return {name: _plain(part) for name, part in named.items() if name not in leave_out and not callable(part)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and value == float("inf"):
+        return "inf"
+    return str(value) if isinstance(value, Path) else value

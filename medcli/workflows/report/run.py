@@ -1,0 +1,195 @@
+"""One page of sample folders, scores, analyses and tunings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medcli.data.images import MANIFEST
+from medcli.errors import DataError
+from medcli.pages.page import Page, Section, Table, html_of
+from medcli.runtime.files import refuse_existing, write_text
+from medcli.runtime.reporting import Reporter
+from medcli.version import __version__
+from medcli.workflows.fid.compare import read_reports
+from medcli.workflows.fid.sides import SAMPLES_ROOT
+from medcli.workflows.report.findings import SECTIONS
+from medcli.workflows.report.run_section import run_section, schedule_in_words
+from medcli.workflows.report.runs import SampledRun, read_run
+from medcli.workflows.report.scores import score_sections
+from medcli.workflows.report.values import Json, read_json, shown
+
+RESULTS = ("analysis.json", "tuning.json", "comparison.json")
+"""Files that folders of `analyze`, `tune` and comparisons of schedules hold."""
+HINT = "a page shows sample folders, reports of medcli fid --json, and what analyze and tune wrote"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportRequest:
+    """What to show."""
+
+    inputs: tuple[Path, ...] = ()
+    """Sample folders, folders of `analyze` and `tune`, and JSON files; none takes all folders under `./samples`."""
+    output: Path = Path("report.html")
+    """The page."""
+    title: str | None = None
+    """Its heading; None names what it shows."""
+    num_pictures: int = 24
+    """Most images shown of a run."""
+    force: bool = False
+    """Whether a page that is there is replaced."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageReport:
+    """What was written."""
+
+    output: str
+    num_bytes: int
+    sha256: str
+    runs: tuple[str, ...]
+    scores: tuple[str, ...]
+    """Names of the sample sets whose scores are shown."""
+    findings: tuple[str, ...]
+    """Files of `analyze`, `tune` and comparisons of schedules."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        named = {"runs": list(self.runs), "scores": list(self.scores), "findings": list(self.findings)}
+        return {"output": self.output, "num_bytes": self.num_bytes, "sha256": self.sha256, **named}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """What the inputs hold, in their order."""
+
+    runs: list[SampledRun]
+    scores: list[Json]
+    findings: list[tuple[str, Json]]
+    """Name and content of files that say what they are."""
+    files: list[tuple[str, str]]
+    """Name and hash of every JSON file read, but for manifests."""
+
+
+def report(request: ReportRequest, reporter: Reporter) -> PageReport:
+    """Write the page; the same inputs under the same names make the same bytes.
+
+    Raises:
+        ConfigError: If the page exists and `force` is off.
+        DataError: If an input is missing, damaged, or nothing a page shows.
+        EnvironmentProblem: If the place can't be written to.
+    """
+    refuse_existing(request.output, force=request.force)
+    found = _Found(runs=[], scores=[], findings=[], files=[])
+    inputs = request.inputs or _sample_folders()
+    for done, path in enumerate(inputs, 1):
+        _read(path, found, request.num_pictures)
+        reporter.progress(done, len(inputs), "inputs")
+    html = html_of(_page(request, found))
+    write_text(request.output, html, force=request.force)
+    content = html.encode("utf-8")
+    return PageReport(
+        output=str(request.output),
+        num_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        runs=tuple(run.name for run in found.runs),
+        scores=tuple(row["samples"] for row in found.scores),
+        findings=tuple(name for name, _ in found.findings),
+    )
+
+
+def _sample_folders() -> tuple[Path, ...]:
+    folders = tuple(sorted(manifest.parent for manifest in SAMPLES_ROOT.glob(f"*/{MANIFEST}")))
+    if not folders:
+        raise DataError(
+            f"nothing to show: no folder under ./{SAMPLES_ROOT} holds a {MANIFEST}",
+            hint="run medcli sample first, or name folders and files: medcli report samples/a fid.json",
+        )
+    return folders
+
+
+def _read(path: Path, found: _Found, num_pictures: int) -> None:
+    """Recognise an input by what it holds, and read it."""
+    if path.is_dir():
+        results = [path / name for name in RESULTS if (path / name).is_file()]
+        if (path / MANIFEST).is_file():
+            found.runs.append(read_run(path, num_pictures))
+        elif not results:
+            raise DataError(f"{path} holds neither {MANIFEST} nor {', '.join(RESULTS)}", hint=HINT)
+        for result in results:
+            _read(result, found, num_pictures)
+        return
+    if path.name == MANIFEST:
+        found.runs.append(read_run(path.parent, num_pictures))
+        return
+    content = read_json(path)
+    kind = content.get("kind")
+    if isinstance(kind, str) and kind in SECTIONS:
+        found.findings.append((str(path), content))
+    elif kind is not None:
+        raise DataError(f"{path} is of the kind {str(kind)[:40]!r}, which no page shows", hint=HINT)
+    else:
+        found.scores.extend(read_reports(path))
+    found.files.append((str(path), hashlib.sha256(path.read_bytes()).hexdigest()))
+
+
+def _page(request: ReportRequest, found: _Found) -> Page:
+    sections: list[Section] = []
+    if len(found.runs) > 1:
+        sections.append(_overview(found.runs))
+    if found.scores:
+        sections += score_sections(found.scores, found.runs)
+    sections += [run_section(run, f"run-{place}") for place, run in enumerate(found.runs, 1)]
+    for place, (name, content) in enumerate(found.findings, 1):
+        sections.append(SECTIONS[content["kind"]](name, content, f"finding-{place}"))
+    if found.files:
+        sections.append(_sources(found.files))
+    return Page(
+        title=request.title or _title(found),
+        lead=_lead(found),
+        sections=tuple(sections),
+        footer=f"Written by medcli {__version__}. GMACs count a multiply-add once.",
+    )
+
+
+def _title(found: _Found) -> str:
+    names = [Path(run.name).name for run in found.runs] or [row["samples"] for row in found.scores]
+    names = names or [Path(name).parent.name or name for name, _ in found.findings]
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _lead(found: _Found) -> str:
+    parts: tuple[tuple[Sequence[object], str, str], ...] = (
+        (found.runs, "run", "runs"),
+        (found.scores, "scored set", "scored sets"),
+        (found.findings, "analysis or tuning", "analyses and tunings"),
+    )
+    named = ((len(things), one if len(things) == 1 else several) for things, one, several in parts if things)
+    return ", ".join(f"{num} {name}" for num, name in named) + "."
+
+
+def _overview(runs: Sequence[SampledRun]) -> Section:
+    rows = tuple(
+        (
+            run.name,
+            schedule_in_words(run.run.schedule),
+            f"{run.num_images:,}",
+            shown(run.total("nfe")),
+            shown(run.total("gmacs_per_image")),
+            "-" if run.saved_percent is None else f"{abs(run.saved_percent):.1f}",
+            shown(run.total("images_per_sec"), 3),
+        )
+        for run in runs
+    )
+    headings = ("run", "schedule", "images", "calls an image", "GMACs an image", "saved %", "images a second")
+    caption = "GMACs in the papers' convention, means over the images. Speed is that of the machine that made them."
+    table = Table(headings=headings, rows=rows, caption=caption, num_text_columns=2)
+    return Section(title="Runs", anchor="runs", tables=(table,))
+
+
+def _sources(files: Sequence[tuple[str, str]]) -> Section:
+    table = Table(headings=("file", "SHA-256"), rows=tuple(files), num_text_columns=2)
+    return Section(title="Files", anchor="files", tables=(table,))

@@ -1,0 +1,140 @@
+"""A sample folder as a page shows it: pictures, moves along the ladder, and what each solver step costs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from medcli.data.images import MANIFEST, NUMBERED
+from medcli.diffusion.steps import build_sampler
+from medcli.engine.folder import RECORDS, read_records
+from medcli.engine.phases import step_passes
+from medcli.engine.plan import ADAPTIVE_SOLVERS
+from medcli.errors import DataError
+from medcli.workflows.image_cost import Run, recorded_run, saving_percent
+from medcli.workflows.report.commands import sample_command
+from medcli.workflows.report.values import Json, as_list, entry, number, read_json
+
+MOST_STEPS = 100_000
+"""More solver steps than anybody takes: a manifest that says so is damaged."""
+PER_PASS = "gmacs_per_pass"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """An image of a run."""
+
+    file: Path
+    index: int
+    label: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampledRun:
+    """What is known of a sample folder."""
+
+    name: str
+    manifest: Json
+    run: Run
+    num_promised: int
+    pictures: tuple[Picture, ...]
+    command: str
+    sha256: str
+    """Of the manifest."""
+
+    @property
+    def num_images(self) -> int:
+        """Images that are finished."""
+        return len(self.run.moves or ())
+
+    @property
+    def num_steps(self) -> int:
+        """Solver steps of an image; 0 where the solver chooses them."""
+        return 0 if self.run.sampler.solver in ADAPTIVE_SOLVERS else build_sampler(self.run.sampler).num_steps
+
+    def total(self, name: str) -> float | None:
+        """One of the manifest's totals."""
+        return number(entry(self.manifest, "totals", name))
+
+    @property
+    def saved_percent(self) -> float | None:
+        """Share of the dense cost that was saved, as the papers count."""
+        gmacs, dense = self.total("gmacs_per_image"), self.total("gmacs_dense")
+        return saving_percent(gmacs, dense) if gmacs is not None and dense else None
+
+    def moves_to(self, place: int) -> tuple[int, ...]:
+        """Solver step of each image that moved to a ladder entry, from the one before it."""
+        return tuple(made[place - 1] for made in self.run.moves or () if len(made) >= place)
+
+    def step_costs(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean GMACs of an image at each solver step, and with full attention; None where the files don't say."""
+        passes, dense = self.num_steps and self._passes(), self.total("gmacs_dense")
+        costs = [number(value) for value in as_list(entry(self.manifest, "totals", PER_PASS))]
+        if not passes or dense is None or None in costs or len(costs) != len(self.run.schedule.counts):
+            return None
+        known = [cost for cost in costs if cost is not None]
+        dense_pass = dense / sum(passes)
+        return self._means(passes, known), tuple(dense_pass * num for num in passes)
+
+    def _passes(self) -> list[int]:
+        return [int(num) for num in step_passes(build_sampler(self.run.sampler), self.run.guidance)]
+
+    def _means(self, passes: list[int], costs: list[float]) -> tuple[float, ...]:
+        """Each image starts at the first entry; the step after the one that triggered a move is at the next."""
+        moved = [Counter(self.moves_to(place)) for place in range(1, len(costs))]
+        at_entry = [self.num_images, *(0 for _ in moved)]
+        means = []
+        for step, num in enumerate(passes):
+            means.append(num * sum(c * n for c, n in zip(costs, at_entry, strict=True)) / self.num_images)
+            for place, steps in enumerate(moved, 1):
+                at_entry[place - 1] -= steps[step]
+                at_entry[place] += steps[step]
+        return tuple(means)
+
+
+def read_run(folder: Path, num_pictures: int) -> SampledRun:
+    """Read a sample folder.
+
+    Args:
+        folder: It holds a manifest.
+        num_pictures: Most images to show.
+
+    Raises:
+        DataError: If anything in it is not as `medcli sample` writes it.
+    """
+    run = recorded_run(folder)
+    if run.sampler.steps > MOST_STEPS:
+        raise DataError(f"{folder / MANIFEST}: {run.sampler.steps} steps are no count of steps", hint="make it again")
+    manifest = read_json(folder / MANIFEST)
+    _check_moves(folder, run)
+    promised = manifest.get("num_images")
+    return SampledRun(
+        name=str(folder),
+        manifest=manifest,
+        run=run,
+        num_promised=promised if isinstance(promised, int) else len(run.moves or ()),
+        pictures=_pictures(folder, num_pictures),
+        command=sample_command(str(folder), manifest, run),
+        sha256=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
+    )
+
+
+def _check_moves(folder: Path, run: Run) -> None:
+    most, highest = len(run.schedule.counts) - 1, max(run.sampler.steps, 1)
+    for made in set(run.moves or ()):
+        if len(made) > most or list(made) != sorted(made) or any(step > highest for step in made):
+            raise DataError(
+                f"{folder / RECORDS}: switch_steps {list(made)[:4]} do not go with its manifest",
+                hint="make the samples again with medcli sample",
+            )
+
+
+def _pictures(folder: Path, most: int) -> tuple[Picture, ...]:
+    records = (record for record in read_records(folder / RECORDS) if record and NUMBERED.fullmatch(record.file))
+    first = sorted({record.index: record.label for record in records}.items())
+    found = ((folder / f"{index:06d}.png", index, label) for index, label in first)
+    there = (Picture(file=file, index=index, label=label) for file, index, label in found if file.is_file())
+    return tuple(islice(there, most))

@@ -1,0 +1,147 @@
+"""Scores of sample sets, and what they cost: the table of `medcli fid` reports, and quality against cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from medcli.metrics.protocol import compared, differences
+from medcli.pages.page import Figure, Section, Table, legend_of
+from medcli.pages.scatter import Point, Series, scatter
+from medcli.workflows.fid.compare import LOWER_IS_BETTER, SHOWN, CompareReport
+from medcli.workflows.fid.scoring import json_key
+from medcli.workflows.report.commands import fid_commands
+from medcli.workflows.report.runs import SampledRun
+from medcli.workflows.report.values import Json, entry, number, shown, text
+
+HASHES = (("extractor_sha256", "weights of"), ("reference_sha256", "reference"), ("samples_sha256", "images of"))
+"""Key of a hash in a report's provenance, and what it is of."""
+EXACT = "Precision and recall in exact arithmetic; on ImageNet ADM's float16 reads about 0.001 and 0.002 higher."
+MARKS = "Best: *; not told apart from it: ~ (two standard errors). "
+ERRORS = "Errors are standard errors over draws of the samples (recall: of the reference images). "
+
+
+def score_sections(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Section]:
+    """The table of scores, and FID against cost where the runs are on the page too.
+
+    Args:
+        rows: Reports of `medcli fid`.
+        runs: Sample folders of the page.
+    """
+    rows = tuple(map(_plain, rows))
+    found = differences({f"{row['samples']} (row {place})": compared(row) for place, row in enumerate(rows, 1)})
+    notes = [f"These scores do not compare: {difference}." for difference in found]
+    table = Section(
+        title="Scores",
+        anchor="scores",
+        notes=tuple(notes),
+        facts=_origins(rows),
+        tables=(_scores(rows, marks=not found),),
+        commands=fid_commands(rows),
+    )
+    points = cost_points(rows, runs)
+    return [table, *([Section(title="FID against cost", anchor="cost", figures=(_figure(points),))] if points else [])]
+
+
+def _plain(row: Json) -> dict[str, Any]:
+    """A report whose scores and errors are numbers or None, whatever stood in the file."""
+    keys = [json_key(name) for name in SHOWN]
+    errors = {key: number(entry(row, "standard_errors", key)) for key in keys}
+    return {**row, **{key: number(row.get(key)) for key in keys}, "standard_errors": errors}
+
+
+def error_of(row: Json, key: str) -> float | None:
+    """Standard error of one score of a report."""
+    return number(entry(row, "standard_errors", key))
+
+
+def cost_points(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Point]:
+    """FID against GMACs of every report that scores a folder of the page."""
+    by_path = {_place(run.name): run for run in runs}
+    points = []
+    for row in rows:
+        run, fid = by_path.get(_place(row["samples"])), number(row.get("fid"))
+        gmacs = run.total("gmacs_per_image") if run else None
+        if run and fid is not None and gmacs is not None:
+            name = os.path.basename(_place(run.name))
+            points.append(Point(x=gmacs, y=fid, error=error_of(row, "fid"), name=name, has_label=True))
+    return points
+
+
+def _place(name: str) -> str:
+    """The folder a report speaks of: the one with the images, or with the archive of them."""
+    folder = os.path.dirname(name) if name.endswith(".npz") else name
+    return os.path.abspath(folder)
+
+
+def _figure(points: Sequence[Point]) -> Figure:
+    best = pareto(points)
+    runs = Series(name="runs", points=tuple(points))
+    series = [runs, Series(name="front", points=best, is_line=True, has_marks=False)]
+    told = "; ".join(f"{point.name}: {point.x:.4g} GMACs, FID {point.y:.4g}" for point in points)
+    return Figure(
+        svg=scatter(series, names=("GMACs an image, as the papers count", "FID"), says=f"FID against cost. {told}"),
+        title="",
+        caption="Bars: one standard error. The line joins what no other run beats in both.",
+        legend=legend_of(["runs"]),
+    )
+
+
+def pareto(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Points that no other beats in cost and quality at once, by rising cost."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.x, point.y)):
+        if not best or point.y < best[-1].y:
+            best.append(point)
+    return tuple(best)
+
+
+def _scores(rows: Sequence[Json], *, marks: bool) -> Table:
+    report = CompareReport(rows=tuple(map(dict, rows)), differences=())
+    metrics = [name for name in SHOWN if any(row.get(json_key(name)) is not None for row in rows)]
+    cells = [
+        (
+            str(row["samples"]),
+            shown(row.get("num_samples")),
+            *(_cell(row, name, _mark(report, name, place) if marks else "") for name in metrics),
+        )
+        for place, row in enumerate(rows)
+    ]
+    exact = EXACT if {"precision", "recall"} & set(metrics) else ""
+    telling = MARKS if marks and len(rows) > 1 else ""
+    return Table(
+        headings=("samples", "N", *(f"{_title(name)} {'↓' if name in LOWER_IS_BETTER else '↑'}" for name in metrics)),
+        rows=tuple(cells),
+        caption=f"{telling}{ERRORS}{exact}".strip(),
+    )
+
+
+def _title(metric: str) -> str:
+    names = {"fid": "FID", "sfid": "sFID", "is": "IS", "kid": "KID", "fid_infinity": "FID, N to infinity"}
+    return names.get(metric, metric)
+
+
+def _mark(report: CompareReport, metric: str, place: int) -> str:
+    if len(report.rows) < 2:
+        return ""
+    best = report.best(metric)
+    return " *" if best == place else " ~" if report.is_near_best(metric, place) else ""
+
+
+def _cell(row: Json, metric: str, mark: str) -> str:
+    value, error = number(row.get(json_key(metric))), error_of(row, json_key(metric))
+    if value is None:
+        return "-"
+    return f"{value:.4f}{'' if error is None else f' ± {error:.4f}'}{mark}"
+
+
+def _origins(rows: Sequence[Json]) -> tuple[tuple[str, str], ...]:
+    """Names and hashes of what the scores rest on; what all rows share stands there once."""
+    said: dict[tuple[str, str], None] = {}
+    for row in rows:
+        names = {"extractor_sha256": text(row.get("extractor")), "reference_sha256": text(row.get("reference"))}
+        for key, kind in HASHES:
+            if isinstance(sha256 := entry(row, "provenance", key), str):
+                said[f"{kind} {names.get(key, row['samples'])}, SHA-256", sha256] = None
+    return tuple(said)

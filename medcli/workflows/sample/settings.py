@@ -1,0 +1,292 @@
+"""What a sampling run is, once flags, the checkpoint's own defaults and the family's have been put together.
+
+Precedence: a flag, then the defaults in the checkpoint's header, then the references' defaults for the family.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+from medcli.checkpoint.reader import CheckpointInfo, describe
+from medcli.config import ModelConfig
+from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.engine.labels import Labels, LabelSampling
+from medcli.engine.networks import ALWAYS, Guidance
+from medcli.engine.plan import FAMILY_SAMPLERS, SamplingPlan, check_plan
+from medcli.errors import ConfigError
+from medcli.model.amm import Amm
+from medcli.sampler_config import SamplerConfig
+from medcli.schedule.spec import Schedule, choose_schedule
+from medcli.workflows.sample.amm import AmmWish, choose_amm
+from medcli.workflows.sample.defaults import sampling_defaults
+from medcli.workflows.sample.flags import refuse_idle_flags
+
+DEFAULT_CFG_SCALES = {"dit": 1.5, "sit": 1.5, "edt": 2.0, "mdtv2": 3.8}
+"""Guidance of the papers' guided results. Source: reference-facts 1.8; edt-facts 4 and 5."""
+DEFAULT_CFG_POWERS = {"mdtv2": 4.0}
+ODE_SOLVER = "heun"
+"""Default of `ode`: unlike the references' dopri5 it has fixed steps, which the dynamic schedule needs."""
+CPU_ACTIVATION_BYTES = 16 << 20
+"""Widest activation of a default batch on a CPU: with more the products wait for memory (docs/sampling.md)."""
+MAX_CPU_BATCH = 32
+GPU_TOKENS = 65536
+"""Tokens of a default batch on a GPU: enough to keep it busy, far from filling its memory."""
+MAX_GPU_BATCH = 256
+FLOAT32_BYTES = 4
+HASH_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRequest:
+    """What to sample. None: the checkpoint's default, else the family's."""
+
+    num_images: int
+    checkpoint: Path | None = None
+    """None: the bundled digits model."""
+    stages: Mapping[int, Path] | None = None
+    """Separately trained checkpoints by mediator count, instead of `checkpoint`."""
+    family: str | None = None
+    num_heads: int | None = None
+    weights: str = "ema"
+    schedule: str | None = None
+    mediators: tuple[int, ...] | None = None
+    rho: tuple[float, ...] | None = None
+    warmup_steps: int | None = None
+    distance: str | None = None
+    sampler: str | None = None
+    solver: str | None = None
+    steps: int | None = None
+    path: str | None = None
+    prediction: str | None = None
+    diffusion_form: str | None = None
+    diffusion_norm: float | None = None
+    last_step: str | None = None
+    last_step_size: float | None = None
+    cfg_scale: float | None = None
+    cfg_channels: str | None = None
+    """`3` or `all`."""
+    cfg_interval: tuple[float, float] | None = None
+    """Progress at which guidance starts and ends; None: the whole way."""
+    cfg_power: float | None = None
+    """How late guidance grows; 0: it is constant."""
+    amm: AmmWish | None = None
+    """Attention modulation."""
+    classes: tuple[int, ...] | None = None
+    """None: all of them."""
+    label_sampling: str = "equal"
+    seed: int = 0
+    batch_size: int | None = None
+    device: str | None = None
+    dtype: str = "fp32"
+    compiled: bool = False
+    vae: str | None = None
+    output: Path | None = None
+    npz: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleSetup:
+    """A request with everything filled in and checked, before anything is loaded."""
+
+    infos: tuple[CheckpointInfo, ...]
+    """The checkpoint of each ladder entry; one for all if there is only one."""
+    plan: SamplingPlan
+    amm: Amm | None
+    output: Path
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's geometry; separately trained stages share it."""
+        return self.infos[0].config
+
+    @property
+    def configs(self) -> tuple[ModelConfig, ...]:
+        """The model of each ladder entry."""
+        counts = self.plan.schedule.counts
+        return tuple(info.config for info in self.infos) if len(self.infos) > 1 else (self.config,) * len(counts)
+
+
+def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
+    """Fill in and check a request, reading no weights.
+
+    Args:
+        request: What to sample.
+        device_type: `cpu`, `cuda` or `mps`, for the default batch size.
+
+    Raises:
+        MedcliError: If a checkpoint can't be read, or values contradict each other or the model.
+    """
+    if request.num_images < 1:
+        raise ConfigError(f"--num-images must be at least 1, got {request.num_images}")
+    infos, held = _checkpoints(request)
+    config, defaults = infos[0].config, sampling_defaults(infos[0])
+    plan = SamplingPlan(
+        sampler=choose_sampler(request, config, defaults),
+        schedule=_schedule(request, held, defaults),
+        labels=Labels(
+            classes=tuple(range(config.num_classes)) if request.classes is None else request.classes,
+            sampling=cast(LabelSampling, request.label_sampling),
+        ),
+        guidance=choose_guidance(request, config, defaults),
+        seed=request.seed,
+        batch_size=request.batch_size or default_batch_size(config, device_type),
+    )
+    amm = choose_amm(request.amm, [info.config for info in infos])
+    for info in infos:
+        check_plan(info.config, plan)
+    refuse_idle_flags(request, plan)
+    stem = infos[0].path.stem if len(infos) == 1 else "-".join(info.path.stem for info in infos)
+    output = request.output or Path("samples") / f"{stem}-{plan.schedule.kind}-{request.seed}"
+    return SampleSetup(infos=infos, plan=plan, amm=amm, output=output)
+
+
+def _checkpoints(request: SampleRequest) -> tuple[tuple[CheckpointInfo, ...], tuple[int, ...]]:
+    """The checkpoints and the ladder they make."""
+
+    def read(path: Path) -> CheckpointInfo:
+        return describe(path, family=request.family, num_heads=request.num_heads, weights=request.weights)
+
+    if not request.stages:
+        info = read(request.checkpoint or asset_path(BUNDLED_MODEL))
+        return (info,), info.config.mediators
+    if request.checkpoint is not None:
+        raise ConfigError(
+            f"both a checkpoint ({request.checkpoint}) and --stage are given",
+            hint=f"leave one out, or write --stage N={request.checkpoint}",
+        )
+    counts = tuple(sorted(request.stages))
+    if request.mediators not in (None, counts):
+        raise ConfigError("--stage already names the mediator counts", hint="leave --mediators out")
+    infos = tuple(read(request.stages[count]) for count in counts)
+    for count, info in zip(counts, infos, strict=True):
+        info.config.entry(count)
+    return infos, counts
+
+
+def choose_sampler(request: SampleRequest, config: ModelConfig, defaults: Mapping[str, Any]) -> SamplerConfig:
+    """The solver and its settings.
+
+    Args:
+        request: Its flags come first.
+        config: Tells the family.
+        defaults: From the checkpoint. They belong to its sampler: another `--sampler` leaves them all.
+
+    Raises:
+        ConfigError: If a value is unknown or out of range.
+    """
+    sampler = request.sampler or defaults.get("sampler", FAMILY_SAMPLERS[config.family][0])
+    if sampler != defaults.get("sampler", FAMILY_SAMPLERS[config.family][0]):
+        defaults = {name: defaults[name] for name in ("path", "prediction") if name in defaults}
+    values: dict[str, Any] = {"solver": ODE_SOLVER} if sampler == "ode" else {}
+    names = [field.name for field in fields(SamplerConfig)]
+    values.update({name: defaults[name] for name in names if name in defaults})
+    flags = {name: getattr(request, name, None) for name in names}
+    values.update({name: value for name, value in flags.items() if value is not None})
+    return SamplerConfig(**{**values, "sampler": sampler})
+
+
+def choose_guidance(request: SampleRequest, config: ModelConfig, defaults: Mapping[str, Any]) -> Guidance:
+    """The guidance: the papers' unless told otherwise, on upstream's three channels of latents, on all of pixels."""
+    scale = request.cfg_scale
+    if scale is None:
+        scale = defaults.get("cfg_scale", DEFAULT_CFG_SCALES[config.family] if config.has_null_class else 1.0)
+    if not scale >= 0 or scale == float("inf"):
+        raise ConfigError(f"--cfg-scale must be a number >= 0, got {scale}", hint="try --cfg-scale 1.5; 1 is off")
+    is_pixels = config.autoencoder is None or config.in_channels < 4
+    channels = request.cfg_channels or defaults.get("cfg_channels", "all" if is_pixels else "3")
+    interval = ALWAYS if request.cfg_interval is None else request.cfg_interval
+    power = request.cfg_power
+    if power is None and scale != 1.0:
+        power = DEFAULT_CFG_POWERS.get(config.family)
+    return Guidance(
+        scale=float(scale),
+        channels=None if channels == "all" else int(channels),
+        interval=interval,
+        power=power or None,
+    )
+
+
+def _schedule(request: SampleRequest, held: tuple[int, ...], defaults: Mapping[str, Any]) -> Schedule:
+    kind = request.schedule
+    if kind is None and request.mediators is None and request.rho is None:
+        kind = defaults.get("schedule")
+    counts = held if request.mediators is None else request.mediators
+    # Where it means nothing it is refused with the other flags that do nothing.
+    rho = request.rho if kind in (None, "dynamic") else None
+    # The checkpoint's thresholds are for its whole ladder.
+    if rho is None and kind in (None, "dynamic") and len(counts) > 1 and counts == held and "rho" in defaults:
+        rho = tuple(defaults["rho"])
+    return choose_schedule(
+        kind=kind,
+        counts=request.mediators,
+        rho=rho,
+        held=held,
+        warmup_steps=request.warmup_steps or defaults.get("warmup_steps"),
+        distance=request.distance or defaults.get("distance"),
+    )
+
+
+def default_batch_size(config: ModelConfig, device_type: str) -> int:
+    """Images of one network call where the user names no number.
+
+    Args:
+        config: The model.
+        device_type: `cuda` takes as many as keep a GPU busy; any other, the largest power of two whose widest
+            activation, the MLP's hidden layer in float32, stays in the caches.
+    """
+    if device_type == "cuda":
+        return max(1, min(MAX_GPU_BATCH, GPU_TOKENS // config.num_tokens))
+    fitting = CPU_ACTIVATION_BYTES // (FLOAT32_BYTES * config.num_tokens * config.mlp_size)
+    return min(MAX_CPU_BATCH, 1 << max(0, fitting.bit_length() - 1))
+
+
+def model_name(info: CheckpointInfo) -> str:
+    """What to call a model for a reader: its preset, else its family and size."""
+    return info.preset or f"{info.config.family}, {info.num_params:,} parameters"
+
+
+def picture_settings(setup: SampleSetup, request: SampleRequest) -> dict[str, Any]:
+    """All that decides what the images look like, as JSON values; hashes the checkpoints.
+
+    Two runs with equal settings may fill one folder. The device, the batch size and the number of images are not among
+    them: they change rounding at most.
+    """
+    plan = setup.plan
+    return {
+        "checkpoints": [{"file": info.path.name, "sha256": sha256_of(info.path)} for info in setup.infos],
+        "weights": setup.infos[0].weights,
+        "schedule": plan.schedule.to_json(),
+        "sampler": plan.sampler.to_json(),
+        "guidance": _guidance_settings(plan.guidance),
+        "amm": None if setup.amm is None else setup.amm.to_json(),
+        "labels": {"classes": list(plan.labels.classes), "sampling": plan.labels.sampling},
+        "seed": plan.seed,
+        "dtype": request.dtype,
+        "autoencoder": request.vae or setup.config.autoencoder,
+    }
+
+
+def _guidance_settings(guidance: Guidance) -> dict[str, Any] | None:
+    if not guidance.is_on:
+        return None
+    settings: dict[str, Any] = {"scale": guidance.scale, "channels": guidance.channels}
+    if guidance.is_partial:
+        settings["interval"] = list(guidance.interval)
+    if guidance.power is not None:
+        settings["power"] = guidance.power
+    return settings
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files in name order, in hexadecimal."""
+    digest = hashlib.sha256()
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    for file in files:
+        with file.open("rb") as content:
+            while chunk := content.read(HASH_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""What a forward pass costs at each variant: multiply-adds, and milliseconds as this machine takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from medcli.config import ModelConfig
+from medcli.engine.cost import done_gmacs, pass_gmacs
+from medcli.model.backbone import DiffusionTransformer
+from medcli.runtime.timing import Spread, clock_for, take_turns, thread_limit
+from medcli.tuning.networks import config_with, stage_of
+from medcli.tuning.space import DENSE, Variant
+from medcli.tuning.store import Store
+from medcli.workflows.bench.variants import ForwardContest
+from medcli.workflows.tune.setup import TuneSetup
+
+TIMES = "times.json"
+NUM_ROUNDS = 15
+MS = 1e3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Costs:
+    """Cost of one forward pass of one image."""
+
+    config: ModelConfig
+    ms: Mapping[int, float] | None = None
+    """Measured milliseconds at each count in all layers, 0 for full attention; None where nobody asked."""
+
+    def gmacs(self, variant: Variant) -> float:
+        """In the papers' convention."""
+        return pass_gmacs(config_with(self.config, variant.layers), variant.count)
+
+    def done(self, variant: Variant) -> float:
+        """Without the queries and keys that are absorbed."""
+        return done_gmacs(config_with(self.config, variant.layers), variant.count)
+
+    def milliseconds(self, variant: Variant) -> float:
+        """Between full attention and mediators in all layers, by the multiply-adds done."""
+        assert self.ms is not None  # asked for where they were measured only
+        dense, whole = self.ms[0], self.ms[variant.count]
+        everywhere = self.done(Variant(self.config.mediator_layers, variant.count)) if variant.layers else 0.0
+        change = everywhere - self.done(DENSE)
+        if not variant.layers:
+            return dense
+        share = (self.done(variant) - self.done(DENSE)) / change if change else 1.0
+        return dense + share * (whole - dense)
+
+    def table(self, variants: Iterable[Variant], unit: str) -> dict[Variant, float]:
+        """Cost of each variant in a budget's unit, `gmacs` or `ms`, or `done`."""
+        of = {"gmacs": self.gmacs, "ms": self.milliseconds, "done": self.done}[unit]
+        return {variant: of(variant) for variant in variants}
+
+
+def costs_of(setup: TuneSetup, model: DiffusionTransformer, store: Store) -> Costs:
+    """Count, and measure time if the budget is one of time; a tuning that goes on keeps what was measured."""
+    if setup.request.budget.unit == "gmacs":
+        return Costs(config=setup.config)
+    kept: dict[str, Any] | None = store.json(TIMES)
+    if kept is None:
+        kept = measured_times(setup, model)
+        store.put_json(TIMES, kept)
+    return Costs(config=setup.config, ms={int(count): ms for count, ms in kept["ms_a_pass"].items()})
+
+
+def measured_times(setup: TuneSetup, model: DiffusionTransformer) -> dict[str, Any]:
+    """Milliseconds of a forward pass of one image, as median over rounds in which the counts take turns."""
+    variants = [DENSE, *(Variant(setup.layers, count) for count in setup.counts)]
+    # The timed calls ask one configuration for the cost of all counts.
+    stages = {variant.count: replace(stage_of(model, variant), config=setup.config) for variant in variants}
+    size, dtype = setup.plan.batch_size, setup.request.sampling.dtype
+    contest = ForwardContest(
+        stages=stages,
+        unabsorbed={},
+        plain_weights=None,
+        batch_size=size,
+        device=setup.device,
+        dtype=dtype,
+        compiled=False,
+    )
+    works = [made.run for made in contest.variants()]
+    with thread_limit(None) as threads:
+        clock = clock_for(setup.device, threads)
+        for work in works:
+            work()
+        readings = take_turns(works, NUM_ROUNDS, clock)
+    medians = [Spread.of([reading.seconds for reading in own]).median * MS / size for own in readings]
+    counts = [str(variant.count) for variant in variants]
+    return {
+        "ms_a_pass": dict(zip(counts, medians, strict=True)),
+        "clock": clock.name,
+        "threads": threads,
+        "batch_size": size,
+        "rounds": NUM_ROUNDS,
+    }

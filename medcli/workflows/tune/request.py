@@ -1,0 +1,139 @@
+"""What `tune` is asked: a budget, what may be chosen, and how images are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from medcli.errors import ConfigError
+from medcli.tuning.space import Layers, rounded_up
+from medcli.workflows.sample.settings import SampleRequest
+
+BudgetKind = Literal["gmacs", "ms", "saving"]
+Metric = Literal["error", "fid"]
+UNITS = {"gmacs": "GMACs an image", "ms": "ms an image"}
+EXAMPLES = "--gmacs 2.95, --ms 40 or --saving 5%"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What an image may cost.
+
+    Raises:
+        ConfigError: If no image could cost that.
+    """
+
+    kind: BudgetKind
+    value: float
+    """GMACs of an image in the papers' convention, milliseconds of an image on this machine, or percent saved."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(BudgetKind):
+            raise ConfigError(f"unknown budget {self.kind!r}", hint=f"use {EXAMPLES}")
+        top = 100 if self.kind == "saving" else math.inf
+        if not 0 < self.value < top:
+            raise ConfigError(
+                f"--{self.kind} {self.value:g} is no budget: expected a number above 0"
+                + (" and below 100 percent" if self.kind == "saving" else ""),
+                hint=f"use {EXAMPLES}",
+            )
+
+    @property
+    def unit(self) -> str:
+        """`gmacs` or `ms`: what costs are counted in."""
+        return "ms" if self.kind == "ms" else "gmacs"
+
+    def limit(self, dense: float) -> float:
+        """The most an image may cost, in the budget's unit.
+
+        Args:
+            dense: What it costs under full attention.
+        """
+        return dense * (1 - self.value / 100) if self.kind == "saving" else self.value
+
+    def check(self, cheapest: float, dense: float) -> None:
+        """Refuse a budget that nothing meets, or that full attention meets.
+
+        Args:
+            cheapest: Cost of an image under the cheapest configuration.
+            dense: The same under full attention.
+
+        Raises:
+            ConfigError: Telling what can be reached.
+        """
+        limit, unit = self.limit(dense), UNITS[self.unit]
+        if cheapest >= dense:
+            raise ConfigError(
+                f"no configuration costs less than full attention here ({cheapest:.5g} against {dense:.5g} {unit})",
+                hint="mediators pay where tokens are many: see medcli flops, and medcli bench for seconds",
+            )
+        if cheapest <= limit < dense:
+            return
+        if self.kind == "saving":
+            reach = f"--saving up to {math.floor(1000 * (1 - cheapest / dense)) / 10:g}%"
+        else:
+            reach = f"--{self.unit} from {rounded_up(cheapest, 4):g} to below {dense:.5g}"
+        if limit < cheapest:
+            raise ConfigError(
+                f"{self} is out of reach: the cheapest configuration takes {cheapest:.5g} {unit}",
+                hint=f"reachable here: {reach}" + ("" if self.kind == "saving" else "; fewer --steps cost less, too"),
+            )
+        raise ConfigError(f"{self} allows full attention ({dense:.5g} {unit})", hint=f"reachable here: {reach}")
+
+    def __str__(self) -> str:
+        return f"--{self.kind} {self.value:g}{'%' if self.kind == 'saving' else ''}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuneRequest:
+    """What to choose from, and by what."""
+
+    budget: Budget
+    sampling: SampleRequest
+    """How images are made: checkpoint, sampler, guidance, seed and the rest; its `num_images` are run for each
+    finalist. Its schedule is what is looked for: only `warmup_steps` and `distance` of it are used."""
+    output: Path = Path("tuning")
+    """Gets the answer and all that was measured; the same command again goes on, another budget uses it again."""
+    layers: Callable[[int], Layers] | None = None
+    """Blocks that may get mediators, given how many there are; None: the checkpoint's, of a dense one all."""
+    mediators: tuple[int, ...] | None = None
+    """Counts to build ladders from; None: the checkpoint's, of a dense one the default ladder."""
+    metric: Metric = "error"
+    """What finalists are judged by: distance from the dense parent's images, or FID."""
+    reference: str | None = None
+    """What FID is measured against; None: the checkpoint's."""
+    num_recorded: int = 16
+    """Images whose way under full attention is recorded for replays."""
+    num_finalists: int = 24
+    """Configurations that are run."""
+    num_random: int = 0
+    """Random configurations of equal cost to set beside the choice, on images that choosing has not seen."""
+    calibrate: bool = False
+    """Whether mediators put into a dense checkpoint are fitted to its full attention first."""
+
+    def __post_init__(self) -> None:
+        if self.metric not in get_args(Metric):
+            raise ConfigError(f"--metric {self.metric!r}: expected one of {', '.join(get_args(Metric))}")
+        if self.reference is not None and self.metric != "fid":
+            raise ConfigError("--reference does nothing with --metric error", hint="add --metric fid")
+        if self.num_finalists < 2:
+            raise ConfigError(f"--finalists must be at least 2, got {self.num_finalists}")
+        if self.sampling.num_images < 2 or self.num_recorded < 1:
+            raise ConfigError(f"--num-images must be at least 2 for error bars, got {self.sampling.num_images}")
+
+
+def budget_of(*, gmacs: float | None, ms: float | None, saving: float | None) -> Budget:
+    """The one budget that was given.
+
+    Raises:
+        ConfigError: If none was, or several.
+    """
+    given: dict[Any, float | None] = {"gmacs": gmacs, "ms": ms, "saving": saving}
+    budgets = [Budget(kind, value) for kind, value in given.items() if value is not None]
+    if len(budgets) != 1:
+        found = " and ".join(map(str, budgets)) or "none"
+        raise ConfigError(f"tune needs one budget, got {found}", hint=f"use {EXAMPLES}")
+    return budgets[0]

@@ -1,0 +1,265 @@
+"""Choose layers, ladder and thresholds for a budget: replay many, run a few, say which is best."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from random import Random
+from statistics import correlation
+from typing import Any
+
+import torch
+
+from medcli.diffusion.steps import build_sampler
+from medcli.engine.phases import step_passes
+from medcli.model.backbone import DiffusionTransformer
+from medcli.runtime.device import pick_device
+from medcli.runtime.reporting import Reporter
+from medcli.tuning.pareto import best_within, front
+from medcli.tuning.running import cost_of_moves, relative_error
+from medcli.tuning.search import Proposal, first_round, neighbours, second_round
+from medcli.tuning.space import (
+    DENSE,
+    FULL_ATTENTION,
+    Configuration,
+    Variant,
+    configurations,
+    layer_sets,
+    random_configuration,
+)
+from medcli.tuning.store import Store
+from medcli.tuning.tables import Tables
+from medcli.version import __version__
+from medcli.workflows.convert import ConvertRequest, convert
+from medcli.workflows.tune.commands import convert_command, converted_file, sample_command
+from medcli.workflows.tune.costs import TIMES, Costs, costs_of
+from medcli.workflows.tune.picture import draw_tuning
+from medcli.workflows.tune.report import Candidate, RandomCheck, TuneReport
+from medcli.workflows.tune.request import TuneRequest
+from medcli.workflows.tune.setup import TuneSetup, load_ladder, set_up_tuning
+from medcli.workflows.tune.work import Outcome, Workbench
+
+RESULT = "tuning.json"
+PICTURE = "tuning.png"
+EQUAL_COST = 0.02
+"""How far the cost of random configurations may be from the choice's, as a share of what can be saved at most."""
+MOST_DRAWS = 20_000
+
+
+def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
+    """Find the configuration of least error that a budget allows.
+
+    Cheap checks come first, then what is exact without running anything: costs, and with them whether the budget can
+    be met. The parent's way is recorded once and every network measured on it; thousands of configurations are
+    replayed on these tables; the most promising are run, and only what was run is reported.
+
+    Raises:
+        ConfigError: If the budget can't be met, telling what can.
+        MedcliError: For anything else the user can fix; what has been measured stays, and the same request goes on.
+    """
+    device = pick_device(request.sampling.device)
+    setup = set_up_tuning(request, device)
+    if request.budget.unit == "gmacs":
+        _check_budget(setup, Costs(config=setup.config))
+    with Store(request.output) as store:
+        store.claim(setup.settings)
+        model = load_ladder(setup, reporter)
+        return _Tuning(setup, model, store, reporter).report()
+
+
+def _check_budget(setup: TuneSetup, costs: Costs) -> None:
+    """Refuse a budget that can't be met, or asks for nothing."""
+    everywhere = [Variant(setup.layers, count) for count in setup.counts]
+    table = costs.table([DENSE, *everywhere], setup.request.budget.unit)
+    passes = int(step_passes_of(setup).sum())
+    setup.request.budget.check(passes * min(table.values()), passes * table[DENSE])
+
+
+def step_passes_of(setup: TuneSetup) -> torch.Tensor:
+    """(K,) forward passes of each solver step."""
+    return step_passes(build_sampler(setup.plan.sampler), setup.plan.guidance)
+
+
+class _Tuning:
+    """One tuning from proposals to the answer."""
+
+    def __init__(self, setup: TuneSetup, model: DiffusionTransformer, store: Store, reporter: Reporter) -> None:
+        self._setup, self._store, self._reporter = setup, store, reporter
+        self._request, self._budget = setup.request, setup.request.budget
+        self._costs = costs_of(setup, model, store)
+        _check_budget(setup, self._costs)
+        self._passes_K = step_passes_of(setup)
+        self._bench = Workbench(setup, model, store, reporter)
+        dense = self._costs.table([DENSE], self._budget.unit)[DENSE] * int(self._passes_K.sum())
+        self._limit = self._budget.limit(dense)
+
+    def report(self) -> TuneReport:
+        """Do the work, write the answer and its picture."""
+        order = self._layer_order()
+        tables = self._bench.tables(layer_sets([layer for layer, _, _ in order]))
+        proposals = self._proposals(tables, [layer for layer, _, _ in order])
+        candidates = self._run_finalists(proposals, tables)
+        metric = self._request.metric
+
+        def judged(candidate: Candidate) -> float:
+            return candidate.judged(metric)
+
+        chosen = best_within(candidates, self._limit, lambda one: one.cost, judged)
+        assert chosen is not None  # the cheapest static configuration is always run, and the budget allows it
+        made = TuneReport(
+            output=str(self._request.output),
+            model=self._setup.source.name,
+            budget=self._budget_json(),
+            metric=metric,
+            dense=next(one for one in candidates if one.configuration == FULL_ATTENTION),
+            chosen=chosen,
+            front=tuple(front(candidates, lambda one: one.cost, judged)),
+            candidates=tuple(sorted(candidates, key=lambda one: (one.cost, one.configuration))),
+            num_replayed=len(proposals),
+            rank_correlation=rank_correlation(candidates),
+            layer_order=tuple(order),
+            random=self._random_check(chosen, tables) if self._request.num_random else None,
+            settings=self._setup.settings,
+            timing=self._store.json(TIMES) if self._budget.unit == "ms" else None,
+            versions=_versions(),
+        )
+        self._write(made)
+        return made
+
+    def _budget_json(self) -> dict[str, Any]:
+        budget = self._budget
+        return {"kind": budget.kind, "value": budget.value, "unit": budget.unit, "limit": self._limit}
+
+    def _layer_order(self) -> list[tuple[int, float, float]]:
+        """Layer, error and percent its cheapest count saves, least error for what is saved first; equals by number."""
+        errors = self._bench.layer_errors()
+        dense = self._costs.gmacs(DENSE)
+        rows = []
+        for layer, error in errors.items():
+            spent = [self._costs.gmacs(Variant((layer,), count)) for count in self._setup.counts]
+            rows.append((layer, error, 100 * (1 - min(spent) / dense)))
+        return sorted(rows, key=lambda row: (row[1] / row[2] if row[2] > 0 else float("inf"), row[0]))
+
+    def _proposals(self, tables: Tables, order: Sequence[int]) -> list[Proposal]:
+        made = configurations(layer_sets(order), self._setup.counts, tables.thresholds)
+        return [self._proposal(tables, one) for one in made]
+
+    def _proposal(self, tables: Tables, one: Configuration) -> Proposal:
+        """Replay a configuration."""
+        known = tables if set(one.variants) <= set(tables.of_variant) else tables.as_parent(one.variants)
+        costs_I = known.costs_of(one, self._costs.table(one.variants, self._budget.unit))
+        return Proposal(configuration=one, cost=float(costs_I.mean()), error=known.error_of(one))
+
+    def _run_finalists(self, proposals: Sequence[Proposal], tables: Tables) -> list[Candidate]:
+        """Run what deserves it: half by promise, a quarter by corrected promise, the rest uphill from the best."""
+        number, metric = self._request.num_finalists, self._request.metric
+        ran = self._run(first_round(proposals, number // 2, self._limit))
+        measured = {one.configuration: one.judged(metric) for one in ran}
+        ran += self._run(second_round(proposals, measured, number // 4, self._limit))
+        while len(ran) < number and (better := self._uphill(ran, tables)):
+            ran += self._run([better])
+        return ran
+
+    def _uphill(self, ran: Sequence[Candidate], tables: Tables) -> Proposal | None:
+        """The most promising neighbour, within the budget, of the best that was run; None if all of them were run."""
+        best = best_within(ran, self._limit, lambda one: one.cost, lambda one: one.judged(self._request.metric))
+        known = {one.configuration for one in ran}
+        near = neighbours(best.configuration) if best else []
+        options = [self._proposal(tables, one) for one in near if one not in known]
+        allowed = [one for one in options if one.cost <= self._limit]
+        return min(allowed, key=lambda one: (one.error, one.cost, one.configuration), default=None)
+
+    def _run(self, chosen: Sequence[Proposal]) -> list[Candidate]:
+        outcomes = self._bench.run([one.configuration for one in chosen], self._setup.numbers, "runs")
+        return [
+            self._candidate(outcome, self._setup.numbers, proposal.error)
+            for proposal, outcome in zip(chosen, outcomes, strict=True)
+        ]
+
+    def _candidate(self, outcome: Outcome, numbers: range, expected: float | None) -> Candidate:
+        configuration, moves = outcome.configuration, outcome.moves
+
+        def cost(unit: str) -> tuple[float, float]:
+            table = self._costs.table(configuration.variants, unit)
+            return cost_of_moves(configuration, moves, self._passes_K, table)
+
+        error, deviation = relative_error(outcome.squared_errors, self._bench.energies(numbers))
+        mean, spread = cost(self._budget.unit)
+        return Candidate(
+            configuration=configuration,
+            cost=mean,
+            cost_standard_error=spread,
+            gmacs=cost("gmacs")[0],
+            gmacs_done=cost("done")[0],
+            ms=cost("ms")[0] if self._budget.unit == "ms" else None,
+            error=error,
+            error_standard_error=deviation,
+            fid=outcome.fid,
+            expected_error=expected,
+            convert_command=convert_command(self._setup, configuration.layers),
+            command=sample_command(self._setup, configuration),
+        )
+
+    def _random_check(self, chosen: Candidate, tables: Tables) -> RandomCheck:
+        """Let a random search choose by the same images, then set both choices side by side on new ones."""
+        metric, seen = self._request.metric, self._setup.numbers
+        drawn = self._bench.run(self._draw(chosen, tables), seen, "random runs")
+        others = [self._candidate(outcome, seen, None) for outcome in drawn]
+        best = min(others, key=lambda other: (other.judged(metric), other.cost), default=None)
+        unseen = range(len(seen), 2 * len(seen))
+        both = [chosen.configuration, *([best.configuration] if best else [])]
+        again = [self._candidate(outcome, unseen, None) for outcome in self._bench.run(both, unseen, "new images")]
+        return RandomCheck(metric=metric, chosen=chosen, others=tuple(others), best=best, on_new_images=tuple(again))
+
+    def _draw(self, chosen: Candidate, tables: Tables) -> list[Configuration]:
+        """Random configurations whose replayed cost is the choice's, none twice; fewer if they are hard to find."""
+        random, found = Random(self._setup.plan.seed), dict[Configuration, None]()
+        everywhere = [Variant(self._setup.layers, count) for count in self._setup.counts]
+        table = self._costs.table([DENSE, *everywhere], self._budget.unit)
+        slack = EQUAL_COST * int(self._passes_K.sum()) * (table[DENSE] - min(table.values()))
+        for _ in range(MOST_DRAWS):
+            one = random_configuration(random, self._setup.layers, self._setup.counts)
+            if abs(self._proposal(tables, one).cost - chosen.cost) <= slack and one != chosen.configuration:
+                found[one] = None
+            if len(found) == self._request.num_random:
+                break
+        return list(found)
+
+    def _write(self, made: TuneReport) -> None:
+        """Write the checkpoint of the choice, the answer and its picture."""
+        layers, output = made.chosen.configuration.layers, self._request.output
+        if (file := converted_file(self._setup, layers)) and not file.exists():
+            sampling = self._request.sampling
+            convert(
+                ConvertRequest(
+                    source=self._setup.ladder_file,
+                    output=file,
+                    layers=lambda depth: layers,
+                    weights=sampling.weights if not self._setup.is_dense else "ema",
+                    family=sampling.family,
+                    num_heads=sampling.num_heads,
+                    digest=False,
+                )
+            )
+        self._store.put_json(RESULT, made.to_json())
+        draw_tuning(output / PICTURE, json.loads((output / RESULT).read_text(encoding="utf-8")))
+
+
+def rank_correlation(candidates: Sequence[Candidate]) -> float | None:
+    """Spearman's correlation of promised and measured errors, full attention left out; None for fewer than three."""
+    pairs = [(one.expected_error, one.error) for one in candidates if one.expected_error and one.error]
+    if len(pairs) < 3:
+        return None
+    promised, measured = (_ranks(column) for column in zip(*pairs, strict=True))
+    return correlation(promised, measured)
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """The place of each value in rising order; equal ones in the order given."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    return [float(place) for place in sorted(range(len(values)), key=order.__getitem__)]
+
+
+def _versions() -> dict[str, Any]:
+    return {"medcli": __version__, "python": platform.python_version(), "torch": torch.__version__}
