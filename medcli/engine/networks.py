@@ -15,7 +15,8 @@ from medcli.diffusion.guidance import REFERENCE_CHANNELS, combine, power_cosine_
 from medcli.diffusion.interpolant import over_images
 from medcli.diffusion.steps import Predict
 from medcli.errors import ConfigError
-from medcli.model.backbone import Block, DiffusionTransformer, RunBlock
+from medcli.model.backbone import DiffusionTransformer
+from medcli.model.block import Block, RunBlock
 from medcli.runtime.compilation import compiled_function, require_compiler
 
 # Dimension key: B batch, C latent channels, Y X latent height and width.

@@ -6,122 +6,21 @@ Source: DiT (arXiv 2212.09748), SiT (arXiv 2401.08740); reference-facts 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
-from medcli.model.attention import Attention
+from medcli.model.block import Block, FinalLayer, RunBlock, attention_of
 from medcli.model.edt import edt_parts, edt_route
 from medcli.model.embed import LabelEmbedder, PatchEmbed, TimestepEmbedder
-from medcli.model.geometry import BlockGeometry, block_names, blocks, side_block
-from medcli.model.linear import Linear, linear_gelu
+from medcli.model.geometry import block_names, blocks, side_block
 from medcli.model.masks import NO_MASKS, Run, TokenMasks
 from medcli.model.mdt import mdt_parts, mdt_route
-from medcli.model.mediator import MediatorAttention
-from medcli.model.norm import add_product, modulated_norm, product
-from medcli.model.relative_bias import RelativeBias
-from medcli.model.shapes import relative_table_shape
 
 # Dimension key: B batch, N latent tokens, D model width, C channels, Y X latent height and width.
-
-
-class Mlp(nn.Module):
-    """Two linear layers around a tanh-approximated GELU."""
-
-    def __init__(self, hidden_size: int, mlp_size: int) -> None:
-        super().__init__()
-        self.fc1 = Linear(hidden_size, mlp_size)
-        self.fc2 = Linear(mlp_size, hidden_size)
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """Transform each token on its own."""
-        out_BND: Tensor = self.fc2(linear_gelu(x_BND, self.fc1.weight, self.fc1.bias))
-        return out_BND
-
-
-class Block(nn.Module):
-    """An adaLN-zero transformer block around the attention it is given.
-
-    Args:
-        config: The network.
-        geometry: The block's place in it.
-        attention: What mixes its tokens.
-    """
-
-    def __init__(self, config: ModelConfig, geometry: BlockGeometry, attention: Attention) -> None:
-        super().__init__()
-        width = geometry.width
-        self.attn = attention
-        self.mlp = Mlp(width, round(width * config.mlp_ratio))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden_size, 6 * width))
-        if geometry.has_skip:
-            self.skip_linear = nn.Linear(2 * width, width)
-
-    def forward(
-        self,
-        x_BND: Tensor,
-        condition_BD: Tensor,
-        num_mediators: int,
-        *,
-        skip_BND: Tensor | None = None,
-        kept_BK: Tensor | None = None,
-        absorb: bool = True,
-    ) -> Tensor:
-        """Update tokens under a condition.
-
-        Their type stays; products are in that of the parameters, or of an automatic cast.
-
-        Args:
-            x_BND: Tokens.
-            condition_BD: The condition.
-            num_mediators: Mediator count of the attention, if it has mediators.
-            skip_BND: Earlier tokens, for a block that joins them.
-            kept_BK: In masked training, which tokens of the grid these are; None: all, in order.
-            absorb: Whether mediators may be multiplied into the weights of queries and keys where that costs less.
-        """
-        if skip_BND is not None:
-            x_BND = product(self.skip_linear, torch.cat([x_BND, skip_BND], dim=2))
-        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(condition_BD).chunk(
-            6, dim=1
-        )
-        mixed_BND = self.attn(modulated_norm(x_BND, shift_attn, scale_attn), num_mediators, kept_BK, absorb)
-        x_BND = add_product(x_BND, gate_attn[:, None], mixed_BND)
-        hidden_BND = self.mlp(modulated_norm(x_BND, shift_mlp, scale_mlp))
-        return add_product(x_BND, gate_mlp[:, None], hidden_BND)
-
-
-RunBlock = Callable[..., Tensor]
-"""Calls a block as `Block.forward` is called, the block first."""
-
-
-class FinalLayer(nn.Module):
-    """Modulated norm and the projection of each token to the values of its patch."""
-
-    def __init__(self, hidden_size: int, patch_values: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(hidden_size, patch_values)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
-
-    def forward(self, x_BND: Tensor, condition_BD: Tensor) -> Tensor:
-        """Project tokens (B, N, D) to (B, N, patch values), in the tokens' type."""
-        dtype = x_BND.dtype
-        shift_BD, scale_BD = self.adaLN_modulation(condition_BD).to(dtype).chunk(2, dim=1)
-        normed_BND = modulated_norm(x_BND, shift_BD, scale_BD)
-        return F.linear(normed_BND, self.linear.weight.to(dtype), self.linear.bias.to(dtype))
-
-
-def attention_of(config: ModelConfig, geometry: BlockGeometry, *, mediated: bool) -> Attention:
-    """The attention a block has under this configuration."""
-    width, heads, side = geometry.width, geometry.num_heads, geometry.tokens_side
-    relative = RelativeBias(relative_table_shape(config, geometry), side) if config.has_relative_bias else None
-    if mediated:
-        return MediatorAttention(width, heads, side, config.mediators, relative)
-    return Attention(width, heads, round(width * config.qk_ratio), relative_bias=relative)
 
 
 def straight_route(

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from medcli.model.backbone import Block, DiffusionTransformer
+from medcli.model.backbone import DiffusionTransformer
+from medcli.model.block import Block
 from medcli.model.mediator import MediatorAttention
 from medcli.model.norm import modulated_norm
 from medcli.training.convolution_fit import NormalEquations

@@ -16,7 +16,8 @@ from torch import Tensor
 from medcli.config import ModelConfig
 from medcli.data.training_set import TrainingSet
 from medcli.errors import ConfigError
-from medcli.model.backbone import Block, DiffusionTransformer
+from medcli.model.backbone import DiffusionTransformer
+from medcli.model.block import Block
 from medcli.runtime.files import require_space
 from medcli.runtime.locks import FolderLocks
 from medcli.runtime.precision import DTYPES, tf32, warn_if_slow

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.engine.networks import Stage
-from medcli.model.backbone import Block, DiffusionTransformer
+from medcli.model.backbone import DiffusionTransformer
+from medcli.model.block import Block
 from medcli.tuning.space import Layers, Variant
 
 # Dimension key: B batch, N tokens, D model width, C latent channels, Y X latent height and width.

@@ -7,7 +7,8 @@ import torch
 
 from medcli.config import ModelConfig
 from medcli.engine.plain_network import PlainNetwork
-from medcli.model.backbone import DiffusionTransformer, FinalLayer
+from medcli.model.backbone import DiffusionTransformer
+from medcli.model.block import FinalLayer
 from medcli.workflows.bench.subject import random_model
 
 COUNTS = (0, 4, 16)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from medcli.config import ModelConfig
-from medcli.model.backbone import DiffusionTransformer, Mlp, empty_model
+from medcli.model.backbone import DiffusionTransformer, empty_model
+from medcli.model.block import Mlp
 from medcli.model.linear import Linear, linear_gelu
 
 CONFIG = ModelConfig(
