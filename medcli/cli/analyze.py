@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medcli.cli import options
+from medcli.cli import sampling_options as sampling
 from medcli.cli.heat_map import heat_map
 from medcli.cli.output import output_of, printable, table_of
-from medcli.cli.sample import CfgIntervalOpt, ClassesOpt, LabelSamplingOpt, parse_interval
 from medcli.schedule.spec import DEFAULT_WARMUP_STEPS
 
 if TYPE_CHECKING:
@@ -70,12 +70,6 @@ WarmupStepsOpt = Annotated[
         "--warmup-steps", min=1, metavar="N", help="First distances that set their scale.", rich_help_panel=ANALYSIS
     ),
 ]
-PASSED_ON = (
-    "checkpoint", "family", "weights", "num_images", "label_sampling", "seed", "steps", "sampler", "solver", "path",
-    "prediction", "diffusion_form", "diffusion_norm", "last_step", "last_step_size", "cfg_scale", "cfg_channels",
-    "batch_size", "device", "dtype", "output",
-)  # fmt: skip
-"""Parameters that a sampling request takes as they are."""
 MAP_CAPTION = "layers by progress: divergence between queries in % of ln 2; low is redundant"
 
 
@@ -86,21 +80,21 @@ def analyze(
     heads: options.HeadsOpt = None,
     weights: options.WeightsOpt = "ema",
     num_images: NumImagesOpt = 32,
-    classes: ClassesOpt = "all",
-    label_sampling: LabelSamplingOpt = "equal",
+    classes: sampling.ClassesOpt = "all",
+    label_sampling: sampling.LabelSamplingOpt = "equal",
     seed: options.SeedOpt = 0,
-    steps: options.StepsOpt = None,
-    sampler: options.SamplerOpt = None,
-    solver: options.SolverOpt = None,
-    path: options.PathOpt = None,
-    prediction: options.PredictionOpt = None,
-    diffusion_form: options.DiffusionFormOpt = None,
-    diffusion_norm: options.DiffusionNormOpt = None,
-    last_step: options.LastStepOpt = None,
-    last_step_size: options.LastStepSizeOpt = None,
-    cfg_scale: options.CfgScaleOpt = None,
-    cfg_channels: options.CfgChannelsOpt = None,
-    cfg_interval: CfgIntervalOpt = None,
+    steps: sampling.StepsOpt = None,
+    sampler: sampling.SamplerOpt = None,
+    solver: sampling.SolverOpt = None,
+    path: sampling.PathOpt = None,
+    prediction: sampling.PredictionOpt = None,
+    diffusion_form: sampling.DiffusionFormOpt = None,
+    diffusion_norm: sampling.DiffusionNormOpt = None,
+    last_step: sampling.LastStepOpt = None,
+    last_step_size: sampling.LastStepSizeOpt = None,
+    cfg_scale: sampling.CfgScaleOpt = None,
+    cfg_channels: sampling.CfgChannelsOpt = None,
+    cfg_interval: sampling.CfgIntervalOpt = None,
     points: PointsOpt = None,
     pairs: PairsOpt = None,
     attention: AttentionOpt = True,
@@ -123,17 +117,9 @@ def analyze(
     """
     from medcli.workflows.analyze.run import DEFAULT_PAIRS, DEFAULT_POINTS, DEFAULT_RHO, AnalyzeRequest
     from medcli.workflows.analyze.run import analyze as run
-    from medcli.workflows.sample.settings import SampleRequest
 
-    sampling = SampleRequest(
-        schedule="full",
-        num_heads=heads,
-        classes=None if classes == "all" else options.parse_ints(classes, "--classes"),
-        cfg_interval=parse_interval(cfg_interval) if cfg_interval is not None else None,
-        **{name: ctx.params[name] for name in PASSED_ON},
-    )
     request = AnalyzeRequest(
-        sampling=sampling,
+        sampling=sampling.sampling_request(ctx.params, schedule="full", rho=None, warmup_steps=None),
         points=DEFAULT_POINTS if points is None else points,
         max_pairs=DEFAULT_PAIRS if pairs is None else pairs,
         attention=attention,

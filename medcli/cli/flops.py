@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medcli.cli import options
+from medcli.cli import sampling_options as sampling
 from medcli.cli.output import output_of, table_of
 
 if TYPE_CHECKING:
@@ -66,10 +67,10 @@ def flops(
     rho: options.RhoOpt = None,
     warmup_steps: options.WarmupStepsOpt = None,
     manifest: ManifestOpt = None,
-    sampler: options.SamplerOpt = None,
-    solver: options.SolverOpt = None,
-    steps: options.StepsOpt = None,
-    cfg_scale: options.CfgScaleOpt = None,
+    sampler: sampling.SamplerOpt = None,
+    solver: sampling.SolverOpt = None,
+    steps: sampling.StepsOpt = None,
+    cfg_scale: sampling.CfgScaleOpt = None,
 ) -> None:
     """Count multiply-adds with full attention and with mediators, of a forward pass and of a whole image.
 

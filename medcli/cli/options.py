@@ -8,22 +8,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from medcli.config import FAMILIES
 from medcli.errors import ConfigError
 from medcli.presets import auto_layers
-from medcli.sampler_config import (
-    ODE_SOLVERS,
-    SDE_SOLVERS,
-    DiffusionForm,
-    LastStep,
-    PathName,
-    PredictionName,
-    SamplerName,
-)
 
 INPUT = "Input"
 MODEL = "Model"
@@ -159,64 +150,6 @@ DistanceOpt = Annotated[
     ),
 ]
 
-StepsOpt = Annotated[
-    int | None, typer.Option("--steps", min=1, metavar="N", help="Solver steps.", rich_help_panel=SAMPLING)
-]
-SamplerOpt = Annotated[
-    str | None,
-    choice(
-        "--sampler",
-        choices=get_args(SamplerName),
-        help="SiT: sde or ode; DiT: ddpm or ddim.",
-        panel=SAMPLING,
-    ),
-]
-SolverOpt = Annotated[
-    str | None,
-    choice(
-        "--solver",
-        choices=tuple(dict.fromkeys((*SDE_SOLVERS, *ODE_SOLVERS))),
-        help="Integration scheme; sde takes euler and heun only, dopri5 is adaptive.",
-        panel=SAMPLING,
-    ),
-]
-PathOpt = Annotated[
-    str | None, choice("--path", choices=get_args(PathName), help="Interpolant of a SiT model.", panel=SAMPLING)
-]
-PredictionOpt = Annotated[
-    str | None,
-    choice("--prediction", choices=get_args(PredictionName), help="What a SiT model predicts.", panel=SAMPLING),
-]
-DiffusionFormOpt = Annotated[
-    str | None,
-    choice(
-        "--diffusion-form", choices=get_args(DiffusionForm), help="Shape of the sde's injected noise.", panel=SAMPLING
-    ),
-]
-DiffusionNormOpt = Annotated[
-    float | None,
-    typer.Option("--diffusion-norm", metavar="X", help="Factor of that shape.", rich_help_panel=SAMPLING),
-]
-LastStepOpt = Annotated[
-    str | None,
-    choice("--last-step", choices=get_args(LastStep), help="What the sde does at its end.", panel=SAMPLING),
-]
-LastStepSizeOpt = Annotated[
-    float | None,
-    typer.Option(
-        "--last-step-size", metavar="T", help="Time the last step covers, in [0, 1).", rich_help_panel=SAMPLING
-    ),
-]
-CfgScaleOpt = Annotated[
-    float | None,
-    typer.Option("--cfg-scale", metavar="W", help="Classifier-free guidance; 1 is off.", rich_help_panel=SAMPLING),
-]
-CfgChannelsOpt = Annotated[
-    str | None,
-    choice(
-        "--cfg-channels", choices=("3", "all"), help="Latent channels guidance acts on (upstream: 3).", panel=SAMPLING
-    ),
-]
 SeedOpt = Annotated[
     int,
     # Noise is keyed by 64 bits: a longer number would be the same seed as a shorter one.
@@ -240,6 +173,10 @@ DeviceOpt = Annotated[
 ]
 DtypeOpt = Annotated[
     str, choice("--dtype", choices=("fp32", "bf16"), help="Number format of the network.", panel=MACHINE)
+]
+CompileOpt = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the network, one graph a mediator count.", rich_help_panel=MACHINE),
 ]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medcli.cli import amm_options, options
+from medcli.cli import sampling_options as sampling
 from medcli.cli.output import output_of, printable, table_of
 from medcli.errors import ConfigError
 
@@ -34,53 +35,6 @@ NumImagesOpt = Annotated[
         "--num-images", min=1, metavar="N", help="Images the folder shall hold.", rich_help_panel=options.SAMPLING
     ),
 ]
-ClassesOpt = Annotated[
-    str,
-    typer.Option(
-        "--classes", metavar="C,...|all", help="Labels to show, taken in turn.", rich_help_panel=options.SAMPLING
-    ),
-]
-LabelSamplingOpt = Annotated[
-    str,
-    options.choice(
-        "--label-sampling",
-        choices=("equal", "random"),
-        help="Whether the classes take turns or are drawn.",
-        panel=options.SAMPLING,
-    ),
-]
-CfgIntervalOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--cfg-interval",
-        metavar="LO,HI",
-        help="Part of the way that is guided, in [0, 1]; outside it the null half is not computed.",
-        rich_help_panel=options.SAMPLING,
-    ),
-]
-CfgPowerOpt = Annotated[
-    float | None,
-    typer.Option(
-        "--cfg-power",
-        min=0,
-        metavar="P",
-        help="Guidance that grows over the way, the later the higher P; 0: constant. MDTv2: 4.",
-        rich_help_panel=options.SAMPLING,
-    ),
-]
-CompileOpt = Annotated[
-    bool,
-    typer.Option("--compile", help="Compile the network, one graph a mediator count.", rich_help_panel=options.MACHINE),
-]
-VaeOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--vae",
-        metavar="NAME|PATH",
-        help="Autoencoder of the latents: a diffusers folder, or a hub name already in the cache.",
-        rich_help_panel=options.INPUT,
-    ),
-]
 NpzOpt = Annotated[
     bool, typer.Option("--npz", help="Also write samples.npz, for scoring suites.", rich_help_panel=options.OUTPUT)
 ]
@@ -96,36 +50,36 @@ def sample(
     family: options.FamilyOpt = None,
     heads: options.HeadsOpt = None,
     weights: options.WeightsOpt = "ema",
-    vae: VaeOpt = None,
+    vae: sampling.VaeOpt = None,
     schedule: options.ScheduleOpt = None,
     mediators: options.MediatorsOpt = None,
     rho: options.RhoOpt = None,
     warmup_steps: options.WarmupStepsOpt = None,
     distance: options.DistanceOpt = None,
     num_images: NumImagesOpt = 16,
-    classes: ClassesOpt = "all",
-    label_sampling: LabelSamplingOpt = "equal",
+    classes: sampling.ClassesOpt = "all",
+    label_sampling: sampling.LabelSamplingOpt = "equal",
     seed: options.SeedOpt = 0,
-    steps: options.StepsOpt = None,
-    sampler: options.SamplerOpt = None,
-    solver: options.SolverOpt = None,
-    path: options.PathOpt = None,
-    prediction: options.PredictionOpt = None,
-    diffusion_form: options.DiffusionFormOpt = None,
-    diffusion_norm: options.DiffusionNormOpt = None,
-    last_step: options.LastStepOpt = None,
-    last_step_size: options.LastStepSizeOpt = None,
-    cfg_scale: options.CfgScaleOpt = None,
-    cfg_channels: options.CfgChannelsOpt = None,
-    cfg_interval: CfgIntervalOpt = None,
-    cfg_power: CfgPowerOpt = None,
+    steps: sampling.StepsOpt = None,
+    sampler: sampling.SamplerOpt = None,
+    solver: sampling.SolverOpt = None,
+    path: sampling.PathOpt = None,
+    prediction: sampling.PredictionOpt = None,
+    diffusion_form: sampling.DiffusionFormOpt = None,
+    diffusion_norm: sampling.DiffusionNormOpt = None,
+    last_step: sampling.LastStepOpt = None,
+    last_step_size: sampling.LastStepSizeOpt = None,
+    cfg_scale: sampling.CfgScaleOpt = None,
+    cfg_channels: sampling.CfgChannelsOpt = None,
+    cfg_interval: sampling.CfgIntervalOpt = None,
+    cfg_power: sampling.CfgPowerOpt = None,
     amm: amm_options.AmmOpt = None,
     amm_blocks: amm_options.AmmBlocksOpt = None,
     amm_form: amm_options.AmmFormOpt = None,
     batch_size: options.BatchSizeOpt = None,
     device: options.DeviceOpt = None,
     dtype: options.DtypeOpt = "fp32",
-    compiled: CompileOpt = False,
+    compiled: options.CompileOpt = False,
     output: options.OutputOpt = None,
     npz: NpzOpt = False,
 ) -> None:
@@ -140,44 +94,11 @@ def sample(
     """
     from medcli.runtime.processes import this_process
     from medcli.workflows.sample.run import sample as run
-    from medcli.workflows.sample.settings import SampleRequest
 
-    request = SampleRequest(
-        checkpoint=checkpoint,
+    request = sampling.sampling_request(
+        ctx.params,
         stages=parse_stages(stage) if stage else None,
-        family=family,
-        num_heads=heads,
-        weights=weights,
-        schedule=schedule,
-        mediators=options.parse_ints(mediators) if mediators is not None else None,
-        rho=options.parse_floats(rho) if rho is not None else None,
-        warmup_steps=warmup_steps,
-        distance=distance,
-        sampler=sampler,
-        solver=solver,
-        steps=steps,
-        path=path,
-        prediction=prediction,
-        diffusion_form=diffusion_form,
-        diffusion_norm=diffusion_norm,
-        last_step=last_step,
-        last_step_size=last_step_size,
-        cfg_scale=cfg_scale,
-        cfg_channels=cfg_channels,
-        cfg_interval=parse_interval(cfg_interval) if cfg_interval is not None else None,
-        cfg_power=cfg_power,
         amm=amm_options.parse_amm(amm, amm_blocks, amm_form),
-        num_images=num_images,
-        classes=None if classes == "all" else options.parse_ints(classes, "--classes"),
-        label_sampling=label_sampling,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        compiled=compiled,
-        vae=vae,
-        output=output,
-        npz=npz,
     )
     out = output_of(ctx)
     report = run(request, out)
@@ -201,19 +122,6 @@ def parse_stages(words: list[str]) -> dict[int, Path]:
             raise ConfigError(f"--stage names {int(count)} mediators twice", hint="give one checkpoint a count")
         stages[int(count)] = Path(path)
     return stages
-
-
-def parse_interval(text: str) -> tuple[float, float]:
-    """Read `0.2,0.8`.
-
-    Raises:
-        ConfigError: If it is not two numbers.
-    """
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError as err:
-        raise ConfigError(f"--cfg-interval {text!r} is not LO,HI", hint="write it like --cfg-interval 0.2,0.8") from err
-    return low, high
 
 
 def summary(report: SampleReport) -> Group:

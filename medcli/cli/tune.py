@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
 from medcli.cli import options
+from medcli.cli import sampling_options as sampling
 from medcli.cli import tune_options as own
 from medcli.cli.output import Output, output_of
-from medcli.cli.sample import CfgIntervalOpt, ClassesOpt, LabelSamplingOpt, VaeOpt, parse_interval
 from medcli.cli.tune_table import comparison_summary, summary
 from medcli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medcli.workflows.sample.settings import SampleRequest
     from medcli.workflows.tune.request import Metric
 
 NUM_IMAGES = 64
@@ -45,24 +43,24 @@ def tune(
     family: options.FamilyOpt = None,
     heads: options.HeadsOpt = None,
     weights: options.WeightsOpt = "ema",
-    vae: VaeOpt = None,
+    vae: sampling.VaeOpt = None,
     warmup_steps: options.WarmupStepsOpt = None,
     distance: options.DistanceOpt = None,
-    classes: ClassesOpt = "all",
-    label_sampling: LabelSamplingOpt = "equal",
+    classes: sampling.ClassesOpt = "all",
+    label_sampling: sampling.LabelSamplingOpt = "equal",
     seed: options.SeedOpt = 0,
-    steps: options.StepsOpt = None,
-    sampler: options.SamplerOpt = None,
-    solver: options.SolverOpt = None,
-    path: options.PathOpt = None,
-    prediction: options.PredictionOpt = None,
-    diffusion_form: options.DiffusionFormOpt = None,
-    diffusion_norm: options.DiffusionNormOpt = None,
-    last_step: options.LastStepOpt = None,
-    last_step_size: options.LastStepSizeOpt = None,
-    cfg_scale: options.CfgScaleOpt = None,
-    cfg_channels: options.CfgChannelsOpt = None,
-    cfg_interval: CfgIntervalOpt = None,
+    steps: sampling.StepsOpt = None,
+    sampler: sampling.SamplerOpt = None,
+    solver: sampling.SolverOpt = None,
+    path: sampling.PathOpt = None,
+    prediction: sampling.PredictionOpt = None,
+    diffusion_form: sampling.DiffusionFormOpt = None,
+    diffusion_norm: sampling.DiffusionNormOpt = None,
+    last_step: sampling.LastStepOpt = None,
+    last_step_size: sampling.LastStepSizeOpt = None,
+    cfg_scale: sampling.CfgScaleOpt = None,
+    cfg_channels: sampling.CfgChannelsOpt = None,
+    cfg_interval: sampling.CfgIntervalOpt = None,
     batch_size: options.BatchSizeOpt = None,
     device: options.DeviceOpt = None,
     dtype: options.DtypeOpt = "fp32",
@@ -90,7 +88,10 @@ def tune(
 
     request = TuneRequest(
         budget=budget_of(gmacs=gmacs, ms=ms, saving=saving),
-        sampling=_sampling(ctx),
+        # The schedule is what is looked for.
+        sampling=sampling.sampling_request(
+            ctx.params, mediators=None, output=None, num_images=num_images or NUM_IMAGES
+        ),
         output=output or Path("tuning"),
         layers=None if layers is None else lambda depth: options.parse_layers(layers, depth),
         mediators=options.parse_ints(mediators) if mediators is not None else None,
@@ -103,23 +104,6 @@ def tune(
     report = run(request, out)
     out.result(report, summary(report))
     out.hint(f"look at {Path(report.output) / 'tuning.png'}")
-
-
-def _sampling(ctx: typer.Context) -> SampleRequest:
-    """How images are made: the flags `sample` has, too. Its schedule is what is looked for."""
-    from medcli.workflows.sample.settings import SampleRequest
-
-    given = ctx.params
-    shared = {field.name for field in fields(SampleRequest)} & set(given) - {"mediators", "output"}
-    classes, interval = given["classes"], given["cfg_interval"]
-    made: dict[str, Any] = {
-        **{name: given[name] for name in shared},
-        "num_heads": given["heads"],
-        "num_images": given["num_images"] or NUM_IMAGES,
-        "classes": None if classes == "all" else options.parse_ints(classes, "--classes"),
-        "cfg_interval": None if interval is None else parse_interval(interval),
-    }
-    return SampleRequest(**made)
 
 
 def _refuse_others(ctx: typer.Context) -> None:
