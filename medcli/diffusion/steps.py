@@ -6,6 +6,7 @@ A sampler holds no state: everything about an image is its latent and its step n
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -180,7 +181,7 @@ class TransportSampler:
 
 
 @dataclass(frozen=True, slots=True)
-class _GaussianSampler:
+class _GaussianSampler(ABC):
     """What DDPM and DDIM share: one network call per kept timestep, the noisiest first."""
 
     tables: GaussianTables
@@ -197,10 +198,23 @@ class _GaussianSampler:
         """Always one."""
         return 1
 
-    def index_and_output(self, predict: Predict, x_BCYX: Tensor, step_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Index of each image's kept timestep, and the network's output there in the state's type."""
+    def step(
+        self,
+        predict: Predict,
+        x_BCYX: Tensor,
+        step_B: Tensor,
+        noise_BCYX: Tensor | None,
+        *,
+        num_calls: int | None = None,
+    ) -> Tensor:
+        """See `Sampler.step`."""
         index_B = self.num_steps - 1 - step_B
-        return index_B, predict(x_BCYX, self.tables.timesteps[index_B]).to(x_BCYX.dtype)
+        output = predict(x_BCYX, self.tables.timesteps[index_B]).to(x_BCYX.dtype)
+        return self._next(x_BCYX, output, index_B, noise_BCYX)
+
+    @abstractmethod
+    def _next(self, x_BCYX: Tensor, output: Tensor, index_B: Tensor, noise_BCYX: Tensor | None) -> Tensor:
+        """The next states, from the network's output at each image's kept timestep, number index_B of the tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,17 +230,7 @@ class AncestralSampler(_GaussianSampler):
         """All but the last; the references draw noise there too, and drop it."""
         return step < self.num_steps - 1
 
-    def step(
-        self,
-        predict: Predict,
-        x_BCYX: Tensor,
-        step_B: Tensor,
-        noise_BCYX: Tensor | None,
-        *,
-        num_calls: int | None = None,
-    ) -> Tensor:
-        """See `Sampler.step`."""
-        index_B, output = self.index_and_output(predict, x_BCYX, step_B)
+    def _next(self, x_BCYX: Tensor, output: Tensor, index_B: Tensor, noise_BCYX: Tensor | None) -> Tensor:
         distribution = gaussian.p_mean_variance(self.tables, x_BCYX, output, index_B)
         if noise_BCYX is None:
             return distribution.mean
@@ -250,17 +254,7 @@ class DdimSampler(_GaussianSampler):
         """All but the last, with a noise share."""
         return self.noisy and step < self.num_steps - 1
 
-    def step(
-        self,
-        predict: Predict,
-        x_BCYX: Tensor,
-        step_B: Tensor,
-        noise_BCYX: Tensor | None,
-        *,
-        num_calls: int | None = None,
-    ) -> Tensor:
-        """See `Sampler.step`."""
-        index_B, output = self.index_and_output(predict, x_BCYX, step_B)
+    def _next(self, x_BCYX: Tensor, output: Tensor, index_B: Tensor, noise_BCYX: Tensor | None) -> Tensor:
         noise_seen_BCYX = output[:, : x_BCYX.shape[1]]
         data_BCYX = gaussian.predicted_data(self.tables, x_BCYX, noise_seen_BCYX, index_B)
         abar = at(self.tables.alphas_cumprod, index_B, x_BCYX)
