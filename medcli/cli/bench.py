@@ -43,10 +43,6 @@ LayersOpt = Annotated[
         rich_help_panel=options.MODEL,
     ),
 ]
-CompileOpt = Annotated[
-    bool,
-    typer.Option("--compile", help="Compile the network, one graph a mediator count.", rich_help_panel=options.MACHINE),
-]
 ThreadsOpt = Annotated[
     int | None,
     typer.Option(
@@ -123,7 +119,7 @@ def bench(
     layers: LayersOpt = None,
     batch_size: options.BatchSizeOpt = None,
     dtype: options.DtypeOpt = "fp32",
-    compiled: CompileOpt = False,
+    compiled: options.CompileOpt = False,
     device: options.DeviceOpt = None,
     threads: ThreadsOpt = None,
     repeats: RepeatsOpt = DEFAULT_REPEATS,
@@ -147,44 +143,34 @@ def bench(
     from medcli.workflows.bench.loops import LoopSettings
     from medcli.workflows.bench.run import BenchRequest
     from medcli.workflows.bench.run import bench as run
+    from medcli.workflows.bench.settings import BenchSettings
     from medcli.workflows.bench.subject import Shape
     from medcli.workflows.bench_train.run import BenchTrainRequest, bench_train
 
     refuse_idle_flags(ctx, is_training=train)
     out = output_of(ctx)
-    shape = Shape(
-        resolution_px=res,
-        mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
-        layers=None if layers is None else lambda depth: options.parse_layers(layers, depth),
-    )
-    if train:
-        training = BenchTrainRequest(
-            model=model,
-            family=family,
-            num_heads=heads,
-            shape=shape,
-            batch_size=batch_size,
-            dtype=dtype,
-            compiled=compiled,
-            repeats=repeats,
-            device=device,
-            num_threads=threads,
-            vae=vae,
-        )
-        measured = bench_train(training, out)
-        out.result(measured, training_summary(measured))
-        return
-    request = BenchRequest(
+    settings = BenchSettings(
         model=model,
         family=family,
         num_heads=heads,
-        shape=shape,
+        shape=Shape(
+            resolution_px=res,
+            mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
+            layers=None if layers is None else lambda depth: options.parse_layers(layers, depth),
+        ),
         batch_size=batch_size,
         dtype=dtype,
         compiled=compiled,
         repeats=repeats,
         device=device,
         num_threads=threads,
+    )
+    if train:
+        measured = bench_train(BenchTrainRequest(settings=settings, vae=vae), out)
+        out.result(measured, training_summary(measured))
+        return
+    request = BenchRequest(
+        settings=settings,
         loop=LoopSettings(
             steps=steps,
             num_images=num_images,

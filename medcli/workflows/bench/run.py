@@ -12,17 +12,15 @@ from typing import Any
 import torch
 
 from medcli.engine.plan import SamplingPlan
-from medcli.errors import ConfigError
-from medcli.runtime.compilation import require_compiler
-from medcli.runtime.device import pick_device
 from medcli.runtime.memory import MIB
-from medcli.runtime.precision import DTYPES, warn_if_slow
+from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for, thread_limit
 from medcli.version import __version__
 from medcli.workflows.bench.loops import Agreement, LoopContest, LoopSettings, agreement, loop_plan
 from medcli.workflows.bench.rows import BenchRow, Measured, measure, rows_of
-from medcli.workflows.bench.subject import Shape, Subject, find_subject
+from medcli.workflows.bench.settings import BenchSettings, Circumstances
+from medcli.workflows.bench.subject import Subject
 from medcli.workflows.bench.variants import ForwardContest, Variant, stages_by_count, unabsorbed_stages
 from medcli.workflows.sample.settings import default_batch_size
 
@@ -38,53 +36,19 @@ LOOP_UNTIMED = 1
 class BenchRequest:
     """What to measure, and how."""
 
-    model: str | None = None
-    """A checkpoint or a preset; None: SiT-S/2 with random weights."""
-    family: str | None = None
-    """`dit` or `sit`, where neither the file's contents nor its name tells."""
-    num_heads: int | None = None
-    """Attention heads, where the width is not a preset's."""
-    shape: Shape = Shape()
-    """Resolution, ladder and blocks, where they are not the model's own."""
-    batch_size: int | None = None
-    """Images in one network call; None: 4 on a CPU, what `medcli sample` takes elsewhere."""
-    dtype: str = "fp32"
-    """`fp32` or `bf16`, of everything but the papers' loop, which is float32."""
-    compiled: bool = False
-    """Whether networks are compiled; the papers' loop is not."""
-    repeats: int
-    """Rounds in which every variant is timed once."""
-    device: str | None = None
-    num_threads: int | None = None
-    """Threads of an operation on the CPU; None: as many as torch likes."""
+    settings: BenchSettings
     loop: LoopSettings
     """The sampling runs; none with 0 steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BenchReport:
+class BenchReport(Circumstances):
     """What every variant took, and where."""
 
-    model: str
-    resolution_px: int
-    num_tokens: int
-    layers: tuple[int, ...]
-    """Blocks with mediators."""
-    depth: int
-    """Blocks."""
-    batch_size: int
     steps: int
     """Solver steps of the loops."""
     rho: tuple[float, ...]
     """Thresholds of the loops."""
-    repeats: int
-    clock: str
-    """`thread_cpu`: CPU time of the one thread; `wall`; `wall_synchronised`: wall between device synchronisations."""
-    device: str
-    machine: str
-    threads: int
-    dtype: str
-    compiled: bool
     weights_mib: float
     """Memory of the model's weights."""
     rows: tuple[BenchRow, ...]
@@ -121,18 +85,13 @@ def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = No
         CheckpointError: If the checkpoint is missing, damaged or not of these families.
         EnvironmentProblem: If the device is not there, or nothing to compile with.
     """
-    if request.repeats < 1:
-        raise ConfigError(f"--repeats must be at least 1, got {request.repeats}")
-    device = pick_device(request.device)
-    warn_if_slow(DTYPES[request.dtype], device, reporter)
-    if request.compiled:
-        require_compiler(device)
-    subject = find_subject(request.model, request.shape, family=request.family, num_heads=request.num_heads)
-    batch_size = request.batch_size or _batch_size(subject, device)
+    settings = request.settings
+    subject, device = settings.prepare(reporter)
+    batch_size = settings.batch_size or _batch_size(subject, device)
     plan = loop_plan(subject.config, request.loop, batch_size)
     if request.loop.steps and plan is None:
         reporter.note("forward passes only: the papers' step-wise loop is for SiT models")
-    with thread_limit(request.num_threads) as threads:
+    with thread_limit(settings.num_threads) as threads:
         return _report(request, subject, plan, batch_size, device, clock or clock_for(device, threads), reporter)
 
 
@@ -146,8 +105,9 @@ def _report(
     reporter: Reporter,
 ) -> BenchReport:
     """Load the weights, measure, and say where it was."""
+    settings = request.settings
     weights_mib, groups = _groups(request, subject, plan, batch_size, device)
-    rows, agreed = _measure(groups, request.repeats, clock, device, reporter)
+    rows, agreed = _measure(groups, settings.repeats, clock, device, reporter)
     return BenchReport(
         model=subject.name,
         resolution_px=subject.config.resolution_px,
@@ -157,13 +117,13 @@ def _report(
         batch_size=batch_size,
         steps=request.loop.steps if plan else 0,
         rho=plan.schedule.rho if plan else (),
-        repeats=request.repeats,
+        repeats=settings.repeats,
         clock=clock.name,
         device=str(device),
         machine=machine_name(device),
         threads=torch.get_num_threads(),
-        dtype=request.dtype,
-        compiled=request.compiled,
+        dtype=settings.dtype,
+        compiled=settings.compiled,
         weights_mib=weights_mib,
         rows=rows,
         agreement=agreed,
@@ -192,19 +152,20 @@ def _groups(
     request: BenchRequest, subject: Subject, plan: SamplingPlan | None, batch_size: int, device: torch.device
 ) -> tuple[float, list[_Group]]:
     """Load the weights: how many MiB they take, and what is to be measured with them."""
+    settings = request.settings
     model = subject.load().to(device)
     plain_weights = dict(model.state_dict())  # stays float32, whatever becomes of the model
-    model = model.to(DTYPES[request.dtype])
-    stages = stages_by_count(model, compiled=request.compiled)
-    unabsorbed = unabsorbed_stages(model, compiled=request.compiled)
+    model = model.to(DTYPES[settings.dtype])
+    stages = stages_by_count(model, compiled=settings.compiled)
+    unabsorbed = unabsorbed_stages(model, compiled=settings.compiled)
     forwards = ForwardContest(
         stages=stages,
         unabsorbed=unabsorbed,
         plain_weights=None if model.config.has_relative_bias else plain_weights,
         batch_size=batch_size,
         device=device,
-        dtype=request.dtype,
-        compiled=request.compiled,
+        dtype=settings.dtype,
+        compiled=settings.compiled,
     )
     groups = [_Group("forward", forwards.variants(), FORWARD_UNTIMED)]
     if plan is not None:
@@ -214,8 +175,8 @@ def _groups(
             plan=plan,
             num_images=request.loop.num_images or batch_size,
             device=device,
-            dtype=request.dtype,
-            compiled=request.compiled,
+            dtype=settings.dtype,
+            compiled=settings.compiled,
         )
         groups.append(_Group("loop", contest.variants(), LOOP_UNTIMED))
     return sum(parameter.nbytes for parameter in model.parameters()) / MIB, groups

@@ -11,6 +11,7 @@ import torch
 
 from medcli.runtime.timing import Spread
 from medcli.version import __version__
+from medcli.workflows.bench.settings import Circumstances
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,25 +82,10 @@ class TrainAgreement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BenchTrainReport:
+class BenchTrainReport(Circumstances):
     """What both sides took, and where."""
 
-    model: str
-    resolution_px: int
-    num_tokens: int
     num_params: int
-    layers: tuple[int, ...]
-    """Blocks with mediators."""
-    depth: int
-    batch_size: int
-    repeats: int
-    clock: str
-    """`thread_cpu`: CPU time of the one thread; `wall`; `wall_synchronised`: wall between device synchronisations."""
-    device: str
-    machine: str
-    threads: int
-    dtype: str
-    compiled: bool
     vae: str | None
     lasting_mib: float
     """Weights, moments and averages of one side."""

@@ -12,10 +12,8 @@ import torch
 
 from medcli.errors import ConfigError
 from medcli.metrics.macs import closed_form_macs
-from medcli.runtime.compilation import require_compiler
-from medcli.runtime.device import pick_device
 from medcli.runtime.memory import MIB, peak_memory_mib
-from medcli.runtime.precision import DTYPES, tf32, warn_if_slow
+from medcli.runtime.precision import DTYPES, tf32
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, Reading, Spread, clock_for, take_turns, thread_limit
 from medcli.training.block_calls import called_with
@@ -23,7 +21,8 @@ from medcli.training.config import TrainConfig
 from medcli.training.fleet import Fleet
 from medcli.training.learner import Learner
 from medcli.workflows.bench.run import machine_name
-from medcli.workflows.bench.subject import Shape, Subject, find_subject
+from medcli.workflows.bench.settings import BenchSettings
+from medcli.workflows.bench.subject import Subject
 from medcli.workflows.bench_train.plain import PlainTraining
 from medcli.workflows.bench_train.report import BenchTrainReport, BenchTrainRow, TrainAgreement
 from medcli.workflows.bench_train.work import training_work
@@ -44,25 +43,7 @@ PLAIN_FAMILIES = ("sit", "dit")
 class BenchTrainRequest:
     """What to measure, and how."""
 
-    model: str | None = None
-    """A checkpoint or a preset; None: SiT-S/2 with random weights."""
-    family: str | None = None
-    """`dit` or `sit`, where neither the file's contents nor its name tells."""
-    num_heads: int | None = None
-    """Attention heads, where the width is not a preset's."""
-    shape: Shape = Shape()
-    """Resolution, ladder and blocks, where they are not the model's own."""
-    batch_size: int | None = None
-    """Images of a step; None: 4 on a CPU, 32 elsewhere."""
-    dtype: str = "fp32"
-    """`fp32` or `bf16`, of our blocks' products; the plain loop is float32."""
-    compiled: bool = False
-    """Whether our network is compiled; the plain loop's is not."""
-    repeats: int = 3
-    """Rounds in which both sides are timed once."""
-    device: str | None = None
-    num_threads: int | None = None
-    """Threads of an operation on the CPU; None: as many as torch likes."""
+    settings: BenchSettings
     vae: str | None = None
     """An autoencoder: the plain loop then encodes its images in every step, as the scripts do; ours has latents."""
 
@@ -80,20 +61,15 @@ def bench_train(request: BenchTrainRequest, reporter: Reporter, *, clock: Clock 
         CheckpointError: If the checkpoint is missing, damaged or not of these families.
         EnvironmentProblem: If the device, the autoencoder or a compiler is not there.
     """
-    if request.repeats < 1:
-        raise ConfigError(f"--repeats must be at least 1, got {request.repeats}")
-    device = pick_device(request.device)
-    warn_if_slow(DTYPES[request.dtype], device, reporter)
-    if request.compiled:
-        require_compiler(device)
-    subject = find_subject(request.model, request.shape, family=request.family, num_heads=request.num_heads)
+    settings = request.settings
+    subject, device = settings.prepare(reporter)
     if subject.config.family not in PLAIN_FAMILIES:
         raise ConfigError(
             f"the papers' training loop is for {' and '.join(PLAIN_FAMILIES)} models, not {subject.config.family}",
             hint="name a DiT or SiT model",
         )
-    batch_size = request.batch_size or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
-    with thread_limit(request.num_threads) as threads:
+    batch_size = settings.batch_size or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
+    with thread_limit(settings.num_threads) as threads:
         contest = _Contest(request, subject, batch_size, device, clock or clock_for(device, threads), reporter)
         return contest.report()
 
@@ -113,7 +89,7 @@ class _Contest:
         self._request, self._subject, self._batch_size = request, subject, batch_size
         self._device, self._clock, self._reporter = device, clock, reporter
         self._counts = (0, *subject.config.mediators)
-        self._num_steps = UNTIMED + request.repeats
+        self._num_steps = UNTIMED + request.settings.repeats
         self._done = itertools.count(1)
         self._work = training_work(
             subject.config, batch_size, self._num_steps, device, vae=request.vae, reporter=reporter
@@ -122,7 +98,7 @@ class _Contest:
 
     def report(self) -> BenchTrainReport:
         """Measure."""
-        request, config = self._request, self._subject.config
+        settings, config = self._request.settings, self._subject.config
         measured = [self._measure(count) for count in self._counts]
         num_params = sum(parameter.numel() for parameter in self._subject.load().parameters())
         return BenchTrainReport(
@@ -133,14 +109,14 @@ class _Contest:
             layers=config.mediator_layers,
             depth=config.depth,
             batch_size=self._batch_size,
-            repeats=request.repeats,
+            repeats=settings.repeats,
             clock=self._clock.name,
             device=str(self._device),
             machine=machine_name(self._device),
             threads=torch.get_num_threads(),
-            dtype=request.dtype,
-            compiled=request.compiled,
-            vae=request.vae,
+            dtype=settings.dtype,
+            compiled=settings.compiled,
+            vae=self._request.vae,
             lasting_mib=4 * 4 * num_params / MIB,
             rows=tuple(row for rows, _ in measured for row in rows),
             agreements=tuple(agreement for _, agreement in measured),
@@ -152,7 +128,7 @@ class _Contest:
             stack.enter_context(tf32(self._device))
             sides = [self._ours(count, stack), self._plain(count)]
             peaks = [self._warm(side) for side in sides]
-            readings = take_turns([side.run for side in sides], self._request.repeats, self._clock, self._tell)
+            readings = take_turns([side.run for side in sides], self._request.settings.repeats, self._clock, self._tell)
         plain_seconds = Spread.of([reading.seconds for reading in readings[1]]).median
         rows = [self._row(*side, count, plain_seconds) for side in zip((OURS, PLAIN), readings, peaks, strict=True)]
         differences = [_relative(*pair) for pair in zip(*(side.losses for side in sides), strict=True)]
@@ -162,10 +138,10 @@ class _Contest:
         """Our step, with the making of its batch, which a run leaves to a thread."""
         model = self._subject.load().requires_grad_(True)
         model.pos_embed.requires_grad_(False)
-        dtype = DTYPES[self._request.dtype]
+        dtype = DTYPES[self._request.settings.dtype]
         stack.enter_context(called_with(model.blocks, device=self._device, dtype=dtype))
         # The norm of the gradient is taken and compared with a limit, as in a run, but both sides do the same steps.
-        config = replace(self._config(count), compile=self._request.compiled, grad_clip=math.inf)
+        config = replace(self._config(count), compile=self._request.settings.compiled, grad_clip=math.inf)
         learner = Learner(model, None, config, self._fleet)
         batches = self._work.batches(config)
         return _Side(lambda step: learner.learn(batches.draw(step)).loss)
@@ -208,8 +184,8 @@ class _Contest:
         return BenchTrainRow(
             variant=variant,
             num_mediators=count,
-            dtype=request.dtype if is_ours and request.dtype != "fp32" else self._full_dtype,
-            compiled=is_ours and request.compiled,
+            dtype=request.settings.dtype if is_ours and request.settings.dtype != "fp32" else self._full_dtype,
+            compiled=is_ours and request.settings.compiled,
             encodes=not is_ours and request.vae is not None,
             num_images=self._batch_size,
             gmacs=TRAINING_PASSES * self._batch_size * a_pass,

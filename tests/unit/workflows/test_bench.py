@@ -25,6 +25,7 @@ from medcli.sampler_config import SamplerConfig
 from medcli.workflows.bench.loops import LoopSettings, agreement, drawn_beforehand, even_rho, loop_plan
 from medcli.workflows.bench.rows import measure
 from medcli.workflows.bench.run import BenchReport, BenchRequest, bench, machine_name
+from medcli.workflows.bench.settings import BenchSettings
 from medcli.workflows.bench.subject import Shape, find_subject, random_model
 from medcli.workflows.bench.variants import Variant, stages_by_count, unabsorbed_stages
 from tests.unit.engine.tiny import LADDER, PIXELS, save, with_ladder
@@ -71,7 +72,9 @@ def scripted(durations: Sequence[float]) -> Clock:
 
 
 def request_of(path: Path, **changes: Any) -> BenchRequest:
-    return BenchRequest(**{"model": str(path), "repeats": 2, "loop": LOOP, "batch_size": 3, "device": "cpu", **changes})
+    loop = changes.pop("loop", LOOP)
+    settings = BenchSettings(**{"model": str(path), "repeats": 2, "batch_size": 3, "device": "cpu", **changes})
+    return BenchRequest(settings=settings, loop=loop)
 
 
 @pytest.fixture(scope="module")
