@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from medcli.cli import options
+from medcli.cli.idle_flags import refuse_without
 from medcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ def parse_amm(amm: str | None, blocks: str | None, form: str | None) -> AmmWish 
     from medcli.workflows.sample.amm import AmmWish
 
     if amm is None:
-        for flag, value in (("--amm-blocks", blocks), ("--amm-form", form)):
-            if value is not None:
-                raise ConfigError(f"{flag} does nothing without --amm", hint="add --amm auto")
+        refuse_without("--amm", {"--amm-blocks": blocks, "--amm-form": form}, hint="add --amm auto")
         return None
     return AmmWish(
         radius=None if amm == AUTO else _parse_radius(amm),

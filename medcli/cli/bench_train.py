@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medcli.cli.bench_words import CLOCKS, SLOWER, machine_words
+from medcli.cli.idle_flags import refuse_given
 from medcli.cli.output import table_of
-from medcli.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -50,13 +50,8 @@ def refuse_idle_flags(ctx: typer.Context, *, is_training: bool) -> None:
     Raises:
         ConfigError: Naming it.
     """
-    for name in NOT_FOR_TRAINING if is_training else FOR_TRAINING:
-        source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(
-                f"{flag} does nothing {'with' if is_training else 'without'} --train", hint=f"leave {flag} out"
-            )
+    names = NOT_FOR_TRAINING if is_training else FOR_TRAINING
+    refuse_given(ctx, names, where=f"{'with' if is_training else 'without'} --train")
 
 
 def training_summary(report: BenchTrainReport) -> Group:

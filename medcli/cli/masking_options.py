@@ -8,6 +8,7 @@ import typer
 
 from medcli.cli import options
 from medcli.cli.finetune_options import LOSS
+from medcli.cli.idle_flags import refuse_without
 from medcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,9 +53,8 @@ def parse_masking(where: str | None, ratios: str | None, mid: str | None) -> Mas
     from medcli.training.masking import Masking
 
     if where is None:
-        for flag, value in (("--mask-ratios", ratios), ("--mask-mid", mid)):
-            if value is not None:
-                raise ConfigError(f"{flag} does nothing without --mask", hint="add --mask down, or --mask input")
+        given_alone = {"--mask-ratios": ratios, "--mask-mid": mid}
+        refuse_without("--mask", given_alone, hint="add --mask down, or --mask input")
         return None
     if where == "input" and mid is not None:
         raise ConfigError("--mask-mid does nothing with --mask input", hint="leave --mask-mid out")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import typer
 
 from medcli.cli import options
 from medcli.cli import sampling_options as sampling
 from medcli.cli import tune_options as own
+from medcli.cli.idle_flags import refuse_given, refuse_without
 from medcli.cli.output import Output, output_of
 from medcli.cli.tune_table import comparison_summary, summary
-from medcli.errors import ConfigError
 
 if TYPE_CHECKING:
     from medcli.workflows.tune.request import Metric
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 NUM_IMAGES = 64
 COMPARED_IMAGES = 400
 COMPARED_SEEDS = 5
-OF_COMPARISON = frozenset({"checkpoint", "num_images", "seed", "seeds", "device", "output", "compare_schedules"})
+OF_COMPARISON = frozenset(
+    ("checkpoint", "num_images", "seed", "seeds", "device", "output", "compare_schedules", "as_json", "quiet", "debug")
+)
 """Parameters that `--compare-schedules` has a use for."""
 
 
@@ -78,11 +80,11 @@ def tune(
     """
     out = output_of(ctx)
     if compare_schedules:
-        _refuse_others(ctx)
+        # The comparison has flags of its own; those of a search would do nothing.
+        refuse_given(ctx, [name for name in ctx.params if name not in OF_COMPARISON], where="with --compare-schedules")
         _compare(out, checkpoint, num_images, seeds, seed, device, output)
         return
-    if seeds is not None:
-        raise ConfigError("--seeds does nothing without --compare-schedules", hint="leave --seeds out")
+    refuse_without("--compare-schedules", {"--seeds": seeds}, hint="leave --seeds out")
     from medcli.workflows.tune.request import TuneRequest, budget_of
     from medcli.workflows.tune.run import tune as run
 
@@ -104,16 +106,6 @@ def tune(
     report = run(request, out)
     out.result(report, summary(report))
     out.hint(f"look at {Path(report.output) / 'tuning.png'}")
-
-
-def _refuse_others(ctx: typer.Context) -> None:
-    """The comparison has flags of its own; those of a search would do nothing."""
-    for name in ctx.params:
-        source: Any = ctx.get_parameter_source(name)
-        if name not in OF_COMPARISON and source is not None and source.name == "COMMANDLINE":
-            flag = f"--{name.replace('_', '-')}"
-            if name not in ("as_json", "quiet", "debug"):
-                raise ConfigError(f"{flag} does nothing with --compare-schedules", hint=f"leave {flag} out")
 
 
 def _compare(

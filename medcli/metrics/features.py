@@ -87,13 +87,7 @@ def extract(
         DataError: If there are fewer than two images, one can't be read, or a feature is not finite.
         EnvironmentProblem: If a cached file goes away while it is in use.
     """
-    if source.num_images < 2:
-        raise DataError(
-            f"{source.name} holds {source.num_images} image, scores need at least 2",
-            hint="score more images, thousands if you can",
-        )
-    for remark in source.remarks:
-        reporter.note(remark)
+    _check_source(source, reporter)
     with ExitStack() as stack:
         kept = cache
         if cache is None and crew and len(crew.devices) > 1:
@@ -106,6 +100,17 @@ def extract(
             summary.add(part)
     summary.report_copies(reporter)
     return summary.feature_set()
+
+
+def _check_source(source: ImageSource, reporter: Reporter) -> None:
+    """Refuse too few images, and pass on what is odd about them."""
+    if source.num_images < 2:
+        raise DataError(
+            f"{source.name} holds {source.num_images} image, scores need at least 2",
+            hint="score more images, thousands if you can",
+        )
+    for remark in source.remarks:
+        reporter.note(remark)
 
 
 def job_of(

@@ -31,13 +31,7 @@ def kernel_distance(
     It may be slightly negative when the sets are alike. All rows, no random subsets: tools that draw subsets of 1000
     scatter around this value.
 
-    The standard error is the jackknife that leaves out one sample at a time, the reference held fixed; row sums are all
-    it needs. With r_i the sum of k over the other samples, c_i that over the reference, and
-
-        u_i = 2 c_i / ((N - 1) M) - 2 r_i / ((N - 1) (N - 2)),
-
-    the value without sample i is u_i plus a constant, so the error is sqrt((N - 1) / N * sum_i (u_i - mean u)^2).
-    With fewer than 3 samples there is none.
+    The standard error is a jackknife over the samples, the reference held fixed; there is none with fewer than 3.
 
     Args:
         samples_ND: (N, D) features of any float type.
@@ -68,6 +62,18 @@ def kernel_distance(
 
 
 def _error(within_N: torch.Tensor, mean_across_N: torch.Tensor) -> float | None:
+    """Standard error by the jackknife that leaves out one sample at a time; row sums are all it needs.
+
+    With r_i the sum of k over the other samples, c_i that over the reference, and
+
+        u_i = 2 c_i / ((N - 1) M) - 2 r_i / ((N - 1) (N - 2)),
+
+    the value without sample i is u_i plus a constant, so the error is sqrt((N - 1) / N * sum_i (u_i - mean u)^2).
+
+    Args:
+        within_N: r, float64.
+        mean_across_N: c / M, float64.
+    """
     num = len(within_N)
     if num < 3:
         return None
