@@ -1,6 +1,6 @@
 """Do the full and the masked loss get in each other's way? `python -m medcli.workflows.masking_study DIR`.
 
-Small networks learn the bundled digits with EDT's masking, with MDT's, and with none, five seeds each. Every 60 steps
+Small networks learn the bundled digits with EDT's masking, with MDT's, and with none, five seeds each. Every 20 steps
 the two losses are measured on draws no run trains on, and the angle between their gradients: where its cosine is below
 0, a step that lowers one loss raises the other. DIR gets the states, `losses.json` and `losses.png`; the same command
 again continues. The picture and what it says are in docs/families.md.
@@ -62,12 +62,12 @@ EDT = ModelConfig(
 )
 MDT = ModelConfig(family="mdtv2", hidden_size=32, depth=6, num_heads=2, decoder_depth=2, **PIXELS)
 TRAINING = TrainConfig(
-    steps=600,
+    steps=200,
     global_batch_size=16,
     lr=1e-3,
     ema=0.0,  # losses of the weights as they are
     loss=LossConfig(min_snr=5.0),
-    save_every=60,
+    save_every=20,
     keep_last=1,
 )
 
