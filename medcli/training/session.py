@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medcli.errors import EnvironmentProblem
 from medcli.runtime.reporting import Reporter
 from medcli.training.ahead import ahead
 from medcli.training.batches import Batch, Batches
@@ -174,7 +175,8 @@ class Session:
         troubles = (*self.journal.troubles, trouble)
         stop_if_repeated(troubles, self._config.max_rollbacks)
         found = self._fleet.told(self._snapshots.newest)
-        assert found is not None  # `_begin` saved one
+        if found is None:  # `_begin` saved one
+            raise EnvironmentProblem("the run's saved states went away while it ran", hint="run the command again")
         self._restore(*found)
         self.journal.troubles = troubles
         self.rollbacks += 1

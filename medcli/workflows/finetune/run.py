@@ -173,8 +173,9 @@ class _Run:
         if not self._previews.wants(step):
             return
         file = self._previews.draw(step, weights)
-        for tracker in self._trackers if file else ():
-            assert file is not None
+        if file is None:
+            return
+        for tracker in self._trackers:
             tracker.picture(step, file)
 
     def _begin(self) -> None:

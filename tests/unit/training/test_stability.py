@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from medcli.data.training_set import ArraySet
-from medcli.errors import CheckpointError, ConfigError, DataError
+from medcli.errors import CheckpointError, ConfigError, DataError, EnvironmentProblem
 from medcli.runtime.reporting import Silent
 from medcli.training.batches import Batches
 from medcli.training.journal import Row, Trouble
@@ -89,6 +89,15 @@ def test_a_batch_with_nan_is_undone_named_and_left_out(tmp_path, step):
         f"step {step}: the loss was nan; going back to step {back} to leave it out",
         f"step {step} is skipped: the loss was nan; image {image} is not finite in the data",
     ]
+
+
+def test_there_is_no_way_back_when_the_states_were_deleted(tmp_path):
+    def delete(step, weights):
+        for state in tmp_path.glob("state-*.safetensors"):
+            state.unlink()
+
+    with pytest.raises(EnvironmentProblem, match="saved states went away"):
+        run(tmp_path, Spoilt([5], with_nan), on={"on_save": delete})
 
 
 def test_the_log_is_that_of_a_run_that_left_the_batch_out(tmp_path):
