@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from medcli.model.absorption import layer_saving
 from medcli.model.attention import Attention
+from medcli.model.kept import Kept
 from medcli.model.linear import linear
 from medcli.model.relative_bias import RelativeBias
 from medcli.model.shapes import BIAS_TABLES, bias_shapes
@@ -76,7 +77,7 @@ class MediatorAttention(Attention):
         super().__init__(hidden_size, num_heads, relative_bias=relative_bias)
         self.dwc = nn.Conv2d(hidden_size, hidden_size, 3, padding=1, groups=hidden_size)
         self.tokens_side = tokens_side
-        self._composed: dict[int, tuple[tuple[object, ...], tuple[Tensor, Tensor]]] = {}
+        self._composed = {count: Kept[tuple[Tensor, Tensor]]() for count in ladder}
         self.ladder: nn.ModuleDict | None = None
         if len(ladder) == 1:
             for name, shape in bias_shapes(num_heads, tokens_side, ladder[0]).items():
@@ -91,21 +92,9 @@ class MediatorAttention(Attention):
         return self if self.ladder is None else self.ladder[str(num_mediators)]
 
     def biases(self, num_mediators: int) -> tuple[Tensor, Tensor]:
-        """Composed biases of a count, each (H, M, N); kept between calls while no gradient is wanted.
-
-        They depend on the weights alone, so a kept pair is good until a table is replaced or written to.
-        """
+        """Composed biases of a count, each (H, M, N); kept between calls while no gradient is wanted."""
         tables = self.tables(num_mediators)
-        parts: list[Tensor] = [getattr(tables, name) for name in BIAS_TABLES]
-        # A compiled graph composes them itself: what is kept can't be looked up without leaving the graph.
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(part.is_inference() for part in parts):
-            return compose_biases(*parts)
-        stamp: tuple[object, ...] = tuple((part.data_ptr(), part._version, part.dtype, part.device) for part in parts)
-        kept = self._composed.get(num_mediators)
-        if kept is None or kept[0] != stamp:
-            kept = (stamp, compose_biases(*parts))
-            self._composed[num_mediators] = kept
-        return kept[1]
+        return self._composed[num_mediators].of(compose_biases, *(getattr(tables, name) for name in BIAS_TABLES))
 
     def absorbs(self, num_mediators: int) -> bool:
         """Whether `absorbed_scores` costs less than projecting every token. Training keeps to the papers' order."""
