@@ -63,6 +63,7 @@ PROBES: dict[str, str] = {
     "finetune of a ladder": f"finetune ladder.safetensors {QUICK_TRAIN} -o ladder",
     "finetune --mask down": f"finetune dense.safetensors {QUICK_TRAIN} --mask down -o down",
     "finetune --mask input": f"finetune dense.safetensors {QUICK_TRAIN} --mask input -o input",
+    "finetune --timesteps loss": f"finetune dense.safetensors {QUICK_TRAIN} --timesteps loss -o by-loss",
     "finetune --calibrate": f"finetune ladder.safetensors {QUICK_TRAIN} --calibrate --dry-run -o calibrated",
     "finetune --dry-run": f"finetune dense.safetensors {QUICK_TRAIN} --dry-run -o planned",
 }

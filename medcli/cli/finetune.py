@@ -15,7 +15,7 @@ from medcli.cli.output import output_of
 from medcli.runtime.processes import this_process
 
 if TYPE_CHECKING:
-    from medcli.training.config import Dtype
+    from medcli.training.config import Dtype, TimestepRule
     from medcli.training.optimizers import OptimizerName
 
 
@@ -56,6 +56,7 @@ def finetune(
     prediction: own.PredictionOpt = None,
     loss_weight: own.LossWeightOpt = "none",
     min_snr: own.MinSnrOpt = None,
+    timesteps: own.TimestepsOpt = "even",
     mask: masking_options.MaskOpt = None,
     mask_ratios: masking_options.MaskRatiosOpt = None,
     mask_mid: masking_options.MaskMidOpt = None,
@@ -102,6 +103,7 @@ def finetune(
             grad_clip=grad_clip,
             label_dropout=label_dropout,
             ladder_rule=ladder_rule,
+            timesteps=cast("TimestepRule", timesteps),
             masking=masking_options.parse_masking(mask, mask_ratios, mask_mid),
             dtype=cast("Dtype", dtype),
             compile=compiled,

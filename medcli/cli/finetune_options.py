@@ -203,6 +203,15 @@ MinSnrOpt = Annotated[
         rich_help_panel=LOSS,
     ),
 ]
+TimestepsOpt = Annotated[
+    str,
+    options.choice(
+        "--timesteps",
+        choices=("even", "loss"),
+        help="Draw timesteps evenly, or those with large losses more often, as EDT was trained. Not for SiT.",
+        panel=LOSS,
+    ),
+]
 DtypeOpt = Annotated[
     str,
     options.choice(

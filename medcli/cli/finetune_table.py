@@ -27,6 +27,8 @@ def plan_table(plan: FinetunePlan) -> Group:
     attention = f"{ladder} mediators in {len(plan.layers)} of {plan.depth} blocks" if ladder else "full attention"
     what = printable(f"{plan.model}, {plan.family}, {plan.resolution_px} px, {attention}")
     how = f"trains {entries(plan.entries)}" + (f", rule: {plan.ladder_rule}" if len(plan.entries) > 1 else "")
+    if plan.timesteps == "loss":
+        how += ", timesteps drawn by their latest losses"
     return Group(Text(f"{what}\n{how}"), _parameters(plan), _memory(plan), _work(plan))
 
 

@@ -40,6 +40,8 @@ class Batch(NamedTuple):
     """Tokens that are left out, by site."""
     masked: Batch | None = None
     """The step's masked pass: the same images and times, with noise, dropped labels and masks of its own."""
+    weight_B: Tensor | None = None
+    """Weights of the rows' losses in their mean, where times are not drawn evenly; None: all are 1."""
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -55,7 +57,16 @@ class Batch(NamedTuple):
                 self.label_B[rows],
                 self.counts[rows],
                 rows_of_masks(self.masks, rows),
+                weight_B=None if self.weight_B is None else self.weight_B[rows],
             )
+
+    def timed(self, t_B: Tensor, weight_B: Tensor) -> Batch:
+        """The step at other times, its masked pass as well, with weights for its losses."""
+        masked = None if self.masked is None else self.masked.timed(t_B, weight_B)
+        # Not `_replace`, which takes the length for the number of parts.
+        return Batch(
+            self.data_BCYX, self.noise_BCYX, t_B, self.label_B, self.counts, self.masks, masked=masked, weight_B=weight_B
+        )
 
 
 class DataOrder:
@@ -141,8 +152,13 @@ class Batches:
         config = self.config
         return counts_of_step(config.ladder_rule, config.entries, config.seed, step, config.global_batch_size)
 
+    def chances(self, step: int) -> Tensor:
+        """(B,) float64 in (0, 1), on the CPU: what a step's times are drawn by."""
+        position_B = self.positions(step)
+        return uniform(self.config.seed, position_B, torch.zeros_like(position_B), 1, Stream.TRAIN_TIME)[:, 0]
+
     def draw(self, step: int) -> Batch:
-        """The rows of a step, from 0, on the device.
+        """The rows of a step, from 0, on the device, at times that are evenly drawn.
 
         Raises:
             DataError: If an image can't be read.
@@ -150,8 +166,8 @@ class Batches:
         config, seed = self.config, self.config.seed
         position_B = self.positions(step)
         data_BCYX, label_B = self.data.read(self.order.picks(position_B), position_B, seed)
-        time_B = uniform(seed, position_B, torch.zeros_like(position_B), 1, Stream.TRAIN_TIME)[:, 0]
-        images_BCYX, t_B = self._sent(data_BCYX), self._sent(native_time(self.model.family, time_B, config.loss))
+        t_B = self._sent(native_time(self.model.family, self.chances(step), config.loss))
+        images_BCYX = self._sent(data_BCYX)
         counts = self.counts(step)[self.rows.start : self.rows.stop]
 
         def drawn(number: int, masks: TokenMasks = NO_MASKS, masked: Batch | None = None) -> Batch:

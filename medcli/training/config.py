@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from medcli.config import Family
 from medcli.errors import ConfigError
 from medcli.training.ladder_rule import LADDER_RULES
 from medcli.training.learning_rate import linear_decay
@@ -14,6 +15,7 @@ from medcli.training.objective import PLAIN_LOSS, LossConfig
 from medcli.training.optimizers import OptimizerName
 
 Dtype = Literal["fp32", "bf16", "fp16"]
+TimestepRule = Literal["even", "loss"]
 AUTO, NEVER = "auto", "never"
 """What `resume` says beside a path."""
 
@@ -58,6 +60,8 @@ class TrainConfig:
     """Which counts a step trains, see `counts_of_step`."""
     loss: LossConfig = PLAIN_LOSS
     """What is minimised."""
+    timesteps: TimestepRule = "even"
+    """How times are drawn: `even`, or `loss`, by their latest losses (`timestep_draws`), which SiT's can't be."""
     masking: Masking | None = None
     """Every step adds a second pass in which some tokens are left out, and its loss; None: one pass."""
     dtype: Dtype = "fp32"
@@ -91,6 +95,8 @@ class TrainConfig:
         _require_at_least("max_rollbacks", self.max_rollbacks, 0)
         self._check_ladder()
         self._check_ranges()
+        if self.timesteps not in get_args(TimestepRule):
+            raise ConfigError(f"--timesteps {self.timesteps!r}: expected one of {', '.join(get_args(TimestepRule))}")
         if self.dtype not in get_args(Dtype):
             raise ConfigError(f"--dtype {self.dtype!r}: expected one of {', '.join(get_args(Dtype))}")
 
@@ -124,6 +130,18 @@ class TrainConfig:
         if not self.spike_factor > 1:
             raise ConfigError(f"the factor that makes a spike must be above 1, got {self.spike_factor}", hint="try 3")
 
+    def check_family(self, family: Family) -> None:
+        """Refuse what a family can't be trained with.
+
+        Raises:
+            ConfigError: If times are to be drawn by losses, and the family's are no integers.
+        """
+        if self.timesteps == "loss" and family == "sit":
+            raise ConfigError(
+                "--timesteps loss counts losses at integer timesteps, and a SiT model has none",
+                hint="leave --timesteps out",
+            )
+
     def lr_at(self, done: int) -> float:
         """Learning rate of the step after so many."""
         if self.lr_decay is None:
@@ -137,6 +155,8 @@ class TrainConfig:
         loss = values.pop("loss")
         if self.optimizer == "adamw":  # states from before there was a choice do not name it
             del values["optimizer"]
+        if values.pop("timesteps") != "even":  # nor this
+            values["way to draw timesteps"] = self.timesteps
         return {**values, **loss, "entries": list(self.entries), "skip_steps": list(self.skip_steps)}
 
 

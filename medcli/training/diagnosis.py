@@ -35,7 +35,7 @@ def origin_of_trouble(learner: Learner, batch: Batch, pick_B: Tensor) -> str:
     rows = [pick for pick, data_CYX in zip(pick_B.tolist(), batch.data_BCYX, strict=True) if not _is_finite(data_CYX)]
     if images := fleet.collected(rows):
         return f"image {images[0]} is {NOT_FINITE_DATA}"
-    loss = fleet.mean(learner.gradients(batch))
+    loss = fleet.mean(learner.gradients(batch).means)
     norms = {name: _norm(value.grad) for name, value in learner.parameters.items() if value.grad is not None}
     learner.forget_gradients()
     if not _is_finite(loss):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS
 from medcli.model.backbone import DiffusionTransformer
 from medcli.training.batches import Batch
 from medcli.training.config import TrainConfig
@@ -17,9 +18,10 @@ from medcli.training.fleet import Fleet
 from medcli.training.objective import LadderObjective
 from medcli.training.optimizers import optimizer_of
 from medcli.training.shards import whole, write
+from medcli.training.timestep_draws import LossSecondMoment
 
-MODEL, EMA = "model", "ema"
-"""What tensors of a state are called before their parameter's name; the optimiser's are called as it calls them."""
+MODEL, EMA, TIMESTEPS = "model", "ema", "timesteps"
+"""What tensors of a state are called before their own name; the optimiser's are called as it calls them."""
 COUNTER = "step"
 """The optimiser's count of a parameter's updates: a step that leaves a parameter out does not count."""
 
@@ -36,6 +38,15 @@ class Measured(NamedTuple):
     def loss(self) -> Tensor:
         """What the step minimised, a scalar."""
         return self.losses.sum()
+
+
+class PassLosses(NamedTuple):
+    """Losses of this process's rows in each pass of a step."""
+
+    means: Tensor
+    """(P,) what is minimised."""
+    rows: Tensor
+    """(P, B) without the rows' weights."""
 
 
 class Learner:
@@ -61,43 +72,63 @@ class Learner:
         # Sharding has put others in the parameters' place.
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.ema = Ema(model, config.ema)
+        self.draws = LossSecondMoment(NUM_TRAIN_TIMESTEPS) if config.timesteps == "loss" else None
         self.scaler = torch.amp.GradScaler(fleet.device.type, enabled=config.dtype == "fp16")
+
+    def timed(self, batch: Batch, chance_B: Tensor) -> Batch:
+        """A batch at the times that this step takes, which may depend on what the steps before it lost.
+
+        Args:
+            batch: At evenly drawn times.
+            chance_B: What its times are drawn by, `Batches.chances`.
+        """
+        if self.draws is None:
+            return batch
+        t_B, weight_B = self.draws.draw(chance_B)
+        return batch.timed(t_B.to(batch.t_B), weight_B.to(batch.data_BCYX))
+
+    def _observe(self, t_B: Tensor, rows_PB: Tensor) -> None:
+        """Note the losses of all processes' rows, in the same order in each of them."""
+        if self.draws is not None:
+            # Waits for the device: the next step's times depend on it.
+            seen = self.fleet.collected(list(zip(t_B.tolist(), rows_PB.sum(0).tolist(), strict=True)))
+            self.draws.observe(*(torch.tensor(part) for part in zip(*seen, strict=True)))
 
     def learn(self, batch: Batch, lr: float | None = None) -> Measured:
         """Do one optimiser step on this process's rows of a batch; None: at the run's first learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr if lr is None else lr
         losses = self.gradients(batch)
+        self._observe(batch.t_B, losses.rows)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.forget_gradients()
         self.ema.update()
-        return Measured(losses, whole(grad_norm))
+        return Measured(losses.means, whole(grad_norm))
 
-    def gradients(self, batch: Batch) -> Tensor:
-        """Compute the gradients of a batch, averaged over processes; they equal those of one pass up to rounding.
-
-        Returns:
-            (P,) mean loss of this process's rows in each pass.
-        """
+    def gradients(self, batch: Batch) -> PassLosses:
+        """Compute the gradients of a batch, averaged over processes; they equal those of one pass up to rounding."""
         passes = [batch] if batch.masked is None else [batch, batch.masked]
         pieces = [list(each.micro_batches(self.config.micro_batch_size)) for each in passes]
         last = pieces[-1][-1]
-        losses: list[Tensor] = []
+        means: list[Tensor] = []
+        rows: list[Tensor] = []
         for part in pieces:
-            shares = []
+            shares: list[Tensor] = []
+            parts: list[Tensor] = []
             for piece in part:
                 with nullcontext() if piece is last else self.fleet.unsynchronised(self._objective):
-                    shares.append(self._pass(piece, len(piece) / len(batch)))
-            losses.append(torch.stack(shares).sum())
+                    loss_B: Tensor = self._objective(*piece[:6])
+                    weighted_B = loss_B if piece.weight_B is None else loss_B * piece.weight_B
+                    loss = weighted_B.mean() * (len(piece) / len(batch))
+                    self.scaler.scale(loss).backward()
+                shares.append(loss.detach())
+                parts.append(loss_B.detach())
+            means.append(torch.stack(shares).sum())
+            rows.append(torch.cat(parts))
         self.scaler.unscale_(self.optimizer)
-        return torch.stack(losses)
-
-    def _pass(self, piece: Batch, share: float) -> Tensor:
-        loss: Tensor = self._objective(*piece[:6]) * share
-        self.scaler.scale(loss).backward()
-        return loss.detach()
+        return PassLosses(torch.stack(means), torch.stack(rows))
 
     def forget_gradients(self) -> None:
         """Drop the gradients."""
@@ -110,6 +141,8 @@ class Learner:
         for name, parameter in self.parameters.items():
             kept = self.optimizer.state.get(parameter, {})
             found.update({f"{kind}.{name}": value for kind, value in kept.items()})
+        if self.draws is not None:
+            found.update({f"{TIMESTEPS}.losses": self.draws.losses_TL, f"{TIMESTEPS}.seen": self.draws.seen_T})
         return found
 
     def restore(self, keys: Iterable[str], read: Callable[[str], Tensor] | None) -> None:

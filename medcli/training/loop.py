@@ -95,6 +95,7 @@ def train(
         KeyboardInterrupt: At Ctrl-C or SIGTERM, once the run is saved.
     """
     started = monotonic()
+    config.check_family(model.config.family)
     fleet = Fleet(has_idle_parameters=has_idle_parameters(model.config, config))
     rows = fleet.rows(config.global_batch_size)
     _check_dtype(config, fleet, reporter)

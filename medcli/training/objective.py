@@ -94,7 +94,7 @@ def runs(counts: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
 
 
 class LadderObjective(nn.Module):
-    """The family's loss, averaged over the batch: `sit_loss`, or `dit_loss` with its variational bound.
+    """The family's loss of each row: `sit_loss`, or `dit_loss` with its variational bound.
 
     Being one module with one `forward`, it is what distributed wrappers see, whatever number of counts a step trains.
 
@@ -135,7 +135,7 @@ class LadderObjective(nn.Module):
         counts: tuple[int, ...],
         masks: TokenMasks = NO_MASKS,
     ) -> Tensor:
-        """Mean loss of the batch, a scalar.
+        """(B,) losses of the batch.
 
         Args:
             data_BCYX: (B, C, Y, X) clean latents.
@@ -159,7 +159,7 @@ class LadderObjective(nn.Module):
             )
             for count, rows in runs(counts)
         ]
-        return torch.cat(losses).mean()
+        return torch.cat(losses)
 
     def losses_at(
         self,

@@ -136,6 +136,7 @@ class Session:
     def _take(self, done: int, batch: Batch) -> None:
         """Train on a batch, or skip it."""
         trouble = next((trouble for trouble in self.journal.troubles if trouble.step == done), None)
+        batch = self._learner.timed(batch, self._batches.chances(done - 1))
         if trouble is not None and trouble.tensor is None:
             self._explain(trouble, batch)
         elif trouble is None and done not in self._config.skip_steps:

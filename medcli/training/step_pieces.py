@@ -151,7 +151,7 @@ def ends_piece(step: StepShape, device: torch.device) -> Piece:
         data_BCYX = torch.zeros(num_images, config.in_channels, config.latent_size, config.latent_size, device=device)
         label_B = torch.zeros(num_images, dtype=torch.long, device=device)
         t_B = native_time(config.family, torch.full((num_images,), 0.5, device=device))
-        loss: Tensor = objective(data_BCYX, data_BCYX, t_B, label_B, (0,) * num_images)
+        loss: Tensor = objective(data_BCYX, data_BCYX, t_B, label_B, (0,) * num_images).mean()
         return loss
 
     return Piece(objective, forward)

@@ -155,7 +155,7 @@ def measured(model: DiffusionTransformer, batches: list[Batch], loss: LossConfig
         for batch in batches:
             inputs = batch if part == 0 else batch.masked
             assert inputs is not None  # drawn with masking
-            value = objective(*inputs[:6]) / len(batches)
+            value = objective(*inputs[:6]).mean() / len(batches)
             value.backward()
             total += float(value.detach())
         means.append(total)

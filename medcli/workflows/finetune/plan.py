@@ -47,6 +47,8 @@ class FinetunePlan:
     entries: tuple[int, ...]
     """Mediator counts trained; 0 is full attention."""
     ladder_rule: str
+    timesteps: str
+    """How training times are drawn: `even` or `loss`."""
     groups: tuple[ParameterGroup, ...]
     data: str
     num_images: int
@@ -109,7 +111,7 @@ class FinetunePlan:
             *("model", "family", "resolution_px", "depth", "ladder_rule", "data", "num_images", "steps", "steps_done"),
             *("global_batch_size", "micro_batch_size", "processes", "device", "gmacs_per_step", "data_secs"),
             *("state_bytes", "num_states", "output", "num_trained", "num_frozen", "images_seen", "epochs"),
-            *("step_secs", "total_secs"),
+            *("step_secs", "total_secs", "timesteps"),
         )
         return {
             "dry_run": True,
@@ -153,6 +155,7 @@ def plan_finetune(request: FinetuneRequest, reporter: Reporter, *, clock: Clock 
         depth=config.depth,
         entries=training.entries,
         ladder_rule=training.ladder_rule,
+        timesteps=training.timesteps,
         groups=setup.selection.groups(),
         data=setup.data.name,
         num_images=setup.data.num_images,

@@ -187,6 +187,7 @@ def _training(request: FinetuneRequest, start: Start) -> TrainConfig:
     training = replace(
         request.training, entries=_entries(config.mediators, request.train_dense), loss=loss_of(request, start)
     )
+    training.check_family(config.family)
     if training.masking is not None:
         mask_sites(config, training.masking)
         if request.distill is not None:
