@@ -20,7 +20,7 @@ from tests.unit.training.small_models import EDT_MODEL, LADDER_MODEL
 
 BY_LOSS = replace(RUN, entries=(0,), timesteps="loss")
 LARGE = 900
-"""From this timestep on, losses are a hundred times those below."""
+"""From this timestep on, losses are a hundred times those below; at even ones half as much again."""
 
 
 def filled(num_timesteps: int) -> LossSecondMoment:
@@ -28,6 +28,7 @@ def filled(num_timesteps: int) -> LossSecondMoment:
     draws = LossSecondMoment(num_timesteps)
     draws.losses_TL[:] = 0.1
     draws.losses_TL[LARGE:] = 10.0
+    draws.losses_TL[::2] *= 1.5  # so that neighbours' weights differ
     draws.seen_T[:] = NUM_KEPT
     return draws
 
