@@ -65,7 +65,14 @@ class Batch(NamedTuple):
         masked = None if self.masked is None else self.masked.timed(t_B, weight_B)
         # Not `_replace`, which takes the length for the number of parts.
         return Batch(
-            self.data_BCYX, self.noise_BCYX, t_B, self.label_B, self.counts, self.masks, masked=masked, weight_B=weight_B
+            self.data_BCYX,
+            self.noise_BCYX,
+            t_B,
+            self.label_B,
+            self.counts,
+            self.masks,
+            masked=masked,
+            weight_B=weight_B,
         )
 
 
