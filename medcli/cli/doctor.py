@@ -11,7 +11,8 @@ from medcli.cli.output import output_of, printable, table_of
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from medcli.workflows.doctor import DoctorReport, Finding
+    from medcli.workflows.doctor.finding import Finding
+    from medcli.workflows.doctor.run import DoctorReport
 
 
 def doctor(ctx: typer.Context) -> None:
@@ -23,7 +24,7 @@ def doctor(ctx: typer.Context) -> None:
         medcli doctor
         medcli doctor --json
     """
-    from medcli.workflows.doctor import examine
+    from medcli.workflows.doctor.run import examine
 
     report = examine()
     output_of(ctx).result(report, summary(report))

@@ -18,8 +18,9 @@ from medcli.data import assets, autoencoder
 from medcli.errors import EnvironmentProblem
 from medcli.metrics import inception_weights
 from medcli.runtime import precision, torchvision_guard
-from medcli.workflows import doctor_checks
-from medcli.workflows.doctor import Finding, examine
+from medcli.workflows.doctor import checks as doctor_checks
+from medcli.workflows.doctor.finding import Finding
+from medcli.workflows.doctor.run import examine
 from tests.conftest import RunCli
 
 

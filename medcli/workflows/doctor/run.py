@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from medcli.version import __version__
-
-Status = Literal["ok", "missing", "remark"]
-"""`missing` takes something away from the user, `remark` is worth knowing."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    name: str
-    status: Status
-    found: str
-    """What there is, in a few words."""
-    disables: str | None = None
-    """What its lack takes away; None if nothing is missing."""
-    remedy: str | None = None
-    """How to get it."""
-
-
-Check = Callable[[], Iterator[Finding]]
-"""Looks at one thing, which may come to several findings. What it needs it imports itself."""
+from medcli.workflows.doctor.checks import CHECKS
+from medcli.workflows.doctor.finding import Check, Finding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,16 +34,12 @@ class DoctorReport:
         }
 
 
-def examine(checks: Sequence[Check] | None = None) -> DoctorReport:
+def examine(checks: Sequence[Check] = CHECKS) -> DoctorReport:
     """Look at everything. A check that breaks is a finding too: this is run where something is wrong.
 
     Args:
-        checks: What to look at; None takes all of `medcli.workflows.doctor_checks`.
+        checks: What to look at.
     """
-    if checks is None:
-        from medcli.workflows.doctor_checks import CHECKS
-
-        checks = CHECKS
     return DoctorReport(findings=tuple(finding for check in checks for finding in _findings(check)))
 
 

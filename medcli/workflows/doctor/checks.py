@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from medcli.errors import EnvironmentProblem
 from medcli.version import __version__
-from medcli.workflows.doctor import Check, Finding
+from medcli.workflows.doctor.finding import Check, Finding
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,1 @@
+"""What `medcli doctor` does."""
