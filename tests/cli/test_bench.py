@@ -119,3 +119,16 @@ def test_mistakes_are_told_in_two_lines_before_any_weights_are_made(
     assert (result.code, result.out) == (code, "")
     assert result.err.startswith(said)
     assert len(result.err.splitlines()) <= 2
+
+
+def test_training_steps_agree_with_the_papers_and_are_timed(run_cli: RunCli, file: Path) -> None:
+    result = run_cli("bench", file, "--train", "--threads", "1", "--repeats", "1", "--batch-size", "2", "--json", "-q")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    # The same losses' gradients, so the same weights after some steps: what is timed does the papers' work.
+    assert all(agreement["max_relative_difference"] < 1e-4 for agreement in report["agreements"])
+    assert {agreement["num_mediators"] for agreement in report["agreements"]} == {0, *LADDER}
+    for row in report["rows"]:
+        assert row["seconds_q1"] <= row["seconds_median"] <= row["seconds_q3"]
+        assert row["images_per_sec"] == pytest.approx(row["num_images"] / row["seconds_median"])
+    assert {row["variant"] for row in report["rows"]} >= {"medcli", "plain"}
