@@ -148,8 +148,8 @@ class _Loop:
     def step(self, pool: Pool, batch: Batch) -> None:
         """Run one batch, padded by repeating its first image, and move its images on."""
         slot_B = batch.slot_B
-        rows = Rows(pool.index_P[slot_B], pool.step_P[slot_B], batch.entry)
-        if self.observer is not None:
+        rows = None if self.observer is None else Rows(pool.index_P[slot_B], pool.step_P[slot_B], batch.entry)
+        if self.observer is not None and rows is not None:
             self.observer.before(rows)
         padded_B = torch.cat([slot_B, slot_B[:1].expand(self.plan.batch_size - len(slot_B))])
         step_B = pool.step_P[padded_B]
@@ -162,7 +162,7 @@ class _Loop:
             predict, before_BCYX, device_step_B, noise_BCYX, num_calls=int(self.calls_L[step_B].max())
         )
         pool.latent_PCYX[row_B[: len(slot_B)]] = after_BCYX[: len(slot_B)]
-        if self.observer is not None:
+        if self.observer is not None and rows is not None:
             self.observer.after(rows, before_BCYX[: len(slot_B)], after_BCYX[: len(slot_B)])
         schedule, distance_B = self.plan.schedule, None
         if schedule.is_dynamic:

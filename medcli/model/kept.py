@@ -18,7 +18,7 @@ class Kept(Generic[Made]):
     """
 
     def __init__(self) -> None:
-        self._last: tuple[tuple[object, ...], Made] | None = None
+        self._last: tuple[tuple[object, ...], tuple[Tensor, ...], Made] | None = None
 
     def of(self, make: Callable[..., Made], *weights: Tensor) -> Made:
         """`make(*weights)`, perhaps from an earlier call; not to be written to."""
@@ -27,5 +27,6 @@ class Kept(Generic[Made]):
             return make(*weights)
         stamp = tuple((part.data_ptr(), part._version, part.dtype, part.device) for part in weights)
         if self._last is None or self._last[0] != stamp:
-            self._last = stamp, make(*weights)
-        return self._last[1]
+            # Aliases hold the memory of these weights, so that no other weights can come to lie at its address.
+            self._last = stamp, tuple(part.detach() for part in weights), make(*weights)
+        return self._last[2]
