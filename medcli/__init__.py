@@ -69,7 +69,7 @@ def count_macs(
     Raises:
         ConfigError: If the resolution or the count does not fit the model.
     """
-    from medcli.metrics.macs import closed_form_macs
+    from medcli.cost.macs import closed_form_macs
 
     config = config_or_model if isinstance(config_or_model, ModelConfig) else config_or_model.config
     return closed_form_macs(config, resolution_px=resolution_px, num_mediators=num_mediators)

@@ -21,7 +21,7 @@ from medcli.checkpoint.unpickle import STORAGE_DTYPES
 from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError, EnvironmentProblem
-from medcli.model.geometry import blocks, side_block
+from medcli.model.layout import blocks, side_block
 from medcli.presets import family_title
 from medcli.runtime.files import atomic_folder, atomic_path
 from medcli.runtime.reporting import Reporter

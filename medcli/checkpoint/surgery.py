@@ -15,7 +15,7 @@ from medcli.checkpoint.keymap import table_key
 from medcli.checkpoint.reader import main_dtype, position_entries
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
-from medcli.model.geometry import blocks
+from medcli.model.layout import blocks
 from medcli.model.shapes import tensor_shapes
 from medcli.presets import default_ladder, first_layers
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from medcli.cli.app import main
 from medcli.config import Family, ModelConfig, listing
-from medcli.metrics.macs import closed_form_macs
+from medcli.cost.macs import closed_form_macs
 from medcli.model.shapes import num_params, position_tables
 from medcli.presets import PUBLISHED, amm_blocks, family_title, preset_config, preset_names
 from medcli.runtime.files import write_text

@@ -48,9 +48,9 @@ def fid(
     """
     from medcli.runtime.cache_folder import default_cache_folder
     from medcli.runtime.processes import this_process
-    from medcli.workflows.fid.assisting import assist
-    from medcli.workflows.fid.computing import Computing
+    from medcli.workflows.fid.features import Computing
     from medcli.workflows.fid.scoring import FidRequest
+    from medcli.workflows.fid.worker import assist
 
     output = output_of(ctx)
     request = FidRequest(

@@ -86,10 +86,10 @@ def finetune(
         medcli finetune --preset SiT-S/2 --data imagenet-latents --steps 400000 --dtype bf16 --compile
     """
     from medcli.training.config import TrainConfig
+    from medcli.workflows.finetune.initial_model import NO_AUTOENCODER, StartRequest
     from medcli.workflows.finetune.plan import plan_finetune
     from medcli.workflows.finetune.request import FinetuneRequest
     from medcli.workflows.finetune.run import finetune as run
-    from medcli.workflows.finetune.start import NO_AUTOENCODER, StartRequest
 
     request = FinetuneRequest(
         training=TrainConfig(

@@ -15,8 +15,8 @@ from torch import Tensor
 from medcli.data.autoencoder import LatentEncoder
 from medcli.data.image_listing import ImageListing
 from medcli.data.images import center_crop, read_image
+from medcli.data.parallel_read import read_all
 from medcli.data.posterior import draw_latents
-from medcli.data.side_by_side import read_all
 from medcli.data.training_set import flip_coins
 
 # Dimension key: B images, C channels, Y X height and width.

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from medcli.data.name_list import NameList
-from medcli.data.side_by_side import read_all
+from medcli.data.parallel_read import read_all
 from medcli.errors import DataError
 
 # Dimension key: N images, B images of a batch, R stored channels, Y X latent height and width.

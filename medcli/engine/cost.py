@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from medcli.config import ModelConfig
+from medcli.cost.macs import closed_form_macs
 from medcli.engine.generate import calls_at_entries
 from medcli.engine.networks import Guidance
-from medcli.metrics.macs import closed_form_macs
 from medcli.model.absorption import absorbed_saving
 
 # Dimension key: L solver steps.

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.engine.adaptive import integrate_groups
+from medcli.engine.batched_rule import distance, num_deciding
+from medcli.engine.guidance_phases import null_calls, phases
 from medcli.engine.networks import Guidance, Stage, guided
 from medcli.engine.observer import Observer, Rows
-from medcli.engine.phases import null_calls, phases
 from medcli.engine.plan import (
     ADAPTIVE_SOLVERS,
     FinishedImage,
@@ -30,7 +31,6 @@ from medcli.engine.plan import (
     philox_noise,
 )
 from medcli.engine.pool import NO_MOVE, Batch, Pool, advance, empty_pool, enter, leave, num_slots, pick_batch
-from medcli.engine.rule import distance, num_deciding
 from medcli.errors import ConfigError
 from medcli.runtime.reporting import Reporter, Silent
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medcli.data.images import MANIFEST, read_manifest
-from medcli.engine.folder import ARCHIVE, is_passing, num_lines
+from medcli.engine.sample_folder import ARCHIVE, is_passing, num_lines
 from medcli.errors import ConfigError, DataError, listed
 from medcli.runtime import files
 

@@ -48,7 +48,8 @@ class Guidance:
     channels: int | None = REFERENCE_CHANNELS
     """Leading latent channels that are guided, None for all."""
     interval: tuple[float, float] = ALWAYS
-    """Progress at which guidance starts and ends, see `medcli.engine.phases`; outside, only the conditional half runs.
+    """Progress at which guidance starts and ends, see `medcli.engine.guidance_phases`. Outside it only the conditional
+    half runs.
 
     Source: arXiv 2404.07724.
     """

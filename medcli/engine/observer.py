@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from medcli.engine.rule import distance
+from medcli.engine.batched_rule import distance
 from medcli.schedule.spec import DistanceName
 
 # Dimension key: B images of a batch, I images, L solver steps, C latent channels, Y X latent height and width.
@@ -61,7 +61,7 @@ class Distances:
         self.distance_IL: dict[str, npt.NDArray[np.float64]] = {
             name: np.full(shape, np.nan) for name in get_args(DistanceName)
         }
-        """By name of the distance, float64: what `medcli.engine.rule.distance` says of image i's step l. NaN until
+        """By name of the distance, float64: `medcli.engine.batched_rule.distance` of image i at step l. NaN until
         seen. The rule never looks at step 0, the jump from the initial noise."""
 
     def before(self, rows: Rows) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medcli.engine.phases import Phase
-from medcli.engine.rule import observe
+from medcli.engine.batched_rule import observe
+from medcli.engine.guidance_phases import Phase
 from medcli.schedule.dynamic import DynamicSchedule
 
 # Dimension key: P images in flight, B images of a batch, J moves along the ladder, C Y X latent.

@@ -9,7 +9,7 @@ tokens. Neither queries nor keys need to exist for all tokens. Source: design 3.
 from __future__ import annotations
 
 from medcli.config import ModelConfig
-from medcli.model.geometry import blocks
+from medcli.model.layout import blocks
 
 
 def layer_saving(num_mediators: int, *, num_heads: int, width: int, num_tokens: int) -> int:
@@ -30,7 +30,7 @@ def layer_saving(num_mediators: int, *, num_heads: int, width: int, num_tokens: 
 def absorbed_saving(config: ModelConfig, *, num_mediators: int | None = None) -> int:
     """Multiply-adds of one forward pass of one image that the papers count and sampling does not do.
 
-    Subtract it from `medcli.metrics.macs.closed_form_macs` for the cost of sampling in the papers' convention.
+    Subtract it from `medcli.cost.macs.closed_form_macs` for the cost of sampling in the papers' convention.
 
     Args:
         config: The network.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
-from medcli.model.geometry import blocks
+from medcli.model.layout import blocks
 
 if TYPE_CHECKING:
     from medcli.model.backbone import DiffusionTransformer

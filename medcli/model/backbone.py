@@ -16,7 +16,7 @@ from medcli.errors import ConfigError
 from medcli.model.block import Block, FinalLayer, RunBlock, attention_of
 from medcli.model.edt import edt_parts, edt_route
 from medcli.model.embed import LabelEmbedder, PatchEmbed, TimestepEmbedder
-from medcli.model.geometry import block_names, blocks, side_block
+from medcli.model.layout import block_names, blocks, side_block
 from medcli.model.masks import NO_MASKS, Run, TokenMasks
 from medcli.model.mdt import mdt_parts, mdt_route
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from medcli.config import ModelConfig
 from medcli.model.attention import Attention
-from medcli.model.geometry import BlockGeometry
+from medcli.model.layout import BlockGeometry
 from medcli.model.linear import Linear, linear_gelu
 from medcli.model.mediator import MediatorAttention
 from medcli.model.norm import add_product, modulated_norm, product

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from medcli.model.geometry import StageGeometry, stages
+from medcli.model.layout import StageGeometry, stages
 from medcli.model.masks import DOWN_SITE, INPUT_SITE, MID_SITE, Run, TokenMasks
 from medcli.model.norm import modulated_norm, product
 

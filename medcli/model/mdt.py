@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from medcli.model.geometry import encoder_half
+from medcli.model.layout import encoder_half
 from medcli.model.masks import INPUT_SITE, Run, TokenMasks
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from medcli.model.absorption import layer_saving
 from medcli.model.attention import Attention
-from medcli.model.kept import Kept
 from medcli.model.linear import linear
 from medcli.model.relative_bias import RelativeBias
 from medcli.model.shapes import BIAS_TABLES, bias_shapes
+from medcli.model.weight_cache import Kept
 
 # Dimension key: B batch, H heads, N latent tokens, M mediator tokens, K head width, D model width = H * K,
 # S tokens along one side of the grid.

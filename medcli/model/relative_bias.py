@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medcli.model.kept import Kept
+from medcli.model.weight_cache import Kept
 
 # Dimension key: H heads, N tokens, S tokens along one side, W = 2 S - 1 offsets along one side.
 

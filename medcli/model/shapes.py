@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from medcli.config import ModelConfig
-from medcli.model.geometry import BlockGeometry, blocks, side_block, stages
+from medcli.model.layout import BlockGeometry, blocks, side_block, stages
 
 TABLE_SIDE = 7
 """Side of the learned bias maps that are resized to the token grid (reference-facts 3.1)."""

@@ -20,10 +20,10 @@ from medcli.model.backbone import DiffusionTransformer
 from medcli.model.shapes import BIAS_TABLES, ladder_prefix
 from medcli.runtime.noise import Stream, words
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.training.calibration_inputs import NoiseStates, noise_states
 from medcli.training.layer_fit import Layer, dense_stream, descend, ratio, row_parts, solve_convolution
 from medcli.training.mediator_descent import CONVOLUTION
 from medcli.training.network_fit import settle
-from medcli.training.noise_states import NoiseStates, noise_states
 from medcli.training.objective import PLAIN_LOSS, LossConfig
 
 # Dimension key: R rows (a state on its way from noise to data), N latent tokens, D model width.

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from medcli.errors import CheckpointError
 from medcli.training.batches import Batch
-from medcli.training.learner import Learner
-from medcli.training.shards import local, whole
-from medcli.training.stability import NOT_FINITE_DATA
+from medcli.training.dtensor import local, whole
+from medcli.training.spikes import NOT_FINITE_DATA
+from medcli.training.trainer import Learner
 
 
 def origin_of_trouble(learner: Learner, batch: Batch, pick_B: Tensor) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medcli.training.shards import local
+from medcli.training.dtensor import local
 
 
 class Ema:

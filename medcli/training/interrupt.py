@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from medcli.training.fleet import Fleet
+from medcli.training.distributed import Fleet
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -14,9 +14,9 @@ from medcli.model.backbone import DiffusionTransformer
 from medcli.model.block import Block
 from medcli.model.mediator import MediatorAttention
 from medcli.model.norm import modulated_norm
+from medcli.training.calibration_inputs import NoiseStates
 from medcli.training.convolution_fit import NormalEquations
 from medcli.training.mediator_descent import minimise
-from medcli.training.noise_states import NoiseStates
 
 # Dimension key: R rows (inputs of the network), B rows of a batch, H heads, N latent tokens, K head width, D width.
 

@@ -1,205 +1,254 @@
-"""Train a network: the one call that workflows make."""
+"""A run from its first step, or where it was left, to its last: steps, looks at the losses, states, troubles."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from medcli.config import ModelConfig
-from medcli.data.training_set import TrainingSet
-from medcli.errors import ConfigError
-from medcli.model.backbone import DiffusionTransformer
-from medcli.model.block import Block
-from medcli.runtime.files import require_space
-from medcli.runtime.locks import FolderLocks
-from medcli.runtime.precision import DTYPES, tf32, warn_if_slow
+from medcli.errors import EnvironmentProblem
 from medcli.runtime.reporting import Reporter
-from medcli.training.batches import Batches
-from medcli.training.block_calls import called_with
-from medcli.training.config import TrainConfig
-from medcli.training.fleet import Fleet
+from medcli.training.batches import Batch, Batches
+from medcli.training.config import AUTO, NEVER, TrainConfig
+from medcli.training.diagnosis import origin_of_trouble
+from medcli.training.dtensor import whole
+from medcli.training.history import Journal, Row, Trouble
 from medcli.training.interrupt import Interrupt
-from medcli.training.journal import Trouble
-from medcli.training.learner import Learner
 from medcli.training.metrics_log import MetricsLog
-from medcli.training.optimizers import NUM_MOMENTS
-from medcli.training.session import Listeners, OnLog, OnSave, Session
+from medcli.training.prefetch import ahead
 from medcli.training.snapshots import Snapshots
+from medcli.training.spikes import stop_if_repeated, trouble_of
+from medcli.training.state import StateHeader, open_state
+from medcli.training.trainer import Learner, Measured
 
-METRICS_FILE = "metrics.jsonl"
-LOCK_FILE = ".lock"
+OnSave = Callable[[int, Mapping[str, Tensor]], None]
+OnLog = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainResult:
-    """What a run ended with."""
+class Listeners:
+    """Who else is told what happens. They are called in the first process alone; what they do alters no number."""
 
-    ema: dict[str, Tensor]
-    """The moving average of every parameter by name, float32 on the CPU."""
-    steps: int
-    """Steps that are over, those before a resume included."""
-    loss: float | None
-    """Of the last step that was trained on."""
-    skipped: tuple[Trouble, ...]
-    """Steps that were left out because of trouble, those before a resume included."""
-    rollbacks: int
-    """Times this session went back to a saved state."""
-    seconds: float
-    """Time this session took, states and listeners included."""
-    images_per_sec: float | None
-    """Images this session trained on by that time; None if it had nothing to do."""
+    reporter: Reporter
+    on_save: OnSave | None = None
+    """Gets the steps done and a copy of the averaged weights, float32 on the CPU, after each saved state but the one
+    before the first step."""
+    on_log: OnLog | None = None
+    """Gets each line of `metrics.jsonl`."""
 
 
-def train(
-    model: DiffusionTransformer,
-    data: TrainingSet,
-    config: TrainConfig,
-    output_dir: Path,
-    reporter: Reporter,
-    *,
-    teacher: DiffusionTransformer | None = None,
-    identity: Mapping[str, Any] | None = None,
-    on_save: OnSave | None = None,
-    on_log: OnLog | None = None,
-) -> TrainResult:
-    """Train a model in place, alone or as one of the processes of a launch.
+class Session:
+    """A run in progress.
 
-    The same call again continues what `output_dir` holds, bit for bit on a CPU.
+    Steps that turn out bad are undone: the newest saved state comes back, and what follows it is done again without
+    their batches. Nothing is done about a bad step on the spot, so good steps pay nothing for the guard, and a run
+    ends with the very bits of one that had left the batch out from the start.
 
     Args:
-        model: Initialised or pretrained network, float32. Parameters that require no gradient stay as they are.
-        data: The data set.
+        learner: What is trained.
+        batches: This process's rows of each batch.
         config: The run.
-        output_dir: Gets states, `metrics.jsonl` and a lock while the run lasts. Only the first process touches it.
-        reporter: Told about progress, troubles and damaged states; by the first process alone.
-        teacher: The dense parent, where `config.loss.distill` is above 0.
-        identity: More that a resumed run must share with its beginning, such as the hash of the starting weights; JSON
-            values by a name that reads well after "a run with another".
-        on_save: Told after each saved state, see `Listeners`.
-        on_log: Given each line of the log.
-
-    Raises:
-        ConfigError: If the run does not fit the machine or its processes, another one trains in `output_dir`, or
-            trouble comes again and again.
-        CheckpointError: If `output_dir` holds a run with other settings, or states that can't be read.
-        DataError: If the data can't be read, or images in it are not finite.
-        EnvironmentProblem: If there is no room for the states.
-        KeyboardInterrupt: At Ctrl-C or SIGTERM, once the run is saved.
+        snapshots: Its saved states.
+        metrics: Its log.
+        interrupt: Tells when to stop early.
+        listeners: Told what happens.
     """
-    started = monotonic()
-    config.check_family(model.config.family)
-    fleet = Fleet(has_idle_parameters=has_idle_parameters(model.config, config))
-    rows = fleet.rows(config.global_batch_size)
-    _check_dtype(config, fleet, reporter)
-    run = _identity_of(model, data, config, identity or {})
-    with ExitStack() as stack:
-        fleet.told(lambda: _take_folder(stack, output_dir, model, config))
-        snapshots = Snapshots(output_dir, run, config.keep_last, reporter)
-        fleet.told(snapshots.clean)
-        stack.enter_context(fleet.calm())
-        stack.enter_context(tf32(fleet.device))
-        stack.enter_context(_narrow_blocks(model, teacher, config, fleet.device))
-        learner = Learner(model, teacher, config, fleet)
-        session = Session(
-            learner,
-            Batches.of(data, config, model.config, rows=rows, device=fleet.device),
-            config,
-            snapshots=snapshots,
-            metrics=MetricsLog(output_dir / METRICS_FILE),
-            interrupt=stack.enter_context(Interrupt(fleet)),
-            listeners=Listeners(reporter=reporter, on_save=on_save, on_log=on_log),
-        )
-        session.run()
-        return _result_of(session, learner, monotonic() - started)
+
+    def __init__(
+        self,
+        learner: Learner,
+        batches: Batches,
+        config: TrainConfig,
+        *,
+        snapshots: Snapshots,
+        metrics: MetricsLog,
+        interrupt: Interrupt,
+        listeners: Listeners,
+    ) -> None:
+        self._learner, self._batches, self._config, self._fleet = learner, batches, config, learner.fleet
+        self._snapshots, self._metrics, self._interrupt, self._listeners = snapshots, metrics, interrupt, listeners
+        self.journal = Journal()
+        self.rollbacks = 0
+        """Times this session went back to a saved state."""
+        self.num_trained = 0
+        """Steps of this session that were trained on, those it took back included."""
+        self._pending: list[tuple[int, Measured]] = []
+        self._mark = (monotonic(), 0)
+
+    def run(self) -> None:
+        """Train until all steps are done.
+
+        Raises:
+            CheckpointError: If saved states can't be continued, or the weights are not finite.
+            DataError: If the data can't be read, or images in it are not finite.
+            ConfigError: If trouble comes again and again.
+            KeyboardInterrupt: If it was interrupted; everything done is saved.
+        """
+        self._begin()
+        while (trouble := self._advance()) is not None:
+            self._roll_back(trouble)
+
+    def _begin(self) -> None:
+        """Take up a saved state, or save the first one: there is always a state to go back to."""
+        wish, snapshots = self._config.resume, self._snapshots
+        if wish == AUTO:
+            found = self._fleet.told(snapshots.newest)
+        else:
+            found = None if wish == NEVER else self._fleet.told(lambda: snapshots.at(Path(wish)))
+        if found is not None:
+            self._restore(*found)
+            done, steps = self.journal.done, self._config.steps
+            way = f"going on after step {done}" if done < steps else f"{done} steps are done, {steps} were asked for"
+            self._note(f"{way} ({found[0]})")
+        if found is None or wish != AUTO:
+            self._save()
+        self._cut_metrics()
+
+    def _advance(self) -> Trouble | None:
+        """Train until the end, or until a look at the losses finds trouble."""
+        with ahead(self._batches.draw, range(self.journal.done, self._config.steps)) as drawn:
+            for step, batch in drawn:
+                done = step + 1
+                self._take(done, batch)
+                is_stopped = self._interrupt.is_wanted()
+                is_logged = self._is_due(done, self._config.log_every)
+                is_saved = self._is_due(done, self._config.save_every)
+                if (is_stopped or is_logged or is_saved) and (trouble := self._look()) is not None:
+                    return trouble
+                if is_logged:
+                    self._log()
+                if is_stopped or is_saved:
+                    self._save_and_tell()
+                if is_stopped:
+                    self._note(f"stopped after step {done}; the same command goes on from there")
+                    raise KeyboardInterrupt
+        return None
+
+    def _is_due(self, done: int, every: int) -> bool:
+        return done % every == 0 or done == self._config.steps
+
+    def _take(self, done: int, batch: Batch) -> None:
+        """Train on a batch, or skip it."""
+        trouble = next((trouble for trouble in self.journal.troubles if trouble.step == done), None)
+        batch = self._learner.timed(batch, self._batches.chances(done - 1))
+        if trouble is not None and trouble.tensor is None:
+            self._explain(trouble, batch)
+        elif trouble is None and done not in self._config.skip_steps:
+            self._pending.append((done, self._learner.learn(batch, self._config.lr_at(done - 1))))
+            self.num_trained += 1
+        self.journal.done = done
+        if self._fleet.is_first:
+            self._listeners.reporter.progress(done, self._config.steps, "steps")
+
+    def _explain(self, trouble: Trouble, batch: Batch) -> None:
+        picks = self._batches.order.picks(self._batches.positions(trouble.step - 1))
+        tensor = origin_of_trouble(self._learner, batch, picks)
+        self.journal.explain(trouble.step, tensor)
+        self._note(f"step {trouble.step} is skipped: {trouble.what}; {tensor}")
+
+    def _look(self) -> Trouble | None:
+        """Wait for the numbers of the steps since the last look, and judge them in their order."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return None
+        measured = [torch.cat([measured.losses, measured.grad_norm[None]]) for _, measured in pending]
+        # One value for all processes: they must not disagree about what is trouble.
+        values = self._fleet.mean(torch.stack(measured)).tolist()
+        for (done, _), (loss, *masked, grad_norm) in zip(pending, values, strict=True):
+            counts = tuple(sorted(set(self._batches.counts(done - 1))))
+            row = Row(done, counts, loss + sum(masked), grad_norm, *masked)
+            recent = self.journal.losses_of(row.counts)
+            may_overflow = self._config.dtype == "fp16"
+            trouble = trouble_of(row, recent, self._config.spike_factor, may_overflow=may_overflow)
+            if trouble is not None:
+                return trouble
+            self.journal.rows.append(row)
+        return None
+
+    def _roll_back(self, trouble: Trouble) -> None:
+        """Undo what came after the newest saved state, and leave the trouble's batch out from now on."""
+        troubles = (*self.journal.troubles, trouble)
+        stop_if_repeated(troubles, self._config.max_rollbacks)
+        found = self._fleet.told(self._snapshots.newest)
+        if found is None:  # `_begin` saved one
+            raise EnvironmentProblem("the run's saved states went away while it ran", hint="run the command again")
+        self._restore(*found)
+        self.journal.troubles = troubles
+        self.rollbacks += 1
+        self._cut_metrics()
+        self._note(f"step {trouble.step}: {trouble.what}; going back to step {self.journal.done} to leave it out")
+
+    def _restore(self, path: Path, header: StateHeader) -> None:
+        if self._fleet.is_first:
+            with open_state(path) as (_, read):
+                self._learner.restore(header.keys, read)
+        else:
+            self._learner.restore(header.keys, None)
+        self._learner.scaler.load_state_dict(header.scaler)
+        self.journal = Journal.from_json(header.journal)
+
+    def _save(self) -> None:
+        """Save a state; every process takes part, for each may hold a part of it."""
+        tensors: dict[str, Tensor] = {}
+        for name, value in self._learner.tensors().items():
+            complete = whole(value)
+            if self._fleet.is_first:
+                tensors[name] = complete.cpu()
+        scaler = self._learner.scaler.state_dict()
+        self._fleet.told(lambda: self._snapshots.save(tensors, self.journal.to_json(), scaler))
+
+    def _save_and_tell(self) -> None:
+        self._save()
+        if self._listeners.on_save is not None:
+            averaged = self._learner.averaged()
+            if self._fleet.is_first:
+                self._listeners.on_save(self.journal.done, {name: value.clone() for name, value in averaged.items()})
+        self._fleet.wait()
+
+    def _log(self) -> None:
+        """Add a line: averages over the steps since the last one that a straight run would have written."""
+        done, every = self.journal.done, self._config.log_every
+        (then, before), self._mark = self._mark, (monotonic(), self.num_trained)
+        if not self._fleet.is_first:
+            return
+        rows = self.journal.after((done - 1) // every * every)
+        images = (self.num_trained - before) * self._config.global_batch_size
+        skipped = {trouble.step for trouble in self.journal.troubles} | set(self._config.skip_steps)
+        line = {
+            "step": done,
+            "loss": _mean([row.loss for row in rows]),
+            "grad_norm": _mean([row.grad_norm for row in rows]),
+            **self._both_losses(rows),
+            "images_per_sec": round(images / (monotonic() - then), 2),
+            "skipped": sum(step <= done for step in skipped),
+        }
+        self._metrics.add(line)
+        if self._listeners.on_log is not None:
+            self._listeners.on_log(line)
+
+    def _both_losses(self, rows: list[Row]) -> dict[str, float | None]:
+        """The parts of the loss in masked training."""
+        if self._config.masking is None:
+            return {}
+        masked = [row.masked_loss or 0.0 for row in rows]
+        full = [row.loss - part for row, part in zip(rows, masked, strict=True)]
+        return {"full_loss": _mean(full), "masked_loss": _mean(masked)}
+
+    def _cut_metrics(self) -> None:
+        self._mark = (monotonic(), self.num_trained)
+        if self._fleet.is_first:
+            self._metrics.cut(self.journal.done, self._config.log_every)
+
+    def _note(self, text: str) -> None:
+        if self._fleet.is_first:
+            self._listeners.reporter.note(text)
 
 
-def has_idle_parameters(model: ModelConfig, config: TrainConfig) -> bool:
-    """Whether some passes leave trained parameters out."""
-    if model.family == "mdtv2":
-        return True  # what fills the holes of masked tokens
-    is_single = len(model.mediators) == 1 and config.entries == model.mediators
-    return bool(model.mediator_layers) and not is_single
-
-
-def _check_dtype(config: TrainConfig, fleet: Fleet, reporter: Reporter) -> None:
-    """Refuse number formats that can't be trained in here; warn of slow ones."""
-    if config.dtype == "fp16" and fleet.device.type != "cuda":
-        raise ConfigError(
-            f"--dtype fp16 needs a CUDA device, this run is on {fleet.device.type}", hint="use --dtype fp32, or bf16"
-        )
-    if config.dtype == "fp16" and fleet.is_sharded:
-        raise ConfigError("--dtype fp16 does not go with FSDP", hint="use --dtype bf16")
-    if fleet.is_first:
-        warn_if_slow(DTYPES[config.dtype], fleet.device, reporter)
-
-
-def _identity_of(
-    model: DiffusionTransformer, data: TrainingSet, config: TrainConfig, more: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a resumed run must share with its beginning, by names that messages use."""
-    trained = sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    return {
-        **config.fixed(),
-        "model": model.config.to_json(),
-        "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "choice of trained parameters": hashlib.sha256("\n".join(trained).encode()).hexdigest(),
-        **more,
-    }
-
-
-def _take_folder(stack: ExitStack, folder: Path, model: DiffusionTransformer, config: TrainConfig) -> None:
-    """Make sure that the folder is this run's alone, and that its disk holds the states.
-
-    Raises:
-        ConfigError: If another run is at work there.
-        EnvironmentProblem: If it can't be written to, or is too full.
-    """
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    # Beside the weights, of each that is trained its average and the optimiser's memory.
-    num_bytes = torch.float32.itemsize * (weights + (1 + NUM_MOMENTS[config.optimizer]) * trained)
-    require_space(folder, (config.keep_last + 1) * num_bytes, f"{config.keep_last + 1} training states")
-    locks = FolderLocks(folder / LOCK_FILE)
-    stack.callback(locks.close)
-    if not locks.is_alone:
-        raise ConfigError(f"another run is training in {folder}", hint="wait for it, or choose another --output")
-    locks.share()  # or the next one to ask would wait instead of being told
-
-
-@contextmanager
-def _narrow_blocks(
-    model: DiffusionTransformer, teacher: DiffusionTransformer | None, config: TrainConfig, device: torch.device
-) -> Iterator[None]:
-    dtype = DTYPES[config.dtype]
-    with (
-        called_with(_blocks(model), device=device, dtype=dtype, is_checkpointed=config.checkpoint_activations),
-        called_with(_blocks(teacher) if teacher else (), device=device, dtype=dtype),
-    ):
-        yield
-
-
-def _blocks(model: DiffusionTransformer) -> list[Block]:
-    """All blocks, that which only masked passes run included."""
-    return [module for module in model.modules() if isinstance(module, Block)]
-
-
-def _result_of(session: Session, learner: Learner, seconds: float) -> TrainResult:
-    journal = session.journal
-    images = session.num_trained * learner.config.global_batch_size
-    return TrainResult(
-        ema=learner.averaged(),
-        steps=journal.done,
-        loss=journal.rows[-1].loss if journal.rows else None,
-        skipped=journal.troubles,
-        rollbacks=session.rollbacks,
-        seconds=seconds,
-        images_per_sec=images / seconds if images else None,
-    )
+def _mean(values: list[float]) -> float | None:
+    return round(fmean(values), 6) if values else None

@@ -16,7 +16,7 @@ from torch import Tensor
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
 from medcli.model.edt import MID_BLOCK
-from medcli.model.geometry import stages
+from medcli.model.layout import stages
 from medcli.model.masks import DOWN_SITE, INPUT_SITE, MID_SITE, TokenMasks
 from medcli.runtime.noise import Stream, uniform
 

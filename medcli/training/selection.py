@@ -13,7 +13,7 @@ from torch import nn
 
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
-from medcli.model.geometry import block_names
+from medcli.model.layout import block_names
 from medcli.model.shapes import tensor_shapes
 
 Train = Literal["all", "attention"]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from medcli.config import ModelConfig
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.block import Block, attention_of
-from medcli.model.geometry import SIDE_BLOCK, block_kinds, block_names, blocks
-from medcli.training.block_calls import called_with
+from medcli.model.layout import SIDE_BLOCK, block_kinds, block_names, blocks
+from medcli.training.block_autocast import called_with
 from medcli.training.objective import LadderObjective, native_time
 from medcli.training.optimizers import OptimizerName
 from medcli.training.selection import Selection

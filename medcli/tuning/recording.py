@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from medcli.diffusion.steps import Sampler, build_sampler
+from medcli.engine.batched_rule import distance
+from medcli.engine.guidance_phases import Phase, phases
 from medcli.engine.networks import Guidance, Stage, guided
-from medcli.engine.phases import Phase, phases
 from medcli.engine.plan import Noise, SamplingPlan, latent_shape_of, philox_noise
-from medcli.engine.rule import distance
 from medcli.runtime.files import atomic_path
 from medcli.tuning.tables import StepTable
 

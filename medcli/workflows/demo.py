@@ -12,12 +12,12 @@ import torch
 
 from medcli.checkpoint.reader import describe
 from medcli.data.assets import BUNDLED_MODEL, asset_path
-from medcli.engine.folder import RECORDS, Record, file_name
 from medcli.engine.pictures import grid_of, read_png, write_png
+from medcli.engine.sample_folder import RECORDS, Record, file_name
 from medcli.errors import ConfigError
-from medcli.metrics.digits_extractor import digit_labels, load_digits_extractor
 from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Reporter
+from medcli.scores.digits_extractor import digit_labels, load_digits_extractor
 from medcli.workflows.fid.run import FidRequest, score_samples
 from medcli.workflows.sample.run import SampleReport, sample
 from medcli.workflows.sample.settings import SampleRequest

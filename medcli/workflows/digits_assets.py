@@ -17,12 +17,12 @@ from torch.nn import functional
 from medcli.data.digits import IMAGES, digit_pixels, load_digits
 from medcli.data.images import ImageArray
 from medcli.errors import ConfigError
-from medcli.metrics.digits_extractor import CLASSIFIER, DigitClassifier, grey_8x8, load_digits_extractor
-from medcli.metrics.extractor import DIGITS, POOL
-from medcli.metrics.features import Wanted, extract
-from medcli.metrics.reference import BUNDLED, bundled_bytes
 from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Silent
+from medcli.scores.digits_extractor import CLASSIFIER, DigitClassifier, grey_8x8, load_digits_extractor
+from medcli.scores.extractor import DIGITS, POOL
+from medcli.scores.features import Wanted, extract
+from medcli.scores.reference import BUNDLED, bundled_bytes
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 NUM_HELD_OUT = 360

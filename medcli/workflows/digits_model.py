@@ -20,7 +20,7 @@ from medcli.model.backbone import DiffusionTransformer
 from medcli.model.init import initialise
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.config import TrainConfig
-from medcli.training.loop import train
+from medcli.training.train import train
 
 LADDER = (1, 4, 16)
 DEPTH = 4

@@ -10,12 +10,12 @@ from typing import Any
 from medcli.checkpoint.reader import describe
 from medcli.checkpoint.surgery import TooFewTokens, target_config
 from medcli.config import ModelConfig
+from medcli.cost.macs import dense
+from medcli.cost.traced_macs import trace_costs
 from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.engine.labels import Labels
 from medcli.engine.plan import SamplingPlan, check_plan
 from medcli.errors import ConfigError
-from medcli.metrics.macs import dense
-from medcli.metrics.traced_macs import trace_costs
 from medcli.model.absorption import absorbed_saving
 from medcli.model.shapes import num_params
 from medcli.presets import DEFAULT_PRESET, PUBLISHED, default_ladder, means_preset, preset_config, preset_of

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medcli.checkpoint.reader import CheckpointInfo, describe
-from medcli.metrics.macs import closed_form_macs
+from medcli.cost.macs import closed_form_macs
 
 FAMILY_SETTINGS = ("stage_depths", "stage_widths", "stage_heads", "decoder_depth")
 """Shown where a family has them."""

@@ -9,12 +9,12 @@ from typing import Any
 
 from medcli.config import SD_AUTOENCODER
 from medcli.data.autoencoder import LatentEncoder, open_encoder
+from medcli.data.datasets import existing
 from medcli.data.digits import DIGITS
-from medcli.data.foreign_latents import open_foreign
+from medcli.data.external_latents import open_foreign
 from medcli.data.image_listing import ImageListing, list_images
 from medcli.data.latent_index import LatentIndex, read_index
 from medcli.data.latent_set import STD_RANGE
-from medcli.data.open_set import existing
 from medcli.errors import ConfigError, DataError, EnvironmentProblem, listed
 from medcli.runtime.device import own_device
 from medcli.runtime.files import require_space
@@ -22,7 +22,7 @@ from medcli.runtime.locks import FolderLocks
 from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.workflows.latents_making import Making, missing_shards
+from medcli.workflows.latents_encoding import Making, missing_shards
 
 LOCK = ".lock"
 TEMPORARY = ".latents-*.tmp-*"

@@ -27,9 +27,9 @@ from medcli.runtime.files import atomic_path, write_text
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.batches import Batch, Batches
 from medcli.training.config import NEVER, TrainConfig
-from medcli.training.loop import train
 from medcli.training.masking import Masking
 from medcli.training.objective import LadderObjective, LossConfig
+from medcli.training.train import train
 
 SEEDS = range(5)
 Found = Mapping[str, list[list[dict[str, float]]]]

@@ -16,8 +16,8 @@ from medcli.errors import ConfigError
 from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter
 from medcli.tuning.running import mean_and_error
+from medcli.workflows.fid.inputs import common_reference, survey, survey_reference
 from medcli.workflows.fid.scoring import FidRequest, load_yardstick, measure
-from medcli.workflows.fid.sides import common_reference, survey, survey_reference
 from medcli.workflows.image_cost import image_cost, recorded_run
 from medcli.workflows.sample.run import sample
 from medcli.workflows.sample.settings import SampleRequest

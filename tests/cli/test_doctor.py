@@ -16,8 +16,8 @@ import pytest
 
 from medcli.data import assets, autoencoder
 from medcli.errors import EnvironmentProblem
-from medcli.metrics import inception_weights
 from medcli.runtime import precision, torchvision_guard
+from medcli.scores import inception_weights
 from medcli.workflows.doctor import checks as doctor_checks
 from medcli.workflows.doctor.finding import Finding
 from medcli.workflows.doctor.run import examine

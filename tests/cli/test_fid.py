@@ -327,9 +327,7 @@ def test_features_are_kept_and_found_again_whatever_form_the_images_have(
 ) -> None:
     first = json.loads(run_cli("fid", sample_folder(empty_folder / "x"), "--cache-dir", "kept", "--json").out)
     assert list(Path("kept").rglob("*.safetensors"))
-    monkeypatch.setattr(
-        "medcli.metrics.digits_extractor.DigitsExtractor.run", lambda *_: pytest.fail("the network ran")
-    )
+    monkeypatch.setattr("medcli.scores.digits_extractor.DigitsExtractor.run", lambda *_: pytest.fail("the network ran"))
     archive = npz(empty_folder / "y.npz", DIGITS[:20])
     second = json.loads(run_cli("fid", archive, "digits", "--cache-dir", "kept", "--json").out)
     for name in ("fid", "kid", "standard_errors", "provenance"):
@@ -374,7 +372,7 @@ def test_weights_are_fetched_only_when_asked(
 ) -> None:
     asked: list[object] = []
     monkeypatch.setenv("TORCH_HOME", str(empty_folder))
-    monkeypatch.setattr("medcli.workflows.fid.computing.download_inception", lambda **given: asked.append(given))
+    monkeypatch.setattr("medcli.workflows.fid.features.download_inception", lambda **given: asked.append(given))
     archive = npz(empty_folder / "x.npz", DIGITS[:20])
     refused(run_cli, ExitCode.ENVIRONMENT, archive, archive)
     assert not asked

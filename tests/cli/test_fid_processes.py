@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medcli.errors import ExitCode
-from medcli.metrics.digits_extractor import DigitsExtractor
+from medcli.scores.digits_extractor import DigitsExtractor
 from tests.cli.test_fid import DIGITS, npz, sample_folder
 from tests.conftest import RunCli
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from medcli.cost.macs import closed_form_macs
 from medcli.errors import ExitCode
-from medcli.metrics.macs import closed_form_macs
 from medcli.presets import preset_config
 from tests.conftest import RunCli
 from tests.unit.engine.tiny import PIXELS, RHO, save, with_ladder

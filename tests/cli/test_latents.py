@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 
 import medcli
 from medcli.data.autoencoder import open_encoder
+from medcli.data.datasets import open_training_set
 from medcli.data.image_set import EncodedSet, read_pixels
 from medcli.data.latent_set import LatentSet
-from medcli.data.open_set import open_training_set
 from tests.conftest import Result, RunCli
 from tests.unit.data.test_autoencoder import save_tiny_autoencoder
-from tests.unit.data.test_foreign_latents import save_lightning
+from tests.unit.data.test_external_latents import save_lightning
 from tests.unit.data.tiny_data import LATENTS, RES, save_classes, save_image
 
 OPTIONS = ("--vae", "vae", "--res", str(RES), "--shard-size", "4", "--device", "cpu")

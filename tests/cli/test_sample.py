@@ -16,9 +16,9 @@ from PIL import Image
 
 import medcli
 from medcli.config import ModelConfig
-from medcli.engine.folder import SampleFolder
 from medcli.engine.generate import generate
 from medcli.engine.plan import SamplingPlan
+from medcli.engine.sample_folder import SampleFolder
 from medcli.errors import ExitCode
 from medcli.model.absorption import absorbed_saving
 from tests.conftest import Result, RunCli
@@ -207,7 +207,7 @@ def test_a_run_goes_on_with_the_batches_it_was_made_with(sample: Sample, monkeyp
         sizes.append(plan.batch_size)
         return generate(stages, plan, *args, **options)
 
-    monkeypatch.setattr("medcli.workflows.sample.making.generate", watched)
+    monkeypatch.setattr("medcli.workflows.sample.generate.generate", watched)
     sample("--schedule", "full", "--num-images", "6", "-o", "out")
     sample("--schedule", "full", "--num-images", "9", "-o", "out")
     before = hashes(Path("out"))

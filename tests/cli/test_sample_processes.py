@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 import medcli
-from medcli.engine.claims import Claims
-from medcli.engine.folder import Record, SampleFolder
+from medcli.engine.pending_images import Claims
+from medcli.engine.sample_folder import Record, SampleFolder
 from medcli.errors import ExitCode
 from medcli.runtime import locks
 from tests.conftest import RunCli
-from tests.unit.engine.test_folder import picture
+from tests.unit.engine.test_sample_folder import picture
 from tests.unit.engine.tiny import RHO, save
 
 pytestmark = [

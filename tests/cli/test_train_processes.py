@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import medcli
 from medcli.errors import ConfigError
-from medcli.training.fleet import Fleet
+from medcli.training.distributed import Fleet
 from tests.cli import train_tiny
 from tests.unit.training.runs import last_state, run
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medcli.training.fleet import Fleet
+from medcli.training.distributed import Fleet
 from tests.unit.training.runs import DATA, Spoilt, Told, run, with_nan
 
 

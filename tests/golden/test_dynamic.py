@@ -11,11 +11,11 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.diffusion.steps import build_sampler
+from medcli.engine.batched_rule import distance
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, Stage, guided, stages_of
 from medcli.engine.plan import SamplingPlan
-from medcli.engine.rule import distance
 from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.dynamic import DynamicSchedule

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import medcli
+from medcli.cost.macs import macs_by_operator
+from medcli.cost.traced_macs import trace_costs
 from medcli.diffusion.guidance import combine
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, guided, stages_of
 from medcli.engine.plan import SamplingPlan
-from medcli.metrics.macs import macs_by_operator
-from medcli.metrics.traced_macs import trace_costs
 from medcli.model.amm import modulation_matrix
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.init import initialise

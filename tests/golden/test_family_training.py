@@ -12,7 +12,7 @@ from medcli.training.adan import Adan
 from medcli.training.ema import Ema
 from medcli.training.learning_rate import linear_decay
 from medcli.training.objective import LadderObjective, LossConfig
-from medcli.training.timestep_draws import LossSecondMoment
+from medcli.training.timestep_sampler import LossSecondMoment
 from tests.golden.families_support import DATA, network, relative_error, settings_of
 
 FOLDER = DATA / "training"

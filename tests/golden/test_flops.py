@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from medcli.config import ModelConfig
-from medcli.metrics.macs import closed_form_macs, macs_by_operator
-from medcli.metrics.traced_macs import counts_by_module, trace_costs
+from medcli.cost.macs import closed_form_macs, macs_by_operator
+from medcli.cost.traced_macs import counts_by_module, trace_costs
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.shapes import num_params
 from medcli.presets import preset_config

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 
 from medcli.data.images import center_crop, to_uint8
 from medcli.errors import DataError
-from medcli.metrics.extractor import LOGITS, POOL, SPATIAL
-from medcli.metrics.fid import frechet_distance
-from medcli.metrics.inception import load_inception
-from medcli.metrics.inception_network import flatten_spatial
-from medcli.metrics.inception_score import inception_score
-from medcli.metrics.kid import kernel_distance
-from medcli.metrics.moments import Gaussian, Moments
-from medcli.metrics.precision_recall import precision_recall, radii
-from medcli.metrics.reference import read_statistics
+from medcli.scores.extractor import LOGITS, POOL, SPATIAL
+from medcli.scores.fid import frechet_distance
+from medcli.scores.inception import load_inception
+from medcli.scores.inception_network import flatten_spatial
+from medcli.scores.inception_score import inception_score
+from medcli.scores.kid import kernel_distance
+from medcli.scores.moments import Gaussian, Moments
+from medcli.scores.precision_recall import precision_recall, radii
+from medcli.scores.reference import read_statistics
 from tests.conftest import RunCli
 from tests.golden.inception_support import DATA, METRICS, expected, fidelitys_own, random_weights
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medcli.engine.labels import Labels
-from medcli.engine.plain_loop import CALLS_A_STEP, plain_loop
-from medcli.engine.plain_network import PlainNetwork
+from medcli.engine.papers_loop import CALLS_A_STEP, plain_loop
+from medcli.engine.papers_network import PlainNetwork
 from medcli.engine.plan import SamplingPlan
 from medcli.schedule.spec import Schedule
 from tests.golden.test_dynamic import DATA, DISTANCES, LADDER, SINGLE, recorded_models, sampler_of

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from medcli.errors import ExitCode
-from medcli.metrics.inception import InceptionExtractor
+from medcli.scores.inception import InceptionExtractor
 from tests.conftest import RunCli
 from tests.golden.inception_support import METRICS, expected
 from tests.golden.test_metrics import arrays

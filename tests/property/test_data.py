@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medcli.data.datasets import open_training_set
 from medcli.data.name_list import NameList
-from medcli.data.open_set import open_training_set
 from medcli.data.training_set import TrainingSet
-from tests.unit.data.test_foreign_latents import save_fast_dit, save_lightning, save_repa
+from tests.unit.data.test_external_latents import save_fast_dit, save_lightning, save_repa
 from tests.unit.data.tiny_data import LATENTS, PIXELS, save_classes, save_store
 
 NUM_IMAGES = 9

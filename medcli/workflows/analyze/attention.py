@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medcli.engine.attention_watch import LayerScores
+from medcli.engine.attention_observer import LayerScores
 
 # Dimension key: D layers, I images, L watched steps, H heads of a layer.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medcli.engine.latent_change import QUANTILES, Trigger, quantiles, relative
+from medcli.engine.threshold_replay import QUANTILES, Trigger, quantiles, relative
 from medcli.workflows.analyze.attention import AttentionMap, Floats
 
 # Dimension key: D layers, I images, L solver steps, Q quantiles.

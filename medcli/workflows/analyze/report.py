@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medcli.engine.latent_change import QUANTILES, Trigger, quantiles, relative
+from medcli.engine.threshold_replay import QUANTILES, Trigger, quantiles, relative
 from medcli.version import __version__
 from medcli.workflows.analyze.attention import AttentionMap, Floats, Observation
 from medcli.workflows.analyze.suggestion import Suggestion

@@ -12,22 +12,22 @@ import numpy as np
 from medcli.checkpoint.load import load_model
 from medcli.config import ModelConfig
 from medcli.diffusion.steps import Sampler, build_sampler
-from medcli.engine.attention_watch import AttentionWatch
+from medcli.engine.attention_observer import AttentionWatch
+from medcli.engine.batched_rule import num_deciding
 from medcli.engine.generate import generate
-from medcli.engine.latent_change import triggers
 from medcli.engine.networks import stages_of
 from medcli.engine.observer import Distances, Observer, Together
 from medcli.engine.plan import ADAPTIVE_SOLVERS
-from medcli.engine.rule import num_deciding
+from medcli.engine.threshold_replay import triggers
 from medcli.errors import ConfigError
-from medcli.metrics.redundancy import num_rings
 from medcli.model.backbone import DiffusionTransformer
-from medcli.model.geometry import blocks
+from medcli.model.layout import blocks
 from medcli.runtime.device import pick_device
 from medcli.runtime.files import atomic_folder, refuse_existing
 from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.reporting import Reporter
 from medcli.schedule.spec import DEFAULT_WARMUP_STEPS
+from medcli.scores.redundancy import num_rings
 from medcli.workflows.analyze.attention import Floats, falls_with_progress, ranges, redundant_early, summed_up
 from medcli.workflows.analyze.pictures import draw_change, draw_map
 from medcli.workflows.analyze.report import AnalyzeReport, AttentionFindings

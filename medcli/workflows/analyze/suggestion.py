@@ -2,7 +2,7 @@
 
 n mediators carry at most ln n nats from a query to a key: whatever the query, it reaches the keys through one of n
 summaries, and a step between cannot add information. Full attention carries I = ln D nats where D queries "really
-differ" (`medcli.metrics.redundancy`). So n >= D is necessary, and D, not the number of tokens, is what a layer asks
+differ" (`medcli.scores.redundancy`). So n >= D is necessary, and D, not the number of tokens, is what a layer asks
 for. It is not sufficient, and training changes attention: the suggestion is a place to start, not a verdict.
 """
 

@@ -15,8 +15,8 @@ from medcli.engine.cost import done_gmacs, pass_gmacs
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, Stage
-from medcli.engine.plain_loop import plain_loop
-from medcli.engine.plain_network import PlainNetwork
+from medcli.engine.papers_loop import plain_loop
+from medcli.engine.papers_network import PlainNetwork
 from medcli.engine.plan import FinishedImage, Noise, SamplingPlan, latent_shape_of, philox_noise
 from medcli.errors import ConfigError
 from medcli.runtime.precision import tf32

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medcli.engine.cost import done_gmacs, pass_gmacs
 from medcli.engine.networks import Stage, stages_of
-from medcli.engine.plain_network import PlainNetwork
+from medcli.engine.papers_network import PlainNetwork
 from medcli.engine.plan import FinishedImage, latent_shape_of
 from medcli.model.absorption import absorbed_saving
 from medcli.model.backbone import DiffusionTransformer

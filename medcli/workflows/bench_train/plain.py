@@ -20,7 +20,7 @@ from medcli.config import ModelConfig
 from medcli.data.autoencoder import LatentEncoder
 from medcli.diffusion.gaussian import gaussian_tables, respace
 from medcli.diffusion.losses import dit_loss, sit_loss
-from medcli.engine.plain_network import PlainNetwork
+from medcli.engine.papers_network import PlainNetwork
 from medcli.runtime.precision import tf32
 from medcli.training.selection import FIXED
 

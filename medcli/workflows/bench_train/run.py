@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from medcli.cost.macs import closed_form_macs
 from medcli.errors import ConfigError
-from medcli.metrics.macs import closed_form_macs
 from medcli.runtime.memory import MIB, peak_memory_mib
 from medcli.runtime.precision import DTYPES, tf32
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, Reading, Spread, clock_for, take_turns, thread_limit
-from medcli.training.block_calls import called_with
+from medcli.training.block_autocast import called_with
 from medcli.training.config import TrainConfig
-from medcli.training.fleet import Fleet
-from medcli.training.learner import Learner
+from medcli.training.distributed import Fleet
+from medcli.training.trainer import Learner
 from medcli.workflows.bench.run import machine_name
 from medcli.workflows.bench.settings import BenchSettings
 from medcli.workflows.bench.subject import Subject

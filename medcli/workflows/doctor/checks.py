@@ -199,7 +199,7 @@ def autoencoder() -> Iterator[Finding]:
 
 def inception_weights() -> Iterator[Finding]:
     """The network of published FID figures."""
-    from medcli.metrics.inception_weights import WEIGHTS_HASH, WEIGHTS_NAME, weights_folder
+    from medcli.scores.inception_weights import WEIGHTS_HASH, WEIGHTS_NAME, weights_folder
     from medcli.workflows.sample.settings import sha256_of
 
     path = weights_folder() / WEIGHTS_NAME
@@ -216,8 +216,8 @@ def inception_weights() -> Iterator[Finding]:
 
 def cache() -> Iterator[Finding]:
     """Features kept between runs."""
-    from medcli.metrics.feature_cache import FeatureCache
     from medcli.runtime.cache_folder import default_cache_folder
+    from medcli.scores.feature_cache import FeatureCache
 
     folder = default_cache_folder()
     size = FeatureCache(folder).size()

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from medcli.errors import ConfigError, DataError
-from medcli.metrics.protocol import check_comparable, compared, differences
-from medcli.metrics.reference import BUNDLED
-from medcli.metrics.scores import METRICS
 from medcli.runtime.reporting import Reporter
+from medcli.scores.protocol import check_comparable, compared, differences
+from medcli.scores.reference import BUNDLED
+from medcli.scores.scores import METRICS
+from medcli.workflows.fid.inputs import Side, common_reference, survey, survey_reference
 from medcli.workflows.fid.scoring import FID_INFINITY, FidRequest, json_key, load_yardstick, measure
-from medcli.workflows.fid.sides import Side, common_reference, survey, survey_reference
 
 LOWER_IS_BETTER = frozenset({"fid", FID_INFINITY, "sfid", "kid"})
 """Metrics whose smallest value is the best."""

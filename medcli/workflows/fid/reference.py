@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from medcli.errors import ConfigError, DataError
-from medcli.metrics.extractor import POOL, SPATIAL
-from medcli.metrics.features import Wanted
-from medcli.metrics.protocol import PROTOCOL, protocol_details, software
-from medcli.metrics.reference_file import ReferenceFile
 from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Reporter
-from medcli.workflows.fid.computing import Computing, load_computer
-from medcli.workflows.fid.sides import extractor_name, features_of, survey
+from medcli.scores.extractor import POOL, SPATIAL
+from medcli.scores.features import Wanted
+from medcli.scores.protocol import PROTOCOL, protocol_details, software
+from medcli.scores.reference_file import ReferenceFile
+from medcli.workflows.fid.features import Computing, load_computer
+from medcli.workflows.fid.inputs import extractor_name, features_of, survey
 
 NUM_REFERENCE_IMAGES = 10_000
 """Images ADM's reference files hold for precision and recall."""

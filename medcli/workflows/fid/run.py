@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from medcli.runtime.reporting import Reporter
+from medcli.workflows.fid.inputs import SAMPLES_ROOT, common_reference, newest_sample_folder, survey, survey_reference
 from medcli.workflows.fid.scoring import FidReport, FidRequest, load_yardstick, measure
-from medcli.workflows.fid.sides import SAMPLES_ROOT, common_reference, newest_sample_folder, survey, survey_reference
 
 __all__ = ["FidReport", "FidRequest", "score_samples"]
 

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from medcli.errors import ConfigError, DataError
-from medcli.metrics.estimate import Estimate
-from medcli.metrics.extractor import INCEPTION, LOGITS, POOL, FeatureExtractor
-from medcli.metrics.extrapolation import FEWEST_PER_FEATURE, NUM_SIZES, Extrapolation, fid_at_infinity
-from medcli.metrics.factor import factored
-from medcli.metrics.features import FeatureSet
-from medcli.metrics.inception_score import BLOCK_SIZE, order_loss
-from medcli.metrics.protocol import PROTOCOL, protocol_details, software
-from medcli.metrics.scores import METRICS, Scores, metrics_of, score, wanted_of
 from medcli.runtime.reporting import Reporter
-from medcli.workflows.fid.computing import Computer, Computing, load_computer
-from medcli.workflows.fid.sides import Side, SideFeatures, extractor_name, features_of
+from medcli.scores.covariance_factor import factored
+from medcli.scores.extractor import INCEPTION, LOGITS, POOL, FeatureExtractor
+from medcli.scores.features import FeatureSet
+from medcli.scores.fid_infinity import FEWEST_PER_FEATURE, NUM_SIZES, Extrapolation, fid_at_infinity
+from medcli.scores.inception_score import BLOCK_SIZE, order_loss
+from medcli.scores.protocol import PROTOCOL, protocol_details, software
+from medcli.scores.score_with_error import Estimate
+from medcli.scores.scores import METRICS, Scores, metrics_of, score, wanted_of
+from medcli.workflows.fid.features import Computer, Computing, load_computer
+from medcli.workflows.fid.inputs import Side, SideFeatures, extractor_name, features_of
 
 JSON_KEYS = {"is": "inception_score"}
 """Report keys that differ from the metric's name on the command line."""

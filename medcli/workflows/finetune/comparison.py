@@ -12,8 +12,8 @@ from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.model.shapes import tensor_shapes
 from medcli.training.evaluation import evaluate
 from medcli.training.selection import Selection
+from medcli.workflows.finetune.initial_model import find_start, with_classes
 from medcli.workflows.finetune.setup import FinetuneSetup
-from medcli.workflows.finetune.start import find_start, with_classes
 
 CONTROL = "control"
 """The control's folder, in the run's."""

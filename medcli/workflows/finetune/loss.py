@@ -13,8 +13,8 @@ from medcli.errors import ConfigError
 from medcli.runtime.reporting import Reporter
 from medcli.sampler_config import PathName, PredictionName
 from medcli.training.objective import PLAIN_LOSS, LossConfig
+from medcli.workflows.finetune.initial_model import Start
 from medcli.workflows.finetune.request import DEFAULT_DISTILL, FinetuneRequest
-from medcli.workflows.finetune.start import Start
 from medcli.workflows.sample.defaults import sampling_defaults
 
 FAMILY_MIN_SNR = {"edt": 5.0, "mdtv2": 5.0}

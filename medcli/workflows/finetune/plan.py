@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from medcli.metrics.macs import closed_form_macs
+from medcli.cost.macs import closed_form_macs
 from medcli.model.shapes import num_params
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for

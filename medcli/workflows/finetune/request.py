@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medcli.data.digits import DIGITS
 from medcli.training.config import TrainConfig
-from medcli.workflows.finetune.start import StartRequest
+from medcli.workflows.finetune.initial_model import StartRequest
 
 DEFAULT_DISTILL = 0.5
 """Share of the squared error that is towards a teacher."""

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from medcli.checkpoint.load import load_model
 from medcli.checkpoint.writer import save_checkpoint
-from medcli.metrics.reference import BUNDLED
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.scores.reference import BUNDLED
 from medcli.training.config import NEVER
-from medcli.training.loop import TrainResult, train
+from medcli.training.train import TrainResult, train
 from medcli.workflows.finetune.calibration import calibrated
 from medcli.workflows.finetune.comparison import Comparison, averaged_model, control_of, losses_of
 from medcli.workflows.finetune.previews import Previews

@@ -11,7 +11,7 @@ import torch
 
 from medcli.checkpoint.reader import CheckpointInfo
 from medcli.config import ModelConfig
-from medcli.data.open_set import open_training_set
+from medcli.data.datasets import open_training_set
 from medcli.data.training_set import TrainingSet
 from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.device import own_device
@@ -20,20 +20,20 @@ from medcli.runtime.processes import Processes, launch_remark, this_process
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.calibration import check_calibration
 from medcli.training.config import AUTO, NEVER, TrainConfig
-from medcli.training.fleet import equal_share
+from medcli.training.distributed import equal_share
 from medcli.training.masking import mask_sites
 from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
 from medcli.training.step_pieces import StepShape, stream_bytes
-from medcli.workflows.finetune.loss import loss_of, remark_on_output, teacher_of
-from medcli.workflows.finetune.request import FinetuneRequest
-from medcli.workflows.finetune.start import (
+from medcli.workflows.finetune.initial_model import (
     NO_AUTOENCODER,
     Start,
     find_start,
     remark_on_changes,
     with_classes,
 )
+from medcli.workflows.finetune.loss import loss_of, remark_on_output, teacher_of
+from medcli.workflows.finetune.request import FinetuneRequest
 from medcli.workflows.sample.settings import sha256_of
 
 RUNS = Path("runs")

@@ -14,7 +14,7 @@ from medcli.errors import ConfigError
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
 from medcli.workflows.image_cost import Run
-from medcli.workflows.report.values import Json, entry, number, rows_of, text
+from medcli.workflows.report.json_access import Json, entry, number, rows_of, text
 
 MOST_CLASSES = 100
 """So many classes from 0 on are all there are."""

@@ -11,7 +11,7 @@ from medcli.pages.heatmap import heat_map
 from medcli.pages.page import Figure, Section, Table, legend_of
 from medcli.pages.scatter import Point, Series, scatter
 from medcli.workflows.report.commands import analyze_command
-from medcli.workflows.report.values import (
+from medcli.workflows.report.json_access import (
     Json,
     as_list,
     checkpoint_facts,

@@ -15,12 +15,12 @@ from medcli.runtime.files import refuse_existing, write_text
 from medcli.runtime.reporting import Reporter
 from medcli.version import __version__
 from medcli.workflows.fid.compare import read_reports
-from medcli.workflows.fid.sides import SAMPLES_ROOT
+from medcli.workflows.fid.inputs import SAMPLES_ROOT
 from medcli.workflows.report.findings import SECTIONS
+from medcli.workflows.report.json_access import Json, read_json, shown
 from medcli.workflows.report.run_section import run_section, schedule_in_words
 from medcli.workflows.report.runs import SampledRun, read_run
 from medcli.workflows.report.scores import score_sections
-from medcli.workflows.report.values import Json, read_json, shown
 
 RESULTS = ("analysis.json", "tuning.json", "comparison.json")
 """Files that folders of `analyze`, `tune` and comparisons of schedules hold."""

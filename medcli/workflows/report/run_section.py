@@ -14,8 +14,8 @@ from medcli.pages.curves import Curve, curves
 from medcli.pages.histogram import Moves, histogram
 from medcli.pages.page import Figure, Section, Thumbnail, legend_of
 from medcli.schedule.spec import Schedule
+from medcli.workflows.report.json_access import Json, checkpoint_facts, entry, listed, shown, text
 from medcli.workflows.report.runs import Picture, SampledRun
-from medcli.workflows.report.values import Json, checkpoint_facts, entry, listed, shown, text
 
 LARGEST_PX = 192
 """Side beyond which a picture is made smaller for the page."""

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from medcli.data.images import MANIFEST, NUMBERED
 from medcli.diffusion.steps import build_sampler
-from medcli.engine.folder import RECORDS, read_records
-from medcli.engine.phases import step_passes
+from medcli.engine.guidance_phases import step_passes
 from medcli.engine.plan import ADAPTIVE_SOLVERS
+from medcli.engine.sample_folder import RECORDS, read_records
 from medcli.errors import DataError
 from medcli.workflows.image_cost import Run, recorded_run, saving_percent
 from medcli.workflows.report.commands import sample_command
-from medcli.workflows.report.values import Json, as_list, entry, number, read_json
+from medcli.workflows.report.json_access import Json, as_list, entry, number, read_json
 
 MOST_STEPS = 100_000
 """More solver steps than anybody takes: a manifest that says so is damaged."""

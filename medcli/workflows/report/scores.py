@@ -6,14 +6,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from medcli.metrics.protocol import compared, differences
 from medcli.pages.page import Figure, Section, Table, legend_of
 from medcli.pages.scatter import Point, Series, scatter
+from medcli.scores.protocol import compared, differences
 from medcli.workflows.fid.compare import LOWER_IS_BETTER, SHOWN, CompareReport
 from medcli.workflows.fid.scoring import json_key
 from medcli.workflows.report.commands import fid_commands
+from medcli.workflows.report.json_access import Json, entry, number, shown, text
 from medcli.workflows.report.runs import SampledRun
-from medcli.workflows.report.values import Json, entry, number, shown, text
 
 HASHES = (("extractor_sha256", "weights of"), ("reference_sha256", "reference"), ("samples_sha256", "images of"))
 """Key of a hash in a report's provenance, and what it is of."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from medcli.config import ModelConfig, listing
+from medcli.cost.macs import closed_form_macs
 from medcli.errors import ConfigError
-from medcli.metrics.macs import closed_form_macs
 from medcli.model.amm import Amm, AmmForm, amm_multiplications, check_amm
 from medcli.presets import amm_blocks, preset_of
 

@@ -14,19 +14,19 @@ from medcli.data.autoencoder import open_decoder
 from medcli.data.images import read_manifest
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.cost import call_gmacs, done_gmacs, gmacs_of_moves, pass_gmacs
-from medcli.engine.folder import ARCHIVE, GRID, SampleFolder, totals_of
+from medcli.engine.guidance_phases import step_passes
 from medcli.engine.manifest import FORMAT_VERSION, check_folder, require_image_space, write_manifest
-from medcli.engine.phases import step_passes
 from medcli.engine.plan import ADAPTIVE_SOLVERS
+from medcli.engine.sample_folder import ARCHIVE, GRID, SampleFolder, totals_of
 from medcli.errors import ConfigError, DataError, EnvironmentProblem
-from medcli.metrics.reference import BUNDLED, bundled_info
 from medcli.runtime.device import own_device
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
+from medcli.scores.reference import BUNDLED, bundled_info
 from medcli.version import __version__
 from medcli.workflows.sample.amm import amm_report
-from medcli.workflows.sample.making import Making
+from medcli.workflows.sample.generate import Making
 from medcli.workflows.sample.settings import SampleRequest, SampleSetup, model_name, picture_settings, set_up
 
 

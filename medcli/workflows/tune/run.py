@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from medcli.diffusion.steps import build_sampler
-from medcli.engine.phases import step_passes
+from medcli.engine.guidance_phases import step_passes
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter
@@ -34,11 +34,11 @@ from medcli.version import __version__
 from medcli.workflows.convert import ConvertRequest, convert
 from medcli.workflows.tune.commands import convert_command, converted_file, sample_command
 from medcli.workflows.tune.costs import TIMES, Costs, costs_of
+from medcli.workflows.tune.measurements import Outcome, Workbench
 from medcli.workflows.tune.picture import draw_tuning
 from medcli.workflows.tune.report import Candidate, RandomCheck, TuneReport
 from medcli.workflows.tune.request import TuneRequest
 from medcli.workflows.tune.setup import TuneSetup, load_ladder, set_up_tuning
-from medcli.workflows.tune.work import Outcome, Workbench
 
 RESULT = "tuning.json"
 PICTURE = "tuning.png"

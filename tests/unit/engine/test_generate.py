@@ -9,11 +9,11 @@ from torch import Tensor
 from medcli.config import ModelConfig
 from medcli.diffusion.guidance import combine
 from medcli.diffusion.steps import build_sampler
+from medcli.engine.batched_rule import distance
 from medcli.engine.generate import calls_at_entries, generate
 from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, Stage, stages_of
 from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
-from medcli.engine.rule import distance
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.sampler_config import SamplerConfig

@@ -1,6 +1,6 @@
 import torch
 
-from medcli.engine.phases import Phase
+from medcli.engine.guidance_phases import Phase
 from medcli.engine.pool import FREE, NO_MOVE, Pool, advance, empty_pool, enter, leave, num_slots, pick_batch
 from medcli.schedule.dynamic import DynamicSchedule
 

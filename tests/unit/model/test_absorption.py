@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medcli.config import ModelConfig
-from medcli.metrics.macs import macs_by_operator
+from medcli.cost.macs import macs_by_operator
 from medcli.model.absorption import absorbed_saving
 from medcli.model.mediator import MediatorAttention
 from medcli.presets import preset_config

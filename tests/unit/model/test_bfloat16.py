@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medcli.config import ModelConfig
-from medcli.engine.plain_network import PlainNetwork
+from medcli.engine.papers_network import PlainNetwork
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.block import FinalLayer
 from medcli.workflows.bench.subject import random_model

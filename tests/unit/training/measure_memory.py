@@ -20,10 +20,10 @@ from medcli.model.init import initialise
 from medcli.runtime.memory import MIB, peak_memory_mib
 from medcli.runtime.reporting import Silent
 from medcli.training.config import TrainConfig
-from medcli.training.loop import train
 from medcli.training.memory_estimate import estimate_memory
 from medcli.training.selection import select
 from medcli.training.step_pieces import StepShape
+from medcli.training.train import train
 
 ENTRIES = (0, 4, 16)
 WIDE = ModelConfig(

@@ -17,7 +17,7 @@ from medcli.model.backbone import DiffusionTransformer
 from medcli.model.init import initialise
 from medcli.runtime.reporting import Silent
 from medcli.training.config import TrainConfig
-from medcli.training.loop import TrainResult, train
+from medcli.training.train import TrainResult, train
 from tests.unit.training.small_models import LADDER_MODEL as MODEL
 
 RUN = TrainConfig(

@@ -9,8 +9,8 @@ import torch
 from medcli.errors import ConfigError
 from medcli.runtime.reporting import Silent
 from medcli.training.batches import Batches
-from medcli.training.loop import train
 from medcli.training.masking import Masking
+from medcli.training.train import train
 from tests.unit.training.runs import DATA, RUN, fresh, last_state, same_average, same_tensors
 from tests.unit.training.small_models import EDT_MODEL, MDT_MODEL, shaken
 

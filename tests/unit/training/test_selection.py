@@ -7,7 +7,7 @@ import pytest
 
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
-from medcli.model.geometry import block_names
+from medcli.model.layout import block_names
 from medcli.model.shapes import num_params, tensor_shapes
 from medcli.presets import preset_config
 from medcli.training.selection import FIXED, select

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from medcli.config import ModelConfig
-from medcli.engine.attention_watch import LayerScores
+from medcli.cost.macs import closed_form_macs
+from medcli.engine.attention_observer import LayerScores
 from medcli.errors import ConfigError
-from medcli.metrics.macs import closed_form_macs
 from medcli.presets import preset_config
 from medcli.runtime.reporting import Silent
 from medcli.workflows.analyze.attention import (

@@ -1,0 +1,1 @@
+"""Multiply-accumulate operations of networks, counted and in closed form."""

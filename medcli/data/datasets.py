@@ -1,0 +1,176 @@
+"""Open a data set by name or path and make sure that it fits the model."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+
+import torch
+
+from medcli.config import ModelConfig
+from medcli.data.autoencoder import open_encoder
+from medcli.data.digits import DIGITS, digit_set
+from medcli.data.external_latents import ForeignLatents, open_foreign
+from medcli.data.image_listing import list_images
+from medcli.data.image_set import EncodedSet, PixelSet
+from medcli.data.latent_index import LatentIndex, open_store, read_index
+from medcli.data.latent_set import Content, LatentSet, check_scale
+from medcli.data.training_set import TrainingSet
+from medcli.errors import ConfigError, DataError
+from medcli.runtime.reporting import Reporter, Silent
+
+
+def open_training_set(
+    name_or_path: str,
+    config: ModelConfig,
+    *,
+    autoencoder: str | None = None,
+    device: torch.device | str = "cpu",
+    flip: bool = True,
+    reporter: Reporter | None = None,
+) -> TrainingSet:
+    """Find out what a data set is, by its content, and check it against the model.
+
+    Args:
+        name_or_path: `digits`; a folder of images with a sub-folder a class, or with a file of labels; such a file; a
+            folder `medcli latents` made; or a folder of latents in the layout of fast-DiT, REPA or LightningDiT.
+        config: The model to train.
+        autoencoder: What encodes images for a model of latents: a local folder, or a hub name in the Hugging Face
+            cache; None takes the model's own.
+        device: Where it runs.
+        flip: Whether half of all draws are mirrored, where the data allows it; digits never are.
+        reporter: Told what is worth a remark.
+
+    Raises:
+        DataError: If there is no such data, it is damaged, or it does not fit the model.
+        ConfigError: If the autoencoder makes latents of another shape than the model's.
+        EnvironmentProblem: If an autoencoder is needed and not on this machine.
+    """
+    told = reporter or Silent()
+    data: TrainingSet
+    if name_or_path == DIGITS:
+        if config.autoencoder is not None:
+            raise DataError("the digits are pixels, the model takes latents", hint="train a model of pixels on them")
+        data = digit_set()
+    else:
+        path = existing(name_or_path)
+        data = _open_latents(path, config, flip, told) or _open_images(path, config, autoencoder, device, flip, told)
+    check_fit(data, config)
+    return data
+
+
+def existing(name_or_path: str) -> Path:
+    """The path, if something is there.
+
+    Raises:
+        DataError: If not.
+    """
+    path = Path(name_or_path)
+    if not path.exists():
+        raise DataError(
+            f"no such data set: {name_or_path}",
+            hint=f"name a folder of images or latents, or {DIGITS}, the bundled set",
+        )
+    return path
+
+
+def check_fit(data: TrainingSet, config: ModelConfig) -> None:
+    """Refuse a set of another shape, or with labels the model does not have.
+
+    Raises:
+        DataError: Naming both sides.
+    """
+    wanted = (config.in_channels, config.latent_size, config.latent_size)
+    if data.shape_CYX != wanted:
+        kind = "pixels" if config.autoencoder is None else "latents"
+        raise DataError(
+            f"{data.name} holds {kind} of shape {data.shape_CYX}, the model takes {wanted}",
+            hint=_other_size(data.shape_CYX, config),
+        )
+    if data.num_classes > config.num_classes:
+        raise DataError(
+            f"{data.name} has {data.num_classes} classes, the model {config.num_classes}",
+            hint=f"pass --num-classes {data.num_classes}",
+        )
+
+
+def _other_size(shape_CYX: tuple[int, int, int], config: ModelConfig) -> str:
+    if shape_CYX[0] != config.in_channels or shape_CYX[1] != shape_CYX[2]:
+        return "train a model made for them, or use other data"
+    return f"pass --res {shape_CYX[1] * config.latent_downsample}, or use data of {config.resolution_px} px"
+
+
+def _open_latents(path: Path, config: ModelConfig, flip: bool, reporter: Reporter) -> LatentSet | None:
+    """A folder of latents, ours or another project's; None if it is none."""
+    if not path.is_dir():
+        return None
+    index = read_index(path)
+    found = open_foreign(path, reporter) if index is None else None
+    if index is None and found is None:
+        return None
+    if config.autoencoder is None:
+        raise DataError(f"{path} holds latents, the model takes pixels", hint="name the folder of the images")
+    if index is not None:
+        return _own(path, index, config, flip)
+    assert found is not None
+    return _foreign(found, config, flip)
+
+
+def _own(path: Path, index: LatentIndex, config: ModelConfig, flip: bool) -> LatentSet:
+    # Rows are stored unscaled; another scale tells of another autoencoder.
+    if not (math.isclose(index.scale, config.latent_scale) and math.isclose(index.shift, config.latent_shift)):
+        raise DataError(
+            f"{path} was made by an autoencoder of scale {index.scale:g} and shift {index.shift:g}, "
+            f"the model's latents have {config.latent_scale:g} and {config.latent_shift:g}",
+            hint=f"make them with the model's own: medcli latents {shlex.quote(index.source)} --vae PATH",
+        )
+    return LatentSet(
+        rows=open_store(path, index),
+        content=Content.MEAN_LOG_VARIANCE,
+        scale=config.latent_scale,
+        shift=config.latent_shift,
+        flip=flip,
+    )
+
+
+def _foreign(found: ForeignLatents, config: ModelConfig, flip: bool) -> LatentSet:
+    data = LatentSet(
+        rows=found.rows,
+        content=found.content,
+        scale=config.latent_scale / found.stored_scale,
+        shift=config.latent_shift * found.stored_scale,
+        flip=flip,
+    )
+    check_fit(data, config)
+    check_scale(data, config.latent_scale)
+    return data
+
+
+def _open_images(
+    path: Path,
+    config: ModelConfig,
+    autoencoder: str | None,
+    device: torch.device | str,
+    flip: bool,
+    reporter: Reporter,
+) -> PixelSet | EncodedSet:
+    """Image files, as pixels or encoded while they are read."""
+    if config.autoencoder is None:
+        if config.in_channels not in (1, 3):
+            raise ConfigError(f"a model of {config.in_channels} pixel channels takes no images (expected 1 or 3)")
+        listing = list_images(path, reporter)
+        return PixelSet(
+            name=str(path), listing=listing, channels=config.in_channels, side_px=config.resolution_px, flip=flip
+        )
+    listing = list_images(path, reporter)
+    encoder = open_encoder(autoencoder or config.autoencoder, config=config, device=device)
+    pixels = PixelSet(
+        name=str(path), listing=listing, channels=encoder.image_channels, side_px=config.resolution_px, flip=flip
+    )
+    vae = "" if autoencoder is None else f" --vae {shlex.quote(autoencoder)}"
+    reporter.note(
+        f"{path} is encoded again each time it is read: medcli latents {shlex.quote(str(path))} "
+        f"--res {config.resolution_px}{vae}, once, makes training far faster"
+    )
+    return EncodedSet(pixels=pixels, encoder=encoder, scale=config.latent_scale, shift=config.latent_shift)

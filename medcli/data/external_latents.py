@@ -1,0 +1,187 @@
+"""Folders of latents that other projects' scripts write, recognised by what is in them.
+
+Written from facts about fast-DiT (`extract_features.py`), REPA (`preprocessing/dataset_tools.py`, `train.py`) and
+LightningDiT (`extract_features.py`, `datasets/img_latent_dataset.py`); docs/data.md has them in a table. Nothing is
+unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+
+from medcli.data.label_file import read_labels
+from medcli.data.latent_rows import LABELS_KEY, open_files, open_shards, read_npy
+from medcli.data.latent_set import Content, Rows
+from medcli.data.name_list import NameList
+from medcli.data.parallel_read import read_all
+from medcli.errors import DataError
+from medcli.runtime.reporting import Reporter
+
+FAST_DIT_SCALE = 0.18215
+"""Factor its script multiplies latents with before it writes them."""
+
+REPA_FOLDER = "vae-sd"
+"""Beside `images`; holds the moments and their `dataset.json`."""
+REPA_LABELS = "dataset.json"
+NUM_STDS_CHECKED = 16
+
+LIGHTNING_KEYS = ("latents", "latents_flip")
+LIGHTNING_STATS = "latents_stats.pt"
+
+CHUNK = 10_000
+"""Label files read between two reports of progress."""
+GROUP = 100
+"""Label files one thread reads in a row."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForeignLatents:
+    """A foreign folder, opened."""
+
+    rows: Rows
+    content: Content
+    stored_scale: float
+    """Factor the rows have been multiplied with."""
+
+
+def open_foreign(path: Path, reporter: Reporter) -> ForeignLatents | None:
+    """Open a folder if it is of a layout known here; None if it is not.
+
+    Raises:
+        DataError: If it is, and files are missing or damaged.
+    """
+    if pair := _fast_dit_folders(path):
+        return _open_fast_dit(path, *pair, reporter)
+    for folder in (path / REPA_FOLDER, path):
+        if _is_repa(folder):
+            return _open_repa(folder)
+    shards = sorted(path.glob("*.safetensors"))
+    return _open_lightning(path, shards, reporter) if shards and _is_lightning(shards[0]) else None
+
+
+def _fast_dit_folders(path: Path) -> tuple[Path, Path] | None:
+    """The folders of latents and labels, such as `imagenet256_features` and `imagenet256_labels`."""
+    for features in sorted(path.glob("*_features")):
+        labels = features.with_name(features.name.removesuffix("_features") + "_labels")
+        if features.is_dir() and labels.is_dir() and any(name.endswith(".npy") for name in _names_in(features)):
+            return features, labels
+    return None
+
+
+def _open_fast_dit(path: Path, features: Path, labels: Path, reporter: Reporter) -> ForeignLatents:
+    """One scaled sample of the posterior and one label a file, of the same name."""
+    names = sorted(name for name in _names_in(features) if name.endswith(".npy"))
+    if missing := sorted(set(names) - set(_names_in(labels))):
+        raise DataError(
+            f"{len(missing)} of the {len(names)} latents of {path} have no label, the first is {missing[0]}",
+            hint=f"each file of {features.name} needs one of the same name in {labels.name}",
+        )
+    labels_N = _read_label_files([labels / name for name in names], reporter)
+    files = NameList(f"{features.name}/{name}" for name in names)
+    return ForeignLatents(rows=open_files(path, files, labels_N), content=Content.LATENT, stored_scale=FAST_DIT_SCALE)
+
+
+def _read_label_files(files: list[Path], reporter: Reporter) -> npt.NDArray[np.int64]:
+    """The number in each file."""
+    # There may be a million: those with the header of the first are not parsed again.
+    header = files[0].read_bytes()[:-8]
+    is_plain = b"'<i8'" in header and b"'shape': (1,)" in header
+
+    def read(part: list[Path]) -> list[int]:
+        return [_label_behind(header, file) if is_plain else _read_label(file) for file in part]
+
+    labels: list[int] = []
+    for start in range(0, len(files), CHUNK):
+        chunk = files[start : start + CHUNK]
+        for part in read_all(read, [chunk[place : place + GROUP] for place in range(0, len(chunk), GROUP)]):
+            labels += part
+        reporter.progress(len(labels), len(files), "labels")
+    return np.array(labels, dtype=np.int64)
+
+
+def _label_behind(header: bytes, file: Path) -> int:
+    content = file.read_bytes()
+    return int.from_bytes(content[-8:], "little", signed=True) if content[:-8] == header else _read_label(file)
+
+
+def _read_label(file: Path) -> int:
+    array: npt.NDArray[np.generic] = read_npy(file)
+    if array.size != 1 or array.dtype.kind not in "iu":
+        raise DataError(
+            f"{file} holds {array.dtype} of shape {array.shape}, expected one whole number", hint="write it again"
+        )
+    return int(array.reshape(-1)[0])
+
+
+def _is_repa(folder: Path) -> bool:
+    """A file of labels whose first name is an `.npy`: those of images name images."""
+    if not (folder / REPA_LABELS).is_file():
+        return False
+    with (folder / REPA_LABELS).open("rb") as file:
+        start = file.read(1000)
+    return b".npy" in start
+
+
+def _open_repa(folder: Path) -> ForeignLatents:
+    """Unscaled means and standard deviations, stacked; EDM2 writes the same."""
+    labels = read_labels(folder / REPA_LABELS)
+    if missing := [name for name in labels if not (folder / name).is_file()]:
+        raise DataError(
+            f"{len(missing)} of the {len(labels)} files {folder / REPA_LABELS} names are not there, "
+            f"the first is {missing[0]}",
+            hint=f"paths are relative to {folder}",
+        )
+    rows = open_files(folder, NameList(labels), np.fromiter(labels.values(), dtype=np.int64, count=len(labels)))
+    picks = [place * len(labels) // NUM_STDS_CHECKED for place in range(NUM_STDS_CHECKED)]
+    _, std_BCYX = rows.read(picks, [False] * len(picks)).chunk(2, dim=1)
+    if rows.shape_RYX[0] % 2 or bool((std_BCYX < 0).any()):
+        raise DataError(
+            f"{folder} holds no means and standard deviations: the second half of the channels is negative or missing",
+            hint="expected what REPA's preprocessing writes; or make them again with medcli latents",
+        )
+    return ForeignLatents(rows=rows, content=Content.MEAN_STD, stored_scale=1.0)
+
+
+def _is_lightning(shard: Path) -> bool:
+    try:
+        with safe_open(str(shard), framework="pt") as opened:
+            return {LIGHTNING_KEYS[0], LABELS_KEY} <= set(opened.keys())
+    except (SafetensorError, OSError):
+        return False
+
+
+def _open_lightning(path: Path, shards: list[Path], reporter: Reporter) -> ForeignLatents:
+    """Unscaled samples of the posterior, mirrored ones beside them."""
+    rows = open_shards(path, shards, *LIGHTNING_KEYS)
+    if std := _lightning_std(path / LIGHTNING_STATS):
+        reporter.note(
+            f"{LIGHTNING_STATS} (standard deviation {std:.3g}) is not applied: latents get the model's own shift and "
+            "scale, which sampling takes back"
+        )
+    return ForeignLatents(rows=rows, content=Content.LATENT, stored_scale=1.0)
+
+
+def _lightning_std(path: Path) -> float | None:
+    """Typical standard deviation of a channel, as its script wrote it down; None if it did not."""
+    if not path.is_file():
+        return None
+    try:
+        return float(torch.load(path, map_location="cpu", weights_only=True)["std"].float().square().mean().sqrt())
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as err:
+        raise DataError(
+            f"{path} holds no statistics of latents", hint="remove it; it is made again when missing"
+        ) from err
+
+
+def _names_in(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        yield from (entry.name for entry in entries)

@@ -1,0 +1,141 @@
+"""Features kept on disk, a file for each shard of images, found again by what the images are.
+
+A file's name is a hash of the pixels of its images, of the extractor, its weights and what it does to pixels first, so
+that renamed folders, copies and the same images in an npz are found, and a changed image is not. Files are safetensors,
+appear whole or not at all, and hold the float32 features from which all others follow: `pool`, and `spatial` where
+there is such a layer. Rows take less room than moments (2023 x 2023 float64 are 33 MB, 1024 rows 8 MB), and error bars
+need them. Nothing is ever removed: a set of 50,000 images takes 0.8 GB under Inception.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from medcli.runtime.files import atomic_path
+from medcli.scores.extractor import FeatureExtractor, kinds_to_store
+
+SUFFIX = ".safetensors"
+HEADER = "medcli"
+VERSION = 1
+"""Part of every key: raised when the same images would no longer give the same features."""
+STALE_S = 3600
+"""Age at which a temporary file is what a killed process left behind; writing one takes seconds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheSize:
+    """How much a cache holds."""
+
+    num_files: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureCache:
+    """A folder of feature files; several processes may use it at once."""
+
+    folder: Path
+    """Made when the first file is written."""
+    shard_images: int = 1024
+    """Most images of a file: what an interruption costs. It decides what is found again."""
+
+    def key(self, extractor: FeatureExtractor, digests: Sequence[bytes]) -> str:
+        """Name of the features of some images.
+
+        Args:
+            extractor: The network.
+            digests: SHA-256 of each image, in order.
+        """
+        about = {**_about(extractor), "images": [digest.hex() for digest in digests]}
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    def path(self, extractor: FeatureExtractor, key: str) -> Path:
+        """The file of a key."""
+        return self.folder / extractor.name / (key + SUFFIX)
+
+    def has(self, extractor: FeatureExtractor, key: str) -> bool:
+        """Whether there is a file of a key; what it is worth, `load` finds out."""
+        return self.path(extractor, key).is_file()
+
+    def load(
+        self, extractor: FeatureExtractor, key: str, num_images: int, kinds: Collection[str] | None = None
+    ) -> dict[str, torch.Tensor] | None:
+        """Read features.
+
+        Args:
+            extractor: The network.
+            key: As `key` gives it.
+            num_images: Images they are of.
+            kinds: Kinds of features to read; None reads all that are stored.
+
+        Returns:
+            (images, width) float32 by kind, or None if the file is not there or anything about it is not as it was
+            written: header, shapes, checksums. Nothing doubtful is used.
+        """
+        path = self.path(extractor, key)
+        try:
+            with safe_open(path, "pt") as file:
+                header = json.loads((file.metadata() or {})[HEADER])
+                kinds = kinds_to_store(extractor) if kinds is None else kinds
+                rows = {kind: file.get_tensor(kind) for kind in kinds}
+            sums = header.pop("sha256")
+            is_whole = header == {**_about(extractor), "num_images": num_images} and all(
+                found.shape == (num_images, extractor.dims[kind])
+                and found.dtype == torch.float32
+                and _checksum(found) == sums[kind]
+                and bool(torch.isfinite(found).all())
+                for kind, found in rows.items()
+            )
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return rows if is_whole else None
+
+    def save(self, extractor: FeatureExtractor, key: str, rows: Mapping[str, torch.Tensor]) -> None:
+        """Write features, all stored kinds of them.
+
+        Raises:
+            EnvironmentProblem: If the folder can't be written to or is full.
+        """
+        header = {
+            **_about(extractor),
+            "num_images": len(next(iter(rows.values()))),
+            "sha256": {kind: _checksum(found) for kind, found in rows.items()},
+        }
+        with atomic_path(self.path(extractor, key), force=True) as temporary:
+            save_file(dict(rows), temporary, metadata={HEADER: json.dumps(header, sort_keys=True)})
+
+    def size(self) -> CacheSize:
+        """Number and size of the files."""
+        sizes = [file.stat().st_size for file in self.folder.glob(f"*/*{SUFFIX}")]
+        return CacheSize(num_files=len(sizes), num_bytes=sum(sizes))
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half written."""
+        for file in self.folder.glob("*/.*.tmp-*"):
+            with suppress(OSError):
+                if time.time() - file.stat().st_mtime > STALE_S:
+                    file.unlink()
+
+
+def _about(extractor: FeatureExtractor) -> dict[str, str | int]:
+    return {
+        "extractor": extractor.name,
+        "weights_sha256": extractor.weights_sha256,
+        "preprocessing": extractor.preprocessing,
+        "dtype": "float32",
+        "version": VERSION,
+    }
+
+
+def _checksum(rows: torch.Tensor) -> str:
+    return hashlib.sha256(rows.reshape(-1).numpy().data).hexdigest()

@@ -1,0 +1,222 @@
+"""One pass over an image set: the features every metric reads.
+
+Dimension key: N images, D features.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from medcli.data.images import ImageSource
+from medcli.errors import DataError, EnvironmentProblem
+from medcli.runtime.reporting import Reporter
+from medcli.scores.block_moments import BlockMoments
+from medcli.scores.crew import Crew
+from medcli.scores.extractor import LOGITS, POOL, FeatureExtractor
+from medcli.scores.feature_cache import FeatureCache
+from medcli.scores.gathering import parts_in_order
+from medcli.scores.jackknife import NUM_BLOCKS
+from medcli.scores.moments import Gaussian, Moments, RunningMoments
+from medcli.scores.shard_work import Job, Part
+from medcli.scores.shards import SHARD_IMAGES, content_sha256, plan_shards
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What a pass is to keep; whatever is not wanted is not held."""
+
+    gaussians: frozenset[str] = frozenset()
+    """Kinds of features whose mean and covariance are needed; not `logits`."""
+    rows: frozenset[str] = frozenset()
+    """Kinds of features needed image by image."""
+    blocks: bool = False
+    """Whether the moments of contiguous blocks are needed too, of the kinds in `gaussians`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureSet:
+    """What is known about the features of an image set; a statistics file knows less than images do."""
+
+    name: str
+    """What messages call the set."""
+    num_images: int | None
+    """Images whose features are or could be had one by one; None for a set known by statistics alone."""
+    gaussians: Mapping[str, Gaussian] = field(default_factory=dict)
+    """Mean and covariance by kind of feature."""
+    rows: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """(N, D) float32 features in index order, on the CPU, by kind of feature."""
+    block_moments: Mapping[str, Sequence[Moments]] = field(default_factory=dict)
+    """Moments of contiguous blocks of rows by kind of feature, each computed when it is asked for."""
+    content_sha256: str | None = None
+    """Hash of the pixels of all images in order, one and the same for PNGs and an npz of them; None without images."""
+
+
+def extract(
+    source: ImageSource,
+    extractor: FeatureExtractor,
+    wanted: Wanted,
+    *,
+    batch_size: int,
+    reporter: Reporter,
+    cache: FeatureCache | None = None,
+    crew: Crew | None = None,
+) -> FeatureSet:
+    """Run the extractor over all images once, or read what it gave before.
+
+    The result depends on the images and the extractor alone: not on who computed what, on interruptions or on the
+    cache; on the batch size only where the device rounds differently for it.
+
+    Args:
+        source: The images.
+        extractor: The network.
+        wanted: What to keep. Spatial maps, say, are large: wanted as a Gaussian, they are summed and forgotten.
+        batch_size: Most images in one network call.
+        reporter: Told of progress and of what is odd about the images.
+        cache: Where features are kept and looked for; None keeps them in memory alone.
+        crew: Processes to share the work with; None works alone.
+
+    Raises:
+        DataError: If there are fewer than two images, one can't be read, or a feature is not finite.
+        EnvironmentProblem: If a cached file goes away while it is in use.
+    """
+    _check_source(source, reporter)
+    with ExitStack() as stack:
+        kept = cache
+        if cache is None and crew and len(crew.devices) > 1:
+            # Files are how processes hand over features: for the time of the pass there must be a place for them.
+            cache = FeatureCache(Path(stack.enter_context(TemporaryDirectory(prefix="medcli-features-"))))
+        num_threads = crew.num_threads if crew else None
+        job = job_of(source, extractor, batch_size=batch_size, cache=cache, num_threads=num_threads)
+        summary = _Summary(job, wanted, kept)
+        for part in parts_in_order(job, crew, reporter):
+            summary.add(part)
+    summary.report_copies(reporter)
+    return summary.feature_set()
+
+
+def _check_source(source: ImageSource, reporter: Reporter) -> None:
+    """Refuse too few images, and pass on what is odd about them."""
+    if source.num_images < 2:
+        raise DataError(
+            f"{source.name} holds {source.num_images} image, scores need at least 2",
+            hint="score more images, thousands if you can",
+        )
+    for remark in source.remarks:
+        reporter.note(remark)
+
+
+def job_of(
+    source: ImageSource,
+    extractor: FeatureExtractor,
+    *,
+    batch_size: int,
+    cache: FeatureCache | None,
+    num_threads: int | None = None,
+) -> Job:
+    """A pass over an image set, cut into shards as every process that makes it cuts them."""
+    max_images = cache.shard_images if cache else SHARD_IMAGES
+    return Job(
+        source=source,
+        extractor=extractor,
+        shards=plan_shards(source.image_bytes, max_images=max_images),
+        batch_size=batch_size,
+        cache=cache,
+        num_threads=num_threads,
+    )
+
+
+class _Summary:
+    """What is wanted of the shards taken in so far, which come in order."""
+
+    def __init__(self, job: Job, wanted: Wanted, cache: FeatureCache | None) -> None:
+        self._job, self._wanted, self._cache = job, wanted, cache
+        num, dims = job.source.num_images, job.extractor.dims
+        self._running = {kind: RunningMoments(dims[kind]) for kind in wanted.gaussians}
+        self._rows = {kind: torch.empty(num, dims[kind]) for kind in wanted.rows}
+        self._blocks = _StoredBlocks(job, cache, wanted.gaussians - wanted.rows) if wanted.blocks else None
+        self._digests: list[bytes] = []
+
+    def add(self, part: Part) -> None:
+        """Take in the next shard."""
+        assert part.rows is not None
+        start, stop = len(self._digests), len(self._digests) + len(part.digests)
+        for kind, running in self._running.items():
+            running.add(part.rows[kind])
+        for kind, rows in self._rows.items():
+            found = self._job.extractor.logits(part.rows[POOL]) if kind == LOGITS else part.rows[kind]
+            rows[start:stop] = found
+        if self._blocks:
+            self._blocks.add(part)
+        self._digests += part.digests
+
+    def feature_set(self) -> FeatureSet:
+        """Everything wanted."""
+        source = self._job.source
+        blocks = {}
+        if self._blocks:
+            for kind in self._wanted.gaussians:
+                read = partial(_split, self._rows[kind]) if kind in self._rows else partial(self._blocks.read, kind)
+                dim = self._job.extractor.dims[kind]
+                blocks[kind] = BlockMoments(read, num_rows=source.num_images, dim=dim, num_blocks=NUM_BLOCKS)
+        return FeatureSet(
+            name=source.name,
+            num_images=source.num_images,
+            gaussians={kind: running.moments().gaussian() for kind, running in self._running.items()},
+            rows=self._rows,
+            block_moments=blocks,
+            content_sha256=content_sha256(self._digests),
+        )
+
+    def report_copies(self, reporter: Reporter) -> None:
+        """Say if images are there more than once: a sampler that repeats itself, or a folder filled twice."""
+        counts = Counter(self._digests)
+        num_copies = len(self._digests) - len(counts)
+        if num_copies:
+            often = next(digest for digest, count in counts.items() if count > 1)
+            first = self._digests.index(often)
+            reporter.note(
+                f"warning: {num_copies} of {len(self._digests)} images in {self._job.source.name} are copies of others "
+                f"(first: images {first} and {self._digests.index(often, first + 1)})"
+            )
+
+
+class _StoredBlocks:
+    """Rows that are read again when a block of them is asked for: out of the cache, else out of memory."""
+
+    def __init__(self, job: Job, cache: FeatureCache | None, kinds: frozenset[str]) -> None:
+        self._job, self._cache, self._kinds = job, cache, kinds
+        self._parts: list[tuple[range, str | None, dict[str, torch.Tensor]]] = []
+
+    def add(self, part: Part) -> None:
+        key = part.key if self._cache else None
+        rows = part.rows if part.rows and not key else {}
+        kept = {kind: found for kind, found in rows.items() if kind in self._kinds}
+        self._parts.append((self._job.shards[part.number], key, kept))
+
+    def read(self, kind: str, start: int, stop: int) -> Iterator[torch.Tensor]:
+        for span, key, rows in self._parts:
+            if span.start < stop and start < span.stop:
+                found = self._load(key, len(span), kind) if key else rows[kind]
+                yield found[max(start - span.start, 0) : stop - span.start]
+
+    def _load(self, key: str, num_images: int, kind: str) -> torch.Tensor:
+        assert self._cache is not None
+        rows = self._cache.load(self._job.extractor, key, num_images, [kind])
+        if rows is None:
+            raise EnvironmentProblem(
+                f"{self._cache.path(self._job.extractor, key)} went away or changed while it was in use",
+                hint="run the command again",
+            )
+        return rows[kind]
+
+
+def _split(rows_ND: torch.Tensor, start: int, stop: int) -> Iterator[torch.Tensor]:
+    yield from torch.split(rows_ND[start:stop], SHARD_IMAGES)

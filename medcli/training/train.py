@@ -1,0 +1,205 @@
+"""Train a network: the one call that workflows make."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medcli.config import ModelConfig
+from medcli.data.training_set import TrainingSet
+from medcli.errors import ConfigError
+from medcli.model.backbone import DiffusionTransformer
+from medcli.model.block import Block
+from medcli.runtime.files import require_space
+from medcli.runtime.locks import FolderLocks
+from medcli.runtime.precision import DTYPES, tf32, warn_if_slow
+from medcli.runtime.reporting import Reporter
+from medcli.training.batches import Batches
+from medcli.training.block_autocast import called_with
+from medcli.training.config import TrainConfig
+from medcli.training.distributed import Fleet
+from medcli.training.history import Trouble
+from medcli.training.interrupt import Interrupt
+from medcli.training.loop import Listeners, OnLog, OnSave, Session
+from medcli.training.metrics_log import MetricsLog
+from medcli.training.optimizers import NUM_MOMENTS
+from medcli.training.snapshots import Snapshots
+from medcli.training.trainer import Learner
+
+METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """What a run ended with."""
+
+    ema: dict[str, Tensor]
+    """The moving average of every parameter by name, float32 on the CPU."""
+    steps: int
+    """Steps that are over, those before a resume included."""
+    loss: float | None
+    """Of the last step that was trained on."""
+    skipped: tuple[Trouble, ...]
+    """Steps that were left out because of trouble, those before a resume included."""
+    rollbacks: int
+    """Times this session went back to a saved state."""
+    seconds: float
+    """Time this session took, states and listeners included."""
+    images_per_sec: float | None
+    """Images this session trained on by that time; None if it had nothing to do."""
+
+
+def train(
+    model: DiffusionTransformer,
+    data: TrainingSet,
+    config: TrainConfig,
+    output_dir: Path,
+    reporter: Reporter,
+    *,
+    teacher: DiffusionTransformer | None = None,
+    identity: Mapping[str, Any] | None = None,
+    on_save: OnSave | None = None,
+    on_log: OnLog | None = None,
+) -> TrainResult:
+    """Train a model in place, alone or as one of the processes of a launch.
+
+    The same call again continues what `output_dir` holds, bit for bit on a CPU.
+
+    Args:
+        model: Initialised or pretrained network, float32. Parameters that require no gradient stay as they are.
+        data: The data set.
+        config: The run.
+        output_dir: Gets states, `metrics.jsonl` and a lock while the run lasts. Only the first process touches it.
+        reporter: Told about progress, troubles and damaged states; by the first process alone.
+        teacher: The dense parent, where `config.loss.distill` is above 0.
+        identity: More that a resumed run must share with its beginning, such as the hash of the starting weights; JSON
+            values by a name that reads well after "a run with another".
+        on_save: Told after each saved state, see `Listeners`.
+        on_log: Given each line of the log.
+
+    Raises:
+        ConfigError: If the run does not fit the machine or its processes, another one trains in `output_dir`, or
+            trouble comes again and again.
+        CheckpointError: If `output_dir` holds a run with other settings, or states that can't be read.
+        DataError: If the data can't be read, or images in it are not finite.
+        EnvironmentProblem: If there is no room for the states.
+        KeyboardInterrupt: At Ctrl-C or SIGTERM, once the run is saved.
+    """
+    started = monotonic()
+    config.check_family(model.config.family)
+    fleet = Fleet(has_idle_parameters=has_idle_parameters(model.config, config))
+    rows = fleet.rows(config.global_batch_size)
+    _check_dtype(config, fleet, reporter)
+    run = _identity_of(model, data, config, identity or {})
+    with ExitStack() as stack:
+        fleet.told(lambda: _take_folder(stack, output_dir, model, config))
+        snapshots = Snapshots(output_dir, run, config.keep_last, reporter)
+        fleet.told(snapshots.clean)
+        stack.enter_context(fleet.calm())
+        stack.enter_context(tf32(fleet.device))
+        stack.enter_context(_narrow_blocks(model, teacher, config, fleet.device))
+        learner = Learner(model, teacher, config, fleet)
+        session = Session(
+            learner,
+            Batches.of(data, config, model.config, rows=rows, device=fleet.device),
+            config,
+            snapshots=snapshots,
+            metrics=MetricsLog(output_dir / METRICS_FILE),
+            interrupt=stack.enter_context(Interrupt(fleet)),
+            listeners=Listeners(reporter=reporter, on_save=on_save, on_log=on_log),
+        )
+        session.run()
+        return _result_of(session, learner, monotonic() - started)
+
+
+def has_idle_parameters(model: ModelConfig, config: TrainConfig) -> bool:
+    """Whether some passes leave trained parameters out."""
+    if model.family == "mdtv2":
+        return True  # what fills the holes of masked tokens
+    is_single = len(model.mediators) == 1 and config.entries == model.mediators
+    return bool(model.mediator_layers) and not is_single
+
+
+def _check_dtype(config: TrainConfig, fleet: Fleet, reporter: Reporter) -> None:
+    """Refuse number formats that can't be trained in here; warn of slow ones."""
+    if config.dtype == "fp16" and fleet.device.type != "cuda":
+        raise ConfigError(
+            f"--dtype fp16 needs a CUDA device, this run is on {fleet.device.type}", hint="use --dtype fp32, or bf16"
+        )
+    if config.dtype == "fp16" and fleet.is_sharded:
+        raise ConfigError("--dtype fp16 does not go with FSDP", hint="use --dtype bf16")
+    if fleet.is_first:
+        warn_if_slow(DTYPES[config.dtype], fleet.device, reporter)
+
+
+def _identity_of(
+    model: DiffusionTransformer, data: TrainingSet, config: TrainConfig, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a resumed run must share with its beginning, by names that messages use."""
+    trained = sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return {
+        **config.fixed(),
+        "model": model.config.to_json(),
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "choice of trained parameters": hashlib.sha256("\n".join(trained).encode()).hexdigest(),
+        **more,
+    }
+
+
+def _take_folder(stack: ExitStack, folder: Path, model: DiffusionTransformer, config: TrainConfig) -> None:
+    """Make sure that the folder is this run's alone, and that its disk holds the states.
+
+    Raises:
+        ConfigError: If another run is at work there.
+        EnvironmentProblem: If it can't be written to, or is too full.
+    """
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    # Beside the weights, of each that is trained its average and the optimiser's memory.
+    num_bytes = torch.float32.itemsize * (weights + (1 + NUM_MOMENTS[config.optimizer]) * trained)
+    require_space(folder, (config.keep_last + 1) * num_bytes, f"{config.keep_last + 1} training states")
+    locks = FolderLocks(folder / LOCK_FILE)
+    stack.callback(locks.close)
+    if not locks.is_alone:
+        raise ConfigError(f"another run is training in {folder}", hint="wait for it, or choose another --output")
+    locks.share()  # or the next one to ask would wait instead of being told
+
+
+@contextmanager
+def _narrow_blocks(
+    model: DiffusionTransformer, teacher: DiffusionTransformer | None, config: TrainConfig, device: torch.device
+) -> Iterator[None]:
+    dtype = DTYPES[config.dtype]
+    with (
+        called_with(_blocks(model), device=device, dtype=dtype, is_checkpointed=config.checkpoint_activations),
+        called_with(_blocks(teacher) if teacher else (), device=device, dtype=dtype),
+    ):
+        yield
+
+
+def _blocks(model: DiffusionTransformer) -> list[Block]:
+    """All blocks, that which only masked passes run included."""
+    return [module for module in model.modules() if isinstance(module, Block)]
+
+
+def _result_of(session: Session, learner: Learner, seconds: float) -> TrainResult:
+    journal = session.journal
+    images = session.num_trained * learner.config.global_batch_size
+    return TrainResult(
+        ema=learner.averaged(),
+        steps=journal.done,
+        loss=journal.rows[-1].loss if journal.rows else None,
+        skipped=journal.troubles,
+        rollbacks=session.rollbacks,
+        seconds=seconds,
+        images_per_sec=images / seconds if images else None,
+    )

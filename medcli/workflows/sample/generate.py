@@ -1,0 +1,125 @@
+"""The part of a sampling run that takes long: weights in, missing images out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medcli.checkpoint.load import load_model
+from medcli.data.autoencoder import Decoder
+from medcli.engine.cost import image_gmacs, pass_gmacs
+from medcli.engine.decode_and_save import Finishing
+from medcli.engine.generate import generate
+from medcli.engine.networks import Stage, stages_of
+from medcli.engine.pending_images import Claims
+from medcli.engine.plan import ADAPTIVE_SOLVERS, FinishedImage
+from medcli.engine.sample_folder import Record, SampleFolder, file_name
+from medcli.runtime.precision import warn_if_slow
+from medcli.runtime.processes import Processes, launch_remark
+from medcli.runtime.reporting import Reporter, Silent
+from medcli.workflows.sample.flags import remark_on_idle_steps
+from medcli.workflows.sample.settings import SampleRequest, SampleSetup
+
+# Dimension key: C channels, Y X height and width.
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """One process's work on a folder."""
+
+    folder: SampleFolder
+    setup: SampleSetup
+    request: SampleRequest
+    decoder: Decoder
+    device: torch.device
+    dtype: torch.dtype
+    processes: Processes
+    reporter: Reporter
+
+    def run(self) -> float:
+        """Make what is missing; seconds from the first network call to the last file.
+
+        The first process ends when every image is there and the others have left, and is alone in the folder then.
+        """
+        if not self._is_missing:
+            if self.processes.is_first:
+                self.folder.settle()
+            return 0.0
+        if self.processes.is_first:
+            warn_if_slow(self.dtype, self.device, self.reporter)
+            remark_on_idle_steps(self.request, self.setup.plan, self.reporter)
+            if remark := launch_remark():
+                self.reporter.note(remark)
+        self.folder.share()
+        stages, start = self._load_stages(), time.monotonic()
+        self._fill(stages)
+        while self.processes.is_first:
+            self.folder.settle()
+            if not self._is_missing:
+                break
+            # Another process has died.
+            self.folder.share()
+            self._fill(stages)
+        return round(time.monotonic() - start, 3)
+
+    @property
+    def _is_missing(self) -> bool:
+        return self.folder.num_missing(self.request.num_images) > 0
+
+    def _load_stages(self) -> tuple[Stage, ...]:
+        """Load the weights: one model, or one a ladder entry."""
+        request, counts = self.request, self.setup.plan.schedule.counts
+        models = [
+            load_model(
+                info.path,
+                family=request.family,
+                num_heads=request.num_heads,
+                weights=request.weights,
+                device=self.device,
+                dtype=self.dtype,
+                amm=self.setup.amm,
+            )
+            for info in self.setup.infos
+        ]
+        by_count = dict(zip(counts, models, strict=True)) if request.stages else dict.fromkeys(counts, models[0])
+        return stages_of(by_count, counts, compiled=request.compiled)
+
+    def _fill(self, stages: tuple[Stage, ...]) -> None:
+        """Make images until none is missing that no other process works on."""
+        costs = [pass_gmacs(stage.config, stage.num_mediators) for stage in stages]
+
+        def store(image: FinishedImage, pixels_YXC: npt.NDArray[np.uint8]) -> None:
+            record = Record(
+                index=image.index,
+                label=image.label,
+                file=file_name(image.index),
+                switch_steps=image.switch_steps,
+                gmacs=float(f"{image_gmacs(image.passes, costs):.9g}"),
+            )
+            self.folder.add(record, pixels_YXC)
+
+        with Finishing(self.decoder, store) as finishing:
+            for image in self._images(stages):
+                finishing.add(image)
+                if self.processes.is_first and not self.processes.is_alone:
+                    self.reporter.progress(self.folder.num_done, self.request.num_images, "images")
+
+    def _images(self, stages: tuple[Stage, ...]) -> Iterator[FinishedImage]:
+        plan = self.setup.plan
+        group_size = plan.batch_size if plan.sampler.solver in ADAPTIVE_SOLVERS else 1
+        claims = Claims(self.folder, self.request.num_images, group_size)
+        return generate(
+            stages,
+            plan,
+            claims,
+            # So that the first to start leaves work for the others.
+            max_in_flight=-(-len(claims) // self.processes.count),
+            device=self.device,
+            # Alone, solver steps can be counted; among others, the folder's images.
+            reporter=self.reporter if self.processes.is_alone else Silent(),
+        )

@@ -1,0 +1,214 @@
+"""The measurements of `tune`: each is made once, kept, and found again by a run that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from medcli.data.autoencoder import Decoder, open_decoder
+from medcli.data.images import ImageArray
+from medcli.engine.batched_rule import num_deciding
+from medcli.engine.guidance_phases import step_passes
+from medcli.errors import ConfigError, DataError
+from medcli.model.backbone import DiffusionTransformer
+from medcli.runtime.files import require_space
+from medcli.runtime.precision import DTYPES
+from medcli.runtime.reporting import Reporter, Silent
+from medcli.scores.extractor import POOL
+from medcli.tuning.networks import stage_of
+from medcli.tuning.recording import Stepper, joined, measure_steps, record_parent
+from medcli.tuning.running import run_configuration, squared_errors
+from medcli.tuning.space import DENSE, FULL_ATTENTION, Configuration, Layers, Variant
+from medcli.tuning.store import Store
+from medcli.tuning.tables import StepTable, Tables
+from medcli.workflows.fid.inputs import Side, survey_reference
+from medcli.workflows.fid.scoring import FidRequest, Yardstick, load_yardstick, measure
+from medcli.workflows.tune.setup import TuneSetup
+
+FLOAT32_BYTES = 4
+NUM_PROBED_STEPS = 10
+"""Steps at which single layers are measured, to rank them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run of a configuration gave, by image."""
+
+    configuration: Configuration
+    moves: tuple[tuple[int, ...], ...]
+    """`switch_steps` of each image."""
+    squared_errors: tuple[float, ...]
+    """Summed squared difference of each final state from the parent's."""
+    fid: float | None
+    """None unless it was asked for."""
+
+
+class Workbench:
+    """Measures for one tuning.
+
+    Args:
+        setup: What with.
+        model: The ladder model, on the device.
+        store: Where measurements are kept.
+        reporter: Told of progress.
+
+    Raises:
+        MedcliError: If FID is asked for and its reference, extractor or the autoencoder is missing.
+    """
+
+    def __init__(self, setup: TuneSetup, model: DiffusionTransformer, store: Store, reporter: Reporter) -> None:
+        self._setup, self._model, self._store, self._reporter = setup, model, store, reporter
+        dense = stage_of(model, DENSE)
+        self.stepper = Stepper.of(setup.plan, dense, setup.device)
+        self._scoring: tuple[Decoder, Yardstick] | None = None
+        if setup.request.metric == "fid":
+            self._scoring = self._open_scoring()
+
+    def layer_errors(self) -> dict[int, float]:
+        """For each layer by itself the root mean square error of a step, over its counts and some steps."""
+        setup, every = self._setup, max(1, self.stepper.sampler.num_steps // NUM_PROBED_STEPS)
+        variants = [Variant((layer,), count) for layer in setup.layers for count in setup.counts]
+        tables = self._measured(variants, every, "layer probes")
+        errors: dict[int, list[float]] = {layer: [] for layer in setup.layers}
+        for variant, table in tables.items():
+            errors[variant.layers[0]].append(float(np.mean(table.error_KI**2)))
+        return {layer: float(np.sqrt(np.mean(own))) for layer, own in errors.items()}
+
+    def tables(self, sets: Iterable[Layers]) -> Tables:
+        """All that replays of configurations with these sets of layers need."""
+        setup, sampler = self._setup, self.stepper.sampler
+        variants = [DENSE, *(Variant(layers, count) for layers in sets for count in setup.counts)]
+        return Tables(
+            of_variant=self._measured(variants, 1, "step tables"),
+            norm_I=np.sqrt(self.energies(setup.numbers)[: len(setup.recorded)]),
+            passes_K=step_passes(sampler, setup.plan.guidance).numpy(),
+            num_deciding=num_deciding(sampler),
+            warmup_steps=setup.plan.schedule.warmup_steps,
+            distance=setup.plan.schedule.distance,
+        )
+
+    def energies(self, numbers: range) -> list[float]:
+        """Squared norms of the parent's final states."""
+        finals = self._parents(numbers)
+        return squared_errors(finals, torch.zeros_like(finals))
+
+    def run(self, configurations: Sequence[Configuration], numbers: range, unit: str) -> list[Outcome]:
+        """Run configurations that have not been run; what has been is found again."""
+        outcomes = []
+        for done, configuration in enumerate(configurations):
+            outcomes.append(self._outcome(configuration, numbers))
+            self._reporter.progress(done + 1, len(configurations), unit)
+        return outcomes
+
+    def _outcome(self, configuration: Configuration, numbers: range) -> Outcome:
+        name = f"runs/{numbers.start}-{numbers.stop}-{configuration.name}.json"
+        kept = self._store.json(name)
+        if kept is None or (self._scoring and kept.get("fid") is None):
+            kept = self._run(configuration, numbers)
+            self._store.put_json(name, kept)
+        try:
+            moves = tuple(tuple(map(int, own)) for own in kept["moves"])
+            return Outcome(configuration, moves, tuple(map(float, kept["squared_errors"])), kept["fid"])
+        except (KeyError, TypeError, ValueError) as err:
+            file = self._store.path / name
+            raise DataError(f"{file} is damaged ({err})", hint="remove it, and run the command again") from err
+
+    def _run(self, configuration: Configuration, numbers: range) -> dict[str, Any]:
+        setup = self._setup
+        parents = self._parents(numbers)
+        moves: tuple[tuple[int, ...], ...]
+        if configuration == FULL_ATTENTION:
+            finals, moves = parents, ((),) * len(numbers)
+        else:
+            made = run_configuration(self._model, configuration, setup.plan, numbers, setup.device, Silent())
+            finals, moves = made.latent_ICYX, made.moves
+        return {"moves": moves, "squared_errors": squared_errors(finals, parents), "fid": self._fid(finals)}
+
+    def _parents(self, numbers: range) -> torch.Tensor:
+        """(I, C, Y, X) final states under full attention."""
+        setup = self._setup
+
+        def make() -> np.ndarray[Any, Any]:
+            made = run_configuration(self._model, FULL_ATTENTION, setup.plan, numbers, setup.device, self._reporter)
+            return made.latent_ICYX.numpy()
+
+        return torch.from_numpy(self._store.array(f"parents/{numbers.start}-{numbers.stop}.npy", make))
+
+    def _batches(self) -> list[range]:
+        recorded, size = self._setup.recorded, self._setup.plan.batch_size
+        return [recorded[start : start + size] for start in range(0, len(recorded), size)]
+
+    def _measured(self, variants: Sequence[Variant], every: int, unit: str) -> dict[Variant, StepTable]:
+        """The step table of each variant, measured batch by batch."""
+        batches, made = self._batches(), dict[Variant, StepTable]()
+        self._require_space()
+        for number, numbers in enumerate(batches):
+            path = self._store.path / "parents" / f"states-{number}.npy"
+            if not path.exists():
+                record_parent(path, self.stepper, stage_of(self._model, DENSE), numbers)
+        for done, variant in enumerate(variants):
+            made[variant] = joined([self._table(variant, number, every) for number in range(len(batches))])
+            self._reporter.progress(done + 1, len(variants), unit)
+        return made
+
+    def _require_space(self) -> None:
+        """Refuse to record what the disk can't hold; what is recorded needs no room any more."""
+        config, num_states = self._setup.config, self.stepper.sampler.num_steps + 1
+        images = sum(
+            len(numbers)
+            for number, numbers in enumerate(self._batches())
+            if not (self._store.path / "parents" / f"states-{number}.npy").exists()
+        )
+        num_bytes = FLOAT32_BYTES * images * num_states * config.in_channels * config.latent_size**2
+        require_space(self._store.path, num_bytes, "recorded states")
+
+    def _table(self, variant: Variant, number: int, every: int) -> StepTable:
+        """One variant's table on one batch."""
+
+        def make() -> np.ndarray[Any, Any]:
+            path = self._store.path / "parents" / f"states-{number}.npy"
+            stage = stage_of(self._model, variant)
+            table = measure_steps(path, self.stepper, stage, self._batches()[number], every)
+            return np.stack([table.error_KI, table.l1_KI, table.l2_KI])
+
+        return StepTable(*self._store.array(f"tables/every-{every}/{variant.name}-{number}.npy", make))
+
+    def _open_scoring(self) -> tuple[Decoder, Yardstick]:
+        """What makes images of states, and what FID is measured with."""
+        setup = self._setup
+        if setup.reference is None:
+            raise ConfigError(
+                "--metric fid needs a reference, and this checkpoint names none",
+                hint="add --reference with a folder, an npz or a bundled name",
+            )
+        sampling = setup.request.sampling
+        decoder = open_decoder(
+            setup.config, autoencoder=sampling.vae, device=setup.device, dtype=DTYPES[sampling.dtype]
+        )
+        reference = survey_reference(setup.reference)
+        samples = (self._store.path, Side(name="samples"))
+        yardstick = load_yardstick(FidRequest(metrics=("fid",)), reference, [samples], self._reporter)
+        dim = yardstick.extractor.dims[POOL]
+        if len(setup.numbers) <= dim:
+            self._reporter.note(
+                f"warning: {len(setup.numbers)} images are fewer than the {dim} dimensions of the features: FID reads "
+                "far too high, and tells little; raise --num-images"
+            )
+        return decoder, yardstick
+
+    def _fid(self, latent_ICYX: torch.Tensor) -> float | None:
+        """FID of images against the reference; None if nobody asked."""
+        if self._scoring is None:
+            return None
+        decoder, yardstick = self._scoring
+        pictures = []
+        for part_BCYX in latent_ICYX.to(self._setup.device).split(decoder.batch_size):
+            padding = part_BCYX[:1].expand(decoder.batch_size - len(part_BCYX), -1, -1, -1)
+            pictures.append(decoder.decode(torch.cat([part_BCYX, padding]))[: len(part_BCYX)])
+        source = ImageArray(name="samples", images_NYXC=torch.cat(pictures))
+        report = measure(yardstick, Side(name="samples", source=source), Silent())
+        return report.scores.values["fid"]

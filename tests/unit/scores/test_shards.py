@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medcli.scores.shards import content_sha256, image_digest, plan_shards, read_shards
+from tests.unit.scores.corners import images
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 7), st.integers(1, 100))
+def test_shards_are_the_longest_runs_both_limits_allow(sizes: list[int], max_images: int, max_bytes: int) -> None:
+    shards = plan_shards(sizes, max_images=max_images, max_bytes=max_bytes)
+    assert [index for span in shards for index in span] == list(range(len(sizes)))
+    for span in shards:
+        assert len(span) == 1 or (len(span) <= max_images and sum(sizes[index] for index in span) <= max_bytes)
+        if span.stop < len(sizes):
+            one_more = sum(sizes[index] for index in range(span.start, span.stop + 1))
+            assert len(span) == max_images or one_more > max_bytes
+
+
+def test_shards_are_read_in_the_order_asked_for() -> None:
+    source = images(10)
+    shards = plan_shards(source.image_bytes, max_images=4)
+    found = list(read_shards(source, shards, iter([0, 2])))
+    assert [shard.number for shard in found] == [0, 2]
+    assert torch.equal(torch.stack(list(found[1].images)), source.images_NYXC[8:])
+
+
+def test_a_digest_tells_shape_and_pixels() -> None:
+    image_YXC = images(1).images_NYXC[0]
+    changed = image_YXC.clone()
+    changed[1, 1, 2] ^= 1
+    assert len({image_digest(image_YXC), image_digest(changed), image_digest(image_YXC.reshape(1, 4, 3))}) == 3
+    assert image_digest(image_YXC) == image_digest(image_YXC.transpose(0, 1).contiguous().transpose(0, 1))
+
+
+def test_the_hash_of_a_set_tells_order() -> None:
+    assert content_sha256([b"a", b"b"]) != content_sha256([b"b", b"a"])

@@ -1,0 +1,114 @@
+"""Timesteps drawn by their latest losses: what is drawn, what is saved, and who may ask for it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS
+from medcli.errors import CheckpointError, ConfigError
+from medcli.runtime.reporting import Silent
+from medcli.training import trainer as learner_module
+from medcli.training.batches import Batches
+from medcli.training.distributed import Fleet
+from medcli.training.masking import Masking
+from medcli.training.timestep_sampler import NUM_KEPT, LossSecondMoment
+from medcli.training.train import train
+from medcli.training.trainer import Learner
+from tests.unit.training.runs import DATA, RUN, fresh, last_state, same_average, same_tensors
+from tests.unit.training.small_models import EDT_MODEL, LADDER_MODEL
+
+BY_LOSS = replace(RUN, entries=(0,), timesteps="loss")
+LARGE = 900
+"""From this timestep on, losses are a hundred times those below; at even ones half as much again."""
+
+
+def filled(num_timesteps: int) -> LossSecondMoment:
+    """Draws past their first ten losses of each timestep, as they are late in a run."""
+    draws = LossSecondMoment(num_timesteps)
+    draws.losses_TL[:] = 0.1
+    draws.losses_TL[LARGE:] = 10.0
+    draws.losses_TL[::2] *= 1.5  # so that neighbours' weights differ
+    draws.seen_T[:] = NUM_KEPT
+    return draws
+
+
+def learner_of(config=BY_LOSS) -> Learner:
+    return Learner(fresh(EDT_MODEL).requires_grad_(True), None, config, Fleet(has_idle_parameters=False))
+
+
+def by_loss(folder, **settings):
+    return train(fresh(EDT_MODEL), DATA, replace(BY_LOSS, **settings), folder, Silent())
+
+
+@pytest.mark.parametrize("masking", [None, Masking()])
+@pytest.mark.parametrize("size", [None, 3])
+def test_a_step_is_noted_and_learned_at_its_times_with_its_weights(masking, size):
+    learner = learner_of(replace(BY_LOSS, masking=masking, micro_batch_size=size))
+    learner.draws = filled(NUM_TRAIN_TIMESTEPS)
+    batches = Batches.of(DATA, learner.config, EDT_MODEL)
+    batch = learner.timed(batches.draw(0), batches.chances(0))
+    t_B, weight_B = learner.draws.draw(batches.chances(0))
+    assert torch.equal(batch.t_B, t_B)
+    passes = [batch] if masking is None else [batch, batch.masked]
+    assert all(torch.equal(each.t_B, t_B) for each in passes)
+    objective = learner_module.LadderObjective(learner.model, learner.config.loss)
+    with torch.no_grad():
+        rows = [objective(*each[:6]) for each in passes]
+    measured = learner.learn(batch)
+    for loss, loss_B in zip(measured.losses, rows, strict=True):
+        torch.testing.assert_close(loss, (loss_B * weight_B).mean().float(), rtol=1e-5, atol=0)
+    expected = filled(NUM_TRAIN_TIMESTEPS)
+    expected.observe(t_B, sum(rows))
+    torch.testing.assert_close(learner.draws.losses_TL, expected.losses_TL, rtol=1e-5, atol=0)
+    assert torch.equal(learner.draws.seen_T, expected.seen_T)
+
+
+def test_times_follow_the_losses_that_were_noted():
+    learner = learner_of(replace(BY_LOSS, global_batch_size=512))
+    batches = Batches.of(DATA, learner.config, EDT_MODEL)
+    even = learner.timed(batches.draw(0), batches.chances(0))
+    assert torch.equal(even.t_B, batches.draw(0).t_B)  # too few losses are known
+    learner.draws = filled(NUM_TRAIN_TIMESTEPS)
+    drawn = learner.timed(batches.draw(0), batches.chances(0))
+    # Their share is 100 * 10 / (100 * 10 + 900 * 0.1), but for a thousandth.
+    assert (drawn.t_B >= LARGE).double().mean() == pytest.approx(1000 / 1090, abs=0.04)
+    assert (even.t_B >= LARGE).double().mean() == pytest.approx(0.1, abs=0.04)
+    assert drawn.weight_B.mean() == pytest.approx(1, abs=0.4)  # which keeps the mean of the loss
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(learner_module, "LossSecondMoment", filled)
+    straight = by_loss(tmp_path / "straight")
+    by_loss(tmp_path / "resumed", steps=4)
+    monkeypatch.undo()  # the rest of the run knows the losses by its state alone
+    resumed = by_loss(tmp_path / "resumed")
+    assert same_average(straight, resumed)
+    assert same_tensors(last_state(tmp_path / "straight"), last_state(tmp_path / "resumed"))
+    assert not same_average(straight, by_loss(tmp_path / "even", timesteps="even"))
+
+
+def test_all_processes_note_the_losses_of_all(monkeypatch):
+    learner = learner_of()
+    batches = Batches.of(DATA, BY_LOSS, EDT_MODEL, rows=range(4))
+    others = [(7, 1.5), (7, 2.5)]
+    monkeypatch.setattr(learner.fleet, "collected", lambda values: [*values, *others])
+    batch = learner.timed(batches.draw(0), batches.chances(0))
+    learner.learn(batch)
+    assert learner.draws.seen_T.sum() == len(batch) + len(others)
+    assert learner.draws.losses_TL[7].sort().values[-2:].tolist() == [1.5, 2.5]
+
+
+def test_another_way_to_draw_is_another_run_and_the_old_way_has_no_name(tmp_path):
+    assert replace(BY_LOSS, timesteps="even").fixed().items() < BY_LOSS.fixed().items()
+    by_loss(tmp_path, steps=2)
+    with pytest.raises(CheckpointError, match="another way to draw timesteps"):
+        by_loss(tmp_path, timesteps="even")
+
+
+def test_models_without_integer_timesteps_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="SiT"):
+        train(fresh(LADDER_MODEL), DATA, BY_LOSS, tmp_path, Silent())
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="even, loss"):
+        replace(BY_LOSS, timesteps="odd")
