@@ -10,6 +10,7 @@ from medcli.cli import options
 from medcli.cli.bench_train import TrainOpt, VaeOpt, refuse_idle_flags, training_summary
 from medcli.cli.bench_words import CLOCKS, SLOWER, machine_words
 from medcli.cli.output import output_of, table_of
+from medcli.settings.network import parse_layers
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -156,7 +157,7 @@ def bench(
         shape=Shape(
             resolution_px=res,
             mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
-            layers=None if layers is None else lambda depth: options.parse_layers(layers, depth),
+            layers=None if layers is None else lambda depth: parse_layers(layers, depth),
         ),
         batch_size=batch_size,
         dtype=dtype,

@@ -22,9 +22,9 @@ from medcli.cli.options import (
     WeightsOpt,
     choice,
     parse_ints,
-    parse_layers,
 )
 from medcli.cli.output import output_of, printable
+from medcli.settings.network import parse_layers
 
 if TYPE_CHECKING:
     from medcli.workflows.convert import ConvertReport, LayerChoice, Target

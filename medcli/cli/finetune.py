@@ -13,6 +13,7 @@ from medcli.cli.command_line import command_line
 from medcli.cli.finetune_table import plan_table, report_table
 from medcli.cli.output import output_of
 from medcli.runtime.processes import this_process
+from medcli.settings.network import parse_layers
 
 if TYPE_CHECKING:
     from medcli.training.config import Dtype, TimestepRule
@@ -121,7 +122,7 @@ def finetune(
             family=family,
             num_heads=heads,
             mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
-            layers=None if layers is None else lambda depth: options.parse_layers(layers, depth),
+            layers=None if layers is None else lambda depth: parse_layers(layers, depth),
             resolution_px=res,
             num_classes=num_classes,
         ),

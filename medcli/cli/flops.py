@@ -10,6 +10,7 @@ import typer
 from medcli.cli import options
 from medcli.cli import sampling_options as sampling
 from medcli.cli.output import output_of, table_of
+from medcli.settings.network import parse_layers
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -91,7 +92,7 @@ def flops(
         num_heads=heads,
         resolutions_px=() if res is None else options.parse_ints(res, "--res"),
         mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
-        layers=None if layers is None else lambda depth: options.parse_layers(layers, depth),
+        layers=None if layers is None else lambda depth: parse_layers(layers, depth),
         qk_ratios=() if qk_ratio is None else options.parse_floats(qk_ratio, "--qk-ratio"),
         schedule=schedule,
         rho=None if rho is None else options.parse_floats(rho),

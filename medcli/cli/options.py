@@ -14,7 +14,6 @@ import typer
 
 from medcli.config import FAMILIES
 from medcli.errors import ConfigError
-from medcli.presets import auto_layers
 
 INPUT = "Input"
 MODEL = "Model"
@@ -243,37 +242,3 @@ def parse_floats(text: str, flag: str = "--rho") -> tuple[float, ...]:
         return value
 
     return _parse_numbers(text, flag, finite, "0.3,0.1")
-
-
-def parse_layers(text: str, depth: int) -> tuple[int, ...]:
-    """Read which blocks attend through mediators.
-
-    Args:
-        text: `0-3`, `0,2,5`, a mix such as `0-3,8`, `all`, `none`, or `auto` (`medcli.presets.auto_layers`).
-        depth: Blocks the model has.
-
-    Returns:
-        Rising block numbers in 0..depth - 1.
-
-    Raises:
-        ConfigError: If the text names no blocks or blocks the model does not have.
-    """
-    named = {"all": range(depth), "none": (), "auto": auto_layers(depth)}
-    if text in named:
-        return tuple(named[text])
-    layers: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(first) > int(last)):
-            raise ConfigError(
-                f"--layers {text!r}: {part.strip()!r} names no blocks",
-                hint="write it like --layers 0-3, or 0,2,5, all, none or auto",
-            )
-        top = int(last) if dash else int(first)
-        if top >= depth:
-            raise ConfigError(
-                f"--layers {text!r}: there is no block {top} in a model of {depth} blocks",
-                hint=f"blocks are numbered 0-{depth - 1}",
-            )
-        layers.update(range(int(first), top + 1))
-    return tuple(sorted(layers))

@@ -13,6 +13,7 @@ from medcli.cli import tune_options as own
 from medcli.cli.idle_flags import refuse_given, refuse_without
 from medcli.cli.output import Output, output_of
 from medcli.cli.tune_table import comparison_summary, summary
+from medcli.settings.network import parse_layers
 
 if TYPE_CHECKING:
     from medcli.workflows.tune.request import Metric
@@ -95,7 +96,7 @@ def tune(
             ctx.params, mediators=None, output=None, num_images=num_images or NUM_IMAGES
         ),
         output=output or Path("tuning"),
-        layers=None if layers is None else lambda depth: options.parse_layers(layers, depth),
+        layers=None if layers is None else lambda depth: parse_layers(layers, depth),
         mediators=options.parse_ints(mediators) if mediators is not None else None,
         metric=cast("Metric", metric),
         reference=reference,

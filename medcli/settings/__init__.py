@@ -1,0 +1,1 @@
+"""Settings of commands as frozen dataclasses, one field per flag. Loads no torch."""
