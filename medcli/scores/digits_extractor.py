@@ -105,7 +105,7 @@ def load_digits_extractor(weights_path: Path | None = None, *, device: torch.dev
     """Read the classifier.
 
     Args:
-        weights_path: A file made by `python -m medcli.workflows.digits_assets classifier`; None takes the bundled one.
+        weights_path: A file made by `python docs/scripts/digits_assets.py classifier`; None takes the bundled one.
         device: Where the network runs.
 
     Raises:

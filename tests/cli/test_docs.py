@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cli_page import EXIT_CODE_MEANINGS, reference
+from families_page import page
 from medcli.cli.app import COMMANDS
 from medcli.cli.common import CommandFunction, description_of, examples_of
-from medcli.cli.families import page
-from medcli.cli.reference import EXIT_CODE_MEANINGS, reference
 from medcli.errors import ExitCode
 from tests.conftest import RunCli
 
@@ -23,7 +23,7 @@ each_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: 
 
 def test_the_reference_of_the_commands_is_fresh() -> None:
     written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert written == reference(), "run: python -m medcli.cli.reference > docs/cli.md"
+    assert written == reference(), "run: python docs/scripts/cli_page.py"
 
 
 def test_the_reference_knows_every_exit_code() -> None:
@@ -85,4 +85,4 @@ def assert_line_fits_the_program(line: str, run_cli: RunCli) -> None:
 def test_the_tables_of_the_families_are_what_the_commands_say() -> None:
     # Runs every command on a tiny network of every family, so it takes some seconds: the table can't lie.
     written = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
-    assert written == page(written), "run: python -m medcli.cli.families docs/families.md"
+    assert written == page(written), "run: python docs/scripts/families_page.py"

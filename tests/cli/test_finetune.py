@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from digits_model import MODEL, SAMPLING
 from medcli import presets
 from medcli.checkpoint.reader import describe
 from medcli.checkpoint.writer import save_checkpoint
-from medcli.workflows.digits_model import MODEL, SAMPLING
 from tests.unit.data.test_autoencoder import save_tiny_autoencoder
 from tests.unit.data.tiny_data import save_classes
 from tests.unit.training.small_models import EDT_MODEL, MDT_MODEL, shaken

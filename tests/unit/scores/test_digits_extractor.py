@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from digits_assets import held_out_split
 from medcli.data.assets import asset_path
 from medcli.data.digits import digit_pixels, load_digits
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.scores.digits_extractor import CLASSIFIER, digit_labels, grey_8x8, load_digits_extractor
 from medcli.scores.extractor import LOGITS, POOL
-from medcli.workflows.digits_assets import held_out_split
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:

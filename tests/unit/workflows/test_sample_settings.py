@@ -1,7 +1,7 @@
 import pytest
 
+from digits_model import MODEL
 from medcli.presets import preset_config
-from medcli.workflows.digits_model import MODEL
 from medcli.workflows.sample.settings import default_batch_size
 
 

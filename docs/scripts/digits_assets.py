@@ -1,6 +1,6 @@
-"""Make the bundled digits and what scores them: `python -m medcli.workflows.digits_assets images|classifier|reference`.
+"""Build the bundled digits files: `python docs/scripts/digits_assets.py images|classifier|reference`.
 
-The classifier is trained on real digits only and never sees the generator, so its verdict on samples is independent.
+The classifier is trained on real digits only and never sees the generator, so its scores of samples are independent.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 from torch.nn import functional
 
+import medcli
 from medcli.data.digits import IMAGES, digit_pixels, load_digits
 from medcli.data.images import ImageArray
 from medcli.errors import ConfigError
@@ -24,16 +25,16 @@ from medcli.scores.extractor import DIGITS, POOL
 from medcli.scores.features import Wanted, extract
 from medcli.scores.reference import BUNDLED, bundled_bytes
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = Path(medcli.__file__).resolve().parent / "assets"
 NUM_HELD_OUT = 360
-"""Digits never trained on, a fifth of them."""
+"""Number of digits held out of training, a fifth of them."""
 SPLIT_SEED = 0
-"""Which fifth; not the training seed, so that training again with another seed is judged by the same digits."""
+"""Seed of the split; separate from the training seed, so that every training seed is tested on the same digits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierTraining:
-    """How the bundled classifier is trained."""
+    """Hyperparameters of the bundled classifier."""
 
     num_epochs: int = 60
     """Passes over the training digits."""
@@ -54,7 +55,7 @@ class ClassifierTraining:
 
 
 def held_out_split() -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices (int64) of the digits trained on, and of those held out for the accuracy this project reports."""
+    """Return the indices (int64) of the training digits and of the held-out digits."""
     order = torch.randperm(len(load_digits()[0]), generator=torch.Generator().manual_seed(SPLIT_SEED))
     return order[NUM_HELD_OUT:], order[:NUM_HELD_OUT]
 
@@ -63,7 +64,7 @@ def train_classifier(training: ClassifierTraining) -> tuple[DigitClassifier, flo
     """Train on four fifths of the digits.
 
     Returns:
-        The network and its accuracy on the fifth it has not seen, in [0, 1].
+        The network and its held-out accuracy, in [0, 1].
     """
     images = grey_8x8(torch.from_numpy(digit_pixels()))
     labels = torch.from_numpy(load_digits()[1]).long()
@@ -73,8 +74,8 @@ def train_classifier(training: ClassifierTraining) -> tuple[DigitClassifier, flo
         network = DigitClassifier()
         _fit(network, images[train_indices], labels[train_indices], training)
     network.requires_grad_(False)
-    verdicts = network(images[held_out_indices])[1].argmax(dim=1)
-    return network, float((verdicts == labels[held_out_indices]).double().mean())
+    predicted = network(images[held_out_indices])[1].argmax(dim=1)
+    return network, float((predicted == labels[held_out_indices]).double().mean())
 
 
 def _fit(network: DigitClassifier, images: torch.Tensor, labels: torch.Tensor, training: ClassifierTraining) -> None:
@@ -92,7 +93,7 @@ def _fit(network: DigitClassifier, images: torch.Tensor, labels: torch.Tensor, t
 
 
 def _augment(images_B1YX: torch.Tensor, training: ClassifierTraining) -> torch.Tensor:
-    """Turn and shift each digit a little, then add noise; outside the paper is empty (-1)."""
+    """Rotate and shift each digit a little, then add noise; pixels from outside the image are empty (-1)."""
     num_images, _, _, side = images_B1YX.shape
     angle_B = (torch.rand(num_images) * 2 - 1) * training.max_turn_rad
     shift_B2 = (torch.rand(num_images, 2) * 2 - 1) * training.max_shift_px * 2 / side

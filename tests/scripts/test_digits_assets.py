@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 
+from digits_assets import ClassifierTraining, held_out_split, main, train_classifier
 from medcli.data.assets import asset_path
 from medcli.errors import ConfigError
-from medcli.workflows.digits_assets import ClassifierTraining, held_out_split, main, train_classifier
 
 
 def test_the_split_is_fixed_and_leaves_no_digit_out() -> None:

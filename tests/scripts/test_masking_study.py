@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+import masking_study
+from masking_study import LOSSES, PICTURE, TRAINING, WAYS, study
 from medcli.runtime.reporting import Silent
-from medcli.workflows import masking_study
-from medcli.workflows.masking_study import LOSSES, PICTURE, TRAINING, WAYS, study
 
 
 def test_losses_and_the_angle_of_their_gradients_are_found_for_every_seed_and_kept(tmp_path, monkeypatch):

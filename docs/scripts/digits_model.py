@@ -1,7 +1,6 @@
-"""Train the bundled digits model: `python -m medcli.workflows.digits_model DIR`.
+"""Train the bundled digits model: `python docs/scripts/digits_model.py DIR`.
 
-The command that made `medcli/assets/digits-sit.safetensors`; it stands here, with every number, so that it can be run
-again. The same command again continues an interrupted run.
+It made `medcli/assets/digits-sit.safetensors`. Running it again continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ TRAINING = TrainConfig(
     log_every=50,
 )
 
-TOLD = ("steps", "global_batch_size", "lr", "ema", "grad_clip", "label_dropout", "entries", "seed")
-"""Settings that the checkpoint's header names."""
+HEADER_SETTINGS = ("steps", "global_batch_size", "lr", "ema", "grad_clip", "label_dropout", "entries", "seed")
+"""Settings recorded in the checkpoint's header."""
 
-# Defaults of `medcli sample` for this model. The `decreasing` noise fades before the data end, so a step's change falls
-# well below a tenth of its first size and the dynamic rule has something to see; docs/schedules.md shows it.
+# Defaults of `medcli sample` for this model. The `decreasing` noise fades before the data end, so the change per step
+# falls well below a tenth of its first size and the dynamic rule has something to detect (docs/schedules.md).
 SAMPLING: dict[str, Any] = {
     "sampler": "sde",
     "solver": "euler",
@@ -74,7 +73,7 @@ SAMPLING: dict[str, Any] = {
 
 
 def train_digits(output_dir: Path, reporter: Reporter) -> Path:
-    """Train the model and write its checkpoint; resumes what `output_dir` holds.
+    """Train the model and write its checkpoint; resumes the run in `output_dir`.
 
     Returns:
         The checkpoint, ready to be copied into `medcli/assets`.
@@ -84,7 +83,7 @@ def train_digits(output_dir: Path, reporter: Reporter) -> Path:
     initialise(model, TRAINING.seed)
     trained = train(model, digit_set(), TRAINING, output_dir, reporter)
     target = output_dir / BUNDLED_MODEL
-    history = {"data": DIGITS, **{name: getattr(TRAINING, name) for name in TOLD}}
+    history = {"data": DIGITS, **{name: getattr(TRAINING, name) for name in HEADER_SETTINGS}}
     save_checkpoint(target, MODEL, trained.ema, sampling=SAMPLING, reference=DIGITS, training=history, force=True)
     return target
 

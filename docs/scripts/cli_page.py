@@ -1,11 +1,12 @@
-"""Write the reference page of the commands: `python -m medcli.cli.reference > docs/cli.md`.
+"""Write docs/cli.md, the reference of the commands: `python docs/scripts/cli_page.py`.
 
-The page is made from what the program itself reads, the commands' signatures and docstrings; a test compares the two.
+The page comes from the commands' signatures and docstrings; a test compares the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,6 +14,9 @@ import typer
 from medcli.cli.app import COMMANDS, app
 from medcli.cli.common import COMMON_OPTIONS, CommandFunction, description_of, examples_of
 from medcli.errors import ExitCode
+from medcli.runtime.files import write_text
+
+PAGE = Path(__file__).resolve().parents[1] / "cli.md"
 
 EXIT_CODE_MEANINGS = {
     ExitCode.DONE: "done",
@@ -27,7 +31,7 @@ EXIT_CODE_MEANINGS = {
 
 HEAD = """# Commands
 
-<!-- Made by `python -m medcli.cli.reference > docs/cli.md`; edit the commands' docstrings and options instead. -->
+<!-- Made by `python docs/scripts/cli_page.py`; edit the commands' docstrings and options instead. -->
 
 Results go to stdout, everything else to stderr. An error is one line that says what is wrong and, where there is a way
 out, one that names it.
@@ -35,7 +39,7 @@ out, one that names it.
 
 
 def reference() -> str:
-    """Make the page, in Markdown."""
+    """Return the page in Markdown."""
     parsed: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     first = parsed[COMMANDS[0].__name__]
     lines = [HEAD, "## Every command", ""]
@@ -49,7 +53,7 @@ def reference() -> str:
 
 
 def _command_lines(command: CommandFunction, params: list[Any]) -> Iterator[str]:
-    """Describe one command: what it makes, examples, then its parameters panel by panel."""
+    """Yield the lines of one command: description, examples, then parameters panel by panel."""
     own = [param for param in params if param.name not in COMMON_OPTIONS]
     arguments = [param for param in own if param.param_type_name == "argument"]
     words = [param.metavar if param.required else f"[{param.metavar}]" for param in arguments]
@@ -78,4 +82,4 @@ def _default(param: Any) -> str:
 
 
 if __name__ == "__main__":
-    print(reference(), end="")
+    write_text(PAGE, reference(), force=True)

@@ -1,14 +1,13 @@
-"""Write the tables of docs/families.md: `python -m medcli.cli.families docs/families.md`.
+"""Write the tables of docs/families.md: `python docs/scripts/families_page.py`.
 
-Every "yes" is a command that was run on a tiny network of the family, every "no" one that was refused, with what it
-said. The rest of the page is left as it is. A test compares the page with what this makes.
+Every "yes" is a command that ran on a tiny network of the family, every "no" one that was refused, with its message.
+The rest of the page is kept. A test compares the page with the output of this script.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -23,8 +22,9 @@ from medcli.model.shapes import num_params, position_tables
 from medcli.presets import PUBLISHED, amm_blocks, family_title, preset_config, preset_names
 from medcli.runtime.files import write_text
 
-BEGIN, END = "<!-- {}: made by python -m medcli.cli.families docs/families.md -->\n", "<!-- end of {} -->\n"
+BEGIN, END = "<!-- {}: made by python docs/scripts/families_page.py -->\n", "<!-- end of {} -->\n"
 RESOLUTIONS_PX = (256, 512)
+PAGE = Path(__file__).resolve().parents[1] / "families.md"
 
 TINY: dict[str, Any] = {
     "hidden_size": 8,
@@ -70,7 +70,7 @@ PROBES: dict[str, str] = {
 
 
 def page(text: str) -> str:
-    """The page with its tables made anew.
+    """Replace the tables of a page.
 
     Raises:
         ValueError: If the page lacks a table's marks.
@@ -86,7 +86,7 @@ def page(text: str) -> str:
 
 
 def sizes_table() -> str:
-    """Every preset: parameters and multiply-adds, what the papers print, and where they modulate attention."""
+    """Build the table of presets: parameters, MACs, the published figures and the AMM blocks."""
     rows = []
     for name in preset_names():
         config, published = preset_config(name), PUBLISHED.get(name)
@@ -110,7 +110,7 @@ def sizes_table() -> str:
 
 
 def commands_table() -> str:
-    """Which command works for which family."""
+    """Build the table of commands by family."""
     answers = {family: _answers(family) for family in TINY_FAMILIES}
     said: dict[str, int] = {}
 
@@ -128,7 +128,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _answers(family: Family) -> dict[str, str]:
-    """What each probe says of a family: nothing if it works, else its error."""
+    """Run every probe on a family; return its error message, empty if it succeeded."""
     with _empty_folder():
         config = ModelConfig(family=family, **TINY, **TINY_FAMILIES[family])
         _save("dense.safetensors", config)
@@ -167,9 +167,5 @@ def _error_of(words: list[str]) -> str:
     return next(line for line in err.getvalue().splitlines() if line.startswith("error: ")).removeprefix("error: ")
 
 
-def _rewrite(path: Path) -> None:
-    write_text(path, page(path.read_text(encoding="utf-8")), force=True)
-
-
 if __name__ == "__main__":
-    _rewrite(Path(sys.argv[1]))
+    write_text(PAGE, page(PAGE.read_text(encoding="utf-8")), force=True)

@@ -1,9 +1,9 @@
-"""Do the full and the masked loss get in each other's way? `python -m medcli.workflows.masking_study DIR`.
+"""Measure whether the full and the masked loss conflict: `python docs/scripts/masking_study.py DIR`.
 
 Small networks learn the bundled digits with EDT's masking, with MDT's, and with none, five seeds each. Every 20 steps
-the two losses are measured on draws no run trains on, and the angle between their gradients: where its cosine is below
-0, a step that lowers one loss raises the other. DIR gets the states, `losses.json` and `losses.png`; the same command
-again continues. The picture and what it says are in docs/families.md.
+the two losses are measured on draws no run trains on, and the cosine between their gradients: below 0, a step that
+lowers one loss raises the other. DIR gets the states, `losses.json` and `losses.png`; the same command again continues.
+The results are in docs/families.md.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from medcli.training.train import train
 
 SEEDS = range(5)
 Found = Mapping[str, list[list[dict[str, float]]]]
-"""By way and seed, what `measured` gave at each saved step, and the step."""
+"""Curves by masking and seed: the results of `measured` at each saved step."""
 MEASURED_BATCHES = 1
 MEASURED_IMAGES = 128
 FAR = 10**6
-"""Step whose batch is the first that losses are measured on: no run gets there."""
+"""First step whose batches are used for measuring; no run trains that long."""
 LOSSES, PICTURE = "losses.json", "losses.png"
 
 PIXELS: dict[str, Any] = {
@@ -74,14 +74,14 @@ TRAINING = TrainConfig(
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A network and how it is masked."""
+    """A network and its masking."""
 
     title: str
     model: ModelConfig
     masking: Masking
-    """What its masked loss is measured by."""
+    """Masking of the measured masked loss."""
     is_masked: bool = True
-    """Whether it also trains so; False: the control."""
+    """True: train with the masking too; False: the control."""
 
 
 WAYS = (
@@ -100,17 +100,17 @@ def study(
     ways: Sequence[Way] = WAYS,
     seeds: Iterable[int] = SEEDS,
 ) -> Found:
-    """Train every way with every seed, and draw what came out.
+    """Train every network with every seed and plot the curves.
 
     Args:
-        folder: Gets everything.
-        reporter: Told about each run.
-        training: The runs but for their seeds and masks.
-        ways: What is compared.
-        seeds: Of the runs.
+        folder: Output folder.
+        reporter: Notified of each run.
+        training: Configuration of the runs; seed and masking are replaced.
+        ways: Networks and maskings to compare.
+        seeds: Seeds of the runs.
     """
     found: dict[str, list[list[dict[str, float]]]] = {way.title: [] for way in ways}
-    # Seeds outermost: what is there of an interrupted study can be compared.
+    # Seeds outermost, so that the finished part of an interrupted study can be compared.
     for seed in seeds:
         for number, way in enumerate(ways):
             reporter.note(f"seed {seed}: {way.title}")
@@ -121,7 +121,7 @@ def study(
 
 
 def _curve(folder: Path, way: Way, training: TrainConfig) -> list[dict[str, float]]:
-    """Train once, or read what an earlier call found."""
+    """Train once, or read the curve an earlier call saved."""
     kept = folder / LOSSES
     if kept.exists():
         curve: list[dict[str, float]] = json.loads(kept.read_text(encoding="utf-8"))
@@ -146,7 +146,7 @@ def _curve(folder: Path, way: Way, training: TrainConfig) -> list[dict[str, floa
 
 
 def measured(model: DiffusionTransformer, batches: list[Batch], loss: LossConfig) -> dict[str, float]:
-    """Full and masked loss over batches with a masked pass, and the cosine between their gradients."""
+    """Return the full and masked loss over some batches, and the cosine between their gradients."""
     objective = LadderObjective(model, loss)
     means, gradients = [], []
     for part in range(2):
@@ -161,7 +161,7 @@ def measured(model: DiffusionTransformer, batches: list[Batch], loss: LossConfig
         means.append(total)
         gradients.append({name: value.grad for name, value in model.named_parameters() if value.grad is not None})
     full, masked = gradients
-    # What one pass does not run has no say in whether the two agree.
+    # Compare only the parameters that both passes use.
     pairs = [(full[name].double().flatten(), masked[name].double().flatten()) for name in full.keys() & masked.keys()]
     product = sum(float(a @ b) for a, b in pairs)
     norms = [sum(float(pair[side] @ pair[side]) for pair in pairs) ** 0.5 for side in range(2)]
@@ -169,7 +169,7 @@ def measured(model: DiffusionTransformer, batches: list[Batch], loss: LossConfig
 
 
 def draw(path: Path, found: Found) -> None:
-    """Draw losses and cosines over the steps: the mean over the seeds, and their range."""
+    """Plot losses and cosines over the steps: mean and range over the seeds."""
     from matplotlib.figure import Figure  # no pyplot: nothing global is touched
 
     figure = Figure(figsize=(11, 3.8), layout="constrained")
@@ -193,10 +193,10 @@ def draw(path: Path, found: Found) -> None:
 
 
 class _Printed(Silent):
-    """Says which run is on."""
+    """Reporter that prints notes to stderr."""
 
     def note(self, text: str) -> None:
-        """Write the note."""
+        """Print the note."""
         sys.stderr.write(text + "\n")
 
 
