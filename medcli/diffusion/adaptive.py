@@ -1,13 +1,12 @@
 """The probability-flow ODE through torchdiffeq: adaptive dopri5.
 
-An adaptive solver measures its error over the whole batch, so an image's result depends (within the tolerance) on who
-shares its batch; the fixed-step solvers of `steps` do not have this.
+An adaptive solver measures its error over the whole batch, so an image's result depends (within the tolerance) on the
+other images of its batch; with the fixed-step solvers of `steps` it does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,20 +51,20 @@ def integrate_adaptive(
         (B, C, Y, X) data (noise if `reverse`).
     """
     field = ode_field(predict, config)
-    ends: Tensor = solve(field, x_BCYX, config, num_points=2, reverse=reverse, atol=atol, rtol=rtol)
+    ends = solve(field, x_BCYX, config, num_points=2, reverse=reverse, atol=atol, rtol=rtol)
     return ends[-1]
 
 
 def solve(
-    field: Any, start: Any, config: SamplerConfig, *, num_points: int, reverse: bool, atol: float, rtol: float
-) -> Any:
+    field: Field, start: Tensor, config: SamplerConfig, *, num_points: int, reverse: bool, atol: float, rtol: float
+) -> Tensor:
     """Integrate a field over the ODE's interval with torchdiffeq.
 
     Args:
-        field: (0-d time, state) -> derivative of the state, a tensor or a tuple of tensors.
-        start: The state to start from.
+        field: (0-d time, state) -> derivative of the state.
+        start: The initial state.
         config: Solver, path and prediction.
-        num_points: Even times at which the state is returned; for a fixed-step solver they are its grid.
+        num_points: Number of evenly spaced times at which the state is returned; a fixed-step solver's grid.
         reverse: From data to noise: the same interval, walked backwards.
         atol: Absolute tolerance.
         rtol: Relative tolerance.
@@ -77,9 +76,8 @@ def solve(
 
     low, high = ode_interval(config.path, config.prediction)
     times_T = torch.linspace(*((high, low) if reverse else (low, high)), num_points)
-    device = (start[0] if isinstance(start, tuple) else start).device
     method = TORCHDIFFEQ_METHODS.get(config.solver, config.solver)
-    return odeint(field, start, times_T.to(device), method=method, atol=atol, rtol=rtol)
+    return odeint(field, start, times_T.to(start.device), method=method, atol=atol, rtol=rtol)
 
 
 def ode_field(predict: Predict, config: SamplerConfig) -> Field:

@@ -12,7 +12,6 @@ from medcli.diffusion import interpolant
 from medcli.diffusion.adaptive import integrate_adaptive, ode_field, solve
 from medcli.diffusion.interpolant import path_point
 from medcli.diffusion.intervals import margins, ode_interval, sde_interval, training_interval
-from medcli.diffusion.likelihood import log_likelihood
 from medcli.diffusion.losses import sit_loss
 from medcli.diffusion.steps import Predict, Sampler, build_sampler
 from medcli.sampler_config import SamplerConfig
@@ -234,25 +233,3 @@ def test_training_losses_record_our_training_intervals() -> None:
     for name, case in settings("transport/losses_and_likelihood")["losses"].items():
         path, prediction, _ = name.split(".")
         assert training_interval(path.lower(), prediction) == pytest.approx(case["interval"])
-
-
-@pytest.mark.parametrize(
-    "case", settings("transport/losses_and_likelihood")["likelihood"], ids=lambda c: f"{c['path']}-{c['prediction']}"
-)
-def test_euler_likelihood_matches_the_reference(case: dict[str, Any]) -> None:
-    recorded, prefix = tensors("transport/likelihood"), f"{case['path']}.{case['prediction']}"
-    plain = stub("velocity")  # the likelihood runs do not negate it for score
-    config = SamplerConfig(
-        sampler="ode",
-        solver=case["method"],
-        steps=case["num_steps"],
-        path=case["path"].lower(),
-        prediction=case["prediction"],
-    )
-    signs = iter(recorded[f"{prefix}.eps"])
-    log_likelihoods, noise = log_likelihood(
-        lambda x, t: torch.tanh(plain(x, t)) + 0.1 * x**2, recorded["x"], config, lambda: next(signs)
-    )
-    torch.testing.assert_close(noise, recorded[f"{prefix}.z"], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(log_likelihoods, recorded[f"{prefix}.logp"], rtol=1e-4, atol=1e-5)
-    assert next(signs, None) is None
