@@ -10,21 +10,12 @@ import typer
 from medcli.cli import options
 from medcli.cli import sampling_options as sampling
 from medcli.cli import tune_options as own
-from medcli.cli.idle_flags import refuse_given, refuse_without
-from medcli.cli.output import Output, output_of
-from medcli.cli.tune_table import comparison_summary, summary
+from medcli.cli.output import output_of
+from medcli.cli.tune_table import summary
 from medcli.settings.network import parse_layers
 
 if TYPE_CHECKING:
     from medcli.workflows.tune.request import Metric
-
-NUM_IMAGES = 64
-COMPARED_IMAGES = 400
-COMPARED_SEEDS = 5
-OF_COMPARISON = frozenset(
-    ("checkpoint", "num_images", "seed", "seeds", "device", "output", "compare_schedules", "as_json", "quiet", "debug")
-)
-"""Parameters that `--compare-schedules` has a use for."""
 
 
 def tune(
@@ -38,11 +29,9 @@ def tune(
     layers: options.LayersOpt = None,
     mediators: options.MediatorsOpt = None,
     calibrate: own.CalibrateOpt = False,
-    num_images: own.NumImagesOpt = None,
+    num_images: own.NumImagesOpt = 64,
     finalists: own.FinalistsOpt = 24,
     against_random: own.AgainstRandomOpt = 0,
-    compare_schedules: own.CompareOpt = False,
-    seeds: own.SeedsOpt = None,
     family: options.FamilyOpt = None,
     heads: options.HeadsOpt = None,
     weights: options.WeightsOpt = "ema",
@@ -77,24 +66,15 @@ def tune(
     Examples:
         medcli tune --saving 6%
         medcli tune sit_xl-mediators.safetensors --gmacs 26000 --metric fid --reference imagenet.npz -o tuning-xl
-        medcli tune --compare-schedules --num-images 200 -o schedules
     """
     out = output_of(ctx)
-    if compare_schedules:
-        # The comparison has flags of its own; those of a search would do nothing.
-        refuse_given(ctx, [name for name in ctx.params if name not in OF_COMPARISON], where="with --compare-schedules")
-        _compare(out, checkpoint, num_images, seeds, seed, device, output)
-        return
-    refuse_without("--compare-schedules", {"--seeds": seeds}, hint="leave --seeds out")
     from medcli.workflows.tune.request import TuneRequest, budget_of
     from medcli.workflows.tune.run import tune as run
 
     request = TuneRequest(
         budget=budget_of(gmacs=gmacs, ms=ms, saving=saving),
         # The schedule is what is looked for.
-        sampling=sampling.sampling_request(
-            ctx.params, mediators=None, output=None, num_images=num_images or NUM_IMAGES
-        ),
+        sampling=sampling.sampling_request(ctx.params, mediators=None, output=None, num_images=num_images),
         output=output or Path("tuning"),
         layers=None if layers is None else lambda depth: parse_layers(layers, depth),
         mediators=options.parse_ints(mediators) if mediators is not None else None,
@@ -107,27 +87,3 @@ def tune(
     report = run(request, out)
     out.result(report, summary(report))
     out.hint(f"look at {Path(report.output) / 'tuning.png'}")
-
-
-def _compare(
-    out: Output,
-    checkpoint: Path | None,
-    num_images: int | None,
-    seeds: int | None,
-    seed: int,
-    device: str | None,
-    output: Path | None,
-) -> None:
-    from medcli.workflows.schedule_comparison import ComparisonRequest, compare_schedules
-
-    request = ComparisonRequest(
-        checkpoint=checkpoint,
-        num_images=num_images or COMPARED_IMAGES,
-        num_seeds=seeds or COMPARED_SEEDS,
-        seed=seed,
-        output=output or Path("schedules"),
-        device=device,
-    )
-    report = compare_schedules(request, out)
-    out.result(report, comparison_summary(report))
-    out.hint(f"look at {Path(report.output) / 'comparison.png'}")

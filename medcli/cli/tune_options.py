@@ -11,7 +11,6 @@ from medcli.errors import ConfigError
 
 BUDGET = "Budget"
 SEARCH = "Search"
-COMPARISON = "Comparison of schedules"
 
 
 def parse_percent(text: str) -> float:
@@ -70,15 +69,8 @@ ReferenceOpt = Annotated[
     ),
 ]
 NumImagesOpt = Annotated[
-    int | None,
-    typer.Option(
-        "--num-images",
-        min=2,
-        metavar="N",
-        help="Images each finalist makes (64), or each schedule and seed of the comparison (400).",
-        rich_help_panel=SEARCH,
-        show_default=False,
-    ),
+    int,
+    typer.Option("--num-images", min=2, metavar="N", help="Images each finalist makes.", rich_help_panel=SEARCH),
 ]
 FinalistsOpt = Annotated[
     int,
@@ -97,23 +89,4 @@ AgainstRandomOpt = Annotated[
 CalibrateOpt = Annotated[
     bool,
     typer.Option("--calibrate", help="Fit the mediators put into a dense checkpoint first.", rich_help_panel=SEARCH),
-]
-CompareOpt = Annotated[
-    bool,
-    typer.Option(
-        "--compare-schedules",
-        help="Instead: FID of dynamic against static schedules at equal cost.",
-        rich_help_panel=COMPARISON,
-    ),
-]
-SeedsOpt = Annotated[
-    int | None,
-    typer.Option(
-        "--seeds",
-        min=2,
-        metavar="N",
-        help="Repetitions of the comparison (5).",
-        rich_help_panel=COMPARISON,
-        show_default=False,
-    ),
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcli.cli.output import printable, table_of
@@ -10,7 +9,6 @@ from medcli.cli.output import printable, table_of
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
-    from medcli.workflows.schedule_comparison import ComparisonReport
     from medcli.workflows.tune.report import Candidate, TuneReport
 
 UNITS = {"gmacs": "GMACs an image", "ms": "ms an image"}
@@ -71,33 +69,3 @@ def _random_line(report: TuneReport) -> str:
         f"the choice ({seen[0]}) is {verdict} the best of {len(check.others)} random configurations of equal cost "
         f"({seen[1]}); on new images they come to {new[0]} and {new[1]}"
     )
-
-
-def comparison_summary(report: ComparisonReport) -> Group:
-    """A row a schedule, dynamic ones with their difference from static ones of equal cost."""
-    from rich.console import Group
-    from rich.text import Text
-
-    columns = ("schedule", "rho", "GMACs an image", "done", "FID", "+-", "less static", "+-")
-    rows = []
-    for outcome in report.outcomes:
-        row = outcome.to_json()
-        against = row["against_static"]
-        rows.append(
-            (
-                outcome.variant.name,
-                numbers(outcome.variant.rho or ()) or None,
-                f"{row['gmacs']:.4f}",
-                f"{row['gmacs_done']:.4f}",
-                f"{row['fid']:.3f}",
-                f"{row['fid_standard_error']:.3f}",
-                None if against is None else f"{against:+.3f}",
-                None if against is None else f"{row['against_static_standard_error']:.3f}",
-            )
-        )
-    caption = (
-        f"{report.num_images} images, {len(report.seeds)} seeds; +-: standard error over the seeds; less static: FID "
-        "minus that of static counts at the same cost, seed by seed; below 0 the dynamic schedule is better"
-    )
-    where = Text(f"wrote {printable(str(Path(report.output) / 'comparison.json'))}")
-    return Group(where, table_of(columns, rows, caption=caption))

@@ -19,7 +19,6 @@ from tests.conftest import RunCli
         ("finetune --mask-ratios 0.1-0.2", "--mask-ratios does nothing without --mask", "add --mask down"),
         ("finetune --mask-mid none", "--mask-mid does nothing without --mask", "add --mask down"),
         ("sample --amm-form cos", "--amm-form does nothing without --amm", "add --amm auto"),
-        ("tune --saving 5% --seeds 5", "--seeds does nothing without --compare-schedules", "leave --seeds out"),
     ],
 )
 def test_a_flag_without_a_meaning_is_refused_by_name(

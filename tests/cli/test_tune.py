@@ -204,8 +204,6 @@ def test_fid_judges_when_it_is_asked_to(tuned, run_cli):
         (("--saving", "5%", "--layers", "none"), 2, "leaves nothing to choose from"),
         (("--saving", "5%", "--calibrate"), 2, "--calibrate"),
         (("--saving", "5%", "--reference", "digits"), 2, "add --metric fid"),
-        (("--saving", "5%", "--seeds", "3"), 2, "--seeds does nothing"),
-        (("--saving", "5%", "--compare-schedules"), 2, "--saving does nothing with --compare-schedules"),
         (("--saving", "5%", "--metric", "fid"), 2, "--metric fid needs a reference"),
     ],
 )

@@ -1,9 +1,15 @@
-"""The papers' claim as an experiment: dynamic schedules against static ones at equal cost, with error bars."""
+"""Compare dynamic with static schedules at equal cost: `python docs/scripts/schedule_comparison.py [CHECKPOINT]`.
+
+The output folder gets a sample folder per schedule and seed, `comparison.json` and `comparison.png`. Running the same
+command again continues; more images are added to those already there. Results are in docs/dynamic-vs-static.md.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,52 +19,53 @@ from medcli.checkpoint.reader import describe
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.errors import ConfigError
-from medcli.runtime.files import write_text
-from medcli.runtime.reporting import Reporter
+from medcli.runtime.files import atomic_path, write_text
+from medcli.runtime.reporting import Reporter, Silent
 from medcli.tuning.running import mean_and_error
 from medcli.workflows.fid.inputs import common_reference, survey, survey_reference
 from medcli.workflows.fid.scoring import FidRequest, load_yardstick, measure
 from medcli.workflows.image_cost import image_cost, recorded_run
 from medcli.workflows.sample.run import sample
 from medcli.workflows.sample.settings import SampleRequest
-from medcli.workflows.schedule_picture import draw_comparison
 
 RESULT = "comparison.json"
 PICTURE = "comparison.png"
 SCALES = (0.9, 0.6, 0.3)
 """First thresholds of the dynamic schedules; threshold j is its power j + 1. L2 takes the squares, which move at about
 the same steps (docs/schedules.md)."""
-FEWEST_IMAGES = 10
-"""Fewer can't be scored."""
+MIN_IMAGES = 10
+MIN_SEEDS = 2
+MARKS = {"l1": ("dynamic, L1", "s", "tab:orange"), "l2": ("dynamic, L2", "^", "tab:green")}
+DOTS_PER_INCH = 110
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparisonRequest:
-    """What to compare."""
+    """Settings of a comparison."""
 
     checkpoint: Path | None = None
-    """None: the bundled digits model. It needs a ladder of at least two counts and a reference to score against."""
+    """None: the bundled model. It needs a ladder of at least two counts and a reference to score against."""
     num_images: int = 400
-    """Of each schedule and seed."""
+    """Number of images per schedule and seed."""
     num_seeds: int = 5
-    """Repetitions, each with noise and labels of its own."""
+    """Number of repetitions, each with its own noise and labels."""
     seed: int = 0
-    """The first of them."""
+    """First seed."""
     output: Path = Path("schedules")
-    """Gets a sample folder a schedule and seed, the result and its picture; the same command again goes on."""
+    """Output folder."""
     device: str | None = None
-    """None: the best there is."""
+    """None: the best device available."""
 
     def __post_init__(self) -> None:
-        if self.num_images < FEWEST_IMAGES:
-            raise ConfigError(f"--num-images must be at least {FEWEST_IMAGES} to be scored, got {self.num_images}")
-        if self.num_seeds < 2:
-            raise ConfigError(f"--seeds must be at least 2 for error bars, got {self.num_seeds}", hint="try --seeds 5")
+        if self.num_images < MIN_IMAGES:
+            raise ConfigError(f"--num-images must be at least {MIN_IMAGES} to be scored, got {self.num_images}")
+        if self.num_seeds < MIN_SEEDS:
+            raise ConfigError(f"--seeds must be at least {MIN_SEEDS} for error bars, got {self.num_seeds}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """A schedule that is compared."""
+    """One of the compared schedules."""
 
     name: str
     kind: str
@@ -70,20 +77,20 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """One schedule over all seeds; lists go by seed."""
+    """Results of one schedule, by seed."""
 
     variant: Variant
     gmacs: tuple[float, ...]
-    """Of an image, in the papers' convention, from the calls really made."""
+    """GMACs of an image in the papers' convention, from the network calls made."""
     gmacs_done: tuple[float, ...]
-    """The same without the queries and keys that are absorbed."""
+    """GMACs executed: without the queries and keys that are absorbed."""
     fid: tuple[float, ...]
     against_static: tuple[float, ...]
-    """FID less that of static schedules at the same cost, interpolated linearly between counts; empty for others than
-    dynamic ones. Below 0 the dynamic schedule is better."""
+    """FID minus that of static schedules at the same cost, interpolated linearly between counts; empty unless dynamic.
+    Below 0 the dynamic schedule is better."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: the lists, their means and the standard errors of the means."""
+        """Return the values, their means and standard errors as plain JSON."""
         variant = self.variant
         shown: dict[str, Any] = {
             "variant": variant.name,
@@ -101,7 +108,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparisonReport:
-    """The table, and where it stands."""
+    """Results of all schedules."""
 
     output: str
     num_images: int
@@ -110,7 +117,7 @@ class ComparisonReport:
     outcomes: tuple[Outcome, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {
             "kind": "medcli-schedule-comparison",
             "output": self.output,
@@ -122,10 +129,10 @@ class ComparisonReport:
 
 
 def variants_of(ladder: tuple[int, ...]) -> list[Variant]:
-    """Full attention, each count, and dynamic schedules of the whole ladder from early to late moves.
+    """List full attention, each count, and dynamic schedules of the whole ladder from early to late moves.
 
     Raises:
-        ConfigError: If there is nothing to climb.
+        ConfigError: If the ladder has fewer than two counts.
     """
     if len(ladder) < 2:
         held = ", ".join(map(str, ladder)) or "none"
@@ -144,13 +151,13 @@ def variants_of(ladder: tuple[int, ...]) -> list[Variant]:
 
 
 def compare_schedules(request: ComparisonRequest, reporter: Reporter) -> ComparisonReport:
-    """Sample every schedule with every seed, score all of it, and set dynamic beside static at equal cost.
+    """Sample every schedule with every seed, score the images, and compare dynamic with static at equal cost.
 
     All schedules of a seed start from the same noise and labels, so that differences between them vary less than the
     scores themselves.
 
     Raises:
-        MedcliError: As `sample` and `score_samples` do; what has been made stays and the same request goes on.
+        MedcliError: As `sample` and `score_samples` do. Finished images are kept; the same request continues.
     """
     checkpoint = request.checkpoint or asset_path(BUNDLED_MODEL)
     config = describe(checkpoint).config
@@ -159,8 +166,8 @@ def compare_schedules(request: ComparisonRequest, reporter: Reporter) -> Compari
     runs = [(variant, seed) for seed in seeds for variant in variants]
     costs: dict[tuple[str, int], tuple[float, float]] = {}
     for done, (variant, seed) in enumerate(runs):
-        told = _PartOf(reporter, done, len(runs), f"{variant.name}, seed {seed}")
-        sample(_sample_request(request, checkpoint, variant, seed), told)
+        own = _PartOf(reporter, done, len(runs), f"{variant.name}, seed {seed}")
+        sample(_sample_request(request, checkpoint, variant, seed), own)
         costs[variant.name, seed] = _costs(_folder(request, variant, seed), request.num_images, config)
     folders = {run: _folder(request, *run) for run in runs}
     fids = _fids(list(folders.values()), request.num_images, reporter)
@@ -197,15 +204,15 @@ def _sample_request(request: ComparisonRequest, checkpoint: Path, variant: Varia
 
 
 def _costs(folder: Path, num_images: int, config: ModelConfig) -> tuple[float, float]:
-    """GMACs of an image in the papers' convention and as done; of the first images, where an earlier run made more."""
+    """Return GMACs of an image, counted and executed, over the first `num_images` of a folder."""
     cost = image_cost(recorded_run(folder, num_images), config)
-    assert cost.gmacs is not None  # a run that was made has made its moves
+    assert cost.gmacs is not None  # known for finished runs
     assert cost.gmacs_done is not None
     return cost.gmacs, cost.gmacs_done
 
 
 def _fids(folders: Sequence[Path], num_images: int, reporter: Reporter) -> list[float]:
-    """FID of the first images of each folder, by one network and one reference."""
+    """Compute FID of the first images of each folder with one extractor and one reference."""
     sides = [(folder, survey(folder, num_images)) for folder in folders]
     request = FidRequest(metrics=("fid",))
     reference = survey_reference(common_reference(folders))
@@ -213,7 +220,7 @@ def _fids(folders: Sequence[Path], num_images: int, reporter: Reporter) -> list[
     found = []
     for _, side in sides:
         fid = measure(yardstick, side, reporter).scores.values["fid"]
-        assert fid is not None  # a metric that was asked for is there or raises
+        assert fid is not None  # requested metrics are computed or raise
         found.append(fid)
     return found
 
@@ -225,7 +232,7 @@ def _outcome(
     costs: dict[tuple[str, int], tuple[float, float]],
     scores: dict[tuple[str, int], float],
 ) -> Outcome:
-    """One row of the table."""
+    """Build one row of the table."""
     fixed = [other.name for other in variants if other.kind == "static"]
     against = []
     for seed in seeds if variant.kind == "dynamic" else ():
@@ -241,11 +248,11 @@ def _outcome(
 
 
 def interpolated(line: Sequence[tuple[float, float]], place: float) -> float:
-    """Height of a broken line at a place between its ends; at the nearer end beyond them.
+    """Interpolate a piecewise linear function; constant beyond its ends.
 
     Args:
-        line: (place, height) of its corners, places rising.
-        place: Where to read it.
+        line: (x, y) of its corners, x rising.
+        place: The x to evaluate at.
     """
     if place <= line[0][0]:
         return line[0][1]
@@ -256,15 +263,83 @@ def interpolated(line: Sequence[tuple[float, float]], place: float) -> float:
 
 
 class _PartOf:
-    """Passes on the progress of one run as that of all."""
+    """Reporter that forwards the progress of one run as progress of all runs."""
 
     def __init__(self, reporter: Reporter, before: int, total: int, title: str) -> None:
         self._reporter, self._before, self._total, self._title = reporter, before, total, title
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Pass on whole runs and hundredths of one, in hundredths."""
+        """Report the progress in hundredths of a run."""
         self._reporter.progress(100 * self._before + 100 * done // total, 100 * self._total, "hundredths of a run")
 
     def note(self, text: str) -> None:
-        """Pass it on with the run's name."""
+        """Forward a note, prefixed with the run's title."""
         self._reporter.note(f"{self._title}: {text}")
+
+
+def draw_comparison(path: Path, result: Mapping[str, Any]) -> None:
+    """Plot FID against GMACs: static counts as a line, dynamic schedules by distance, full attention as a level.
+
+    Args:
+        path: The PNG, replaced if it exists.
+        result: `ComparisonReport.to_json()`.
+    """
+    from matplotlib.figure import Figure  # no pyplot: it keeps global state
+
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes = figure.subplots()
+    rows: list[dict[str, Any]] = result["rows"]
+    dense = next(row for row in rows if row["schedule"] == "full")
+    axes.axhline(dense["fid"], color="grey", linewidth=1, linestyle=":")
+    axes.text(
+        1, dense["fid"], f"full attention, {dense['gmacs']:.3f} GMACs ",
+        transform=axes.get_yaxis_transform(), ha="right", va="bottom", color="grey", fontsize="small",
+    )  # fmt: skip
+    static = [row for row in rows if row["schedule"] == "static"]
+    _plot(axes, static, "static", "o", "tab:blue", line="-")
+    for distance, (title, mark, colour) in MARKS.items():
+        chosen = [row for row in rows if row["distance"] == distance]
+        _plot(axes, sorted(chosen, key=lambda row: float(row["gmacs"])), title, mark, colour, line="none")
+    for row in static:
+        place = (row["gmacs"], row["fid"])
+        axes.annotate(f"n = {row['mediators'][0]}", place, xytext=(7, 5), textcoords="offset points")
+    axes.set(xlabel="GMACs per image", ylabel="FID (lower is better)")
+    axes.set_title(f"{result['num_images']} images, {len(result['seeds'])} seeds; bars: one standard error")
+    axes.legend()
+    with atomic_path(path, force=True) as temporary:
+        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+
+
+def _plot(axes: Any, rows: list[dict[str, Any]], title: str, mark: str, colour: str, *, line: str) -> None:
+    """Plot one series of points with vertical error bars."""
+    gmacs, fid, error = ([row[name] for row in rows] for name in ("gmacs", "fid", "fid_standard_error"))
+    axes.errorbar(gmacs, fid, yerr=error, fmt=mark, linestyle=line, color=colour, capsize=3, label=title)
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Format the rows as a Markdown table."""
+    lines = ["| Schedule | rho | GMACs | executed | FID | less static |", "| --- | --- | --- | --- | --- | --- |"]
+    for row in result["rows"]:
+        rho, less = ", ".join(f"{value:g}" for value in row["rho"]), ""
+        if row["against_static"] is not None:
+            less = f"{row['against_static']:+.3f} +- {row['against_static_standard_error']:.3f}"
+        fid = f"{row['fid']:.3f} +- {row['fid_standard_error']:.3f}"
+        lines.append(f"| {row['variant']} | {rho} | {row['gmacs']:.4f} | {row['gmacs_done']:.4f} | {fid} | {less} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse the command line, run the comparison and print its table."""
+    parser = argparse.ArgumentParser(description="Compare dynamic with static schedules at equal cost.")
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="checkpoint with a ladder (the bundled model)")
+    parser.add_argument("--num-images", type=int, default=400, help="per schedule and seed")
+    parser.add_argument("--seeds", type=int, default=5, dest="num_seeds", help="repetitions")
+    parser.add_argument("--seed", type=int, default=0, help="first seed")
+    parser.add_argument("--device", help="device (the best available)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("schedules"), help="output folder")
+    report = compare_schedules(ComparisonRequest(**vars(parser.parse_args(argv))), Silent())
+    sys.stdout.write(table(report.to_json()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

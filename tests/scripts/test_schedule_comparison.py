@@ -1,26 +1,29 @@
-"""`medcli tune --compare-schedules`: dynamic against static at equal cost, through the real program."""
+"""The comparison of dynamic and static schedules at equal cost, through its own command line."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from medcli.errors import ConfigError
-from medcli.workflows.schedule_comparison import interpolated, variants_of
+from schedule_comparison import interpolated, main, variants_of
 from tests.unit.engine.tiny import PIXELS, save, with_ladder
 
 SAMPLING = {"sampler": "sde", "steps": 6, "cfg_scale": 1.0}
-WORDS = ("tune", "m.safetensors", "--compare-schedules", "--num-images", 10, "--seeds", 2, "-o", "out")
+WORDS = ("m.safetensors", "--num-images", "10", "--seeds", "2", "-o", "out")
+RESULT = Path("out/comparison.json")
 
 
 def test_every_schedule_is_scored_for_every_seed_and_dynamic_ones_are_set_beside_static(
-    run_cli, empty_folder, monkeypatch
+    capsys, empty_folder, monkeypatch
 ):
-    monkeypatch.setattr("medcli.workflows.schedule_comparison.SCALES", (0.95,))  # one of three: seconds saved
+    monkeypatch.setattr("schedule_comparison.SCALES", (0.95,))  # one of three: seconds saved
     save(empty_folder / "m.safetensors", with_ladder(PIXELS, 1, 4), sampling=SAMPLING, reference="digits")
-    found = json.loads(run_cli(*WORDS, "--json").out)
-    assert found == json.loads((empty_folder / "out/comparison.json").read_text())
+    main(WORDS)
+    assert "| less static |" in capsys.readouterr().out
+    found = json.loads(RESULT.read_text())
     rows = {row["variant"]: row for row in found["rows"]}
     assert [row["schedule"] for row in found["rows"]] == ["full", "static", "static", *["dynamic"] * 2]
     assert all(len(row["fid_by_seed"]) == 2 and row["fid"] > 0 for row in rows.values())
@@ -38,13 +41,14 @@ def test_every_schedule_is_scored_for_every_seed_and_dynamic_ones_are_set_beside
 
     stamps = {file: file.stat().st_mtime_ns for file in empty_folder.glob("out/seed-*/*/0*.png")}
     assert len(stamps) == 2 * 5 * 10
-    table = run_cli(*WORDS, "-q")
-    assert "less static" in table.out
+    main(WORDS)
+    assert json.loads(RESULT.read_text()) == found
     assert stamps == {file: file.stat().st_mtime_ns for file in stamps}
 
-    more = [11 if word == 10 else word for word in WORDS]
-    assert json.loads(run_cli(*more, "--json").out)["rows"][0]["fid"] != rows["dense"]["fid"]
-    assert json.loads(run_cli(*WORDS, "--json").out) == found  # the first ten of eleven
+    main(["11" if word == "10" else word for word in WORDS])
+    assert json.loads(RESULT.read_text())["rows"][0]["fid"] != rows["dense"]["fid"]
+    main(WORDS)
+    assert json.loads(RESULT.read_text()) == found  # the first ten of eleven
 
 
 def test_thresholds_of_l2_are_the_squares_of_those_of_l1():
@@ -64,17 +68,8 @@ def test_a_checkpoint_without_a_ladder_has_nothing_to_compare():
         variants_of((4,))
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--num-images", 5), "--num-images must be at least 10"),
-        (("--seeds", 1), "--seeds"),
-        (("--metric", "fid"), "--metric does nothing with --compare-schedules"),
-        (("--steps", "5"), "--steps does nothing with --compare-schedules"),
-    ],
-)
-def test_what_the_comparison_has_no_use_for_is_refused(words, said, run_cli, empty_folder):
-    result = run_cli("tune", "--compare-schedules", *words)
-    assert result.code == 2
-    assert said in result.err
+@pytest.mark.parametrize(("words", "said"), [(("--num-images", "5"), "at least 10"), (("--seeds", "1"), "--seeds")])
+def test_too_few_images_or_seeds_are_refused_before_anything_is_written(words, said, empty_folder):
+    with pytest.raises(ConfigError, match=said):
+        main(words)
     assert list(empty_folder.iterdir()) == []
