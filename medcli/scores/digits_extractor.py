@@ -22,7 +22,7 @@ from medcli.scores.extractor import CPU, DIGITS, LOGITS, POOL
 
 CLASSIFIER = "digits-classifier.safetensors"
 SIDE = 8
-"""Pixels along a side of what the network sees."""
+"""Side of the network's input, in pixels."""
 NUM_FEATURES = 64
 NUM_CLASSES = 10
 
@@ -54,13 +54,13 @@ class DigitClassifier(nn.Module):
 
 
 def grey_8x8(images_BYXC: torch.Tensor) -> torch.Tensor:
-    """Bring images to what the classifier sees.
+    """Convert images to the classifier's input.
 
     Args:
         images_BYXC: (B, Y, X, 1 or 3) uint8.
 
     Returns:
-        (B, 1, 8, 8) float32 in [-1, 1]: channels averaged, every other size resized by pixel area.
+        (B, 1, 8, 8) float32 in [-1, 1]: channels averaged, other sizes resized by pixel area.
     """
     grey_B1YX = images_BYXC.to(torch.float32).mean(dim=-1).unsqueeze(1) / 127.5 - 1
     if grey_B1YX.shape[-2:] != (SIDE, SIDE):
@@ -87,7 +87,7 @@ class DigitsExtractor:
 
     @torch.inference_mode()
     def run(self, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`pool` (B, 64) float32 of images made ready."""
+        """`pool` (B, 64) float32 of preprocessed images."""
         return {POOL: self._network.body(prepared)}
 
     @torch.inference_mode()
@@ -129,11 +129,11 @@ def load_digits_extractor(weights_path: Path | None = None, *, device: torch.dev
 
 
 def digit_labels(images_BYXC: torch.Tensor, extractor: DigitsExtractor | None = None) -> torch.Tensor:
-    """Which digit each image shows.
+    """Classify images of digits.
 
     Args:
         images_BYXC: (B, Y, X, 1 or 3) uint8, any size.
-        extractor: The classifier to ask; None loads the bundled one.
+        extractor: The classifier; None loads the bundled one.
 
     Returns:
         (B,) int64 in 0..9, on the CPU.

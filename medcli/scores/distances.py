@@ -1,8 +1,8 @@
-"""Squared distances between rows of features: fast ones with a bound of their error, and exact ones of chosen pairs.
+"""Squared distances between rows of features: fast ones with an error bound, and exact ones of chosen pairs.
 
 Fast distances are |u|^2 - 2uv + |v|^2 with float32 products of rows moved to a common centre, a tile at a time, on any
-device. Moving both sets leaves distances as they are and takes the rounding away that a large common offset brings
-(metrics-facts 1.5). The error is bounded rigorously, so what lies within the bound, and only that, needs the exact way.
+device. Centring leaves distances unchanged and removes the rounding errors of a large common offset (metrics-facts
+1.5). The error is bounded rigorously, so only comparisons within the bound need exact distances.
 Dimension key: N and M rows, D features, P pairs.
 """
 
@@ -15,27 +15,27 @@ from dataclasses import dataclass
 import torch
 
 PIECE_ROWS = 256
-"""Rows turned into float64 at once."""
+"""Rows converted to float64 at once."""
 PAIR_CHUNK = 128
-"""Pairs whose differences are held at once."""
+"""Pairs whose differences are in memory at once."""
 SLACK = 16
-"""Roundings of a fast distance beside the D of its product, generously counted."""
+"""Upper bound of the roundings of a fast distance beside the D of its product."""
 TINY = 2.0**-100
-"""What float32 products may lose to underflow, where everything is at most 1."""
+"""Bound of what float32 products lose to underflow, with entries of at most 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """Where rows are moved to, and how they are scaled, before they are rounded."""
+    """Centre and scale applied to rows before they are rounded to float32."""
 
     centre_D: torch.Tensor
     """(D,) float64."""
     scale: float
-    """A power of two, which rounds nothing; no entry is above 1 after it."""
+    """Power of two, so scaling is exact; entries are at most 1 afterwards."""
 
 
 def frame_of(*sets: torch.Tensor) -> Frame:
-    """The frame centred at the mean of the first set that holds all of them."""
+    """Return the frame centred at the mean of the first set that contains all sets."""
     first = sets[0]
     centre_D = torch.zeros(first.shape[1], dtype=torch.float64)
     for piece in torch.split(first, PIECE_ROWS):
@@ -48,15 +48,15 @@ def frame_of(*sets: torch.Tensor) -> Frame:
 
 
 class Tiles:
-    """Fast distances in a frame's units, a tile at a time, in memory that is used over and over.
+    """Fast distances in a frame's units, a tile at a time, in reused memory.
 
-    Large tensors that come and go make the heap many times as large as what is in use at any moment. So the tensors
-    given out are overwritten by the next call of the same method.
+    Allocating large tensors again and again grows the heap to many times what is in use, so returned tensors are
+    overwritten by the next call of the same method.
 
     Args:
         frame: The frame.
-        num_rows: Most rows of a tile.
-        num_columns: Most columns of a tile.
+        num_rows: Maximum rows of a tile.
+        num_columns: Maximum columns of a tile.
         device: Where tiles are computed.
         dtype: float32 or float64.
     """
@@ -81,16 +81,16 @@ class Tiles:
 
     @property
     def unit(self) -> float:
-        """Factor from squared distances as they are to those in the frame."""
+        """Factor from original squared distances to those in the frame."""
         return self._frame.scale**2
 
     def hold(self, rows_ND: torch.Tensor) -> None:
-        """Take the rows of the tiles to come."""
+        """Set the rows of the next tiles."""
         self._place(rows_ND, *self._rows)
         self._num_held = len(rows_ND)
 
     def measure(self, columns_MD: torch.Tensor) -> None:
-        """Compute the squared distances of the rows held to these."""
+        """Compute the squared distances of the current rows to these."""
         self._place(columns_MD, *self._columns)
         rows_ND, norm_N = (kept[: self._num_held] for kept in self._rows)
         placed_MD, norm_M = (kept[: len(columns_MD)] for kept in self._columns)
@@ -101,11 +101,11 @@ class Tiles:
         norms_NM.mul_(self._share).add_(TINY)
 
     def low(self) -> torch.Tensor:
-        """(N, M) what the distances are at least; overwritten by `high`."""
+        """(N, M) lower bounds of the distances; overwritten by `high`."""
         return torch.sub(self._tile(self._found), self._tile(self._norms), out=self._tile(self._bound)).clamp_(min=0)
 
     def high(self) -> torch.Tensor:
-        """(N, M) what the distances are at most; overwritten by `low`."""
+        """(N, M) upper bounds of the distances; overwritten by `low`."""
         return torch.add(self._tile(self._found), self._tile(self._norms), out=self._tile(self._bound))
 
     def _tile(self, flat: torch.Tensor) -> torch.Tensor:
@@ -113,7 +113,7 @@ class Tiles:
         return flat[: num_rows * num_columns].view(num_rows, num_columns)
 
     def _place(self, rows_ND: torch.Tensor, placed_ND: torch.Tensor, norm_N: torch.Tensor) -> None:
-        """Move rows into the frame, and their squared norms beside them."""
+        """Write rows in frame coordinates, and their squared norms."""
         for start in range(0, len(rows_ND), PIECE_ROWS):
             piece = rows_ND[start : start + PIECE_ROWS]
             moved_ND, stop = self._moved[: len(piece)], start + len(piece)
@@ -136,7 +136,7 @@ def exact_distances(
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Keep float32 products what they say: neither TF32 nor bfloat16 inside."""
+    """Disable TF32 and bfloat16 in float32 matrix products."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -1,4 +1,4 @@
-"""What turns images into feature vectors: the interface every metric reads through."""
+"""Feature extractor protocol: a frozen network that maps images to the features metrics read."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ class FeatureExtractor(Protocol):
 
     @property
     def preprocessing(self) -> str:
-        """What happens to the pixels first; features of two ways of doing it are never mixed up."""
+        """Preprocessing of the pixels, in words; features with different preprocessing are never compared."""
 
     @property
     def rows_per_call(self) -> int | None:
-        """Most images a network call is quick with; None if more is always better."""
+        """Largest efficient number of images in one network call; None if more is always better."""
 
     def prepare(self, images_BYXC: torch.Tensor) -> torch.Tensor:
-        """What the network sees: one shape an image whatever its size, on the network's device.
+        """Preprocess images: one tensor shape whatever their size, on the network's device.
 
         Args:
             images_BYXC: (B, Y, X, 3) uint8, any size, RGB.
         """
 
     def run(self, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Features of images made ready, (B, width) float32 on the network's device, of every kind but `logits`."""
+        """Features of preprocessed images, (B, width) float32 on the network's device, of all kinds but `logits`."""
 
     def logits(self, pool_BD: torch.Tensor) -> torch.Tensor:
         """(B, classes) float32 class scores, on the CPU: they follow from the pool features."""
@@ -60,5 +60,5 @@ class FeatureExtractor(Protocol):
 
 
 def kinds_to_store(extractor: FeatureExtractor) -> tuple[str, ...]:
-    """The kinds of features from which all others follow, in the order of `dims`."""
+    """Kinds of features from which the others can be computed, in the order of `dims`."""
     return tuple(kind for kind in extractor.dims if kind != LOGITS)

@@ -18,15 +18,14 @@ import torch
 from medcli.data.images import ImageSource
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.runtime.reporting import Reporter
-from medcli.scores.block_moments import BlockMoments
 from medcli.scores.crew import Crew
 from medcli.scores.extractor import LOGITS, POOL, FeatureExtractor
 from medcli.scores.feature_cache import FeatureCache
 from medcli.scores.gathering import parts_in_order
-from medcli.scores.jackknife import NUM_BLOCKS
-from medcli.scores.moments import Gaussian, Moments, RunningMoments
+from medcli.scores.moments import BlockMoments, Gaussian, Moments, RunningMoments
 from medcli.scores.shard_work import Job, Part
 from medcli.scores.shards import SHARD_IMAGES, content_sha256, plan_shards
+from medcli.scores.standard_error import NUM_BLOCKS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

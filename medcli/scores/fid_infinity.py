@@ -1,7 +1,7 @@
-"""FID of infinitely many samples, from how it falls with their number.
+"""FID extrapolated to infinitely many samples.
 
-E[FID at n samples] = FID at infinity + c / n + smaller terms. So FID is computed on subsets of rising size and a line
-in 1 / n is drawn through the values; its intercept is the score without the penalty for few samples.
+E[FID at n samples] = FID at infinity + c / n + smaller terms. FID is computed on subsets of increasing size and a line
+in 1 / n is fitted to the values; its intercept is the score without the bias of few samples.
 
 Source: Chong and Forsyth 2020 (arXiv 1911.07023); metrics-facts 3.
 Dimension key: N samples, D features, K sizes.
@@ -16,15 +16,14 @@ import torch
 
 from medcli.errors import DataError
 from medcli.runtime.noise import Stream, words
-from medcli.scores.covariance_factor import Factored
-from medcli.scores.fid import frechet_distance
+from medcli.scores.fid import Factored, frechet_distance
 from medcli.scores.moments import Moments
 
 NUM_SIZES = 15
 SMALLEST_SHARE = 5
-"""The smallest subsets hold a fifth of the samples: smaller ones bend away from the line."""
+"""The smallest subsets hold a fifth of the samples: smaller ones deviate from the line."""
 FEWEST_PER_FEATURE = 10
-"""Samples needed for each feature. With just as many the intercept reads low by about its standard error."""
+"""Samples needed for each feature. At this minimum the intercept is low by about its standard error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +35,7 @@ class Extrapolation:
     fit_error: float
     """Standard error of the intercept from the scatter about the line alone."""
     slope: float
-    """c: what one sample more is worth, times n squared."""
+    """c, the coefficient of 1 / n."""
     sizes: tuple[int, ...]
     distances: tuple[float, ...]
     """FID at each size, the mean over disjoint subsets where several fit into the samples."""
@@ -47,7 +46,7 @@ def fid_at_infinity(
     reference: Factored,
     *,
     seed: int = 0,
-    told: Callable[[int], None] = lambda _done: None,
+    on_progress: Callable[[int], None] = lambda _done: None,
 ) -> Extrapolation:
     """Fit FID over 1 / n on 15 sizes, evenly spaced from a fifth of the samples to all of them.
 
@@ -56,9 +55,9 @@ def fid_at_infinity(
 
     Args:
         rows_ND: Pool features of the samples.
-        reference: What they are compared with.
+        reference: Reference statistics.
         seed: Of the permutations.
-        told: Called with the number of sizes done.
+        on_progress: Called with the number of sizes done.
 
     Raises:
         DataError: If there are fewer than 10 samples a feature.
@@ -74,7 +73,7 @@ def fid_at_infinity(
     distances = []
     for place, size in enumerate(sizes):
         distances.append(_mean_distance(rows_ND, _permutation(num, seed, place), size, reference))
-        told(place + 1)
+        on_progress(place + 1)
     return _line(sizes, tuple(distances))
 
 
@@ -85,7 +84,7 @@ def _mean_distance(rows_ND: torch.Tensor, order_N: torch.Tensor, size: int, refe
 
 
 def _permutation(num: int, seed: int, place: int) -> torch.Tensor:
-    """A random order of `num` numbers that depends on the seed and the place alone."""
+    """Random permutation of `num` numbers, a function of the seed and the place."""
     index_N = torch.arange(num)
     keys_N2 = words(seed, index_N, torch.full_like(index_N, place), 2, Stream.SCORE_SUBSET)
     return (keys_N2[:, 0] << 31 | keys_N2[:, 1] >> 1).argsort(stable=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 
 from medcli.errors import DataError
-from medcli.scores.jackknife import NUM_BLOCKS, blocks_of, standard_error
 from medcli.scores.moments import finite
-from medcli.scores.score_with_error import Estimate
+from medcli.scores.standard_error import NUM_BLOCKS, Estimate, blocks_of, standard_error
 
 BLOCK_SIZE = 5000
 """Rows of a block. The papers' 50,000 samples make ten; a short last block counts as much as a full one."""
@@ -58,20 +57,19 @@ def inception_score_estimate(logits_NK: torch.Tensor, *, block_size: int = BLOCK
 
 
 def order_loss(logits_NK: torch.Tensor, *, block_size: int = BLOCK_SIZE) -> float:
-    """Share of the score that the order of the rows costs: near 0 for a random order, large for rows sorted by class.
+    """Share of the score lost to the order of rows: near 0 for a random order, large for rows sorted by class.
 
-    The rows are dealt to as many heaps as there are blocks, one by one as cards are, and the heaps laid end to end:
-    that spreads any sorting over blocks of the same sizes.
+    The score is compared with that of strided blocks (every `num_blocks`-th row), which spread any sorting evenly.
     """
     num_blocks = -(-len(logits_NK) // block_size)
-    dealt_NK = torch.cat([logits_NK[first::num_blocks] for first in range(num_blocks)])
-    return 1 - inception_score(logits_NK, block_size=block_size) / inception_score(dealt_NK, block_size=block_size)
+    strided_NK = torch.cat([logits_NK[first::num_blocks] for first in range(num_blocks)])
+    return 1 - inception_score(logits_NK, block_size=block_size) / inception_score(strided_NK, block_size=block_size)
 
 
 def _block_score(logits_NK: torch.Tensor) -> float:
     log_p_NK = logits_NK.double().log_softmax(dim=1)
     log_marginal_K = log_p_NK.logsumexp(dim=0) - torch.tensor(len(log_p_NK), dtype=torch.float64).log()
-    # p = exp(log p) may underflow to 0, and 0 times a finite difference of logarithms is the limit wanted.
+    # p = exp(log p) may underflow to 0; 0 times a finite difference of logarithms is the right limit.
     divergence_N = (log_p_NK.exp() * (log_p_NK - log_marginal_K)).sum(dim=1)
     return float(divergence_N.mean().exp())
 
@@ -91,7 +89,7 @@ def _jackknife(score: float, logits_NK: torch.Tensor) -> float | None:
 
 
 def _sums(logits_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum over rows of sum_c p log p, and of p: all the score of any union of rows depends on."""
+    """Sums over rows of sum_c p log p and of p, which determine the score of any union of rows."""
     log_p_NK = logits_NK.double().log_softmax(dim=1)
     p_NK = log_p_NK.exp()
     return (p_NK * log_p_NK).sum(), p_NK.sum(dim=0)

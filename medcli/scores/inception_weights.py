@@ -1,4 +1,4 @@
-"""The weights of the Inception network: where they lie, reading them without running them, fetching them if asked."""
+"""Weights of the Inception network: default location, safe reading, download on request."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ WEIGHTS_HASH = "6726825d"
 """By torch.hub's convention the file's SHA-256 starts with the last part of its name."""
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_NAME}"
 TIMEOUT_S = 30
-"""Longest silence of a server that is waited for."""
+"""Timeout of a server's answer."""
 PIECE_BYTES = 2**20
 EXPECTED = f"expected the 472 tensors of {WEIGHTS_NAME} from {WEIGHTS_URL.removesuffix(WEIGHTS_NAME)}"
 
 
 def weights_folder() -> Path:
-    """Where torch.hub would have put the file: `$TORCH_HOME/hub/checkpoints`, else under `~/.cache/torch`."""
+    """Return torch.hub's folder of downloaded files: `$TORCH_HOME/hub/checkpoints`, else under `~/.cache/torch`."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
@@ -44,7 +44,7 @@ def read_weights(path: Path | None = None) -> tuple[Path, dict[str, torch.Tensor
             `weights_folder`.
 
     Returns:
-        Where it was, its tensors by name, and its SHA-256.
+        Its path, its tensors by name, and its SHA-256.
 
     Raises:
         EnvironmentProblem: If there is no such file.
@@ -53,13 +53,15 @@ def read_weights(path: Path | None = None) -> tuple[Path, dict[str, torch.Tensor
     path = path or weights_folder() / WEIGHTS_NAME
     if not path.is_file():
         raise EnvironmentProblem(
-            f"no Inception weights at {path} (SHA-256 {WEIGHTS_HASH}...); nothing is downloaded unasked",
-            hint=f"pass --download, fetch {WEIGHTS_URL} to that place, or pass a copy with --extractor-weights",
+            f"no Inception weights at {path} (SHA-256 {WEIGHTS_HASH}...); medcli downloads only with --download",
+            hint=f"pass --download, download {WEIGHTS_URL} to that path, or pass a copy with --extractor-weights",
         )
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     if path.name == WEIGHTS_NAME and not sha256.startswith(WEIGHTS_HASH):
-        raise DataError(f"{path} is not the file of that name: its SHA-256 is {sha256[:8]}...", hint="fetch it again")
+        raise DataError(
+            f"{path} is not the file of that name: its SHA-256 is {sha256[:8]}...", hint="download it again"
+        )
     return path, _tensors(path, content), sha256
 
 
@@ -78,19 +80,19 @@ def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
 def download_inception(
     folder: Path | None = None, reporter: Reporter | None = None, *, url: str = WEIGHTS_URL, sha256: str = WEIGHTS_HASH
 ) -> Path:
-    """Fetch the weights file; the only place that uses the network, and only a user's wish calls it.
+    """Download the weights file: the only use of the network, and only on the user's request.
 
-    A file already there is left alone if its hash is right. The file appears whole or not at all.
+    An existing file with the right hash is kept. The file appears whole or not at all.
 
     Args:
-        folder: Where it goes; None takes `weights_folder`.
-        reporter: Told of progress, in MB.
-        url: Where it comes from.
-        sha256: How its SHA-256 must start.
+        folder: Destination; None: `weights_folder`.
+        reporter: Receives progress in MB.
+        url: Source.
+        sha256: Required prefix of its SHA-256.
 
     Raises:
-        EnvironmentProblem: If the server or the disk refuses.
-        DataError: If what came is not the file.
+        EnvironmentProblem: If the server can't be reached or the disk can't be written.
+        DataError: If the download is not that file.
     """
     target = (folder or weights_folder()) / WEIGHTS_NAME
     if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest().startswith(sha256):
@@ -102,12 +104,12 @@ def download_inception(
                 _copy(answer, file, digest.update, int(answer.headers.get("Content-Length") or 0), reporter)
         except (urllib.error.URLError, http.client.HTTPException, ValueError, TimeoutError, ConnectionError) as err:
             raise EnvironmentProblem(
-                f"can't fetch {url}: {err}", hint=f"fetch it elsewhere and put it at {target}"
+                f"can't download {url}: {err}", hint=f"download it elsewhere and put it at {target}"
             ) from err
         if not digest.hexdigest().startswith(sha256):
             raise DataError(
-                f"{url} sent something else than the weights: SHA-256 {digest.hexdigest()[:8]}..., not {sha256}...",
-                hint=f"fetch it elsewhere and put it at {target}",
+                f"the file from {url} is not the weights: SHA-256 {digest.hexdigest()[:8]}..., not {sha256}...",
+                hint=f"download it elsewhere and put it at {target}",
             )
     return target
 
@@ -115,16 +117,16 @@ def download_inception(
 def _copy(
     answer: http.client.HTTPResponse,
     file: BinaryIO,
-    hashed: Callable[[bytes], None],
+    update_hash: Callable[[bytes], None],
     num_bytes: int,
     reporter: Reporter | None,
 ) -> None:
     done = 0
     while piece := answer.read(PIECE_BYTES):
         file.write(piece)
-        hashed(piece)
+        update_hash(piece)
         done += len(piece)
         if reporter and num_bytes:
             reporter.progress(done // 10**6, num_bytes // 10**6, "MB")
     if done < num_bytes:
-        raise ConnectionError(f"the connection broke off after {done} of {num_bytes} bytes")
+        raise ConnectionError(f"the connection closed after {done} of {num_bytes} bytes")

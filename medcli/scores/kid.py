@@ -13,7 +13,7 @@ import torch
 from medcli.errors import DataError
 from medcli.scores.extractor import CPU
 from medcli.scores.moments import check_same_width, finite
-from medcli.scores.score_with_error import Estimate
+from medcli.scores.standard_error import Estimate
 
 TILE_ROWS = 2048
 """Rows of one side of a tile: a tile of kernel values takes 32 MiB."""
@@ -24,12 +24,12 @@ def kernel_distance(
     reference_MD: torch.Tensor,
     *,
     device: torch.device = CPU,
-    told: Callable[[int, int], None] = lambda _done, _total: None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Estimate:
     """Unbiased squared MMD over all rows, in float64: A + B - 2 C, the mean kernel values within and across the sets.
 
-    It may be slightly negative when the sets are alike. All rows, no random subsets: tools that draw subsets of 1000
-    scatter around this value.
+    It may be slightly negative when the sets are alike. All rows are used; tools that average over
+    random subsets of 1000 scatter around this value.
 
     The standard error is a jackknife over the samples, the reference held fixed; there is none with fewer than 3.
 
@@ -37,7 +37,7 @@ def kernel_distance(
         samples_ND: (N, D) features of any float type.
         reference_MD: (M, D) features.
         device: Where tiles of kernel values are computed; it must know float64.
-        told: Called with the number of tiles done and their total.
+        on_progress: Called with the number of tiles done and their total.
 
     Raises:
         DataError: If a set has fewer than 2 rows, the widths differ, or a row is not finite.
@@ -47,7 +47,7 @@ def kernel_distance(
     if min(num_samples, num_reference) < 2:
         raise DataError(f"KID needs at least 2 images on each side, got {num_samples} and {num_reference}")
     samples_ND, reference_MD = finite(samples_ND).cpu(), finite(reference_MD).cpu()
-    tiles = _Tiles(num_samples, num_reference, device, told)
+    tiles = _Tiles(num_samples, num_reference, device, on_progress)
     within_N, across_N = tiles.within(samples_ND), tiles.across(samples_ND, reference_MD)
     value = (
         within_N.sum() / (num_samples * (num_samples - 1))
@@ -62,7 +62,7 @@ def kernel_distance(
 
 
 def _error(within_N: torch.Tensor, mean_across_N: torch.Tensor) -> float | None:
-    """Standard error by the jackknife that leaves out one sample at a time; row sums are all it needs.
+    """Standard error by the leave-one-out jackknife, from row sums.
 
     With r_i the sum of k over the other samples, c_i that over the reference, and
 
@@ -82,23 +82,23 @@ def _error(within_N: torch.Tensor, mean_across_N: torch.Tensor) -> float | None:
 
 
 class _Tiles:
-    """Sums of kernel values, a tile at a time, counted for whoever watches."""
+    """Sums of kernel values, a tile at a time, with progress reports."""
 
     def __init__(
-        self, num_samples: int, num_reference: int, device: torch.device, told: Callable[[int, int], None]
+        self, num_samples: int, num_reference: int, device: torch.device, on_progress: Callable[[int, int], None]
     ) -> None:
         samples, reference = (-(-num // TILE_ROWS) for num in (num_samples, num_reference))
         self._total = samples * (samples + 1) // 2 + reference * (reference + 1) // 2 + samples * reference
-        self._done, self._device, self._told = 0, device, told
+        self._done, self._device, self._on_progress = 0, device, on_progress
 
     def within(self, rows_ND: torch.Tensor) -> torch.Tensor:
         """(N,) sum of the kernel of each row with every other row; each pair is computed once."""
         sums_N = torch.zeros(len(rows_ND), dtype=torch.float64)
         for first in range(0, len(rows_ND), TILE_ROWS):
-            left_BD = self._placed(rows_ND, first)
+            left_BD = self._move(rows_ND, first)
             sums_N[first : first + TILE_ROWS] += self._kernel(left_BD, left_BD).fill_diagonal_(0).sum(dim=1).cpu()
             for second in range(first + TILE_ROWS, len(rows_ND), TILE_ROWS):
-                tile_BB = self._kernel(left_BD, self._placed(rows_ND, second))
+                tile_BB = self._kernel(left_BD, self._move(rows_ND, second))
                 sums_N[first : first + TILE_ROWS] += tile_BB.sum(dim=1).cpu()
                 sums_N[second : second + TILE_ROWS] += tile_BB.sum(dim=0).cpu()
         return sums_N
@@ -107,17 +107,17 @@ class _Tiles:
         """(N,) sum of the kernel of each row with all rows of the other set."""
         sums_N = torch.zeros(len(left_ND), dtype=torch.float64)
         for first in range(0, len(left_ND), TILE_ROWS):
-            left_BD = self._placed(left_ND, first)
+            left_BD = self._move(left_ND, first)
             for second in range(0, len(right_MD), TILE_ROWS):
-                tile_BB = self._kernel(left_BD, self._placed(right_MD, second))
+                tile_BB = self._kernel(left_BD, self._move(right_MD, second))
                 sums_N[first : first + TILE_ROWS] += tile_BB.sum(dim=1).cpu()
         return sums_N
 
-    def _placed(self, rows_ND: torch.Tensor, first: int) -> torch.Tensor:
+    def _move(self, rows_ND: torch.Tensor, first: int) -> torch.Tensor:
         return rows_ND[first : first + TILE_ROWS].to(self._device).double()
 
     def _kernel(self, left_BD: torch.Tensor, right_BD: torch.Tensor) -> torch.Tensor:
         tile_BB = (left_BD @ right_BD.T).div_(left_BD.shape[1]).add_(1).pow_(3)
         self._done += 1
-        self._told(self._done, self._total)
+        self._on_progress(self._done, self._total)
         return tile_BB

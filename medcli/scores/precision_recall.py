@@ -1,8 +1,8 @@
-"""Improved precision and recall: which points lie inside the other set's nearest-neighbour balls.
+"""Improved precision and recall: shares of points inside the other set's nearest-neighbour balls.
 
 Source: Kynkaanniemi et al. 2019 (arXiv 1904.06991), k = 3, squared distances, boundary included (metrics-facts 1.5).
-ADM works in float16; this works in float32 on centred features and decides what that leaves open by exact differences
-in float64, so counts are exact. Beside the features themselves, memory is that of a few tiles.
+ADM computes distances in float16; here they are float32 on centred features, and pairs within the error bound are
+decided by exact differences in float64, so counts are exact. Memory beside the features: a few tiles.
 Dimension key: N and M rows, D features, P pairs, S candidates.
 """
 
@@ -22,9 +22,9 @@ NUM_NEIGHBOURS = 3
 TILE_ROWS = 2048
 TILE_COLUMNS = 1024
 NUM_SPARE = 12
-"""Candidates looked at beyond the k-th neighbour; where it is uncertain that these suffice, float64 decides."""
+"""Candidates kept beyond the k-th neighbour; if they may not suffice, distances are recomputed in float64."""
 RADIUS_ROUNDING = 2.0**-20
-"""More than rounding a radius to float32 can move it."""
+"""Upper bound of the relative error of a radius rounded to float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,16 +54,16 @@ def precision_recall(
     *,
     k: int = NUM_NEIGHBOURS,
     device: torch.device = CPU,
-    told: Callable[[int, int], None] = lambda _done, _total: None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> PrecisionRecall:
     """Count covered points over all rows of both sets.
 
     Args:
         samples_ND: (N, D) features of any float type.
         reference_MD: (M, D) features.
-        k: The neighbour that a ball reaches to.
-        device: Where tiles of distances are computed; what is near a tie is decided on the CPU.
-        told: Called with the number of rows done and their total, over the three passes.
+        k: Neighbour whose distance is the ball's radius.
+        device: Where tiles of distances are computed; near ties are decided on the CPU.
+        on_progress: Called with the number of rows done and their total, over the three passes.
 
     Raises:
         DataError: If a set has no more than `k` rows, the widths differ, or a row is not finite.
@@ -77,11 +77,11 @@ def precision_recall(
         )
     samples, reference = finite(samples_ND).cpu(), finite(reference_MD).cpu()
     frame = frame_of(reference, samples)
-    steps = _Steps(told, 2 * len(samples) + len(reference))
-    balls_N, balls_M = (_radii(rows, frame, k, device, steps) for rows in (samples, reference))
+    counter = _RowCounter(on_progress, 2 * len(samples) + len(reference))
+    balls_N, balls_M = (_radii(rows, frame, k, device, counter) for rows in (samples, reference))
     coverage = _Coverage(samples, reference, balls_N, balls_M, frame)
     for num_rows in coverage.passes(device):
-        steps.made(num_rows)
+        counter.add(num_rows)
     return PrecisionRecall(
         num_samples_inside=int(coverage.is_in_N.sum()),
         num_samples=len(samples),
@@ -90,43 +90,43 @@ def precision_recall(
     )
 
 
-class _Steps:
-    """Counts rows for whoever watches."""
+class _RowCounter:
+    """Progress counter of rows."""
 
-    def __init__(self, told: Callable[[int, int], None], total: int) -> None:
-        self._told, self._done, self._total = told, 0, total
+    def __init__(self, on_progress: Callable[[int, int], None], total: int) -> None:
+        self._on_progress, self._done, self._total = on_progress, 0, total
 
-    def made(self, num_rows: int) -> None:
+    def add(self, num_rows: int) -> None:
         self._done += num_rows
-        self._told(self._done, self._total)
+        self._on_progress(self._done, self._total)
 
 
 @full_float32()
 def radii(rows_ND: torch.Tensor, *, k: int = NUM_NEIGHBOURS, device: torch.device = CPU) -> torch.Tensor:
     """(N,) float64 squared distance of each row to its k-th nearest other row."""
-    steps = _Steps(lambda _done, _total: None, len(rows_ND))
-    return _radii(rows_ND.cpu(), frame_of(rows_ND.cpu()), k, device, steps)
+    counter = _RowCounter(lambda _done, _total: None, len(rows_ND))
+    return _radii(rows_ND.cpu(), frame_of(rows_ND.cpu()), k, device, counter)
 
 
-def _radii(rows_ND: torch.Tensor, frame: Frame, k: int, device: torch.device, steps: _Steps) -> torch.Tensor:
+def _radii(rows_ND: torch.Tensor, frame: Frame, k: int, device: torch.device, counter: _RowCounter) -> torch.Tensor:
     tiles = Tiles(frame, min(TILE_ROWS, len(rows_ND)), TILE_COLUMNS, device)
     found = []
     for index_N in torch.split(torch.arange(len(rows_ND)), TILE_ROWS):
         radius_N, is_certain_N = _kth_distances(rows_ND, index_N, tiles, k)
         if not is_certain_N.all():
-            doubtful_N = index_N[~is_certain_N]
-            exacter = Tiles(frame, len(doubtful_N), TILE_COLUMNS, CPU, torch.float64)
-            # What float64 leaves open differs by less than its own rounding.
-            radius_N[~is_certain_N] = _kth_distances(rows_ND, doubtful_N, exacter, k)[0]
+            uncertain_N = index_N[~is_certain_N]
+            exact_tiles = Tiles(frame, len(uncertain_N), TILE_COLUMNS, CPU, torch.float64)
+            # Ties left by float64 differ by less than its rounding.
+            radius_N[~is_certain_N] = _kth_distances(rows_ND, uncertain_N, exact_tiles, k)[0]
         found.append(radius_N)
-        steps.made(len(index_N))
+        counter.add(len(index_N))
     return torch.cat(found)
 
 
 def _kth_distances(
     rows_ND: torch.Tensor, index_N: torch.Tensor, tiles: Tiles, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N,) float64 squared distance of the indexed rows to their k-th neighbour, and whether it is surely that."""
+    """(N,) float64 squared distance of the indexed rows to their k-th neighbour, and whether that is certain."""
     num = min(k + NUM_SPARE, len(rows_ND) - 1)
     tiles.hold(rows_ND[index_N])
     low_NS, place_NS = torch.empty(len(index_N), 0), torch.empty(len(index_N), 0, dtype=torch.int64)
@@ -142,14 +142,14 @@ def _kth_distances(
     pair_P = index_N.repeat_interleave(num)
     distance_NS = exact_distances(rows_ND, rows_ND, pair_P, place_NS.flatten()).view(len(index_N), num)
     radius_N = distance_NS.sort(dim=1).values[:, k - 1]
-    # Every row that was passed over is at least as far away as the lower bound of the last candidate.
-    passed_N = low_NS[:, -1].double() / tiles.unit
-    is_certain_N = radius_N <= passed_N if num < len(rows_ND) - 1 else torch.ones(len(index_N), dtype=torch.bool)
+    # Every discarded row is at least as far away as the lower bound of the last candidate.
+    discarded_N = low_NS[:, -1].double() / tiles.unit
+    is_certain_N = radius_N <= discarded_N if num < len(rows_ND) - 1 else torch.ones(len(index_N), dtype=torch.bool)
     return radius_N, is_certain_N
 
 
 class _Coverage:
-    """Which samples lie in balls of the reference, and the other way round, over the tiles seen so far."""
+    """Samples inside balls of the reference and the reverse, accumulated over tiles."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class _Coverage:
         self.is_in_M = torch.zeros(len(reference), dtype=torch.bool)
 
     def passes(self, device: torch.device) -> Iterator[int]:
-        """Hold all samples against the whole reference; yields the number of samples each time some are done."""
+        """Compare all samples with the whole reference; yields the number of samples done in each pass."""
         tiles = Tiles(self._frame, min(TILE_ROWS, len(self._samples)), TILE_COLUMNS, device)
         for start in range(0, len(self._samples), TILE_ROWS):
             rows = slice(start, min(start + TILE_ROWS, len(self._samples)))
@@ -189,21 +189,21 @@ class _Coverage:
         is_open_NM = (low_NM <= around_M * (1 + RADIUS_ROUNDING) + more).cpu()
         is_open_MN = (low_NM <= around_N1 * (1 + RADIUS_ROUNDING) + more).cpu().T
         samples, reference = self._samples[rows], self._reference[columns]
-        settle(is_open_NM, samples, reference, balls_M, is_in_N)
-        settle(is_open_MN, reference, samples, balls_N, is_in_M)
+        decide_pairs(is_open_NM, samples, reference, balls_M, is_in_N)
+        decide_pairs(is_open_MN, reference, samples, balls_N, is_in_M)
 
 
-def settle(
+def decide_pairs(
     is_open_NM: torch.Tensor,
     points_ND: torch.Tensor,
     centres_MD: torch.Tensor,
     balls_M: torch.Tensor,
     is_in_N: torch.Tensor,
 ) -> None:
-    """Mark, in place, the points that lie in a ball by exact distances, looking at open pairs alone.
+    """Mark points inside a ball, in place, by exact distances of undecided pairs.
 
     Args:
-        is_open_NM: Pairs that need it.
+        is_open_NM: Undecided pairs.
         points_ND: The points.
         centres_MD: The balls' centres.
         balls_M: (M,) float64, their squared radii.
@@ -212,7 +212,7 @@ def settle(
     row_N = (is_open_NM.any(dim=1) & ~is_in_N).nonzero()[:, 0]
     is_open_NM, num_at_once = is_open_NM[row_N], 1
     while is_open_NM.any():
-        # One ball settles a point that is inside: most are, and the others have few open ones.
+        # One ball decides a point that is inside: most are, and the others have few undecided pairs.
         is_asked_NM = is_open_NM & (is_open_NM.cumsum(dim=1, dtype=torch.int32) <= num_at_once)
         place_P, centre_P = is_asked_NM.nonzero().unbind(dim=1)
         point_P = row_N[place_P]

@@ -1,7 +1,7 @@
-"""What a score rests on, written beside it, and whether two scores may stand side by side.
+"""Protocol of a score, written beside it, and the check that two scores are comparable.
 
-A protocol here is plain JSON values under flat names: everything that changes a number, and nothing that does not.
-Software versions and the samples' own hash are provenance: they tell where a score comes from, not what it means.
+A protocol is plain JSON values under flat names: everything that changes a number and nothing else. Software versions
+and the samples' hash are provenance.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ LAYERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         DIGITS: {"pool_layer": "penultimate layer, 64", "logits_layer": "last layer with bias, 10"},
     }
 )
-"""Where the features of each extractor are taken, by its name."""
+"""Layers from which each extractor's features are taken, by its name."""
 REPORT_KEYS = ("protocol", "protocol_details", "provenance", "num_samples")
-"""Without these a JSON file is no report that can be compared."""
+"""Keys that a JSON report needs to be compared."""
 COMPARED_PROVENANCE = ("extractor_sha256", "reference_sha256", "reference_images_sha256")
-"""Hashes that must agree; those of the samples and of the software differ from row to row by right."""
+"""Hashes that must agree; those of samples and software may differ between rows."""
 
 
 def protocol_details(extractor: FeatureExtractor) -> dict[str, Any]:
-    """All settings behind the numbers, apart from files."""
+    """Settings that determine the numbers, apart from files."""
     return {
         "extractor": extractor.name,
         "resize": extractor.preprocessing,
@@ -59,7 +59,7 @@ def protocol_details(extractor: FeatureExtractor) -> dict[str, Any]:
 
 
 def software() -> dict[str, str | None]:
-    """Versions of what computed the numbers."""
+    """Versions of the software that computed the numbers."""
     return {
         "medcli": __version__,
         "torch": torch.__version__,
@@ -80,7 +80,7 @@ def statistics_sha256(gaussians: Mapping[str, Gaussian]) -> str:
 
 
 def compared(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a report that must agree with that of every report beside it.
+    """Return the part of a report that must be equal in all reports of a comparison.
 
     Args:
         report: What `medcli fid --json` wrote, read back.
@@ -101,10 +101,10 @@ def compared(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Where protocols, by the name of what they belong to, differ from the first of them, in words.
+    """Describe how protocols differ from the first one; keys are the names of their reports.
 
-    An entry that either side lacks is no difference: the hash of reference images, say, is absent where no metric
-    needed them. The number of samples alone must be known on both sides.
+    A key that one side lacks is no difference: the hash of reference images, say, is absent if no metric needed them.
+    Only the number of samples must be known on both sides.
     """
     (first, wanted), *others = protocols.items()
     return [
@@ -116,7 +116,7 @@ def differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def check_comparable(protocols: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse to put scores side by side whose protocols differ.
+    """Refuse to compare scores whose protocols differ.
 
     Raises:
         CheckFailed: Naming what differs.

@@ -1,4 +1,4 @@
-"""How alike the queries of an attention head attend: the papers' redundancy score, and how many queries really differ.
+"""Redundancy of an attention head's queries: the papers' score, and the number of distinct queries.
 
 The score is the Jensen-Shannon divergence between the attention distributions of two queries, averaged over all pairs
 of different queries of a head. JSD(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2 with the natural logarithm: 0 if all
@@ -22,13 +22,13 @@ from torch import Tensor
 # Dimension key: G heads of several images, N queries, R of them at a time, M keys, K head width, H heads of one layer.
 
 CPU_PIECE = 1 << 17
-"""Numbers of one intermediate result on a CPU: what stays in its caches while a logarithm is taken."""
+"""Elements of one intermediate result on a CPU, so that it stays in cache."""
 GPU_PIECE = 1 << 24
-"""The same elsewhere: enough to keep a GPU busy, 64 MB."""
+"""Elements of one intermediate result on a GPU: 64 MB."""
 PANEL = 4
-"""Rows of a panel of partners take up to this many pieces."""
+"""Maximum pieces in a panel of partner rows."""
 SMALLEST = 1e-37
-"""Probabilities below it count as it, so that their logarithm is finite. Entropies can't tell."""
+"""Lower limit of probabilities, so that logarithms are finite; entropies are unaffected."""
 
 Rows = Callable[[slice, Tensor], Tensor]
 """(some heads, query numbers (R,)) -> their attention distributions, (heads, R, M) float32 or float64."""
@@ -36,7 +36,7 @@ Rows = Callable[[slice, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Redundancy:
-    """What the heads' attention is like, each (G,) float64 on the CPU."""
+    """Redundancy measures of heads, each (G,) float64 on the CPU."""
 
     divergence_G: Tensor
     """Mean Jensen-Shannon divergence of two different queries, in nats, in [0, ln 2]. Low is redundant."""
@@ -44,17 +44,17 @@ class Redundancy:
     """Standard error of that mean by the choice of pairs; 0 where all pairs were taken. On the safe side: it counts
     what a query contributes by itself as random."""
     distinct_G: Tensor
-    """How many queries really differ, in [1, N]: e^I with I the mutual information of query and key, that is
+    """Effective number of distinct queries, in [1, N]: e^I with I the mutual information of query and key, that is
     H(mean of the distributions) - mean of H. N mediators carry at most ln N nats from queries to keys, so a head can't
     be represented by fewer mediators than this."""
     num_pairs: int
     """Pairs of queries compared in each head."""
     is_exact: bool
-    """Whether these are all pairs."""
+    """True: these are all pairs."""
 
 
 def num_rings(num_queries: int, max_pairs: int | None) -> int:
-    """Rings to walk: all of them if they hold no more pairs than allowed, else as many as are allowed, at least one.
+    """Number of rings to compute: all if they hold at most `max_pairs`, else as many as that allows, at least one.
 
     Args:
         num_queries: Queries N of a head.
@@ -69,7 +69,7 @@ def num_rings(num_queries: int, max_pairs: int | None) -> int:
 def redundancy(
     rows: Rows, num_heads: int, num_queries: int, *, max_pairs: int | None = None, piece: int = CPU_PIECE
 ) -> Redundancy:
-    """Score heads from their attention distributions, of which few exist at any time.
+    """Compute the redundancy of heads from attention distributions made a few at a time.
 
     Args:
         rows: Makes distributions when they are needed. For an estimate their order must be random.
@@ -101,7 +101,7 @@ def redundancy(
 
 
 def _wide(device: torch.device) -> torch.dtype:
-    """What sums are kept in: float64, which Apple GPUs don't have."""
+    """Data type of sums: float64, or float32 on Apple GPUs, which lack it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -166,10 +166,10 @@ def _entropy(rows_M: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class AttentionRows:
-    """The softmax rows of one layer's attention, made a few at a time. A `Rows`."""
+    """Softmax rows of one layer's attention, computed a few at a time. A `Rows`."""
 
     query_GNK: Tensor
-    """float32, scaled, in the order in which they are walked."""
+    """float32, scaled, in the order in which they are compared."""
     key_GMK: Tensor
     bias_HNM: Tensor | None
     order_GN: Tensor | None

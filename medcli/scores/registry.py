@@ -1,4 +1,4 @@
-"""The extractors by name. A new one is a file of its own and a line here."""
+"""Feature extractors by name. To add one: a file of its own and a line in `EXTRACTORS`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medcli.scores.inception import load_inception
 
 
 class Loader(Protocol):
-    """Builds an extractor from a weights file, or from the file's usual place."""
+    """Builds an extractor from a weights file, or from its default location."""
 
     def __call__(self, weights_path: Path | None = None, *, device: torch.device = CPU) -> FeatureExtractor:
         """Load the weights and put the network on a device."""
@@ -29,7 +29,7 @@ def load_extractor(name: str, *, weights_path: Path | None = None, device: torch
 
     Args:
         name: `inception` or `digits`.
-        weights_path: Its weights; None looks where they belong (`inception`) or takes the bundled ones (`digits`).
+        weights_path: Its weights; None: the default location (`inception`) or the bundled file (`digits`).
         device: Where the network runs.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The metrics by name: what each needs, and its value from two feature sets."""
+"""Metrics by name: the features each needs, and its computation from two feature sets."""
 
 from __future__ import annotations
 
@@ -9,51 +9,49 @@ import torch
 
 from medcli.errors import DataError
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.scores.covariance_factor import factored
 from medcli.scores.extractor import CPU, LOGITS, POOL, SPATIAL, FeatureExtractor
 from medcli.scores.features import FeatureSet, Wanted
-from medcli.scores.fid import frechet_distance
+from medcli.scores.fid import factored, frechet_distance, frechet_error
 from medcli.scores.inception_score import inception_score_estimate
-from medcli.scores.jackknife import NUM_BLOCKS, frechet_error
 from medcli.scores.kid import kernel_distance
 from medcli.scores.precision_recall import NUM_NEIGHBOURS, precision_recall
-from medcli.scores.score_with_error import Estimate
+from medcli.scores.standard_error import NUM_BLOCKS, Estimate, binomial_error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Working:
-    """How scores are computed; none of it changes them."""
+class ComputeContext:
+    """Device and progress reports of a computation; neither changes a score."""
 
     reporter: Reporter
     device: torch.device
-    """Where rows are held against rows; statistics are compared on the CPU."""
+    """Device of row-by-row comparisons; statistics are compared on the CPU."""
 
-    def told(self, unit: str) -> Callable[[int, int], None]:
-        """Tells the reporter how much is done, and of how much."""
+    def on_progress(self, unit: str) -> Callable[[int, int], None]:
+        """Return a callback that reports progress in this unit."""
         return lambda done, total: self.reporter.progress(done, total, unit)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scorer:
-    """A computation that gives one or several metrics at once."""
+    """Computation of one or several metrics at once."""
 
     metrics: tuple[str, ...]
     """Names on the command line."""
     gaussians: str | None = None
     """Kind of features whose statistics it compares."""
     sample_rows: str | None = None
-    """Kind of features it needs of every sample."""
+    """Kind of features needed of every sample."""
     reference_rows: str | None = None
-    """Kind of features it needs of every reference image."""
+    """Kind of features needed of every reference image."""
     min_images: int = 2
-    """Fewest images on each side whose rows it needs."""
-    compute: Callable[[FeatureSet, FeatureSet, Working], tuple[Estimate, ...]]
+    """Minimum images on each side whose rows are needed."""
+    compute: Callable[[FeatureSet, FeatureSet, ComputeContext], tuple[Estimate, ...]]
     """Values in the order of `metrics`, from (samples, reference)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """Estimates by metric, and why a metric asked for has none."""
+    """Estimates by metric, and the reason where a requested metric has none."""
 
     estimates: Mapping[str, Estimate | None]
     unavailable: Mapping[str, str]
@@ -69,32 +67,35 @@ class Scores:
         return {name: found for name, found in self.estimates.items() if found and found.standard_error is not None}
 
 
-def _fid(samples: FeatureSet, reference: FeatureSet, working: Working) -> tuple[Estimate, ...]:
-    return (_frechet(POOL, samples, reference, working),)
+def _fid(samples: FeatureSet, reference: FeatureSet, context: ComputeContext) -> tuple[Estimate, ...]:
+    return (_frechet(POOL, samples, reference, context),)
 
 
-def _sfid(samples: FeatureSet, reference: FeatureSet, working: Working) -> tuple[Estimate, ...]:
-    return (_frechet(SPATIAL, samples, reference, working),)
+def _sfid(samples: FeatureSet, reference: FeatureSet, context: ComputeContext) -> tuple[Estimate, ...]:
+    return (_frechet(SPATIAL, samples, reference, context),)
 
 
-def _frechet(kind: str, samples: FeatureSet, reference: FeatureSet, working: Working) -> Estimate:
+def _frechet(kind: str, samples: FeatureSet, reference: FeatureSet, context: ComputeContext) -> Estimate:
     gaussian, target = samples.gaussians[kind], factored(reference.gaussians[kind])
     error = None
     if blocks := samples.block_moments.get(kind):
-        total, told = min(NUM_BLOCKS, gaussian.num_rows or NUM_BLOCKS), working.told("blocks left out")
-        error = frechet_error(gaussian, blocks, target, lambda done: told(done, total))
+        total, on_progress = min(NUM_BLOCKS, gaussian.num_rows or NUM_BLOCKS), context.on_progress("blocks left out")
+        error = frechet_error(gaussian, blocks, target, lambda done: on_progress(done, total))
     return Estimate(
         value=frechet_distance(gaussian, target), standard_error=error, method=f"jackknife over {NUM_BLOCKS} blocks"
     )
 
 
-def _inception_score(samples: FeatureSet, _reference: FeatureSet, _working: Working) -> tuple[Estimate, ...]:
+def _inception_score(samples: FeatureSet, _reference: FeatureSet, _context: ComputeContext) -> tuple[Estimate, ...]:
     return (inception_score_estimate(samples.rows[LOGITS]),)
 
 
-def _precision_recall(samples: FeatureSet, reference: FeatureSet, working: Working) -> tuple[Estimate, ...]:
+def _precision_recall(samples: FeatureSet, reference: FeatureSet, context: ComputeContext) -> tuple[Estimate, ...]:
     counts = precision_recall(
-        samples.rows[POOL], reference.rows[POOL], device=working.device, told=working.told("rows held against rows")
+        samples.rows[POOL],
+        reference.rows[POOL],
+        device=context.device,
+        on_progress=context.on_progress("rows compared"),
     )
     return (
         Estimate(
@@ -110,14 +111,9 @@ def _precision_recall(samples: FeatureSet, reference: FeatureSet, working: Worki
     )
 
 
-def binomial_error(share: float, num: int) -> float:
-    """Standard error of a share of `num` independent yes-or-no answers."""
-    return (share * (1 - share) / num) ** 0.5
-
-
-def _kid(samples: FeatureSet, reference: FeatureSet, working: Working) -> tuple[Estimate, ...]:
-    told = working.told("tiles of kernel values")
-    return (kernel_distance(samples.rows[POOL], reference.rows[POOL], device=working.device, told=told),)
+def _kid(samples: FeatureSet, reference: FeatureSet, context: ComputeContext) -> tuple[Estimate, ...]:
+    on_progress = context.on_progress("tiles of kernel values")
+    return (kernel_distance(samples.rows[POOL], reference.rows[POOL], device=context.device, on_progress=on_progress),)
 
 
 SCORERS = (
@@ -138,12 +134,12 @@ METRICS = tuple(name for scorer in SCORERS for name in scorer.metrics)
 
 
 def metrics_of(extractor: FeatureExtractor) -> tuple[str, ...]:
-    """Metrics an extractor has the layers for."""
+    """Metrics that an extractor's layers support."""
     return tuple(name for scorer in SCORERS if _layers(scorer) <= set(extractor.dims) for name in scorer.metrics)
 
 
 def wanted_of(metrics: Collection[str], extractor: FeatureExtractor) -> tuple[Wanted, Wanted]:
-    """What to keep of the samples (for error bars too) and of the reference to compute these metrics."""
+    """Features of the samples (error bars included) and of the reference that these metrics need."""
     asked = [s for s in SCORERS if set(s.metrics) & set(metrics) and _layers(s) <= set(extractor.dims)]
     gaussians = frozenset(scorer.gaussians for scorer in asked if scorer.gaussians)
     sample_rows = frozenset(scorer.sample_rows for scorer in asked if scorer.sample_rows)
@@ -159,20 +155,20 @@ def score(
     reporter: Reporter | None = None,
     device: torch.device = CPU,
 ) -> Scores:
-    """Compute the metrics asked for; one that can't be had is None, with the reason.
+    """Compute the requested metrics; an unavailable one is None, with the reason.
 
     Args:
         metrics: Names in `METRICS`.
-        samples: What is scored.
-        reference: What it is compared with.
-        extractor: The network the features come from.
-        reporter: Told of progress.
-        device: Where rows are held against rows, if it knows float64 (MPS does not).
+        samples: Features of the samples.
+        reference: Features of the reference.
+        extractor: The network that computed them.
+        reporter: Receives progress.
+        device: Device of row-by-row comparisons, if it supports float64 (MPS does not).
 
     Raises:
-        DataError: If none of them can be had, or the two sets can't be compared.
+        DataError: If none is available, or the two sets can't be compared.
     """
-    working = Working(reporter=reporter or Silent(), device=CPU if device.type == "mps" else device)
+    context = ComputeContext(reporter=reporter or Silent(), device=CPU if device.type == "mps" else device)
     estimates: dict[str, Estimate | None] = {}
     unavailable: dict[str, str] = {}
     for scorer in SCORERS:
@@ -183,7 +179,7 @@ def score(
             estimates |= dict.fromkeys(asked)
             unavailable |= dict.fromkeys(asked, reason)
             continue
-        found = dict(zip(scorer.metrics, scorer.compute(samples, reference, working), strict=True))
+        found = dict(zip(scorer.metrics, scorer.compute(samples, reference, context), strict=True))
         estimates |= {name: found[name] for name in asked}
     if len(unavailable) == len(estimates):
         raise DataError(f"nothing to score: {next(iter(unavailable.values()))}", hint="ask for other --metrics")
@@ -195,7 +191,7 @@ def _layers(scorer: Scorer) -> set[str]:
 
 
 def _lack(scorer: Scorer, samples: FeatureSet, reference: FeatureSet, extractor: FeatureExtractor) -> str | None:
-    """Say what is missing for a computation; None if nothing is."""
+    """Name what a computation lacks; None if nothing."""
     if missing := _layers(scorer) - set(extractor.dims):
         return f"the {extractor.name} extractor has no {missing.pop()} layer"
     for features, rows in ((samples, scorer.sample_rows), (reference, scorer.reference_rows)):

@@ -15,8 +15,7 @@ from medcli.data.images import center_crop, to_uint8
 from medcli.errors import DataError
 from medcli.scores.extractor import LOGITS, POOL, SPATIAL
 from medcli.scores.fid import frechet_distance
-from medcli.scores.inception import load_inception
-from medcli.scores.inception_network import flatten_spatial
+from medcli.scores.inception import flatten_spatial, load_inception
 from medcli.scores.inception_score import inception_score
 from medcli.scores.kid import kernel_distance
 from medcli.scores.moments import Gaussian, Moments

@@ -9,14 +9,14 @@ from typing import Any
 
 from medcli.errors import ConfigError, DataError
 from medcli.runtime.reporting import Reporter
-from medcli.scores.covariance_factor import factored
 from medcli.scores.extractor import INCEPTION, LOGITS, POOL, FeatureExtractor
 from medcli.scores.features import FeatureSet
+from medcli.scores.fid import factored
 from medcli.scores.fid_infinity import FEWEST_PER_FEATURE, NUM_SIZES, Extrapolation, fid_at_infinity
 from medcli.scores.inception_score import BLOCK_SIZE, order_loss
 from medcli.scores.protocol import PROTOCOL, protocol_details, software
-from medcli.scores.score_with_error import Estimate
 from medcli.scores.scores import METRICS, Scores, metrics_of, score, wanted_of
+from medcli.scores.standard_error import Estimate
 from medcli.workflows.fid.features import Computer, Computing, load_computer
 from medcli.workflows.fid.inputs import Side, SideFeatures, extractor_name, features_of
 
@@ -213,7 +213,7 @@ def _extrapolated(
     line = fid_at_infinity(
         samples.rows[POOL],
         factored(reference.gaussians[POOL]),
-        told=lambda done: reporter.progress(done, NUM_SIZES, "subset sizes"),
+        on_progress=lambda done: reporter.progress(done, NUM_SIZES, "subset sizes"),
     )
     fid = scores.estimates["fid"]
     known = fid.standard_error if fid and fid.standard_error is not None else 0.0

@@ -18,12 +18,11 @@ from pathlib import Path
 import torch
 
 from medcli.runtime.memory import peak_memory_mib
-from medcli.scores.covariance_factor import factored
-from medcli.scores.fid import frechet_distance
+from medcli.scores.fid import factored, frechet_distance, frechet_error
 from medcli.scores.inception import load_inception
-from medcli.scores.jackknife import blocks_of, frechet_error
 from medcli.scores.moments import Moments, RunningMoments
 from medcli.scores.precision_recall import precision_recall
+from medcli.scores.standard_error import blocks_of
 from tests.golden.inception_support import fidelitys_own, random_weights
 
 WIDTH, SPATIAL_WIDTH = 2048, 2023

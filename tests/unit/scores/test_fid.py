@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from medcli.scores import fid
-from medcli.scores.covariance_factor import factored
-from medcli.scores.fid import frechet_distance
+from medcli.scores.fid import Factored, factored, frechet_distance, frechet_error
 from medcli.scores.moments import Gaussian, Moments
+from medcli.scores.standard_error import blocks_of
 
 
 def diagonal(mean: list[float], variances: list[float]) -> Gaussian:
@@ -79,3 +79,123 @@ def test_few_rows_give_the_distance_of_their_span(num: int) -> None:
     expected = float(step @ step + few.covariance_DD.trace() + other.covariance_DD.trace() - 2 * inner)
     assert frechet_distance(few, other) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(other, few) == pytest.approx(expected, rel=1e-9)
+
+
+def gaussian_of(covariance: torch.Tensor, num_rows: int | None = None) -> Gaussian:
+    return Gaussian(mean_D=torch.zeros(len(covariance)).double(), covariance_DD=covariance, num_rows=num_rows)
+
+
+def random_rows(num: int, dim: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(num, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def product(found: Factored) -> torch.Tensor:
+    return found.factor_DR @ found.factor_DR.T
+
+
+def test_a_regular_covariance_is_a_lower_triangle_times_its_transpose() -> None:
+    covariance = Moments.of(random_rows(40, 7)).gaussian().covariance_DD
+    found = factored(gaussian_of(covariance))
+    assert found.is_lower
+    assert torch.equal(found.factor_DR, found.factor_DR.tril())
+    torch.testing.assert_close(product(found), covariance, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("num_rows", [5, None])
+def test_few_rows_give_a_factor_with_as_many_columns_as_the_rank(num_rows: int | None) -> None:
+    covariance = Moments.of(random_rows(5, 30)).gaussian().covariance_DD
+    found = factored(gaussian_of(covariance, num_rows))
+    assert found.factor_DR.shape == (30, 4)
+    assert not found.is_lower
+    torch.testing.assert_close(product(found), covariance, rtol=1e-13, atol=1e-13)
+
+
+def test_dead_and_doubled_features_lower_the_rank() -> None:
+    rows = random_rows(50, 6)
+    rows[:, 2] = 0
+    rows[:, 5] = rows[:, 1]
+    covariance = Moments.of(rows).gaussian().covariance_DD
+    found = factored(gaussian_of(covariance))
+    assert found.factor_DR.shape == (6, 4)
+    torch.testing.assert_close(product(found), covariance, rtol=1e-13, atol=1e-13)
+
+
+def test_a_constant_set_has_no_directions() -> None:
+    assert factored(gaussian_of(torch.zeros(3, 3, dtype=torch.float64))).factor_DR.shape == (3, 0)
+
+
+@pytest.mark.parametrize("block_columns", [1, 3, 256])
+@pytest.mark.parametrize("num", [50, 4])
+def test_the_congruence_is_the_product_of_three(num: int, block_columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fid, "BLOCK_COLUMNS", block_columns)
+    found = factored(Moments.of(random_rows(num, 8)).gaussian())
+    other = Moments.of(random_rows(50, 8, seed=1)).gaussian().covariance_DD
+    expected = found.factor_DR.T @ other @ found.factor_DR
+    torch.testing.assert_close(found.congruence(other).tril(), expected.tril(), rtol=1e-12, atol=1e-12)
+
+
+def rows(num: int, dim: int, seed: int, scale: float = 1.0) -> torch.Tensor:
+    return scale * torch.randn(num, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gaussian(rows_ND: torch.Tensor) -> Gaussian:
+    return Moments.of(rows_ND).gaussian()
+
+
+def found_error(samples: torch.Tensor, reference: Gaussian) -> float | None:
+    blocks = (Moments.of(block) for block in blocks_of(samples))
+    return frechet_error(gaussian(samples), blocks, factored(reference))
+
+
+def brute_force(samples: torch.Tensor, reference: Gaussian) -> float:
+    """The textbook formula for equal blocks, every subset scored from its rows."""
+    blocks = torch.arange(len(samples)).tensor_split(20)
+    without = []
+    for block in blocks:
+        keep = torch.ones(len(samples), dtype=torch.bool)
+        keep[block] = False
+        without.append(frechet_distance(gaussian(samples[keep]), reference))
+    values = torch.tensor(without, dtype=torch.float64)
+    return float((19 / 20 * (values - values.mean()).square().sum()).sqrt())
+
+
+@pytest.mark.parametrize(
+    ("num", "dim", "num_reference"),
+    [
+        (400, 8, 500),  # everything regular
+        (400, 30, 20),  # the reference has less rank than features
+        (40, 60, 100),  # the samples do: solved in their span
+        (40, 60, 30),  # both do
+        (60, 60, 200),  # as many samples as features
+    ],
+)
+def test_the_error_is_that_of_scoring_every_subset_from_its_rows(num: int, dim: int, num_reference: int) -> None:
+    samples, reference = rows(num, dim, 0), gaussian(rows(num_reference, dim, 1, 1.3) + 0.2)
+    assert found_error(samples, reference) == pytest.approx(brute_force(samples, reference), rel=1e-10)
+
+
+def test_the_error_is_the_scatter_of_fresh_samples() -> None:
+    reference = gaussian(rows(5000, 4, 99, 1.1))
+    sets = [rows(500, 4, seed) for seed in range(60)]
+    scatter = torch.tensor([frechet_distance(gaussian(samples), reference) for samples in sets]).std()
+    mean_error = sum(found_error(samples, reference) for samples in sets[:10]) / 10
+    assert mean_error == pytest.approx(float(scatter), rel=0.25)
+
+
+@pytest.mark.parametrize(("num", "has_error"), [(2, False), (3, True), (7, True)])
+def test_two_samples_must_remain(num: int, has_error: bool) -> None:
+    assert (found_error(rows(num, 3, 0), gaussian(rows(9, 3, 1))) is not None) == has_error
+
+
+def test_statistics_of_an_unknown_number_have_no_error() -> None:
+    known = gaussian(rows(40, 3, 0))
+    unknown = Gaussian(mean_D=known.mean_D, covariance_DD=known.covariance_DD, num_rows=None)
+    assert frechet_error(unknown, (), factored(gaussian(rows(9, 3, 1)))) is None
+
+
+def test_progress_is_reported_block_by_block() -> None:
+    seen: list[int] = []
+    samples = rows(100, 3, 0)
+    blocks = (Moments.of(block) for block in blocks_of(samples))
+    frechet_error(gaussian(samples), blocks, factored(gaussian(rows(9, 3, 1))), seen.append)
+    assert seen == list(range(1, 21))

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from medcli.errors import DataError
-from medcli.scores.covariance_factor import Factored, factored
-from medcli.scores.fid import frechet_distance
+from medcli.scores.fid import Factored, factored, frechet_distance
 from medcli.scores.fid_infinity import fid_at_infinity
 from medcli.scores.moments import Gaussian, Moments
 
