@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -86,15 +85,6 @@ def copy_entries(
 def _wait(futures: list[Future[object]]) -> None:
     for future in futures:
         future.result()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _chunks(entry: Entry, files: dict[Path, BinaryIO], stack: ExitStack) -> Iterator[Callable[[memoryview], int]]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -26,6 +25,7 @@ from medcli.errors import MedcliError
 from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.model.layout import block_kinds, block_names, one_of_each_kind
 from medcli.model.shapes import tensor_shapes
+from medcli.runtime.timing import thread_limit
 
 with warnings.catch_warnings():
     # On import fvcore compiles a loss that nobody here uses, in a way newer versions of torch deprecate.
@@ -105,23 +105,12 @@ def trace_costs(config: ModelConfig, counts: Iterable[int]) -> TracedCosts:
     sides = [side * config.halvings for side in TRACED_SIDES]
     # What weights are does not matter, only that they are (the meta device can't be traced): one tensor for each shape.
     blank = cache(torch.zeros)
-    with _one_thread():
+    with thread_limit(1):  # on these small grids more threads make tracing several times slower
         for count in dict.fromkeys(counts):
             traces = [_trace(small, count, side, blank) for side in sides]
             blocks[count] = [_polynomials(sides, [trace[kind + 1] for trace in traces]) for kind in range(small.depth)]
             around = _polynomials(sides, [trace[0] for trace in traces])
     return TracedCosts(around, blocks)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: on these small grids more of them make tracing several times slower."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _trace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from medcli.errors import ConfigError, EnvironmentProblem
 
+CHUNK_BYTES = 1 << 20
+"""Bytes read at once for a hash."""
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 REFUSED = frozenset(
     {
@@ -113,6 +116,16 @@ def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) 
     """
     with atomic_path(path, force=force) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder's files in name order, in hexadecimal."""
+    digest = hashlib.sha256()
+    for file in sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]:
+        with file.open("rb") as content:
+            while chunk := content.read(CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def require_space(path: Path, num_bytes: int, what: str) -> None:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from medcli.errors import DataError, EnvironmentProblem
-from medcli.runtime.files import atomic_path
+from medcli.runtime.files import atomic_path, file_sha256
 from medcli.runtime.reporting import Reporter
 
 WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
@@ -95,7 +95,7 @@ def download_inception(
         DataError: If the download is not that file.
     """
     target = (folder or weights_folder()) / WEIGHTS_NAME
-    if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest().startswith(sha256):
+    if target.is_file() and file_sha256(target).startswith(sha256):
         return target
     digest = hashlib.sha256()
     with atomic_path(target, force=True) as temporary, temporary.open("wb") as file:

@@ -7,21 +7,17 @@ and the samples' hash are provenance.
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-import torch
-
 from medcli.errors import CheckFailed, DataError, listed
+from medcli.runtime.versions import versions
 from medcli.scores.extractor import DIGITS, INCEPTION, FeatureExtractor
 from medcli.scores.inception_score import BLOCK_SIZE
 from medcli.scores.moments import Gaussian
 from medcli.scores.precision_recall import NUM_NEIGHBOURS
-from medcli.version import __version__
 
 PROTOCOL = "adm"
 """Formulas, block size, k and order of the ADM suite, in exact arithmetic (metrics-facts 1)."""
@@ -61,11 +57,8 @@ def protocol_details(extractor: FeatureExtractor) -> dict[str, Any]:
 def software() -> dict[str, str | None]:
     """Versions of the software that computed the numbers."""
     return {
-        "medcli": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        **versions("numpy"),
         "torch_fidelity": _version("torch-fidelity"),
-        "python": platform.python_version(),
     }
 
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from medcli.data.images import ImageSource, equal_sizes
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.runtime.locks import FolderLocks
+from medcli.runtime.timing import thread_limit
 from medcli.scores.extractor import FeatureExtractor, kinds_to_store
 from medcli.scores.feature_cache import FeatureCache
 from medcli.scores.shards import Shard, read_shards
@@ -118,17 +118,6 @@ class _Ahead:
         return coming.result() if coming else None
 
 
-@contextmanager
-def threads(number: int | None) -> Iterator[None]:
-    """Let torch use so many threads for a while; None leaves them as they are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _found(job: Job, shard: Shard) -> Part | None:
     """The shard as the cache has it."""
     if job.cache is None:
@@ -140,7 +129,7 @@ def _found(job: Job, shard: Shard) -> Part | None:
 
 def _computed(job: Job, shard: Shard, told: Callable[[int], None], read_on: Callable[[], None]) -> Part:
     first = job.shards[shard.number].start
-    with threads(job.num_threads):
+    with thread_limit(job.num_threads):
         rows = network_rows(job, shard.images, told, read_on)
     for found in rows.values():
         is_bad_N = ~torch.isfinite(found).all(dim=1)

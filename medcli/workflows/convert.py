@@ -11,12 +11,12 @@ from medcli.checkpoint.export import write_diffusers, write_official
 from medcli.checkpoint.header import Header
 from medcli.checkpoint.infer import Hints
 from medcli.checkpoint.reader import Checkpoint, CheckpointInfo, open_checkpoint
-from medcli.checkpoint.stream import file_sha256
 from medcli.checkpoint.surgery import Surgery, operate, target_config
 from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
 from medcli.model.shapes import num_params
 from medcli.presets import preset_of
+from medcli.runtime.files import file_sha256
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.sampler_config import SamplerConfig
 

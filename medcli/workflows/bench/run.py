@@ -16,7 +16,7 @@ from medcli.runtime.memory import MIB
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for, thread_limit
-from medcli.version import __version__
+from medcli.runtime.versions import versions
 from medcli.workflows.bench.loops import Agreement, LoopContest, LoopSettings, agreement, loop_plan
 from medcli.workflows.bench.rows import BenchRow, Measured, measure, rows_of
 from medcli.workflows.bench.settings import BenchSettings, Circumstances
@@ -64,7 +64,7 @@ class BenchReport(Circumstances):
             "layers": list(self.layers),
             "rho": list(self.rho),
             "weights_mib": self.weights_mib,
-            "versions": {"medcli": __version__, "python": platform.python_version(), "torch": torch.__version__},
+            "versions": versions(),
             "agreement": None if self.agreement is None else self.agreement.to_json(),
             "rows": [row.to_json() for row in self.rows],
         }

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import platform
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from medcli.runtime.timing import Spread
-from medcli.version import __version__
+from medcli.runtime.versions import versions
 from medcli.workflows.bench.settings import Circumstances
 
 
@@ -101,7 +98,7 @@ class BenchTrainReport(Circumstances):
         return {
             **{name: getattr(self, name) for name in names},
             "layers": list(self.layers),
-            "versions": {"medcli": __version__, "python": platform.python_version(), "torch": torch.__version__},
+            "versions": versions(),
             "agreements": [agreement.to_json() for agreement in self.agreements],
             "rows": [row.to_json() for row in self.rows],
         }

@@ -199,15 +199,15 @@ def autoencoder() -> Iterator[Finding]:
 
 def inception_weights() -> Iterator[Finding]:
     """The network of published FID figures."""
+    from medcli.runtime.files import file_sha256
     from medcli.scores.inception_weights import WEIGHTS_HASH, WEIGHTS_NAME, weights_folder
-    from medcli.workflows.sample.settings import sha256_of
 
     path = weights_folder() / WEIGHTS_NAME
     disables, remedy = "fid with the Inception extractor", "medcli fid --download, or --extractor-weights PATH"
     if not path.is_file():
         found = f"not at {path}"
         yield Finding(name="Inception weights", status="missing", found=found, disables=disables, remedy=remedy)
-    elif not sha256_of(path).startswith(WEIGHTS_HASH):
+    elif not file_sha256(path).startswith(WEIGHTS_HASH):
         found = f"damaged: {path}"
         yield Finding(name="Inception weights", status="missing", found=found, disables=disables, remedy=remedy)
     else:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import accelerate
-import torch
-
 from medcli.runtime.files import write_text
-from medcli.version import __version__
+from medcli.runtime.versions import versions
 from medcli.workflows.finetune.setup import FinetuneSetup
 
 RECORD = "config.json"
@@ -39,17 +35,7 @@ def record_of(setup: FinetuneSetup) -> dict[str, Any]:
         },
         "processes": setup.processes.count,
         "device": str(setup.device),
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of what computes."""
-    return {
-        "medcli": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "accelerate": accelerate.__version__,
+        "versions": versions("accelerate"),
     }
 
 

@@ -16,13 +16,14 @@ from medcli.checkpoint.writer import save_checkpoint
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.runtime.versions import versions
 from medcli.scores.reference import BUNDLED
 from medcli.training.config import NEVER
 from medcli.training.train import TrainResult, train
 from medcli.workflows.finetune.calibration import calibrated
 from medcli.workflows.finetune.comparison import Comparison, averaged_model, control_of, losses_of
 from medcli.workflows.finetune.previews import Previews
-from medcli.workflows.finetune.record import record_of, versions, write_record
+from medcli.workflows.finetune.record import record_of, write_record
 from medcli.workflows.finetune.request import FinetuneRequest
 from medcli.workflows.finetune.setup import CHECKPOINT, FinetuneSetup, set_up
 from medcli.workflows.finetune.trackers import Tracker, open_trackers, require_trackers
@@ -229,5 +230,5 @@ def _history(setup: FinetuneSetup, result: TrainResult) -> dict[str, Any]:
         "train": setup.request.train,
         "freeze": list(setup.request.freeze),
         "before": {name: value for name, value in source.training.items() if name != "before"} if source else {},
-        "versions": versions(),
+        "versions": versions("accelerate"),
     }

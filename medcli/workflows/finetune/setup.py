@@ -15,6 +15,7 @@ from medcli.data.datasets import open_training_set
 from medcli.data.training_set import TrainingSet
 from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.device import own_device
+from medcli.runtime.files import file_sha256
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, launch_remark, this_process
 from medcli.runtime.reporting import Reporter, Silent
@@ -34,7 +35,6 @@ from medcli.workflows.finetune.initial_model import (
 )
 from medcli.workflows.finetune.loss import loss_of, remark_on_output, teacher_of
 from medcli.workflows.finetune.request import FinetuneRequest
-from medcli.workflows.sample.settings import sha256_of
 
 RUNS = Path("runs")
 CHECKPOINT = "checkpoint.safetensors"
@@ -244,9 +244,9 @@ def _remark_on_classes(data: TrainingSet, start: Start, reporter: Reporter) -> N
 def _identity(request: FinetuneRequest, start: Start, teacher: CheckpointInfo | None) -> dict[str, Any]:
     weights: dict[str, Any] = {"fresh": start.name}
     if start.source is not None:
-        weights = {"sha256": sha256_of(start.source.path), "weights": start.source.weights}
+        weights = {"sha256": file_sha256(start.source.path), "weights": start.source.weights}
     return {
         "set of starting weights": weights,
         "calibration": request.calibrate,
-        "teacher": None if teacher is None else sha256_of(teacher.path),
+        "teacher": None if teacher is None else file_sha256(teacher.path),
     }

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any
 
-import numpy as np
 import torch
 
 from medcli.data.autoencoder import open_decoder
@@ -23,8 +21,8 @@ from medcli.runtime.device import own_device
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
+from medcli.runtime.versions import versions
 from medcli.scores.reference import BUNDLED, bundled_info
-from medcli.version import __version__
 from medcli.workflows.sample.amm import amm_report
 from medcli.workflows.sample.generate import Making
 from medcli.workflows.sample.settings import SampleRequest, SampleSetup, model_name, picture_settings, set_up
@@ -154,12 +152,7 @@ def _manifest(
             "device": str(device),
             "compiled": request.compiled,
         },
-        "versions": {
-            "medcli": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions("numpy"),
         "sessions": before["sessions"] if before else [],
     }
 

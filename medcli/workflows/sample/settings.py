@@ -5,7 +5,6 @@ Precedence: a flag, then the defaults in the checkpoint's header, then the refer
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ from medcli.engine.networks import ALWAYS, Guidance
 from medcli.engine.plan import FAMILY_SAMPLERS, SamplingPlan, check_plan
 from medcli.errors import ConfigError
 from medcli.model.amm import Amm
+from medcli.runtime.files import file_sha256
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule, choose_schedule
 from medcli.workflows.sample.amm import AmmWish, choose_amm
@@ -37,7 +37,6 @@ GPU_TOKENS = 65536
 """Tokens of a default batch on a GPU: enough to keep it busy, far from filling its memory."""
 MAX_GPU_BATCH = 256
 FLOAT32_BYTES = 4
-HASH_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -257,7 +256,7 @@ def picture_settings(setup: SampleSetup, request: SampleRequest) -> dict[str, An
     """
     plan = setup.plan
     return {
-        "checkpoints": [{"file": info.path.name, "sha256": sha256_of(info.path)} for info in setup.infos],
+        "checkpoints": [{"file": info.path.name, "sha256": file_sha256(info.path)} for info in setup.infos],
         "weights": setup.infos[0].weights,
         "schedule": plan.schedule.to_json(),
         "sampler": plan.sampler.to_json(),
@@ -279,14 +278,3 @@ def _guidance_settings(guidance: Guidance) -> dict[str, Any] | None:
     if guidance.power is not None:
         settings["power"] = guidance.power
     return settings
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files in name order, in hexadecimal."""
-    digest = hashlib.sha256()
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    for file in files:
-        with file.open("rb") as content:
-            while chunk := content.read(HASH_CHUNK_BYTES):
-                digest.update(chunk)
-    return digest.hexdigest()

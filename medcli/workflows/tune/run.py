@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
 from random import Random
 from statistics import correlation
@@ -16,6 +15,7 @@ from medcli.engine.guidance_phases import step_passes
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter
+from medcli.runtime.versions import versions
 from medcli.tuning.pareto import best_within, front
 from medcli.tuning.running import cost_of_moves, relative_error
 from medcli.tuning.search import Proposal, first_round, neighbours, second_round
@@ -30,7 +30,6 @@ from medcli.tuning.space import (
 )
 from medcli.tuning.store import Store
 from medcli.tuning.tables import Tables
-from medcli.version import __version__
 from medcli.workflows.convert import ConvertRequest, convert
 from medcli.workflows.tune.commands import convert_command, converted_file, sample_command
 from medcli.workflows.tune.costs import TIMES, Costs, costs_of
@@ -122,7 +121,7 @@ class _Tuning:
             random=self._random_check(chosen, tables) if self._request.num_random else None,
             settings=self._setup.settings,
             timing=self._store.json(TIMES) if self._budget.unit == "ms" else None,
-            versions=_versions(),
+            versions=versions(),
         )
         self._write(made)
         return made
@@ -259,7 +258,3 @@ def _ranks(values: Sequence[float]) -> list[float]:
     """The place of each value in rising order; equal ones in the order given."""
     order = sorted(range(len(values)), key=values.__getitem__)
     return [float(place) for place in sorted(range(len(values)), key=order.__getitem__)]
-
-
-def _versions() -> dict[str, Any]:
-    return {"medcli": __version__, "python": platform.python_version(), "torch": torch.__version__}

@@ -19,6 +19,7 @@ from medcli.checkpoint.safetensors_file import read_safetensors
 from medcli.checkpoint.writer import entry_of, save_checkpoint, write_safetensors
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError, ConfigError
+from medcli.runtime.files import file_sha256
 from medcli.runtime.reporting import Silent
 from tests.unit.checkpoint.builders import TINY, random_state
 
@@ -57,7 +58,7 @@ def test_the_hash_is_that_of_the_file_and_of_the_file_without_it(
 ) -> None:
     tensors = {"a": torch.randn(1000, 333), "b": torch.randn(3, dtype=torch.float64)}
     digest = write_to(tmp_path / "x", tensors)
-    assert digest == hashlib.sha256((tmp_path / "x").read_bytes()).hexdigest() == stream.file_sha256(tmp_path / "x")
+    assert digest == hashlib.sha256((tmp_path / "x").read_bytes()).hexdigest() == file_sha256(tmp_path / "x")
     assert write_to(tmp_path / "y", tensors, digest=False) is None
     assert (tmp_path / "y").read_bytes() == (tmp_path / "x").read_bytes()
     monkeypatch.setattr(stream, "CHUNK_BYTES", 64)

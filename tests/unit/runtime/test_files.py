@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from medcli.errors import ConfigError, EnvironmentProblem
-from medcli.runtime.files import atomic_folder, atomic_path, require_space, write_text
+from medcli.runtime.files import atomic_folder, atomic_path, file_sha256, require_space, write_text
 
 
 def names_in(folder: Path) -> list[str]:
@@ -142,3 +143,11 @@ def test_what_the_disk_cannot_hold_is_refused_with_both_sizes(tmp_path: Path, mo
     with pytest.raises(EnvironmentProblem, match=f"12 images take about 3.1 GB, {tmp_path} has 2.5 MB free") as caught:
         require_space(tmp_path / "not/there/yet", 3_100_000_000, "12 images")
     assert "--output" in (caught.value.hint or "")
+
+
+def test_a_folders_hash_is_that_of_its_files_in_name_order(tmp_path: Path) -> None:
+    (tmp_path / "x" / "b").mkdir(parents=True)
+    (tmp_path / "x" / "b" / "c").write_bytes(b"2")
+    (tmp_path / "x" / "a").write_bytes(b"1")
+    assert file_sha256(tmp_path / "x") == hashlib.sha256(b"12").hexdigest()
+    assert file_sha256(tmp_path / "x" / "a") == hashlib.sha256(b"1").hexdigest()
