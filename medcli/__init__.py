@@ -64,7 +64,7 @@ def count_macs(
     Args:
         config_or_model: A `ModelConfig`, or a model carrying one as `.config`.
         resolution_px: Side of the square image; None keeps the configuration's.
-        num_mediators: An entry of the ladder; None the largest, 0 full attention everywhere.
+        num_mediators: A count of the ladder; None the largest, 0 full attention everywhere.
 
     Raises:
         ConfigError: If the resolution or the count does not fit the model.

@@ -197,7 +197,7 @@ class ModelConfig:
         """Rows of the label table."""
         return self.num_classes + int(self.has_null_class)
 
-    def entry(self, num_mediators: int | None) -> int:
+    def resolve_count(self, num_mediators: int | None) -> int:
         """Resolve a requested mediator count: None means the largest of the ladder, 0 full attention.
 
         Raises:

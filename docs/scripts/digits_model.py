@@ -47,14 +47,14 @@ TRAINING = TrainConfig(
     global_batch_size=128,
     lr=1e-3,
     ema=0.999,
-    entries=(0, *LADDER),
+    counts=(0, *LADDER),
     ladder_rule="split",
     seed=0,
     save_every=250,
     log_every=50,
 )
 
-HEADER_SETTINGS = ("steps", "global_batch_size", "lr", "ema", "grad_clip", "label_dropout", "entries", "seed")
+HEADER_SETTINGS = ("steps", "global_batch_size", "lr", "ema", "grad_clip", "label_dropout", "seed")
 """Settings recorded in the checkpoint's header."""
 
 # Defaults of `medcli sample` for this model. The `decreasing` noise fades before the data end, so the change per step
@@ -83,7 +83,7 @@ def train_digits(output_dir: Path, reporter: Reporter) -> Path:
     initialise(model, TRAINING.seed)
     trained = train(model, digit_set(), TRAINING, output_dir, reporter)
     target = output_dir / BUNDLED_MODEL
-    history = {"data": DIGITS, **{name: getattr(TRAINING, name) for name in HEADER_SETTINGS}}
+    history = {"data": DIGITS, **{name: getattr(TRAINING, name) for name in HEADER_SETTINGS}, "entries": TRAINING.counts}
     save_checkpoint(target, MODEL, trained.ema, sampling=SAMPLING, reference=DIGITS, training=history, force=True)
     return target
 

@@ -25,7 +25,7 @@ from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.model.init import initialise
 from medcli.runtime.files import atomic_path, write_text
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.training.batches import Batch, Batches
+from medcli.training.batches import TrainBatch, Batches
 from medcli.training.config import NEVER, TrainConfig
 from medcli.training.masking import Masking
 from medcli.training.objective import LadderObjective, LossConfig
@@ -145,7 +145,7 @@ def _curve(folder: Path, way: Way, training: TrainConfig) -> list[dict[str, floa
     return curve
 
 
-def measured(model: DiffusionTransformer, batches: list[Batch], loss: LossConfig) -> dict[str, float]:
+def measured(model: DiffusionTransformer, batches: list[TrainBatch], loss: LossConfig) -> dict[str, float]:
     """Return the full and masked loss over some batches, and the cosine between their gradients."""
     objective = LadderObjective(model, loss)
     means, gradients = [], []

@@ -64,7 +64,7 @@ class ComparisonRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
+class ComparedSchedule:
     """One of the compared schedules."""
 
     name: str
@@ -76,10 +76,10 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class ScheduleResult:
     """Results of one schedule, by seed."""
 
-    variant: Variant
+    variant: ComparedSchedule
     gmacs: tuple[float, ...]
     """GMACs of an image in the papers' convention, from the network calls made."""
     gmacs_done: tuple[float, ...]
@@ -114,7 +114,7 @@ class ComparisonReport:
     num_images: int
     seeds: tuple[int, ...]
     reference: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[ScheduleResult, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -128,7 +128,7 @@ class ComparisonReport:
         }
 
 
-def variants_of(ladder: tuple[int, ...]) -> list[Variant]:
+def variants_of(ladder: tuple[int, ...]) -> list[ComparedSchedule]:
     """List full attention, each count, and dynamic schedules of the whole ladder from early to late moves.
 
     Raises:
@@ -140,13 +140,13 @@ def variants_of(ladder: tuple[int, ...]) -> list[Variant]:
             f"comparing schedules needs a ladder of at least two mediator counts, this checkpoint holds {held}",
             hint="leave CHECKPOINT out for the bundled model, or make a ladder with medcli convert --mediators",
         )
-    variants = [Variant(name="dense", kind="full", mediators=None)]
-    variants += [Variant(name=f"static {count}", kind="static", mediators=(count,)) for count in ladder]
+    variants = [ComparedSchedule(name="dense", kind="full", mediators=None)]
+    variants += [ComparedSchedule(name=f"static {count}", kind="static", mediators=(count,)) for count in ladder]
     for distance, power in (("l1", 1), ("l2", 2)):
         for scale in SCALES:
             rho = tuple(round(scale ** (power * (move + 1)), 4) for move in range(len(ladder) - 1))
             name = f"dynamic {distance} {rho[0]:g}"
-            variants.append(Variant(name=name, kind="dynamic", mediators=ladder, rho=rho, distance=distance))
+            variants.append(ComparedSchedule(name=name, kind="dynamic", mediators=ladder, rho=rho, distance=distance))
     return variants
 
 
@@ -185,11 +185,11 @@ def compare_schedules(request: ComparisonRequest, reporter: Reporter) -> Compari
     return made
 
 
-def _folder(request: ComparisonRequest, variant: Variant, seed: int) -> Path:
+def _folder(request: ComparisonRequest, variant: ComparedSchedule, seed: int) -> Path:
     return request.output / f"seed-{seed}" / variant.name.replace(" ", "-")
 
 
-def _sample_request(request: ComparisonRequest, checkpoint: Path, variant: Variant, seed: int) -> SampleRequest:
+def _sample_request(request: ComparisonRequest, checkpoint: Path, variant: ComparedSchedule, seed: int) -> SampleRequest:
     return SampleRequest(
         num_images=request.num_images,
         checkpoint=checkpoint,
@@ -226,19 +226,19 @@ def _fids(folders: Sequence[Path], num_images: int, reporter: Reporter) -> list[
 
 
 def _outcome(
-    variant: Variant,
-    variants: Sequence[Variant],
+    variant: ComparedSchedule,
+    variants: Sequence[ComparedSchedule],
     seeds: Sequence[int],
     costs: dict[tuple[str, int], tuple[float, float]],
     scores: dict[tuple[str, int], float],
-) -> Outcome:
+) -> ScheduleResult:
     """Build one row of the table."""
     fixed = [other.name for other in variants if other.kind == "static"]
     against = []
     for seed in seeds if variant.kind == "dynamic" else ():
         line = [(costs[name, seed][0], scores[name, seed]) for name in fixed]
         against.append(scores[variant.name, seed] - interpolated(line, costs[variant.name, seed][0]))
-    return Outcome(
+    return ScheduleResult(
         variant=variant,
         gmacs=tuple(costs[variant.name, seed][0] for seed in seeds),
         gmacs_done=tuple(costs[variant.name, seed][1] for seed in seeds),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medcli.checkpoint.entry import FLOAT_DTYPES, Entry, describe_tensor
+from medcli.checkpoint.tensor_record import FLOAT_DTYPES, TensorRecord, describe_tensor
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError, listed
 from medcli.model.shapes import position_tables, tensor_shapes
 
 
-def check_content(tensors: Mapping[str, Entry], config: ModelConfig, source: str) -> None:
+def check_content(tensors: Mapping[str, TensorRecord], config: ModelConfig, source: str) -> None:
     """Refuse tensors that do not fit the model.
 
     Raises:
@@ -32,7 +32,9 @@ def check_content(tensors: Mapping[str, Entry], config: ModelConfig, source: str
             f"{source} does not hold the tensors of a {_title(config)}: {'; '.join(problems)}",
             hint="download or copy the file again, or pass the checkpoint of another model",
         )
-    others = [describe_tensor(entry) + f" {name}" for name, entry in tensors.items() if entry.dtype not in FLOAT_DTYPES]
+    others = [
+        describe_tensor(record) + f" {name}" for name, record in tensors.items() if record.dtype not in FLOAT_DTYPES
+    ]
     if others:
         raise CheckpointError(
             f"{source} has weights that are not floating point numbers ({listed(others, 3)})",

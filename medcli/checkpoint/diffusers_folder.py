@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcli.checkpoint.entry import Entry
 from medcli.checkpoint.keymap import from_diffusers
+from medcli.checkpoint.tensor_record import TensorRecord
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError
 
@@ -28,7 +28,9 @@ class DiffusersConfig:
     num_classes: int
 
 
-def read_folder(path: Path, tensors_of: Callable[[Path], dict[str, Entry]]) -> tuple[DiffusersConfig, dict[str, Entry]]:
+def read_folder(
+    path: Path, tensors_of: Callable[[Path], dict[str, TensorRecord]]
+) -> tuple[DiffusersConfig, dict[str, TensorRecord]]:
     """Find a folder's configuration and weights and give its tensors upstream's names.
 
     Args:

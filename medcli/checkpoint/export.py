@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from medcli.checkpoint.diffusers_folder import WEIGHT_FILES, folder_config
-from medcli.checkpoint.entry import Entry, computed, from_bytes
 from medcli.checkpoint.keymap import OFFSET_INDEX, to_diffusers
-from medcli.checkpoint.reader import position_entries
-from medcli.checkpoint.stream import Sink, copy_entries
+from medcli.checkpoint.reader import position_records
+from medcli.checkpoint.stream import Sink, copy_records
+from medcli.checkpoint.tensor_record import TensorRecord, computed, from_bytes
 from medcli.checkpoint.unpickle import STORAGE_DTYPES
 from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
@@ -31,13 +31,19 @@ RECORD_ALIGNMENT = 64
 
 
 def write_official(
-    path: Path, entries: Mapping[str, Entry], config: ModelConfig, *, source: str, force: bool, reporter: Reporter
+    path: Path,
+    records: Mapping[str, TensorRecord],
+    config: ModelConfig,
+    *,
+    source: str,
+    force: bool,
+    reporter: Reporter,
 ) -> Path:
     """Write a flat state dict as torch.save would, readable with `torch.load(path, weights_only=True)`.
 
     Args:
         path: Where to.
-        entries: The tensors, in file order.
+        records: The tensors, in file order.
         config: The model.
         source: What to call the input in errors.
         force: Whether an existing file may be replaced.
@@ -56,20 +62,20 @@ def write_official(
             f"the official layout holds one mediator count, this model has {', '.join(map(str, config.mediators))}",
             hint=f"pass --mediators {config.mediators[-1]}, or none",
         )
-    entries = {**entries, **offset_indices(config)}
+    records = {**records, **offset_indices(config)}
     with atomic_path(path, force=force) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        _write_record(archive, "archive/data.pkl", pickled_state_dict(entries))
+        _write_record(archive, "archive/data.pkl", pickled_state_dict(records))
         _write_record(archive, "archive/byteorder", b"little")
-        for number, entry in enumerate(entries.values()):
-            record = _record(archive, f"archive/data/{number}", entry.nbytes)
-            with archive.open(record, "w") as member, Sink(member.write) as sink:
-                copy_entries([entry], [sink], lambda _: None, source=source)
-            reporter.progress(number + 1, len(entries), "tensors")
+        for number, record in enumerate(records.values()):
+            member_info = _record(archive, f"archive/data/{number}", record.nbytes)
+            with archive.open(member_info, "w") as member, Sink(member.write) as sink:
+                copy_records([record], [sink], lambda _: None, source=source)
+            reporter.progress(number + 1, len(records), "tensors")
         _write_record(archive, "archive/version", b"3\n")
     return path
 
 
-def offset_indices(config: ModelConfig) -> dict[str, Entry]:
+def offset_indices(config: ModelConfig) -> dict[str, TensorRecord]:
     """The buffers an MDTv2's own code keeps with its weights: the table row of each pair of tokens. See edt-facts 5."""
     if config.family != "mdtv2":
         return {}
@@ -99,7 +105,7 @@ def _write_record(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
         member.write(data)
 
 
-def pickled_state_dict(entries: Mapping[str, Entry]) -> bytes:
+def pickled_state_dict(records: Mapping[str, TensorRecord]) -> bytes:
     """The pickle torch.save makes of an OrderedDict of contiguous tensors, storages numbered in order.
 
     Written by hand because pickling a reference to a torch function takes torch.
@@ -107,19 +113,19 @@ def pickled_state_dict(entries: Mapping[str, Entry]) -> bytes:
     storages = {dtype: name for name, dtype in STORAGE_DTYPES.items()}
     ordered_dict = _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
     parts = [pickle.PROTO + b"\x02", ordered_dict, pickle.MARK]
-    for number, (name, entry) in enumerate(entries.items()):
+    for number, (name, record) in enumerate(records.items()):
         strides = [1]
-        for size in reversed(entry.shape[1:]):
+        for size in reversed(record.shape[1:]):
             strides.insert(0, strides[0] * size)
-        storage = [_text("storage"), _global("torch", storages[entry.dtype]), _text(str(number)), _text("cpu")]
+        storage = [_text("storage"), _global("torch", storages[record.dtype]), _text(str(number)), _text("cpu")]
         parts += [
             _text(name),
             _global("torch._utils", "_rebuild_tensor_v2"),
             pickle.MARK,
-            _tuple([*storage, _whole(entry.num_elements)]) + pickle.BINPERSID,
+            _tuple([*storage, _whole(record.num_elements)]) + pickle.BINPERSID,
             _whole(0),
-            _tuple([_whole(size) for size in entry.shape]),
-            _tuple([_whole(stride) for stride in strides[: len(entry.shape)]]),
+            _tuple([_whole(size) for size in record.shape]),
+            _tuple([_whole(stride) for stride in strides[: len(record.shape)]]),
             pickle.NEWFALSE,
             ordered_dict,
             pickle.TUPLE + pickle.REDUCE,
@@ -146,13 +152,19 @@ def _tuple(items: list[bytes]) -> bytes:
 
 
 def write_diffusers(
-    path: Path, entries: Mapping[str, Entry], config: ModelConfig, *, source: str, force: bool, reporter: Reporter
+    path: Path,
+    records: Mapping[str, TensorRecord],
+    config: ModelConfig,
+    *,
+    source: str,
+    force: bool,
+    reporter: Reporter,
 ) -> Path:
     """Write a diffusers folder: `transformer/config.json` and its weights.
 
     Args:
         path: The folder to make.
-        entries: The tensors, under upstream's names.
+        records: The tensors, under upstream's names.
         config: The model.
         source: What to call the input in errors.
         force: Whether an existing folder may be replaced.
@@ -166,12 +178,12 @@ def write_diffusers(
         CheckpointError: If a weight is NaN or infinite.
         EnvironmentProblem: If the place can't be written to or is full.
     """
-    _refuse_what_diffusers_lacks(entries, config)
+    _refuse_what_diffusers_lacks(records, config)
     with atomic_folder(path, force=force) as temporary:
         folder = temporary / "transformer"
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(folder_config(config), indent=2, sort_keys=True) + "\n")
-        tensors = to_diffusers(entries, config.depth)
+        tensors = to_diffusers(records, config.depth)
         with _named(temporary, path):
             write_safetensors(
                 folder / WEIGHT_FILES[0],
@@ -193,7 +205,7 @@ def _named(temporary: Path, path: Path) -> Iterator[None]:
         raise EnvironmentProblem(err.message.replace(str(temporary), str(path)), hint=err.hint) from err
 
 
-def _refuse_what_diffusers_lacks(entries: Mapping[str, Entry], config: ModelConfig) -> None:
+def _refuse_what_diffusers_lacks(records: Mapping[str, TensorRecord], config: ModelConfig) -> None:
     obstacles = {
         f"its family is {family_title(config.family)}": config.family != "dit",
         f"it has mediators ({', '.join(map(str, config.mediators))})": bool(config.mediators),
@@ -201,7 +213,7 @@ def _refuse_what_diffusers_lacks(entries: Mapping[str, Entry], config: ModelConf
         "it has no null class": not config.has_null_class,
         f"its MLP ratio is {config.mlp_ratio}, not 4": config.mlp_ratio != 4.0,
         "its position table is not the standard one": config.family == "dit"
-        and not _has_standard_positions(entries["pos_embed"], config),
+        and not _has_standard_positions(records["pos_embed"], config),
     }
     found = [reason for reason, holds in obstacles.items() if holds]
     if found:
@@ -210,9 +222,9 @@ def _refuse_what_diffusers_lacks(entries: Mapping[str, Entry], config: ModelConf
         )
 
 
-def _has_standard_positions(entry: Entry, config: ModelConfig) -> bool:
+def _has_standard_positions(record: TensorRecord, config: ModelConfig) -> bool:
     import numpy as np
 
-    standard = from_bytes(position_entries(config, "F32")["pos_embed"].read(), "F32", entry.shape)
+    standard = from_bytes(position_records(config, "F32")["pos_embed"].read(), "F32", record.shape)
     # bfloat16 keeps 8 bits of values up to 1.
-    return bool(np.abs(from_bytes(entry.read(), entry.dtype, entry.shape) - standard).max() < 2**-7)
+    return bool(np.abs(from_bytes(record.read(), record.dtype, record.shape) - standard).max() < 2**-7)

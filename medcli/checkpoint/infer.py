@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from medcli.checkpoint.entry import Entry
 from medcli.checkpoint.families import MARKS, first_block, marked_family, marked_settings
 from medcli.checkpoint.keymap import block_of, table_of
 from medcli.checkpoint.layouts import RawCheckpoint
+from medcli.checkpoint.tensor_record import TensorRecord
 from medcli.config import Family, ModelConfig
 from medcli.errors import CheckpointError, ConfigError
 from medcli.presets import heads_for_width, preset_config
@@ -34,7 +34,7 @@ class Hints:
     resolution_px: int | None = None
 
 
-def infer_config(raw: RawCheckpoint, tensors: Mapping[str, Entry], hints: Hints) -> ModelConfig:
+def infer_config(raw: RawCheckpoint, tensors: Mapping[str, TensorRecord], hints: Hints) -> ModelConfig:
     """Work out the architecture.
 
     Args:
@@ -53,7 +53,7 @@ def infer_config(raw: RawCheckpoint, tensors: Mapping[str, Entry], hints: Hints)
                 hint="convert the original again",
             )
         return _agreed(config, hints, raw.path.name)
-    shapes = {name: entry.shape for name, entry in tensors.items()}
+    shapes = {name: record.shape for name, record in tensors.items()}
     family = _family(raw, shapes, hints)
     try:
         return _config(raw, shapes, hints, family)

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from medcli.checkpoint.entry import Entry, row_concat, row_slice
+from medcli.checkpoint.tensor_record import TensorRecord, row_concat, row_slice
 from medcli.errors import CheckpointError
 
 # Wrappers (data parallel, torch.compile) put these before every name, in any order.
@@ -103,7 +103,7 @@ def renamings(depth: int) -> dict[str, str]:
     return GLOBAL_NAMES | layers | repeated
 
 
-def from_diffusers(tensors: Mapping[str, Entry], depth: int) -> dict[str, Entry]:
+def from_diffusers(tensors: Mapping[str, TensorRecord], depth: int) -> dict[str, TensorRecord]:
     """Lay a diffusers DiT out under upstream's names; names that have no place keep theirs.
 
     The embedders repeated in every block come from block 0. What is missing stays missing, for the check to name.
@@ -112,13 +112,13 @@ def from_diffusers(tensors: Mapping[str, Entry], depth: int) -> dict[str, Entry]
     inverse = {new: old for old, new in renamings(depth).items()}
     copies = {new.format(i=i) for new in REPEATED_NAMES.values() for i in range(1, depth)}
     parts = {part.format(i=i) for part in QKV_PARTS for i in range(depth)}
-    result: dict[str, Entry] = {}
-    for name, entry in tensors.items():
+    result: dict[str, TensorRecord] = {}
+    for name, record in tensors.items():
         stem, dot, kind = name.rpartition(".")
         if stem in inverse:
-            result[f"{inverse[stem]}.{kind}"] = entry.renamed(f"{inverse[stem]}.{kind}")
+            result[f"{inverse[stem]}.{kind}"] = record.renamed(f"{inverse[stem]}.{kind}")
         elif stem not in copies and stem not in parts:
-            result[name] = entry
+            result[name] = record
     for i in range(depth):
         for kind in ("weight", "bias"):
             found = [tensors[key] for part in QKV_PARTS if (key := f"{part.format(i=i)}.{kind}") in tensors]
@@ -128,20 +128,20 @@ def from_diffusers(tensors: Mapping[str, Entry], depth: int) -> dict[str, Entry]
     return result
 
 
-def to_diffusers(tensors: Mapping[str, Entry], depth: int) -> dict[str, Entry]:
+def to_diffusers(tensors: Mapping[str, TensorRecord], depth: int) -> dict[str, TensorRecord]:
     """Lay a plain DiT out under diffusers' names. The position table has no place there: diffusers recomputes it."""
     forward = renamings(depth)
     split = {QKV_NAME.format(i=i): [part.format(i=i) for part in QKV_PARTS] for i in range(depth)}
-    result: dict[str, Entry] = {}
-    for name, entry in tensors.items():
+    result: dict[str, TensorRecord] = {}
+    for name, record in tensors.items():
         stem, _, kind = name.rpartition(".")
         if stem in REPEATED_NAMES:
             targets = [REPEATED_NAMES[stem].format(i=i) for i in range(depth)]
-            result |= {f"{target}.{kind}": entry.renamed(f"{target}.{kind}") for target in targets}
+            result |= {f"{target}.{kind}": record.renamed(f"{target}.{kind}") for target in targets}
         elif stem in forward:
-            result[f"{forward[stem]}.{kind}"] = entry.renamed(f"{forward[stem]}.{kind}")
+            result[f"{forward[stem]}.{kind}"] = record.renamed(f"{forward[stem]}.{kind}")
         elif stem in split:
-            rows = entry.shape[0] // len(QKV_PARTS)
+            rows = record.shape[0] // len(QKV_PARTS)
             for place, target in enumerate(split[stem]):
-                result[f"{target}.{kind}"] = row_slice(entry, f"{target}.{kind}", place * rows, (place + 1) * rows)
+                result[f"{target}.{kind}"] = row_slice(record, f"{target}.{kind}", place * rows, (place + 1) * rows)
     return result

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medcli.checkpoint.diffusers_folder import DiffusersConfig, read_folder
-from medcli.checkpoint.entry import Entry
 from medcli.checkpoint.header import Header
 from medcli.checkpoint.keymap import is_derived, strip_wrappers
 from medcli.checkpoint.safetensors_file import read_safetensors
+from medcli.checkpoint.tensor_record import TensorRecord
 from medcli.checkpoint.torch_file import TorchFile, read_legacy, read_zip
 from medcli.checkpoint.unpickle import TensorRef
 from medcli.errors import CheckpointError, listed
@@ -30,7 +30,7 @@ class RawCheckpoint:
 
     path: Path
     layout: Layout
-    sets: Mapping[str, Mapping[str, Entry]]
+    sets: Mapping[str, Mapping[str, TensorRecord]]
     """Tensors under upstream's names, by weight set: `model`, `ema` or both."""
     parts: tuple[str, ...] = ()
     """Groups a training checkpoint holds, `opt` included."""
@@ -39,7 +39,7 @@ class RawCheckpoint:
     header: Header | None = None
     folder_config: DiffusersConfig | None = None
 
-    def pick(self, weights: str | None) -> tuple[str, Mapping[str, Entry]]:
+    def pick(self, weights: str | None) -> tuple[str, Mapping[str, TensorRecord]]:
         """Choose a weight set; a file of one unnamed set gives that one, and so does None.
 
         Args:
@@ -109,7 +109,7 @@ def _open_file(path: Path) -> RawCheckpoint:
     )
 
 
-def file_tensors(path: Path) -> dict[str, Entry]:
+def file_tensors(path: Path) -> dict[str, TensorRecord]:
     """Tensors of a file that holds nothing else, under the names it gives them."""
     kind = sniff(path)
     if kind == "safetensors":
@@ -191,7 +191,7 @@ def _weight_groups(file: TorchFile) -> list[str] | None:
     )
 
 
-def _named(file: TorchFile, tensors: Any) -> dict[str, Entry]:
+def _named(file: TorchFile, tensors: Any) -> dict[str, TensorRecord]:
     """Entries of a mapping from names to tensors, with wrapper prefixes taken off."""
     if not isinstance(tensors, Mapping) or not all(
         isinstance(name, str) and isinstance(ref, TensorRef) for name, ref in tensors.items()
@@ -200,10 +200,10 @@ def _named(file: TorchFile, tensors: Any) -> dict[str, Entry]:
             f"{file.path.name} has values that are no tensors in its state dict",
             hint="save the model's state dict alone with torch.save(model.state_dict(), path)",
         )
-    return _bare({name: file.entry(name, ref) for name, ref in tensors.items()}, file.path)
+    return _bare({name: file.record(name, ref) for name, ref in tensors.items()}, file.path)
 
 
-def _bare(tensors: Mapping[str, Entry], path: Path) -> dict[str, Entry]:
+def _bare(tensors: Mapping[str, TensorRecord], path: Path) -> dict[str, TensorRecord]:
     bare_names = strip_wrappers(tensors, path.name).items()
     return {bare: tensors[name].renamed(bare) for name, bare in bare_names if not is_derived(bare)}
 

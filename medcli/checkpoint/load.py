@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcli.checkpoint.entry import ITEM_SIZES, Entry, Region
 from medcli.checkpoint.infer import Hints
 from medcli.checkpoint.reader import CheckpointInfo, describe, open_checkpoint
 from medcli.checkpoint.safetensors_file import DATA_ALIGNMENT
 from medcli.checkpoint.stream import CHUNK_BYTES, check_finite
+from medcli.checkpoint.tensor_record import ITEM_SIZES, Region, TensorRecord
 
 if TYPE_CHECKING:
     import torch
@@ -60,42 +60,42 @@ def load_model(
     if amm is not None:
         check_amm(amm, opened.info.config)
     model = empty_model(opened.info.config)
-    model.load_state_dict(load_tensors(opened.entries, opened.info.path.name), assign=True)
+    model.load_state_dict(load_tensors(opened.records, opened.info.path.name), assign=True)
     model.to(device=device, dtype=dtype)
     if amm is not None:
         attach_amm(model, amm)
     return model
 
 
-def load_tensors(entries: Mapping[str, Entry], source: str) -> dict[str, torch.Tensor]:
-    """Tensors of entries, mapped where they lie in one piece.
+def load_tensors(records: Mapping[str, TensorRecord], source: str) -> dict[str, torch.Tensor]:
+    """Tensors of records, mapped where they lie in one piece.
 
     Args:
-        entries: Floating point tensors by name.
+        records: Floating point tensors by name.
         source: What to call their file in errors.
 
     Raises:
         CheckpointError: If a weight is NaN or infinite.
     """
     maps: dict[Path, mmap.mmap] = {}
-    return {name: _load_one(entry, maps, source) for name, entry in entries.items()}
+    return {name: _load_one(record, maps, source) for name, record in records.items()}
 
 
-def _load_one(entry: Entry, maps: dict[Path, mmap.mmap], source: str) -> torch.Tensor:
+def _load_one(record: TensorRecord, maps: dict[Path, mmap.mmap], source: str) -> torch.Tensor:
     import torch
 
     types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    piece = entry.pieces[0] if len(entry.pieces) == 1 else None
-    if isinstance(piece, Region) and piece.offset % ITEM_SIZES[entry.dtype] == 0:
+    piece = record.pieces[0] if len(record.pieces) == 1 else None
+    if isinstance(piece, Region) and piece.offset % ITEM_SIZES[record.dtype] == 0:
         buffer: mmap.mmap | bytearray = _mapped(piece.path, maps)
         offset = piece.offset
     else:
-        buffer, offset = bytearray(entry.read()), 0
-    view = memoryview(buffer)[offset : offset + entry.nbytes]
-    for start in range(0, entry.nbytes, CHUNK_BYTES):
-        check_finite(view[start : start + CHUNK_BYTES], entry, source)
-    flat = torch.frombuffer(buffer, dtype=types[entry.dtype], count=entry.num_elements, offset=offset)
-    tensor = flat.reshape(entry.shape)
+        buffer, offset = bytearray(record.read()), 0
+    view = memoryview(buffer)[offset : offset + record.nbytes]
+    for start in range(0, record.nbytes, CHUNK_BYTES):
+        check_finite(view[start : start + CHUNK_BYTES], record, source)
+    flat = torch.frombuffer(buffer, dtype=types[record.dtype], count=record.num_elements, offset=offset)
+    tensor = flat.reshape(record.shape)
     # Kernels round differently by where memory begins: equal weights must give equal bits, whatever file they lie in.
     return tensor if tensor.data_ptr() % DATA_ALIGNMENT == 0 else tensor.clone()
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from medcli.checkpoint.check import check_content
-from medcli.checkpoint.entry import Entry, computed
 from medcli.checkpoint.infer import Hints, infer_config
 from medcli.checkpoint.layouts import RawCheckpoint, open_raw
+from medcli.checkpoint.tensor_record import TensorRecord, computed
 from medcli.config import ModelConfig
 from medcli.model.shapes import num_params, position_tables, tensor_shapes
 from medcli.presets import preset_of
@@ -48,7 +48,7 @@ class Checkpoint:
     """An open checkpoint: its description and every tensor of its model, in file order."""
 
     info: CheckpointInfo
-    entries: Mapping[str, Entry]
+    records: Mapping[str, TensorRecord]
     made: tuple[str, ...]
     """Tensors the file lacks and the configuration fixes: position tables are the only ones."""
 
@@ -70,10 +70,10 @@ def open_checkpoint(
     chosen, tensors = raw.pick(weights)
     config = infer_config(raw, tensors, hints or Hints())
     check_content(tensors, config, raw.path.name)
-    positions = position_entries(config, main_dtype(tensors))
-    entries = {name: tensors[name] if name in tensors else positions[name] for name in tensor_shapes(config)}
-    made = tuple(name for name in entries if name not in tensors)
-    return Checkpoint(_info(raw, chosen, config, entries), entries, made)
+    positions = position_records(config, main_dtype(tensors))
+    records = {name: tensors[name] if name in tensors else positions[name] for name in tensor_shapes(config)}
+    made = tuple(name for name in records if name not in tensors)
+    return Checkpoint(_info(raw, chosen, config, records), records, made)
 
 
 def describe(
@@ -97,12 +97,12 @@ def describe(
     return open_checkpoint(path, hints=Hints(family=family, num_heads=num_heads), weights=weights).info
 
 
-def main_dtype(entries: Mapping[str, Entry]) -> str:
+def main_dtype(records: Mapping[str, TensorRecord]) -> str:
     """Element type new tensors of a model take: that of its first attention projection."""
-    return next(entry.dtype for name, entry in entries.items() if name.endswith(".attn.qkv.weight"))
+    return next(record.dtype for name, record in records.items() if name.endswith(".attn.qkv.weight"))
 
 
-def position_entries(config: ModelConfig, dtype: str) -> dict[str, Entry]:
+def position_records(config: ModelConfig, dtype: str) -> dict[str, TensorRecord]:
     """The fixed position tables of a model by name, computed when they are written."""
     return {
         name: computed(name, dtype, (1, side**2, width), partial(_table, width, side))
@@ -116,7 +116,7 @@ def _table(width: int, side: int) -> Any:
     return position_table(width, side)[None]
 
 
-def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, entries: Mapping[str, Entry]) -> CheckpointInfo:
+def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, records: Mapping[str, TensorRecord]) -> CheckpointInfo:
     return CheckpointInfo(
         path=raw.path,
         layout=raw.layout,
@@ -125,7 +125,7 @@ def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, entries: Mappin
         weights_available=tuple(raw.sets),
         preset=preset_of(config),
         num_params=num_params(config),
-        dtype=main_dtype(entries),
+        dtype=main_dtype(records),
         sampling=raw.header.sampling if raw.header else {},
         reference=raw.header.reference if raw.header else None,
         training=raw.header.training if raw.header else {},

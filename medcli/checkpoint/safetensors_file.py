@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcli.checkpoint.entry import ITEM_SIZES, Entry, stored
+from medcli.checkpoint.tensor_record import ITEM_SIZES, TensorRecord, stored
 from medcli.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100 * 2**20
@@ -19,7 +19,7 @@ DATA_ALIGNMENT = 64
 DAMAGED = "download or copy the file again"
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+def read_safetensors(path: Path) -> tuple[dict[str, TensorRecord], dict[str, str]]:
     """Read the header of a safetensors file.
 
     Returns:
@@ -33,8 +33,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     if not isinstance(metadata, dict):
         raise _damaged(path, "its metadata is not a table")
     end = path.stat().st_size
-    entries = {name: _entry(path, name, value, start, end) for name, value in header.items()}
-    return entries, metadata
+    records = {name: _record(path, name, value, start, end) for name, value in header.items()}
+    return records, metadata
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -54,7 +54,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _entry(path: Path, name: str, value: Any, start: int, end: int) -> Entry:
+def _record(path: Path, name: str, value: Any, start: int, end: int) -> TensorRecord:
     match value:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(low), int(high)]} if all(
             type(n) is int and n >= 0 for n in (*shape, low, high)
@@ -78,18 +78,18 @@ def _damaged(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path.name} is a damaged safetensors file: {what}", hint=DAMAGED)
 
 
-def build_header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
+def build_header(records: Sequence[TensorRecord], metadata: Mapping[str, str]) -> bytes:
     """The length and header of a file that holds these tensors back to back.
 
     Args:
-        entries: In file order. Larger element types must come first, so that every tensor is aligned.
+        records: In file order. Larger element types must come first, so that every tensor is aligned.
         metadata: Texts for `__metadata__`; nothing of the path or the time, so that equal contents give equal files.
     """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     offset = 0
-    for entry in entries:
-        end = offset + entry.nbytes
-        header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [offset, end]}
+    for record in records:
+        end = offset + record.nbytes
+        header[record.name] = {"dtype": record.dtype, "shape": list(record.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT)

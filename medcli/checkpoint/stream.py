@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from medcli.checkpoint.entry import FLOAT_DTYPES, ITEM_SIZES, Entry, Region
+from medcli.checkpoint.tensor_record import FLOAT_DTYPES, ITEM_SIZES, Region, TensorRecord
 from medcli.errors import CheckpointError
 
 CHUNK_BYTES = 2 * 2**20
@@ -51,13 +51,13 @@ def writing(file: BinaryIO) -> Callable[[memoryview | bytes], None]:
     return write
 
 
-def copy_entries(
-    entries: Iterable[Entry], sinks: Sequence[Sink], progress: Callable[[int], None], *, source: str
+def copy_records(
+    records: Iterable[TensorRecord], sinks: Sequence[Sink], progress: Callable[[int], None], *, source: str
 ) -> None:
     """Feed the bytes of tensors, one after the other, to sinks; returns when they have all been taken.
 
     Args:
-        entries: What to carry, in order.
+        records: What to carry, in order.
         sinks: Each is given every byte.
         progress: Told the tensors read so far.
         source: What to call the input in errors.
@@ -70,11 +70,11 @@ def copy_entries(
     turn = 0
     with ExitStack() as stack:
         files: dict[Path, BinaryIO] = {}
-        for number, entry in enumerate(entries, start=1):
-            for fill in _chunks(entry, files, stack):
+        for number, record in enumerate(records, start=1):
+            for fill in _chunks(record, files, stack):
                 _wait(pending[turn])
                 chunk = buffers[turn][: fill(buffers[turn])]
-                check_finite(chunk, entry, source)
+                check_finite(chunk, record, source)
                 pending[turn] = [sink.feed(chunk) for sink in sinks]
                 turn = (turn + 1) % NUM_BUFFERS
             progress(number)
@@ -87,9 +87,11 @@ def _wait(futures: list[Future[object]]) -> None:
         future.result()
 
 
-def _chunks(entry: Entry, files: dict[Path, BinaryIO], stack: ExitStack) -> Iterator[Callable[[memoryview], int]]:
+def _chunks(
+    record: TensorRecord, files: dict[Path, BinaryIO], stack: ExitStack
+) -> Iterator[Callable[[memoryview], int]]:
     """Functions that put the next bytes of a tensor into a buffer and return how many."""
-    for piece in entry.pieces:
+    for piece in record.pieces:
         if isinstance(piece, Region):
             if piece.path not in files:
                 files[piece.path] = stack.enter_context(piece.path.open("rb", buffering=0))
@@ -133,20 +135,20 @@ class _Lending:
         return len(self._data)
 
 
-def check_finite(data: memoryview, entry: Entry, source: str) -> None:
+def check_finite(data: memoryview, record: TensorRecord, source: str) -> None:
     """Refuse NaN and infinite weights.
 
     Args:
         data: Whole elements of the tensor.
-        entry: The tensor.
+        record: The tensor.
         source: What to call its file.
 
     Raises:
         CheckpointError: Naming the tensor.
     """
-    if entry.dtype in FLOAT_DTYPES and not _is_finite(data, entry.dtype):
+    if record.dtype in FLOAT_DTYPES and not _is_finite(data, record.dtype):
         raise CheckpointError(
-            f"{source}: tensor {entry.name} holds NaN or infinite weights",
+            f"{source}: tensor {record.name} holds NaN or infinite weights",
             hint="take an earlier checkpoint, from before the training diverged",
         )
 

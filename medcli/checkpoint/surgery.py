@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from medcli.checkpoint.entry import Entry, computed, from_bytes, row_concat, row_slice, zeros
 from medcli.checkpoint.keymap import table_key
-from medcli.checkpoint.reader import main_dtype, position_entries
+from medcli.checkpoint.reader import main_dtype, position_records
+from medcli.checkpoint.tensor_record import TensorRecord, computed, from_bytes, row_concat, row_slice, zeros
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
 from medcli.model.layout import blocks
@@ -38,7 +38,7 @@ class Surgery:
     """The tensors of the changed model in file order, and what became of each."""
 
     config: ModelConfig
-    entries: Mapping[str, Entry]
+    records: Mapping[str, TensorRecord]
     copied: tuple[str, ...]
     """Taken as they are."""
     resized: tuple[str, ...]
@@ -110,23 +110,23 @@ def _check_grids(config: ModelConfig) -> None:
 
 
 def operate(
-    entries: Mapping[str, Entry], config: ModelConfig, target: ModelConfig, *, made: tuple[str, ...] = ()
+    records: Mapping[str, TensorRecord], config: ModelConfig, target: ModelConfig, *, made: tuple[str, ...] = ()
 ) -> Surgery:
     """Turn the tensors of one model into those of another.
 
     Args:
-        entries: All tensors of the source, by name.
+        records: All tensors of the source, by name.
         config: The source.
         target: The same network with another ladder, other layers, another resolution or number of classes.
-        made: Tensors among `entries` that the source file lacked.
+        made: Tensors among `records` that the source file lacked.
     """
-    by_key = {table_key(name, config.mediators): entry for name, entry in entries.items()}
-    result: dict[str, Entry] = {}
+    by_key = {table_key(name, config.mediators): record for name, record in records.items()}
+    result: dict[str, TensorRecord] = {}
     groups: dict[str, list[str]] = {"copied": [], "resized": [], "new": []}
     for name, shape in tensor_shapes(target).items():
         source = by_key.pop(table_key(name, target.mediators), None)
         if source is None:
-            group, result[name] = "new", zeros(name, main_dtype(entries), shape)
+            group, result[name] = "new", zeros(name, main_dtype(records), shape)
         elif source.shape == shape:
             group, result[name] = "new" if name in made else "copied", source.renamed(name)
         else:
@@ -134,16 +134,18 @@ def operate(
         groups[group].append(name)
     return Surgery(
         config=target,
-        entries=result,
-        dropped=tuple(entry.name for entry in by_key.values()),
+        records=result,
+        dropped=tuple(record.name for record in by_key.values()),
         copied=tuple(groups["copied"]),
         resized=tuple(groups["resized"]),
         new=tuple(groups["new"]),
     )
 
 
-def _resized(source: Entry, name: str, shape: tuple[int, ...], config: ModelConfig, target: ModelConfig) -> Entry:
-    positions = position_entries(target, source.dtype)
+def _resized(
+    source: TensorRecord, name: str, shape: tuple[int, ...], config: ModelConfig, target: ModelConfig
+) -> TensorRecord:
+    positions = position_records(target, source.dtype)
     if name in positions:
         # Upstream does not interpolate it: the new grid has its own table (reference-facts 3.3).
         return positions[name]
@@ -206,7 +208,7 @@ def resize_grid(values: NDArray[np.floating], axis: int, size: int) -> NDArray[n
     return np.moveaxis(np.concatenate([resized, moved[side**2 :]]), 0, axis)
 
 
-def relabelled(table: Entry, config: ModelConfig, num_classes: int) -> Entry:
+def relabelled(table: TensorRecord, config: ModelConfig, num_classes: int) -> TensorRecord:
     """The label table for another number of classes.
 
     The first classes and the null class keep their rows. A class that is added starts as the null class, that is, as

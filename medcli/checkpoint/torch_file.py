@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from medcli.checkpoint.entry import ITEM_SIZES, Entry, Made, Region, read_piece, stored
+from medcli.checkpoint.tensor_record import ITEM_SIZES, Made, Region, TensorRecord, read_piece, stored
 from medcli.checkpoint.unpickle import TensorRef, safe_load
 from medcli.errors import CheckpointError
 
@@ -30,7 +30,7 @@ class TorchFile:
     """Containers and values, with a `TensorRef` for each tensor."""
     storages: Mapping[str, Region]
 
-    def entry(self, name: str, ref: TensorRef) -> Entry:
+    def record(self, name: str, ref: TensorRef) -> TensorRecord:
         """Where the bytes of a tensor are.
 
         Raises:
@@ -153,7 +153,7 @@ def _is_contiguous(ref: TensorRef) -> bool:
     return True
 
 
-def _strided(name: str, ref: TensorRef, region: Region) -> Entry:
+def _strided(name: str, ref: TensorRef, region: Region) -> TensorRecord:
     """A transposed or otherwise strided tensor: laid out row-major when its bytes are asked for."""
     size = ITEM_SIZES[ref.storage.dtype]
 
@@ -164,4 +164,4 @@ def _strided(name: str, ref: TensorRef, region: Region) -> Entry:
         strides = tuple(step * size for step in ref.stride)
         return np.lib.stride_tricks.as_strided(elements, ref.shape, strides, writeable=False).tobytes()
 
-    return Entry(name, ref.storage.dtype, ref.shape, (Made(math.prod(ref.shape) * size, make),))
+    return TensorRecord(name, ref.storage.dtype, ref.shape, (Made(math.prod(ref.shape) * size, make),))

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcli.checkpoint.entry import ITEM_SIZES, Entry, Made
 from medcli.checkpoint.header import Header
 from medcli.checkpoint.safetensors_file import build_header
-from medcli.checkpoint.stream import Sink, copy_entries, writing
+from medcli.checkpoint.stream import Sink, copy_records, writing
+from medcli.checkpoint.tensor_record import ITEM_SIZES, Made, TensorRecord
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError
 from medcli.model.shapes import tensor_shapes
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def write_safetensors(
     path: Path,
-    entries: Iterable[Entry],
+    records: Iterable[TensorRecord],
     metadata: Mapping[str, str],
     *,
     source: str,
@@ -37,7 +37,7 @@ def write_safetensors(
 
     Args:
         path: Where to.
-        entries: The tensors; kept in this order within each element size.
+        records: The tensors; kept in this order within each element size.
         metadata: Texts for the header.
         source: What to call the input in errors.
         force: Whether an existing file may be replaced.
@@ -53,18 +53,18 @@ def write_safetensors(
         EnvironmentProblem: If the place can't be written to or is full.
     """
     # Larger elements first keep every tensor aligned; the sort is stable.
-    ordered = sorted(entries, key=lambda entry: -ITEM_SIZES[entry.dtype])
+    ordered = sorted(records, key=lambda record: -ITEM_SIZES[record.dtype])
     header = build_header(ordered, metadata)
     told = reporter or Silent()
     sha256 = hashlib.sha256()
     with atomic_path(path, force=force) as temporary, ExitStack() as stack:
         file = stack.enter_context(temporary.open("r+b", buffering=0))
-        _reserve(file.fileno(), len(header) + sum(entry.nbytes for entry in ordered))
+        _reserve(file.fileno(), len(header) + sum(record.nbytes for record in ordered))
         takers = [writing(file), *([sha256.update] if digest else [])]
         sinks = [stack.enter_context(Sink(take)) for take in takers]
         for sink in sinks:
             sink.feed(header)
-        copy_entries(ordered, sinks, lambda done: told.progress(done, len(ordered), "tensors"), source=source)
+        copy_records(ordered, sinks, lambda done: told.progress(done, len(ordered), "tensors"), source=source)
     return sha256.hexdigest() if digest else None
 
 
@@ -108,18 +108,18 @@ def save_checkpoint(
     """
     from medcli.checkpoint.check import check_content
 
-    entries = {name: entry_of(name, tensor) for name, tensor in tensors.items()}
+    records = {name: record_of(name, tensor) for name, tensor in tensors.items()}
     source = Path(path).name
-    check_content(entries, config, source)
+    check_content(records, config, source)
     header = Header(config, weights, sampling or {}, reference, training or {})
-    ordered = [entries[name] for name in tensor_shapes(config) if name in entries]
+    ordered = [records[name] for name in tensor_shapes(config) if name in records]
     if len(ordered) < len(tensor_shapes(config)):
         raise CheckpointError(f"{source}: pos_embed is missing from the state dict", hint="save model.state_dict()")
     return str(write_safetensors(Path(path), ordered, header.to_metadata(), source=source, force=force))
 
 
-def entry_of(name: str, tensor: torch.Tensor) -> Entry:
-    """A tensor in memory as an entry."""
+def record_of(name: str, tensor: torch.Tensor) -> TensorRecord:
+    """A tensor in memory as a tensor record."""
     import torch
 
     codes = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -132,4 +132,6 @@ def entry_of(name: str, tensor: torch.Tensor) -> Entry:
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
         return flat.view(torch.uint8).numpy().tobytes()
 
-    return Entry(name, codes[tensor.dtype], tuple(tensor.shape), (Made(tensor.numel() * tensor.element_size(), make),))
+    return TensorRecord(
+        name, codes[tensor.dtype], tuple(tensor.shape), (Made(tensor.numel() * tensor.element_size(), make),)
+    )

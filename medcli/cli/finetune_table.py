@@ -26,13 +26,13 @@ def plan_table(plan: FinetunePlan) -> Group:
     ladder = ", ".join(map(str, plan.mediators))
     attention = f"{ladder} mediators in {len(plan.layers)} of {plan.depth} blocks" if ladder else "full attention"
     what = printable(f"{plan.model}, {plan.family}, {plan.resolution_px} px, {attention}")
-    how = f"trains {entries(plan.entries)}" + (f", rule: {plan.ladder_rule}" if len(plan.entries) > 1 else "")
+    how = f"trains {counts_text(plan.counts)}" + (f", rule: {plan.ladder_rule}" if len(plan.counts) > 1 else "")
     if plan.timesteps == "loss":
         how += ", timesteps drawn by their latest losses"
     return Group(Text(f"{what}\n{how}"), _parameters(plan), _memory(plan), _work(plan))
 
 
-def entries(counts: tuple[int, ...]) -> str:
+def counts_text(counts: tuple[int, ...]) -> str:
     """Mediator counts in words."""
     named = [f"{count}" for count in counts if count]
     words = [f"{', '.join(named)} mediators"] if named else []
@@ -94,7 +94,7 @@ def report_table(report: FinetuneReport) -> Group:
     rate = "" if report.images_per_sec is None else f", {report.images_per_sec:.4g} images/s"
     lines = [
         f"wrote {printable(report.output)}",
-        f"{report.steps:,} steps on {entries(report.entries)}: loss {loss}{rate}",
+        f"{report.steps:,} steps on {counts_text(report.counts)}: loss {loss}{rate}",
     ]
     if report.skipped:
         lines.append(f"left out for trouble: steps {', '.join(map(str, report.skipped))}")

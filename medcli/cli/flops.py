@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from medcli.workflows.flops_report import FlopsReport, ModelCosts
-    from medcli.workflows.image_cost import ImageCost, Run
+    from medcli.workflows.image_cost import ImageCost, SamplingRun
 
 ModelsArg = Annotated[
     list[str] | None,
@@ -143,7 +143,7 @@ def mediated(costs: ModelCosts) -> str:
     return f"mediators in blocks {blocks_in_words(layers)} of {costs.depth}" if layers else ""
 
 
-def image_table(name: str, images: tuple[ImageCost, ...], run: Run) -> Table:
+def image_table(name: str, images: tuple[ImageCost, ...], run: SamplingRun) -> Table:
     """A row for each resolution and schedule: network calls and what they add up to; a name stands below it."""
     columns = ("px", "schedule", "mediators", "calls", "passes a call", "GMACs an image", "done", "if dense", "saved %")
     rows = [

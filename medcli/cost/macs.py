@@ -34,7 +34,7 @@ def closed_form_macs(
     Args:
         config: The network.
         resolution_px: Side of the square image; None keeps the configuration's.
-        num_mediators: An entry of the ladder; None the largest, 0 full attention in every block.
+        num_mediators: A count of the ladder; None the largest, 0 full attention in every block.
 
     Raises:
         ConfigError: If the resolution or the count does not fit the model.
@@ -52,7 +52,7 @@ def macs_by_operator(config: ModelConfig, *, num_mediators: int | None = None) -
 
     Args:
         config: The network.
-        num_mediators: An entry of the ladder; None the largest, 0 full attention in every block.
+        num_mediators: A count of the ladder; None the largest, 0 full attention in every block.
 
     Returns:
         Operators that cost something.
@@ -60,14 +60,14 @@ def macs_by_operator(config: ModelConfig, *, num_mediators: int | None = None) -
     Raises:
         ConfigError: If the count is not in the ladder.
     """
-    entry = config.entry(num_mediators)
+    count = config.resolve_count(num_mediators)
     counts = Counter(
         linear=_embedder_macs(config) + _final_macs(config) + _between_macs(config),
         conv=config.num_tokens * config.hidden_size * config.in_channels * config.patch_size**2,
         layer_norm=LAYER_NORM_MACS * (config.num_tokens * config.hidden_size + _between_normed(config)),
     )
     for layer, block in enumerate(blocks(config)):
-        counts += Counter(block_macs(config, block, entry if layer in config.mediator_layers else 0))
+        counts += Counter(block_macs(config, block, count if layer in config.mediator_layers else 0))
     return {name: count for name, count in counts.items() if count}
 
 

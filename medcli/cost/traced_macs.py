@@ -148,7 +148,7 @@ def counts_by_module(model: DiffusionTransformer, num_mediators: int) -> dict[st
 
     Args:
         model: Any, with memory for its parameters; what they hold does not matter.
-        num_mediators: An entry of its ladder; 0 is full attention.
+        num_mediators: A count of its ladder; 0 is full attention.
 
     Returns:
         MACs by operator of each module, under its name in the model; the whole model is "".

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from medcli.data.label_file import read_labels
 from medcli.data.latent_rows import LABELS_KEY, open_files, open_shards, read_npy
-from medcli.data.latent_set import Content, Rows
+from medcli.data.latent_set import Content, StoredRows
 from medcli.data.name_list import NameList
 from medcli.data.parallel_read import read_all
 from medcli.errors import DataError
@@ -47,7 +47,7 @@ GROUP = 100
 class ForeignLatents:
     """A foreign folder, opened."""
 
-    rows: Rows
+    rows: StoredRows
     content: Content
     stored_scale: float
     """Factor the rows have been multiplied with."""

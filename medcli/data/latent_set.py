@@ -36,7 +36,7 @@ class Content(Enum):
     MEAN_STD = "mean and standard deviation"
 
 
-class Rows(Protocol):
+class StoredRows(Protocol):
     """Stored rows that can be read in any order."""
 
     @property
@@ -74,7 +74,7 @@ class Rows(Protocol):
 class LatentSet:
     """Latents that were made before training."""
 
-    rows: Rows
+    rows: StoredRows
     content: Content
     scale: float
     """Multiplied after the shift; 1 where the rows are scaled already."""

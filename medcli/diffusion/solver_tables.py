@@ -3,7 +3,7 @@
 A step of Euler-Maruyama, stochastic Heun, any explicit Runge-Kutta method and each of the SDE's last steps is
 
     x  <- x + noise_before * noise
-    x_s = x + sum over r < s of lean[s, r] k_r        state at which stage s calls the network, at time[s]
+    x_s = x + sum over r < s of a[s, r] k_r        state at which stage s calls the network, at time[s]
     k_s = on_state[s] x_s + on_output[s] output_s     slope: affine, see interpolant.py
     x  <- x + sum over s of weight[s] k_s + noise_after * noise
 
@@ -31,7 +31,7 @@ class Tableau:
     """An explicit Runge-Kutta method (Butcher tableau) for a step of length 1."""
 
     nodes: tuple[float, ...]
-    lean: tuple[tuple[float, ...], ...]
+    a: tuple[tuple[float, ...], ...]
     weights: tuple[float, ...]
 
 
@@ -56,7 +56,7 @@ class StepTable:
     time_LS: Tensor
     on_state_LS: Tensor
     on_output_LS: Tensor
-    lean_LSR: Tensor
+    a_LSR: Tensor
     weight_LS: Tensor
     noise_before_L: Tensor
     noise_after_L: Tensor
@@ -148,7 +148,7 @@ def _table(
 ) -> StepTable:
     """Fill in a table whose steps all follow one tableau."""
     num_stages = len(tableau.nodes)
-    lean_SR = torch.tensor([row + (0.0,) * (num_stages - len(row)) for row in tableau.lean], dtype=torch.float64)
+    a_SR = torch.tensor([row + (0.0,) * (num_stages - len(row)) for row in tableau.a], dtype=torch.float64)
     weight_S = torch.tensor(tableau.weights, dtype=torch.float64)
     size_L = sizes_L.double()
     return StepTable(
@@ -157,7 +157,7 @@ def _table(
         time_LS=time_LS,
         on_state_LS=_column(slope_LS.on_state, time_LS),
         on_output_LS=_column(slope_LS.on_output, time_LS),
-        lean_LSR=(size_L[:, None, None] * lean_SR).float(),
+        a_LSR=(size_L[:, None, None] * a_SR).float(),
         weight_LS=(size_L[:, None] * weight_S).float(),
         noise_before_L=before_L.float(),
         noise_after_L=after_L.float(),
@@ -187,7 +187,7 @@ def _single_slope_row(
         time_LS=time[:, None].expand(1, stages),
         on_state_LS=_column(slope.on_state, time)[:, None].expand(1, stages),
         on_output_LS=_column(slope.on_output, time)[:, None].expand(1, stages),
-        lean_LSR=torch.zeros(1, stages, stages),
+        a_LSR=torch.zeros(1, stages, stages),
         weight_LS=size * first_1S,
         noise_before_L=torch.tensor([noise_before]),
         noise_after_L=torch.zeros(1),

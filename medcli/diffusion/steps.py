@@ -170,7 +170,7 @@ class TransportSampler:
         for stage in range(max(table.calls) if num_calls is None else num_calls):
             state_BCYX = x_BCYX
             for earlier, slope_BCYX in enumerate(slopes):
-                state_BCYX = state_BCYX + at(table.lean_LSR[:, stage, earlier], step_B, x_BCYX) * slope_BCYX
+                state_BCYX = state_BCYX + at(table.a_LSR[:, stage, earlier], step_B, x_BCYX) * slope_BCYX
             output_BCYX = predict(state_BCYX, table.time_LS[step_B, stage])
             on_state, on_output = table.on_state_LS[:, stage], table.on_output_LS[:, stage]
             slopes.append(at(on_state, step_B, x_BCYX) * state_BCYX + at(on_output, step_B, x_BCYX) * output_BCYX)

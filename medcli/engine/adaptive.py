@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from medcli.diffusion.adaptive import integrate_adaptive
-from medcli.engine.networks import Stage, guided
+from medcli.engine.networks import LadderNetwork, guided
 from medcli.engine.plan import FinishedImage, Indices, Noise, SamplingPlan
 from medcli.runtime.reporting import Reporter
 
@@ -22,12 +22,12 @@ from medcli.runtime.reporting import Reporter
 
 
 def integrate_groups(
-    stage: Stage, plan: SamplingPlan, indices: Indices, device: torch.device, noise: Noise, reporter: Reporter
+    network: LadderNetwork, plan: SamplingPlan, indices: Indices, device: torch.device, noise: Noise, reporter: Reporter
 ) -> Iterator[FinishedImage]:
     """Make images group by group.
 
     Args:
-        stage: The one network that runs.
+        network: The one network that runs.
         plan: How; its solver is adaptive.
         indices: Numbers of the images to make; those of a group should follow one another.
         device: Where the network is.
@@ -42,7 +42,7 @@ def integrate_groups(
         wanted = set(members)
         index_B = torch.arange(group * size, (group + 1) * size)
         label_B = plan.labels.of(plan.seed, index_B)
-        latent_BCYX, calls = _integrate(stage, plan, index_B.to(device), label_B.to(device), noise)
+        latent_BCYX, calls = _integrate(network, plan, index_B.to(device), label_B.to(device), noise)
         null_calls = (calls,) if plan.guidance.is_on else ()
         for index, label, latent_CYX in zip(index_B.tolist(), label_B.tolist(), latent_BCYX, strict=True):
             if index in wanted:
@@ -52,9 +52,11 @@ def integrate_groups(
 
 
 @torch.no_grad()
-def _integrate(stage: Stage, plan: SamplingPlan, index_B: Tensor, label_B: Tensor, noise: Noise) -> tuple[Tensor, int]:
+def _integrate(
+    network: LadderNetwork, plan: SamplingPlan, index_B: Tensor, label_B: Tensor, noise: Noise
+) -> tuple[Tensor, int]:
     """Final states (B, C, Y, X), and how often the network was called."""
-    predict, calls = guided(stage, label_B, plan.guidance), 0
+    predict, calls = guided(network, label_B, plan.guidance), 0
 
     def counted(x_BCYX: Tensor, t_B: Tensor) -> Tensor:
         nonlocal calls

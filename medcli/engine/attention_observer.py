@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medcli.engine.networks import Network, Stage
-from medcli.engine.observer import Rows
+from medcli.engine.networks import LadderNetwork, Network
+from medcli.engine.observer import StepRows
 from medcli.model.attention import Attention
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.noise import Stream, uniform
@@ -66,29 +66,29 @@ class AttentionWatch:
         self.steps = tuple(steps)
         """Solver steps that are watched."""
         self._seed, self._max_pairs = seed, max_pairs
-        self._rows: Rows | None = None
+        self._rows: StepRows | None = None
         shape = (len(self._image_of), len(self._step_of))
         self.layers = tuple(
             LayerScores(*(np.full((*shape, block.attn.num_heads), np.nan) for _ in range(3))) for block in self._blocks
         )
         """What has been seen, a block each."""
 
-    def watching(self, stage: Stage) -> Stage:
-        """The stage whose network is to be sampled with, so that its calls are seen."""
-        network: Network = stage.network
+    def watching(self, network: LadderNetwork) -> LadderNetwork:
+        """Wrap a network so that its calls are observed; sample with the result."""
+        forward: Network = network.forward
 
         def watched(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
             with self._hooked():
-                return network(latent_BCYX, t_B, label_B)
+                return forward(latent_BCYX, t_B, label_B)
 
-        return replace(stage, network=watched)
+        return replace(network, forward=watched)
 
-    def before(self, rows: Rows) -> None:
+    def before(self, rows: StepRows) -> None:
         """Get ready if any of the images makes a watched step."""
         is_watched = any(step in self._step_of for step in rows.step_B.tolist())
         self._rows = rows if is_watched else None
 
-    def after(self, rows: Rows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
+    def after(self, rows: StepRows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
         """The states do not matter here."""
 
     @contextmanager
@@ -105,7 +105,7 @@ class AttentionWatch:
             for handle in handles:
                 handle.remove()
 
-    def note(self, layer: int, rows: Rows, attention: Attention, x_BND: Tensor) -> None:
+    def note(self, layer: int, rows: StepRows, attention: Attention, x_BND: Tensor) -> None:
         """Score what a layer is about to mix.
 
         Args:
@@ -152,7 +152,7 @@ class _Listener:
 
     watch: AttentionWatch
     layer: int
-    rows: Rows
+    rows: StepRows
 
     def __call__(self, attention: Any, args: tuple[Any, ...]) -> None:
         with torch.no_grad():

@@ -14,25 +14,25 @@ from medcli.schedule.dynamic import DynamicSchedule
 def observe(
     rule: DynamicSchedule, index_B: Tensor, warmup_sum_B: Tensor, observed_B: Tensor, distance_B: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Take note of one solver step of each image and decide the ladder entry of its next.
+    """Take note of one solver step of each image and decide the ladder index of its next.
 
     Args:
         rule: Thresholds and warm-up.
-        index_B: int64 ladder entry of each image.
+        index_B: int64 ladder index of each image.
         warmup_sum_B: float64 sum of each image's warm-up distances.
         observed_B: int64 distances each image has seen, this one included.
         distance_B: float64 distance between each image's last two states.
 
     Returns:
-        New ladder entries and warm-up sums. Equal to `DynamicSchedule.observe` image by image, bit for bit: Python
+        New ladder indices and warm-up sums. Equal to `DynamicSchedule.observe` image by image, bit for bit: Python
         floats are float64 too.
     """
     warming_B = observed_B <= rule.warmup_steps
     warmup_sum_B = torch.where(warming_B, warmup_sum_B + distance_B, warmup_sum_B)
     baseline_B = warmup_sum_B / rule.warmup_steps
-    for entry, threshold in enumerate(rule.rho):
-        # In rising order, so that an image may climb several entries at once.
-        index_B = index_B + (~warming_B & (index_B == entry) & (distance_B < threshold * baseline_B))
+    for ladder_index, threshold in enumerate(rule.rho):
+        # In rising order, so that an image may climb several indices at once.
+        index_B = index_B + (~warming_B & (index_B == ladder_index) & (distance_B < threshold * baseline_B))
     return index_B, warmup_sum_B
 
 
@@ -49,5 +49,5 @@ def distance(name: str, before_BCYX: Tensor, after_BCYX: Tensor) -> Tensor:
 
 
 def num_deciding(sampler: Sampler) -> int:
-    """First solver steps whose result can still change the ladder entry of a later step."""
+    """First solver steps whose result can still change the ladder index of a later step."""
     return min(sampler.num_observed, sampler.num_steps - 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.cost.macs import closed_form_macs
-from medcli.engine.generate import calls_at_entries
+from medcli.engine.generate import calls_by_ladder_index
 from medcli.engine.networks import Guidance
 from medcli.model.absorption import absorbed_saving
 
@@ -36,8 +36,8 @@ def image_gmacs(calls: Sequence[int], gmacs_a_call: Sequence[float]) -> float:
     """GMACs of one image.
 
     Args:
-        calls: Network calls, or forward passes, it made at each ladder entry.
-        gmacs_a_call: What one of them costs at each entry.
+        calls: Network calls, or forward passes, it made at each ladder index.
+        gmacs_a_call: What one of them costs at each ladder index.
     """
     return sum(count * cost for count, cost in zip(calls, gmacs_a_call, strict=True))
 
@@ -48,10 +48,10 @@ def gmacs_of_moves(passes_L: Tensor, moves: Sequence[tuple[int, ...]], gmacs_a_p
     Args:
         passes_L: Forward passes of each solver step.
         moves: Each image's `switch_steps`.
-        gmacs_a_pass: What a pass costs at each entry.
+        gmacs_a_pass: What a pass costs at each ladder index.
     """
     # Many images make the same moves.
     known = {
-        made: image_gmacs(calls_at_entries(passes_L, made, len(gmacs_a_pass)), gmacs_a_pass) for made in set(moves)
+        made: image_gmacs(calls_by_ladder_index(passes_L, made, len(gmacs_a_pass)), gmacs_a_pass) for made in set(moves)
     }
     return [known[made] for made in moves]

@@ -1,7 +1,7 @@
 """Sampling: images in, in any number and order; finished latents out, each a function of (seed, its number) alone.
 
 Every image carries its own state, and images at different solver steps share a batch as long as they are at the same
-ladder entry. Batches always have `batch_size` rows: one shape for compiled graphs, and an image's rounding does not
+ladder index. Batches always have `batch_size` rows: one shape for compiled graphs, and an image's rounding does not
 depend on how many others are left.
 """
 
@@ -18,8 +18,8 @@ from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.engine.adaptive import integrate_groups
 from medcli.engine.batched_rule import distance, num_deciding
 from medcli.engine.guidance_phases import null_calls, phases
-from medcli.engine.networks import Guidance, Stage, guided
-from medcli.engine.observer import Observer, Rows
+from medcli.engine.networks import Guidance, LadderNetwork, guided
+from medcli.engine.observer import Observer, StepRows
 from medcli.engine.plan import (
     ADAPTIVE_SOLVERS,
     FinishedImage,
@@ -30,7 +30,7 @@ from medcli.engine.plan import (
     latent_shape_of,
     philox_noise,
 )
-from medcli.engine.pool import NO_MOVE, Batch, Pool, advance, empty_pool, enter, leave, num_slots, pick_batch
+from medcli.engine.pool import NO_MOVE, Pool, SlotBatch, advance, empty_pool, enter, leave, num_slots, pick_batch
 from medcli.errors import ConfigError
 from medcli.runtime.reporting import Reporter, Silent
 
@@ -38,7 +38,7 @@ from medcli.runtime.reporting import Reporter, Silent
 
 
 def generate(
-    stages: Sequence[Stage],
+    networks: Sequence[LadderNetwork],
     plan: SamplingPlan,
     indices: Indices,
     *,
@@ -51,7 +51,7 @@ def generate(
     """Make images.
 
     Args:
-        stages: The network of each entry of `plan.schedule`, on `device`.
+        networks: The network of each ladder index of `plan.schedule`, on `device`.
         plan: How.
         indices: Numbers of the images to make, each once; asked for one by one, as there is room for them.
         max_in_flight: Images to work on at once at most; None: as many as keep every batch full.
@@ -66,10 +66,10 @@ def generate(
     Raises:
         ConfigError: If the plan and the networks do not fit together.
     """
-    if tuple(stage.num_mediators for stage in stages) != plan.schedule.counts:
+    if tuple(network.num_mediators for network in networks) != plan.schedule.counts:
         raise ConfigError(f"the networks do not have the schedule's mediator counts {list(plan.schedule.counts)}")
-    check_plan(stages[0].config, plan)
-    noise = noise or philox_noise(plan.seed, latent_shape_of(stages[0]))
+    check_plan(networks[0].config, plan)
+    noise = noise or philox_noise(plan.seed, latent_shape_of(networks[0]))
     device, reporter = torch.device(device), reporter or Silent()
     if plan.sampler.solver in ADAPTIVE_SOLVERS:
         if observer is not None:
@@ -77,19 +77,19 @@ def generate(
                 f"--solver {plan.sampler.solver} chooses its own steps, so there are none to look at",
                 hint="use --solver heun",
             )
-        return integrate_groups(stages[0], plan, indices, device, noise, reporter)
+        return integrate_groups(networks[0], plan, indices, device, noise, reporter)
     limit = len(indices) if max_in_flight is None else max_in_flight
-    return _run(_Loop.of(stages, plan, device, noise, observer), indices, limit, reporter)
+    return _run(_Loop.of(networks, plan, device, noise, observer), indices, limit, reporter)
 
 
 def _run(loop: _Loop, indices: Indices, limit: int, reporter: Reporter) -> Iterator[FinishedImage]:
     queue, total, done = iter(indices), len(indices) * loop.sampler.num_steps, 0
-    batch_size, num_entries = loop.plan.batch_size, len(loop.stages)
-    slots = num_slots(num_entries * (2 if loop.plan.guidance.is_partial else 1), batch_size, limit)
-    pool = empty_pool(slots, latent_shape_of(loop.stages[0]), num_entries - 1, loop.device)
+    batch_size, ladder_length = loop.plan.batch_size, len(loop.networks)
+    slots = num_slots(ladder_length * (2 if loop.plan.guidance.is_partial else 1), batch_size, limit)
+    pool = empty_pool(slots, latent_shape_of(loop.networks[0]), ladder_length - 1, loop.device)
     loop.refill(pool, queue)
     while not pool.is_empty:
-        batch = pick_batch(pool, batch_size, num_entries, loop.phase_L)
+        batch = pick_batch(pool, batch_size, ladder_length, loop.phase_L)
         loop.step(pool, batch)
         done += len(batch.slot_B)
         yield from loop.take_finished(pool, batch.slot_B)
@@ -101,7 +101,7 @@ def _run(loop: _Loop, indices: Indices, limit: int, reporter: Reporter) -> Itera
 class _Loop:
     """What stays the same over the iterations of one `generate`."""
 
-    stages: tuple[Stage, ...]
+    networks: tuple[LadderNetwork, ...]
     plan: SamplingPlan
     sampler: Sampler
     device: torch.device
@@ -119,7 +119,7 @@ class _Loop:
     @classmethod
     def of(
         cls,
-        stages: Sequence[Stage],
+        networks: Sequence[LadderNetwork],
         plan: SamplingPlan,
         device: torch.device,
         noise: Noise,
@@ -130,7 +130,7 @@ class _Loop:
         calls_L = torch.tensor([sampler.calls(step) for step in steps])
         noisy_L = torch.tensor([sampler.takes_noise(step) for step in steps])
         null_calls_L, phase_L = null_calls(sampler, plan.guidance), phases(plan.guidance, sampler.num_steps)
-        return cls(tuple(stages), plan, sampler, device, noise, calls_L, null_calls_L, noisy_L, phase_L, observer)
+        return cls(tuple(networks), plan, sampler, device, noise, calls_L, null_calls_L, noisy_L, phase_L, observer)
 
     def refill(self, pool: Pool, queue: Iterator[int]) -> None:
         """Let waiting images into the free slots."""
@@ -145,10 +145,12 @@ class _Loop:
         enter(pool, free[: len(fresh)], index_B, self.plan.labels.of(self.plan.seed, index_B), latent_BCYX)
 
     @torch.no_grad()
-    def step(self, pool: Pool, batch: Batch) -> None:
+    def step(self, pool: Pool, batch: SlotBatch) -> None:
         """Run one batch, padded by repeating its first image, and move its images on."""
         slot_B = batch.slot_B
-        rows = None if self.observer is None else Rows(pool.index_P[slot_B], pool.step_P[slot_B], batch.entry)
+        rows = (
+            None if self.observer is None else StepRows(pool.index_P[slot_B], pool.step_P[slot_B], batch.ladder_index)
+        )
         if self.observer is not None and rows is not None:
             self.observer.before(rows)
         padded_B = torch.cat([slot_B, slot_B[:1].expand(self.plan.batch_size - len(slot_B))])
@@ -157,7 +159,9 @@ class _Loop:
         row_B, index_B, label_B, device_step_B = numbers.to(self.device, non_blocking=True)
         before_BCYX = pool.latent_PCYX[row_B]
         noise_BCYX = self.noise(index_B, device_step_B + 1) if bool(self.noisy_L[step_B].any()) else None
-        predict = guided(self.stages[batch.entry], label_B, self.plan.guidance if batch.is_guided else Guidance())
+        predict = guided(
+            self.networks[batch.ladder_index], label_B, self.plan.guidance if batch.is_guided else Guidance()
+        )
         after_BCYX = self.sampler.step(
             predict, before_BCYX, device_step_B, noise_BCYX, num_calls=int(self.calls_L[step_B].max())
         )
@@ -179,26 +183,26 @@ class _Loop:
         moved = [tuple(step for step in row if step != NO_MOVE) for row in pool.moved_at_PJ[ended_B].tolist()]
         rows = zip(pool.index_P[ended_B].tolist(), pool.label_P[ended_B].tolist(), latents_BCYX, moved, strict=True)
         leave(pool, ended_B)
-        return [FinishedImage(*row, self._at_entries(row[3]), self._null_at_entries(row[3])) for row in rows]
+        return [FinishedImage(*row, self._by_ladder_index(row[3]), self._null_by_ladder_index(row[3])) for row in rows]
 
-    def _at_entries(self, switch_steps: tuple[int, ...]) -> tuple[int, ...]:
-        return calls_at_entries(self.calls_L, switch_steps, len(self.stages))
+    def _by_ladder_index(self, switch_steps: tuple[int, ...]) -> tuple[int, ...]:
+        return calls_by_ladder_index(self.calls_L, switch_steps, len(self.networks))
 
-    def _null_at_entries(self, switch_steps: tuple[int, ...]) -> tuple[int, ...]:
+    def _null_by_ladder_index(self, switch_steps: tuple[int, ...]) -> tuple[int, ...]:
         if not self.plan.guidance.is_on:
             return ()
-        return calls_at_entries(self.null_calls_L, switch_steps, len(self.stages))
+        return calls_by_ladder_index(self.null_calls_L, switch_steps, len(self.networks))
 
 
-def calls_at_entries(calls_L: Tensor, switch_steps: tuple[int, ...], num_entries: int) -> tuple[int, ...]:
-    """Network calls an image made at each ladder entry.
+def calls_by_ladder_index(calls_L: Tensor, switch_steps: tuple[int, ...], ladder_length: int) -> tuple[int, ...]:
+    """Network calls an image made at each ladder index.
 
     Args:
         calls_L: Network calls of each solver step.
         switch_steps: Its moves; a move triggered by step k takes effect at step k + 1.
-        num_entries: Length of the ladder.
+        ladder_length: Length of the ladder.
     """
     # Entries an image never reached start after the end.
-    ends = [step + 1 for step in switch_steps] + [len(calls_L)] * (num_entries - len(switch_steps))
+    ends = [step + 1 for step in switch_steps] + [len(calls_L)] * (ladder_length - len(switch_steps))
     starts = [0, *ends[:-1]]
     return tuple(int(calls_L[start:end].sum()) for start, end in zip(starts, ends, strict=True))

@@ -1,4 +1,4 @@
-"""The networks an image goes through, one a ladder entry, and guidance around them."""
+"""The networks an image goes through, one a ladder index, and guidance around them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ ALWAYS = (0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """What runs while an image is at one ladder entry."""
+class LadderNetwork:
+    """The network of one ladder index."""
 
-    network: Network
+    forward: Network
     config: ModelConfig
     num_mediators: int
     """0 is full attention."""
@@ -82,19 +82,19 @@ class Guidance:
         return 2 if self.is_on else 1
 
 
-def stages_of(
+def ladder_networks(
     models: DiffusionTransformer | Mapping[int, DiffusionTransformer],
     counts: tuple[int, ...],
     *,
     compiled: bool = False,
     absorb: bool = True,
-) -> tuple[Stage, ...]:
+) -> tuple[LadderNetwork, ...]:
     """Bind each count of a schedule to its network.
 
     Args:
         models: One model that holds every count, or a model for each count.
-        counts: Mediator count of each ladder entry, 0 for full attention.
-        compiled: Whether blocks run by `torch.compile`, at each ladder entry one graph for all blocks of a kind.
+        counts: Mediator count of each ladder index, 0 for full attention.
+        compiled: Whether blocks run by `torch.compile`, at each ladder index one graph for all blocks of a kind.
         absorb: Whether queries and keys may be left out, see `medcli.model.absorption`.
 
     Raises:
@@ -102,32 +102,32 @@ def stages_of(
         EnvironmentProblem: If the machine has nothing to compile with.
     """
     of_count = dict.fromkeys(counts, models) if isinstance(models, DiffusionTransformer) else models
-    stages = tuple(_stage(of_count[count], count, compiled=compiled, absorb=absorb) for count in counts)
-    first = stages[0]
-    for stage in stages[1:]:
-        if _geometry(stage.config) != _geometry(first.config):
+    networks = tuple(_ladder_network(of_count[count], count, compiled=compiled, absorb=absorb) for count in counts)
+    first = networks[0]
+    for network in networks[1:]:
+        if _geometry(network.config) != _geometry(first.config):
             raise ConfigError(
-                f"the models for {first.num_mediators} and {stage.num_mediators} mediators differ in architecture",
-                hint="stages must be trained from the same architecture; compare them with medcli inspect",
+                f"the models for {first.num_mediators} and {network.num_mediators} mediators differ in architecture",
+                hint="networks must be trained from the same architecture; compare them with medcli inspect",
             )
-    return stages
+    return networks
 
 
-def _stage(model: DiffusionTransformer, num_mediators: int, *, compiled: bool, absorb: bool) -> Stage:
-    model.config.entry(num_mediators)  # refuses a count the model does not hold
+def _ladder_network(model: DiffusionTransformer, num_mediators: int, *, compiled: bool, absorb: bool) -> LadderNetwork:
+    model.config.resolve_count(num_mediators)  # refuses a count the model does not hold
     run_block: RunBlock = Block.__call__
     if compiled:
         require_compiler(model.pos_embed.device)
         # All blocks with the same attention share the one graph, so that it takes seconds, not minutes.
         run_block = compiled_function(Block.forward)
 
-    def network(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
+    def forward(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
         output_BCYX: Tensor = model(
             latent_BCYX, t_B, label_B, num_mediators, run_block=partial(run_block, absorb=absorb)
         )
         return output_BCYX
 
-    return Stage(network, model.config, num_mediators)
+    return LadderNetwork(forward, model.config, num_mediators)
 
 
 def _geometry(config: ModelConfig) -> ModelConfig:
@@ -135,20 +135,20 @@ def _geometry(config: ModelConfig) -> ModelConfig:
     return replace(config, mediators=(), mediator_layers=())
 
 
-def guided(stage: Stage, label_B: Tensor, guidance: Guidance) -> Predict:
-    """The function solvers call: the stage's network under fixed labels, guidance applied.
+def guided(network: LadderNetwork, label_B: Tensor, guidance: Guidance) -> Predict:
+    """Return the function a solver calls: the network under fixed labels, with guidance.
 
     Args:
-        stage: The network.
+        network: The network.
         label_B: int64 label of each image.
         guidance: How the null class pushes the output; off, half the rows are run.
     """
     if not guidance.is_on:
-        return lambda x_BCYX, t_B: stage.network(x_BCYX, t_B, label_B)
-    both_labels = torch.cat([label_B, torch.full_like(label_B, stage.config.null_class)])
+        return lambda x_BCYX, t_B: network.forward(x_BCYX, t_B, label_B)
+    both_labels = torch.cat([label_B, torch.full_like(label_B, network.config.null_class)])
 
     def predict(x_BCYX: Tensor, t_B: Tensor) -> Tensor:
-        output = stage.network(torch.cat([x_BCYX, x_BCYX]), torch.cat([t_B, t_B]), both_labels)
+        output = network.forward(torch.cat([x_BCYX, x_BCYX]), torch.cat([t_B, t_B]), both_labels)
         cond, null = output.chunk(2)
         scale: float | Tensor = guidance.scale
         if guidance.power is not None:

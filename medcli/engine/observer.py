@@ -20,24 +20,24 @@ from medcli.schedule.spec import DistanceName
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class StepRows:
     """Which images of a batch make which solver step; rows that only pad the batch are not among them."""
 
     index_B: Tensor
     """int64 image numbers, on the CPU."""
     step_B: Tensor
     """int64 solver step each of them makes, on the CPU; they may differ within a batch."""
-    entry: int
-    """Ladder entry of all of them."""
+    ladder_index: int
+    """Ladder index of all of them."""
 
 
 class Observer(Protocol):
     """Is told about every batch, in the order they run; each image's steps come in their order."""
 
-    def before(self, rows: Rows) -> None:
+    def before(self, rows: StepRows) -> None:
         """Learn which images' networks run next: first those of `rows`, then padding, then any null halves."""
 
-    def after(self, rows: Rows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
+    def after(self, rows: StepRows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
         """See what the step did.
 
         Args:
@@ -64,10 +64,10 @@ class Distances:
         """By name of the distance, float64: `medcli.engine.batched_rule.distance` of image i at step l. NaN until
         seen. The rule never looks at step 0, the jump from the initial noise."""
 
-    def before(self, rows: Rows) -> None:
+    def before(self, rows: StepRows) -> None:
         """Nothing is needed in advance."""
 
-    def after(self, rows: Rows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
+    def after(self, rows: StepRows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
         """Measure."""
         places = [self._place[index] for index in rows.index_B.tolist()]
         for name, values_IL in self.distance_IL.items():
@@ -80,12 +80,12 @@ class Together:
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
 
-    def before(self, rows: Rows) -> None:
+    def before(self, rows: StepRows) -> None:
         """Tell all."""
         for observer in self._observers:
             observer.before(rows)
 
-    def after(self, rows: Rows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
+    def after(self, rows: StepRows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
         """Tell all."""
         for observer in self._observers:
             observer.after(rows, before_BCYX, after_BCYX)

@@ -33,7 +33,7 @@ def plain_loop(
     """Make images one after the other.
 
     Args:
-        networks: One for each entry of the schedule.
+        networks: One for each ladder_index of the schedule.
         plan: How; `batch_size` is not used.
         indices: Numbers of the images.
         noise: Gives noise on the CPU, as the papers draw it; it is moved to the device when it is needed.
@@ -57,7 +57,7 @@ def _image(
     label_B = plan.labels.of(plan.seed, index_B).to(device)
     rule = plan.schedule.rule() if plan.schedule.is_dynamic else None
     state = rule.start() if rule else None
-    entry, moves, calls = 0, list[int](), [0] * len(networks)
+    ladder_index, moves, calls = 0, list[int](), [0] * len(networks)
     steps, last_step = plan.sampler.steps, plan.sampler.last_step_size
     grid = torch.linspace(0, 1 - last_step, steps)
     stride = grid[1] - grid[0]
@@ -66,15 +66,15 @@ def _image(
         noise_BCYX = noise(index_B, torch.tensor([step + 1])).to(device)
         before_BCYX, t_B = x_BCYX, torch.ones(1, device=device) * grid[step]
         spread = torch.sqrt(2 * diffusion(t_B)) * torch.sqrt(stride)
-        x_BCYX = x_BCYX + drift(networks[entry], x_BCYX, t_B, label_B) * stride + spread * noise_BCYX
-        calls[entry] += CALLS_A_STEP
+        x_BCYX = x_BCYX + drift(networks[ladder_index], x_BCYX, t_B, label_B) * stride + spread * noise_BCYX
+        calls[ladder_index] += CALLS_A_STEP
         if rule and state and step:
             state = rule.observe(state, change(plan.schedule.distance, before_BCYX, x_BCYX))
-            moves += [step] * (state.index - entry)
-            entry = state.index
+            moves += [step] * (state.index - ladder_index)
+            ladder_index = state.index
     t_B = torch.ones(1, device=device) * grid[-1]
-    x_BCYX = x_BCYX + drift(networks[entry], x_BCYX, t_B, label_B) * last_step
-    calls[entry] += CALLS_A_STEP
+    x_BCYX = x_BCYX + drift(networks[ladder_index], x_BCYX, t_B, label_B) * last_step
+    calls[ladder_index] += CALLS_A_STEP
     return FinishedImage(index, int(label_B), x_BCYX[0], switch_steps=tuple(moves), calls=tuple(calls))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.engine.labels import Labels
-from medcli.engine.networks import Guidance, Stage
+from medcli.engine.networks import Guidance, LadderNetwork
 from medcli.errors import ConfigError
 from medcli.runtime.noise import Stream, normal
 from medcli.sampler_config import SamplerConfig
@@ -60,15 +60,15 @@ class FinishedImage:
     latent_CYX: Tensor
     """float32, on the device, in the model's latent scale."""
     switch_steps: tuple[int, ...]
-    """switch_steps[j]: solver step whose result triggered the move to ladder entry j + 1."""
+    """switch_steps[j]: solver step whose result triggered the move to ladder index j + 1."""
     calls: tuple[int, ...]
-    """Network calls at each ladder entry; the two halves of guidance are one call."""
+    """Network calls at each ladder index; the two halves of guidance are one call."""
     null_calls: tuple[int, ...] = ()
     """How many of them ran the null half too; empty if guidance is off."""
 
     @property
     def passes(self) -> tuple[int, ...]:
-        """Forward passes at each ladder entry."""
+        """Forward passes at each ladder index."""
         return tuple(map(sum, zip_longest(self.calls, self.null_calls, fillvalue=0)))
 
 
@@ -77,9 +77,9 @@ def philox_noise(seed: int, latent_shape: tuple[int, ...]) -> Noise:
     return lambda index_B, draw_B: normal(seed, index_B, draw_B, latent_shape, Stream.NOISE)
 
 
-def latent_shape_of(stage: Stage) -> tuple[int, int, int]:
+def latent_shape_of(network: LadderNetwork) -> tuple[int, int, int]:
     """(C, Y, X) of one image's state."""
-    return stage.config.in_channels, stage.config.latent_size, stage.config.latent_size
+    return network.config.in_channels, network.config.latent_size, network.config.latent_size
 
 
 def check_plan(config: ModelConfig, plan: SamplingPlan) -> None:

@@ -32,8 +32,8 @@ class Pool:
     label_P: Tensor
     step_P: Tensor
     """Solver step that comes next."""
-    entry_P: Tensor
-    """Ladder entry of that step."""
+    ladder_index_P: Tensor
+    """Ladder index of that step."""
     observed_P: Tensor
     """Distances seen."""
     warmup_sum_P: Tensor
@@ -57,7 +57,7 @@ def empty_pool(num_slots: int, latent_shape: tuple[int, ...], num_moves: int, de
     Args:
         num_slots: Images it can hold.
         latent_shape: (C, Y, X).
-        num_moves: Ladder entries less one.
+        num_moves: Length of the ladder minus one.
         device: Where the latents live.
     """
 
@@ -69,7 +69,7 @@ def empty_pool(num_slots: int, latent_shape: tuple[int, ...], num_moves: int, de
         index_P=numbers(fill=FREE),
         label_P=numbers(),
         step_P=numbers(),
-        entry_P=numbers(),
+        ladder_index_P=numbers(),
         observed_P=numbers(),
         warmup_sum_P=torch.zeros(num_slots, dtype=torch.float64),
         moved_at_PJ=numbers(num_moves, fill=NO_MOVE),
@@ -85,7 +85,7 @@ def enter(pool: Pool, slot_B: Tensor, index_B: Tensor, label_B: Tensor, latent_B
     """Put new images into free slots."""
     pool.latent_PCYX[slot_B.to(pool.latent_PCYX.device)] = latent_BCYX
     pool.index_P[slot_B], pool.label_P[slot_B] = index_B, label_B
-    for numbers in (pool.step_P, pool.entry_P, pool.observed_P, pool.warmup_sum_P):
+    for numbers in (pool.step_P, pool.ladder_index_P, pool.observed_P, pool.warmup_sum_P):
         numbers[slot_B] = 0
     pool.moved_at_PJ[slot_B] = NO_MOVE
 
@@ -96,41 +96,41 @@ def leave(pool: Pool, slot_B: Tensor) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class SlotBatch:
     """What the next network call is for."""
 
     slot_B: Tensor
     """Slots of its images."""
-    entry: int
-    """Their ladder entry."""
+    ladder_index: int
+    """Their ladder index."""
     is_guided: bool
     """Whether the null half runs with them."""
 
 
-def pick_batch(pool: Pool, batch_size: int, num_entries: int, phase_L: Tensor) -> Batch:
-    """Choose the next batch: at most `batch_size` images that share a ladder entry, all of them guided or none.
+def pick_batch(pool: Pool, batch_size: int, ladder_length: int, phase_L: Tensor) -> SlotBatch:
+    """Choose the next batch: at most `batch_size` images that share a ladder index, all of them guided or none.
 
     The fullest bucket of equals runs while it fills a batch. Once none does (no image is left to refill the pool), the
-    earliest phase and in it the lowest entry run: images only move on, so those ahead wait and gather, and fewer
+    earliest phase and in it the lowest index run: images only move on, so those ahead wait and gather, and fewer
     batches run part-empty. Low image numbers go first.
 
     Args:
         pool: The images in flight.
         batch_size: Rows of a batch.
-        num_entries: Length of the ladder.
+        ladder_length: Length of the ladder.
         phase_L: (L,) guidance phase of each solver step.
     """
     taken_P = (pool.index_P != FREE).nonzero()[:, 0]
     phase_P = phase_L[pool.step_P[taken_P]]
-    rank_P = phase_P * num_entries + pool.entry_P[taken_P]
+    rank_P = phase_P * ladder_length + pool.ladder_index_P[taken_P]
     # Before and after the interval the network runs alike.
-    bucket_P = torch.where(phase_P == Phase.AFTER, pool.entry_P[taken_P], rank_P)
+    bucket_P = torch.where(phase_P == Phase.AFTER, pool.ladder_index_P[taken_P], rank_P)
     counts = torch.bincount(bucket_P)
     is_full = bool(counts.max() >= batch_size)
     bucket = int(counts.argmax() if is_full else bucket_P[rank_P.argmin()])
     member_B = taken_P[bucket_P == bucket]
     slot_B = member_B[pool.index_P[member_B].argsort()][:batch_size]
-    return Batch(slot_B, bucket % num_entries, is_guided=bucket // num_entries == Phase.INSIDE)
+    return SlotBatch(slot_B, bucket % ladder_length, is_guided=bucket // ladder_length == Phase.INSIDE)
 
 
 def advance(
@@ -153,9 +153,9 @@ def advance(
     seen_B = (step_B >= 1) & (step_B < num_deciding)
     slot_B, step_B, distance_B = slot_B[seen_B], step_B[seen_B], distance_B[seen_B]
     pool.observed_P[slot_B] += 1
-    before_B = pool.entry_P[slot_B]
+    before_B = pool.ladder_index_P[slot_B]
     after_B, warmup_sum_B = observe(rule, before_B, pool.warmup_sum_P[slot_B], pool.observed_P[slot_B], distance_B)
-    pool.entry_P[slot_B], pool.warmup_sum_P[slot_B] = after_B, warmup_sum_B
+    pool.ladder_index_P[slot_B], pool.warmup_sum_P[slot_B] = after_B, warmup_sum_B
     for move in range(len(rule.rho)):
         passed_B = (before_B <= move) & (move < after_B)
         pool.moved_at_PJ[slot_B[passed_B], move] = step_B[passed_B]

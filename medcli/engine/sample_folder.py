@@ -114,7 +114,7 @@ class SampleFolder:
         self._lines = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         self.locks.share()
 
-    def settle(self) -> None:
+    def wait_for_others(self) -> None:
         """Wait until no other process is here, and look again at what there is."""
         self._close()
         self.locks.wait_until_alone()
@@ -276,7 +276,7 @@ def totals_of(records: Iterable[Record], num_moves: int) -> Totals:
 
     Args:
         records: In any order, which changes nothing.
-        num_moves: Ladder entries less one.
+        num_moves: Length of the ladder minus one.
     """
     known: dict[tuple[int, ...], tuple[int, ...]] = {}
     costs, moves = array("d"), list[tuple[int, ...]]()

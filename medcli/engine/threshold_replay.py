@@ -2,7 +2,7 @@
 
 Made from distances alone, so a recorded run answers for any number of thresholds. The threshold rho[j] of a schedule
 moves an image at the first step after the warm-up whose distance is below rho[j] times the image's baseline; thresholds
-fall, so no image has to wait for an earlier entry, and each threshold can be read by itself. On the images' own way:
+fall, so no image has to wait for an earlier index, and each threshold can be read by itself. On the images' own way:
 mediators change the network, so a dynamic run's own distances differ a little from those of the dense run.
 """
 
@@ -65,15 +65,18 @@ def switch_steps(distance_IL: Floats, rho: float, *, warmup_steps: int, num_deci
     # The counts do not matter here: any ladder of two has one threshold.
     rule = DynamicSchedule(ladder=(1, 4), rho=(rho,), warmup_steps=warmup_steps)
     num_images = len(distance_IL)
-    entry_I, warmup_sum_I = torch.zeros(num_images, dtype=torch.int64), torch.zeros(num_images, dtype=torch.float64)
+    ladder_index_I, warmup_sum_I = (
+        torch.zeros(num_images, dtype=torch.int64),
+        torch.zeros(num_images, dtype=torch.float64),
+    )
     switch_I = torch.full((num_images,), NEVER)
     for step in range(1, num_deciding):
-        before_I = entry_I
+        before_I = ladder_index_I
         observed_I = torch.full((num_images,), step)
-        entry_I, warmup_sum_I = observe(
+        ladder_index_I, warmup_sum_I = observe(
             rule, before_I, warmup_sum_I, observed_I, torch.from_numpy(distance_IL[:, step].copy())
         )
-        switch_I[entry_I > before_I] = step
+        switch_I[ladder_index_I > before_I] = step
     return Trigger(rho=rho, switch_I=switch_I.numpy())
 
 

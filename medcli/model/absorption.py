@@ -34,16 +34,16 @@ def absorbed_saving(config: ModelConfig, *, num_mediators: int | None = None) ->
 
     Args:
         config: The network.
-        num_mediators: An entry of the ladder; None the largest, 0 full attention, which has nothing to absorb.
+        num_mediators: An count of the ladder; None the largest, 0 full attention, which has nothing to absorb.
 
     Raises:
         ConfigError: If the count is not in the ladder.
     """
-    entry = config.entry(num_mediators)
-    if entry == 0:
+    count = config.resolve_count(num_mediators)
+    if count == 0:
         return 0
     savings = [
-        layer_saving(entry, num_heads=block.num_heads, width=block.width, num_tokens=block.num_tokens)
+        layer_saving(count, num_heads=block.num_heads, width=block.width, num_tokens=block.num_tokens)
         for layer, block in enumerate(blocks(config))
         if layer in config.mediator_layers
     ]

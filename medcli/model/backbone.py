@@ -17,14 +17,14 @@ from medcli.model.block import Block, FinalLayer, RunBlock, attention_of
 from medcli.model.edt import edt_parts, edt_route
 from medcli.model.embed import LabelEmbedder, PatchEmbed, TimestepEmbedder
 from medcli.model.layout import block_names, blocks, side_block
-from medcli.model.masks import NO_MASKS, Run, TokenMasks
+from medcli.model.masks import NO_MASKS, RunBlocks, TokenMasks
 from medcli.model.mdt import mdt_parts, mdt_route
 
 # Dimension key: B batch, N latent tokens, D model width, C channels, Y X latent height and width.
 
 
 def straight_route(
-    model: DiffusionTransformer, x_BND: Tensor, condition_BD: Tensor, run: Run, masks: TokenMasks
+    model: DiffusionTransformer, x_BND: Tensor, condition_BD: Tensor, run: RunBlocks, masks: TokenMasks
 ) -> Tensor:
     """One block after the other: DiT and SiT, which know no masks."""
     for block in model.blocks:
@@ -105,7 +105,7 @@ class DiffusionTransformer(nn.Module):
             latent_BCYX: (B, in_channels, latent_size, latent_size), scaled latent.
             t_B: (B,) native time: SiT floats in [0, 1], 0 = noise; others integers 0..999, 999 = most noise.
             label_B: (B,) integer labels; `num_classes` is the null class.
-            num_mediators: Entry of the ladder; None = the largest, 0 = full attention in every layer.
+            num_mediators: Mediator count of the ladder; None = the largest, 0 = full attention in every layer.
             masks: Tokens that masked training leaves out, by site, see `medcli.model.masks`.
             run_block: How to run each block, such as by its compiled `forward`.
 
@@ -117,7 +117,7 @@ class DiffusionTransformer(nn.Module):
             ConfigError: If the count is not in the ladder or the latent does not fit the model.
         """
         config = self.config
-        entry = config.entry(num_mediators)
+        count = config.resolve_count(num_mediators)
         if latent_BCYX.shape[1:] != (config.in_channels, config.latent_size, config.latent_size):
             raise ConfigError(
                 f"latent of shape {tuple(latent_BCYX.shape)} does not fit a model of "
@@ -130,7 +130,7 @@ class DiffusionTransformer(nn.Module):
         condition_BD = self.t_embedder(t_B) + self.y_embedder(label_B)
 
         def run(block: Block, x_BND: Tensor, **joined: Tensor | None) -> Tensor:
-            return run_block(block, x_BND, condition_BD, entry, **joined)
+            return run_block(block, x_BND, condition_BD, count, **joined)
 
         x_BND = ROUTES[config.family](self, x_BND, condition_BD, run, masks)
         out_BCYX = self.unpatchify(self.final_layer(x_BND, condition_BD))

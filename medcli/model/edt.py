@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medcli.model.layout import StageGeometry, stages
-from medcli.model.masks import DOWN_SITE, INPUT_SITE, MID_SITE, Run, TokenMasks
+from medcli.model.masks import DOWN_SITE, INPUT_SITE, MID_SITE, RunBlocks, TokenMasks
 from medcli.model.norm import modulated_norm, product
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ def edt_parts(config: ModelConfig) -> dict[str, nn.ModuleList]:
     }
 
 
-def edt_route(model: DiffusionTransformer, x_BND: Tensor, condition_BC: Tensor, run: Run, masks: TokenMasks) -> Tensor:
+def edt_route(
+    model: DiffusionTransformer, x_BND: Tensor, condition_BC: Tensor, run: RunBlocks, masks: TokenMasks
+) -> Tensor:
     """Take tokens through all stages.
 
     Args:

@@ -25,5 +25,5 @@ def rows_of_masks(masks: TokenMasks, rows: slice) -> TokenMasks:
     return {site: mask[rows] for site, mask in masks.items()} if masks else NO_MASKS
 
 
-Run = Callable[..., Tensor]
+RunBlocks = Callable[..., Tensor]
 """Runs a block on tokens, with what else it joins by name; condition and mediator count are bound."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medcli.model.layout import encoder_half
-from medcli.model.masks import INPUT_SITE, Run, TokenMasks
+from medcli.model.masks import INPUT_SITE, RunBlocks, TokenMasks
 
 if TYPE_CHECKING:
     from medcli.model.backbone import DiffusionTransformer
@@ -27,7 +27,9 @@ def mdt_parts(num_tokens: int, width: int) -> dict[str, nn.Parameter]:
     }
 
 
-def mdt_route(model: DiffusionTransformer, x_BND: Tensor, condition_BC: Tensor, run: Run, masks: TokenMasks) -> Tensor:
+def mdt_route(
+    model: DiffusionTransformer, x_BND: Tensor, condition_BC: Tensor, run: RunBlocks, masks: TokenMasks
+) -> Tensor:
     """Take tokens through encoder and decoder.
 
     Args:
@@ -53,7 +55,7 @@ def mdt_route(model: DiffusionTransformer, x_BND: Tensor, condition_BC: Tensor, 
     return x_BND
 
 
-def interpolated(model: DiffusionTransformer, x_BKD: Tensor, run: Run, kept_BK: Tensor | None) -> Tensor:
+def interpolated(model: DiffusionTransformer, x_BKD: Tensor, run: RunBlocks, kept_BK: Tensor | None) -> Tensor:
     """Give tokens the decoder's positions; put kept ones back in place and let the side block fill the holes."""
     if kept_BK is None:
         return x_BKD + model.decoder_pos_embed

@@ -33,15 +33,15 @@ class Clock:
     """Seconds from any start, of the clock that is compared."""
     wall: Callable[[], float]
     """Seconds from any start, of the wall clock."""
-    settle: Callable[[], object]
+    synchronize: Callable[[], object]
     """Waits until the device has done all it was given."""
 
     def time(self, work: Work) -> Reading:
         """Run the work once, its device's queue empty before and after."""
-        self.settle()
+        self.synchronize()
         wall, now = self.wall(), self.now()
         work()
-        self.settle()
+        self.synchronize()
         return Reading(seconds=self.now() - now, wall_seconds=self.wall() - wall)
 
 
@@ -57,13 +57,13 @@ def clock_for(device: torch.device, num_threads: int) -> Clock:
         num_threads: Threads of an operation on the CPU.
     """
     if device.type == "cuda":
-        name, settle = "wall_synchronised", lambda: torch.cuda.synchronize(device)
+        name, synchronize = "wall_synchronised", lambda: torch.cuda.synchronize(device)
     elif device.type == "mps":
-        name, settle = "wall_synchronised", torch.mps.synchronize
+        name, synchronize = "wall_synchronised", torch.mps.synchronize
     else:
-        name, settle = "thread_cpu" if num_threads == 1 else "wall", lambda: None
+        name, synchronize = "thread_cpu" if num_threads == 1 else "wall", lambda: None
     now = time.thread_time if name == "thread_cpu" else time.perf_counter
-    return Clock(name=name, now=now, wall=time.perf_counter, settle=settle)
+    return Clock(name=name, now=now, wall=time.perf_counter, synchronize=synchronize)
 
 
 @contextmanager

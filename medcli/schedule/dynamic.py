@@ -13,7 +13,7 @@ class ScheduleState:
     """What the rule remembers of one image."""
 
     index: int = 0
-    """Ladder entry of the next step."""
+    """Ladder index of the next step."""
     observed: int = 0
     """Distances seen so far."""
     warmup_sum: float = 0.0
@@ -25,7 +25,7 @@ class DynamicSchedule:
     """Moves an image up its ladder when its change falls under thresholds.
 
     The baseline is the mean of the first `warmup_steps` distances. From the next distance on, the image climbs from
-    entry j to j + 1 while distance < rho[j] x baseline; several moves may happen at once, none is undone. Comparison is
+    index j to j + 1 while distance < rho[j] x baseline; several moves may happen at once, none is undone. Comparison is
     strict, so ties, zero baselines and NaN never move. Source: reference-facts 4 (golden kind 6).
 
     Raises:
@@ -46,7 +46,7 @@ class DynamicSchedule:
         check_ladder(self.ladder)
         if not self.ladder or len(self.rho) != len(self.ladder) - 1:
             raise ConfigError(
-                f"{len(self.rho)} thresholds for a ladder of {len(self.ladder)}; expected one fewer than its entries",
+                f"{len(self.rho)} thresholds for a ladder of {len(self.ladder)}; expected one fewer than its counts",
                 hint=f"give {max(len(self.ladder) - 1, 0)} values to --rho",
             )
         if any(not value >= 0 for value in self.rho):
@@ -59,7 +59,7 @@ class DynamicSchedule:
         return ScheduleState()
 
     def observe(self, state: ScheduleState, distance: float) -> ScheduleState:
-        """Take note of one solver step and decide the ladder entry of the next.
+        """Take note of one solver step and decide the ladder index of the next.
 
         Args:
             state: The image's state; left as it is.

@@ -30,7 +30,7 @@ class Schedule:
     kind: ScheduleKind
     """`full`: no mediators; `static`: one count throughout; `dynamic`: from the first count upwards."""
     counts: tuple[int, ...] = (0,)
-    """Mediator count of each ladder entry; 0 is full attention."""
+    """Mediator count of each ladder index; 0 is full attention."""
     rho: tuple[float, ...] = ()
     """Thresholds of the dynamic schedule, falling, one fewer than the counts."""
     warmup_steps: int = DEFAULT_WARMUP_STEPS
@@ -60,7 +60,7 @@ class Schedule:
 
     @property
     def is_dynamic(self) -> bool:
-        """Whether an image may move between entries."""
+        """Whether an image may move along the ladder."""
         return self.kind == "dynamic"
 
     def rule(self) -> DynamicSchedule:
@@ -173,7 +173,7 @@ def _check_thresholds(num_counts: int, rho: tuple[float, ...]) -> None:
     """Refuse thresholds that could only make two moves at once.
 
     The count of thresholds is checked by the rule. A later threshold that is not lower fires whenever the earlier one
-    does, so its entry would never run: a mistake on a command line, though the rule itself is well defined.
+    does, so its network would never run: a mistake on a command line, though the rule itself is well defined.
     """
     wanted, given = num_counts - 1, ",".join(map(str, rho)) or "none"
     if len(rho) != wanted:

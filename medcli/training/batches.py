@@ -27,7 +27,7 @@ KEPT_EPOCHS = 2
 """Orders kept at a time: a batch may reach from one epoch into the next."""
 
 
-class Batch(NamedTuple):
+class TrainBatch(NamedTuple):
     """What one pass trains on, its first six parts as `LadderObjective.forward` takes them."""
 
     data_BCYX: Tensor
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     """Mediator count of each row, 0 for full attention."""
     masks: TokenMasks = NO_MASKS
     """Tokens that are left out, by site."""
-    masked: Batch | None = None
+    masked: TrainBatch | None = None
     """The step's masked pass: the same images and times, with noise, dropped labels and masks of its own."""
     weight_B: Tensor | None = None
     """Weights of the rows' losses in their mean, where times are not drawn evenly; None: all are 1."""
@@ -46,11 +46,11 @@ class Batch(NamedTuple):
     def __len__(self) -> int:
         return len(self.counts)
 
-    def micro_batches(self, size: int | None) -> Iterator[Batch]:
+    def micro_batches(self, size: int | None) -> Iterator[TrainBatch]:
         """The pass in pieces of `size` rows, the last one perhaps smaller; None: in one piece."""
         for start in range(0, len(self), size or len(self)):
             rows = slice(start, start + (size or len(self)))
-            yield Batch(
+            yield TrainBatch(
                 self.data_BCYX[rows],
                 self.noise_BCYX[rows],
                 self.t_B[rows],
@@ -60,11 +60,11 @@ class Batch(NamedTuple):
                 weight_B=None if self.weight_B is None else self.weight_B[rows],
             )
 
-    def timed(self, t_B: Tensor, weight_B: Tensor) -> Batch:
+    def timed(self, t_B: Tensor, weight_B: Tensor) -> TrainBatch:
         """The step at other times, its masked pass as well, with weights for its losses."""
         masked = None if self.masked is None else self.masked.timed(t_B, weight_B)
         # Not `_replace`, which takes the length for the number of parts.
-        return Batch(
+        return TrainBatch(
             self.data_BCYX,
             self.noise_BCYX,
             t_B,
@@ -157,14 +157,14 @@ class Batches:
     def counts(self, step: int) -> tuple[int, ...]:
         """Mediator count of each row of the global batch."""
         config = self.config
-        return counts_of_step(config.ladder_rule, config.entries, config.seed, step, config.global_batch_size)
+        return counts_of_step(config.ladder_rule, config.counts, config.seed, step, config.global_batch_size)
 
     def chances(self, step: int) -> Tensor:
         """(B,) float64 in (0, 1), on the CPU: what a step's times are drawn by."""
         position_B = self.positions(step)
         return uniform(self.config.seed, position_B, torch.zeros_like(position_B), 1, Stream.TRAIN_TIME)[:, 0]
 
-    def draw(self, step: int) -> Batch:
+    def draw(self, step: int) -> TrainBatch:
         """The rows of a step, from 0, on the device, at times that are evenly drawn.
 
         Raises:
@@ -177,9 +177,9 @@ class Batches:
         images_BCYX = self._sent(data_BCYX)
         counts = self.counts(step)[self.rows.start : self.rows.stop]
 
-        def drawn(number: int, masks: TokenMasks = NO_MASKS, masked: Batch | None = None) -> Batch:
+        def drawn(number: int, masks: TokenMasks = NO_MASKS, masked: TrainBatch | None = None) -> TrainBatch:
             noise_BCYX, kept_B = self._noise(position_B, images_BCYX, number), self._labels(position_B, label_B, number)
-            return Batch(images_BCYX, noise_BCYX, t_B, self._sent(kept_B), counts, masks, masked)
+            return TrainBatch(images_BCYX, noise_BCYX, t_B, self._sent(kept_B), counts, masks, masked)
 
         if config.masking is None:
             return drawn(FULL_PASS)

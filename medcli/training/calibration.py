@@ -23,7 +23,7 @@ from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.calibration_inputs import NoiseStates, noise_states
 from medcli.training.layer_fit import Layer, dense_stream, descend, ratio, row_parts, solve_convolution
 from medcli.training.mediator_descent import CONVOLUTION
-from medcli.training.network_fit import settle
+from medcli.training.network_fit import fit_network
 from medcli.training.objective import PLAIN_LOSS, LossConfig
 
 # Dimension key: R rows (a state on its way from noise to data), N latent tokens, D model width.
@@ -103,8 +103,9 @@ def calibrate(
     One layer after the other: the depth-wise convolution is solved for in closed form, jointly over the counts, so that
     it makes up for what the mediators miss before the output projection; then it and the bias tables take gradient
     steps towards what full attention adds to the stream, that is, through the projection and the block's gate, all
-    counts with equal weight. At last all layers together take some towards the network's output (see `settle`). What is
-    no better for a stage on the held-out images keeps its values from before. The same seed gives the same numbers.
+    counts with equal weight. At last all layers together take some towards the network's output (see
+    `fit_network`). What is no better for a stage on the held-out images keeps its values from before. The same seed
+    gives the same numbers.
 
     Args:
         model: Converted, with trained projections, float32.
@@ -138,7 +139,7 @@ def calibrate(
             _fit_layer(layer, jobs[number], config, batches[: config.steps])
             told.progress(list(jobs).index(number) + 1, len(jobs), "layers")
     if config.network_steps:
-        _settle(model, (fitted, held_out), jobs, config, batches[: config.network_steps])
+        _fit_network(model, (fitted, held_out), jobs, config, batches[: config.network_steps])
     after = _layer_errors(model, held_out, jobs, config)
     return tuple(LayerError(*place, before[place], after[place]) for place in before)
 
@@ -223,7 +224,7 @@ def _fit_layer(layer: Layer, job: _Job, config: CalibrationConfig, batches: list
     _overwrite(own, min(stages, key=lambda stage: stage[0])[1])
 
 
-def _settle(
+def _fit_network(
     model: DiffusionTransformer,
     states: tuple[NoiseStates, NoiseStates],
     jobs: Mapping[int, _Job],
@@ -236,7 +237,7 @@ def _settle(
     counts = tuple(sorted({count for job in jobs.values() for count in job.counts}))
     own = {name: value.detach() for name, value in model.named_parameters() if name in names}
     kept, error = _copied(own), _total(_output_errors(model, held_out, counts, config))
-    _overwrite(own, settle(model, fitted, own, counts, batches))
+    _overwrite(own, fit_network(model, fitted, own, counts, batches))
     if not _total(_output_errors(model, held_out, counts, config)) < error:
         _overwrite(own, kept)
 

@@ -54,7 +54,7 @@ class TrainConfig:
     """Largest norm of the gradient; infinity: no limit."""
     label_dropout: float = 0.1
     """Share of labels replaced by the null class, for guidance."""
-    entries: tuple[int, ...] = (0,)
+    counts: tuple[int, ...] = (0,)
     """Mediator counts trained together, 0 for full attention."""
     ladder_rule: str = "sandwich"
     """Which counts a step trains, see `counts_of_step`."""
@@ -103,12 +103,12 @@ class TrainConfig:
     def _check_ladder(self) -> None:
         if self.ladder_rule not in LADDER_RULES:
             raise ConfigError(f"unknown ladder rule {self.ladder_rule!r}, expected one of {', '.join(LADDER_RULES)}")
-        if not self.entries:
+        if not self.counts:
             raise ConfigError("no mediator count is to be trained", hint="name some, or 0 for full attention")
-        if self.ladder_rule == "split" and self.global_batch_size < len(self.entries):
+        if self.ladder_rule == "split" and self.global_batch_size < len(self.counts):
             raise ConfigError(
-                f"a batch of {self.global_batch_size} cannot give each of {len(self.entries)} ladder entries an image",
-                hint=f"use --global-batch-size {len(self.entries)} or more",
+                f"a batch of {self.global_batch_size} cannot give each of {len(self.counts)} ladder counts an image",
+                hint=f"use --global-batch-size {len(self.counts)} or more",
             )
 
     def _check_ranges(self) -> None:
@@ -153,11 +153,12 @@ class TrainConfig:
         """The settings that a resumed run must share with its beginning, as plain JSON values."""
         values = {key: value for key, value in asdict(self).items() if key not in FREE}
         loss = values.pop("loss")
+        del values["counts"]
         if self.optimizer == "adamw":  # states from before there was a choice do not name it
             del values["optimizer"]
         if values.pop("timesteps") != "even":  # nor this
             values["way to draw timesteps"] = self.timesteps
-        return {**values, **loss, "entries": list(self.entries), "skip_steps": list(self.skip_steps)}
+        return {**values, **loss, "entries": list(self.counts), "skip_steps": list(self.skip_steps)}
 
 
 def _require_at_least(name: str, value: int, least: int) -> None:

@@ -48,7 +48,7 @@ def equal_share(global_batch_size: int, num_processes: int) -> int:
     return share
 
 
-class Fleet:
+class Distributed:
     """This process among the others of its launch.
 
     Args:
@@ -128,7 +128,7 @@ class Fleet:
         averaged: Tensor = self._accelerator.reduce(value, reduction="mean")
         return averaged
 
-    def told(self, say: Callable[[], Value]) -> Value:
+    def broadcast_object(self, say: Callable[[], Value]) -> Value:
         """What the first process says, or raises, in all of them; the others do not call `say`."""
         if self.is_alone:
             return say()
@@ -145,12 +145,12 @@ class Fleet:
         said: Value = value
         return said
 
-    def collected(self, values: list[Value]) -> list[Value]:
+    def gather(self, values: list[Value]) -> list[Value]:
         """The values of all processes, in their order."""
         everyones: list[Value] = values if self.is_alone else gather_object(values)
         return everyones
 
-    def sent(self, value: Tensor | None, like: Tensor) -> Tensor:
+    def broadcast(self, value: Tensor | None, like: Tensor) -> Tensor:
         """A tensor of the first process in all of them.
 
         Args:
@@ -163,7 +163,7 @@ class Fleet:
         return received
 
     @contextmanager
-    def calm(self) -> Iterator[None]:
+    def quiet_ddp_warnings(self) -> Iterator[None]:
         """Leave out remarks of DDP's that ask for nothing: on how it copies gradients, on steps that use everything."""
         with warnings.catch_warnings():
             for remark in ("Grad strides do not match", "find_unused_parameters=True was specified"):

@@ -32,7 +32,7 @@ def evaluate(
 
     What is drawn depends on the seed and on `num_images` alone, never on the model, the counts or a run: losses of
     several models are compared draw by draw, and their difference has little noise. The control of a fine-tuning is
-    the parent with full attention, trained for as many steps on the same batches (the same seed; `entries=(0,)`) and
+    the parent with full attention, trained for as many steps on the same batches (the same seed; `counts=(0,)`) and
     evaluated here at count 0: what it gains as well is not the mediators' doing.
 
     Args:

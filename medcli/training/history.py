@@ -44,7 +44,7 @@ class Trouble:
 
 
 @dataclass(slots=True)
-class Journal:
+class History:
     """A run's memory."""
 
     done: int = 0
@@ -69,13 +69,13 @@ class Journal:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, from which `from_json` makes an equal journal."""
+        """Plain JSON values, from which `from_json` makes an equal history."""
         rows = [row.to_json() for row in self.rows]
         return {"done": self.done, "rows": rows, "troubles": [asdict(trouble) for trouble in self.troubles]}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Journal:
+    def from_json(cls, values: Mapping[str, Any]) -> History:
         """Read what `to_json` gave."""
-        journal = cls(done=values["done"], troubles=tuple(Trouble(**trouble) for trouble in values["troubles"]))
-        journal.rows.extend(Row(step, tuple(counts), *rest) for step, counts, *rest in values["rows"])
-        return journal
+        history = cls(done=values["done"], troubles=tuple(Trouble(**trouble) for trouble in values["troubles"]))
+        history.rows.extend(Row(step, tuple(counts), *rest) for step, counts, *rest in values["rows"])
+        return history

@@ -8,9 +8,10 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+import torch.distributed as dist
+from torch import Tensor
 
-from medcli.training.distributed import Fleet
+from medcli.training.distributed import Distributed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -22,16 +23,16 @@ class Interrupt:
     a second signal at once, with KeyboardInterrupt; a launcher may send several for one wish.
 
     Args:
-        fleet: All processes must stop after the same step, or some would wait for others forever.
+        distributed: All processes must stop after the same step, or some would wait for others forever.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, distributed: Distributed) -> None:
+        self._distributed = distributed
         self._is_asked = False
         self._before: dict[signal.Signals, Any] = {}
         # Wishes are exchanged between CPUs, beside what the devices exchange: no device waits for them.
-        self._group = None if fleet.is_alone else distributed.new_group(backend="gloo")
-        self._exchanged: tuple[distributed.Work, Tensor] | None = None
+        self._group = None if distributed.is_alone else dist.new_group(backend="gloo")
+        self._exchanged: tuple[dist.Work, Tensor] | None = None
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -58,10 +59,10 @@ class Interrupt:
             work.wait()
             wanted = bool(wish.item())
         wish = torch.tensor([int(self._is_asked)])
-        self._exchanged = distributed.all_reduce(wish, distributed.ReduceOp.MAX, self._group, async_op=True), wish
+        self._exchanged = dist.all_reduce(wish, dist.ReduceOp.MAX, self._group, async_op=True), wish
         return wanted
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        if self._is_asked and self._fleet.is_alone:
+        if self._is_asked and self._distributed.is_alone:
             raise KeyboardInterrupt
         self._is_asked = True

@@ -24,7 +24,7 @@ ALL_ROWS = slice(None)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class AttentionSample:
     """What the attention of a layer reads on some rows, and what full attention makes of it."""
 
     input_BND: Tensor
@@ -46,18 +46,18 @@ class Layer:
     condition_RD: Tensor
 
     @torch.no_grad()
-    def read(self, rows: Tensor | slice = ALL_ROWS) -> Reading:
+    def read(self, rows: Tensor | slice = ALL_ROWS) -> AttentionSample:
         """Some rows as the attention sees them."""
         shift_BD, scale_BD, gate_BD = self.block.adaLN_modulation(self.condition_RD[rows]).chunk(6, dim=1)[:3]
         input_BND = modulated_norm(self.x_RND[rows], shift_BD, scale_BD)
-        return Reading(input_BND, self.attention(input_BND, 0), gate_BD[:, None])
+        return AttentionSample(input_BND, self.attention(input_BND, 0), gate_BD[:, None])
 
     @torch.no_grad()
-    def energy(self, reading: Reading) -> Tensor:
+    def energy(self, reading: AttentionSample) -> Tensor:
         """Sum of squares of what full attention adds to the stream; the projection's bias is everyone's."""
         return ((reading.full_BND - self.attention.proj.bias) * reading.gate_B1D).square().sum()
 
-    def miss(self, reading: Reading, num_mediators: int, values: Mapping[str, Tensor]) -> Tensor:
+    def miss(self, reading: AttentionSample, num_mediators: int, values: Mapping[str, Tensor]) -> Tensor:
         """Sum of squares of what a count adds to the stream, less what full attention adds.
 
         Args:

@@ -14,18 +14,18 @@ from torch import Tensor
 
 from medcli.errors import EnvironmentProblem
 from medcli.runtime.reporting import Reporter
-from medcli.training.batches import Batch, Batches
+from medcli.training.batches import Batches, TrainBatch
 from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.diagnosis import origin_of_trouble
 from medcli.training.dtensor import whole
-from medcli.training.history import Journal, Row, Trouble
+from medcli.training.history import History, Row, Trouble
 from medcli.training.interrupt import Interrupt
 from medcli.training.metrics_log import MetricsLog
-from medcli.training.prefetch import ahead
+from medcli.training.prefetch import prefetch
 from medcli.training.snapshots import Snapshots
 from medcli.training.spikes import stop_if_repeated, trouble_of
 from medcli.training.state import StateHeader, open_state
-from medcli.training.trainer import Learner, Measured
+from medcli.training.trainer import StepResult, Trainer
 
 OnSave = Callable[[int, Mapping[str, Tensor]], None]
 OnLog = Callable[[Mapping[str, Any]], None]
@@ -51,7 +51,7 @@ class Session:
     ends with the very bits of one that had left the batch out from the start.
 
     Args:
-        learner: What is trained.
+        trainer: What is trained.
         batches: This process's rows of each batch.
         config: The run.
         snapshots: Its saved states.
@@ -62,7 +62,7 @@ class Session:
 
     def __init__(
         self,
-        learner: Learner,
+        trainer: Trainer,
         batches: Batches,
         config: TrainConfig,
         *,
@@ -71,14 +71,14 @@ class Session:
         interrupt: Interrupt,
         listeners: Listeners,
     ) -> None:
-        self._learner, self._batches, self._config, self._fleet = learner, batches, config, learner.fleet
+        self._trainer, self._batches, self._config, self._distributed = trainer, batches, config, trainer.distributed
         self._snapshots, self._metrics, self._interrupt, self._listeners = snapshots, metrics, interrupt, listeners
-        self.journal = Journal()
+        self.history = History()
         self.rollbacks = 0
         """Times this session went back to a saved state."""
         self.num_trained = 0
         """Steps of this session that were trained on, those it took back included."""
-        self._pending: list[tuple[int, Measured]] = []
+        self._pending: list[tuple[int, StepResult]] = []
         self._mark = (monotonic(), 0)
 
     def run(self) -> None:
@@ -98,12 +98,12 @@ class Session:
         """Take up a saved state, or save the first one: there is always a state to go back to."""
         wish, snapshots = self._config.resume, self._snapshots
         if wish == AUTO:
-            found = self._fleet.told(snapshots.newest)
+            found = self._distributed.broadcast_object(snapshots.newest)
         else:
-            found = None if wish == NEVER else self._fleet.told(lambda: snapshots.at(Path(wish)))
+            found = None if wish == NEVER else self._distributed.broadcast_object(lambda: snapshots.at(Path(wish)))
         if found is not None:
             self._restore(*found)
-            done, steps = self.journal.done, self._config.steps
+            done, steps = self.history.done, self._config.steps
             way = f"going on after step {done}" if done < steps else f"{done} steps are done, {steps} were asked for"
             self._note(f"{way} ({found[0]})")
         if found is None or wish != AUTO:
@@ -112,7 +112,7 @@ class Session:
 
     def _advance(self) -> Trouble | None:
         """Train until the end, or until a look at the losses finds trouble."""
-        with ahead(self._batches.draw, range(self.journal.done, self._config.steps)) as drawn:
+        with prefetch(self._batches.draw, range(self.history.done, self._config.steps)) as drawn:
             for step, batch in drawn:
                 done = step + 1
                 self._take(done, batch)
@@ -133,23 +133,23 @@ class Session:
     def _is_due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self._config.steps
 
-    def _take(self, done: int, batch: Batch) -> None:
+    def _take(self, done: int, batch: TrainBatch) -> None:
         """Train on a batch, or skip it."""
-        trouble = next((trouble for trouble in self.journal.troubles if trouble.step == done), None)
-        batch = self._learner.timed(batch, self._batches.chances(done - 1))
+        trouble = next((trouble for trouble in self.history.troubles if trouble.step == done), None)
+        batch = self._trainer.timed(batch, self._batches.chances(done - 1))
         if trouble is not None and trouble.tensor is None:
             self._explain(trouble, batch)
         elif trouble is None and done not in self._config.skip_steps:
-            self._pending.append((done, self._learner.learn(batch, self._config.lr_at(done - 1))))
+            self._pending.append((done, self._trainer.learn(batch, self._config.lr_at(done - 1))))
             self.num_trained += 1
-        self.journal.done = done
-        if self._fleet.is_first:
+        self.history.done = done
+        if self._distributed.is_first:
             self._listeners.reporter.progress(done, self._config.steps, "steps")
 
-    def _explain(self, trouble: Trouble, batch: Batch) -> None:
+    def _explain(self, trouble: Trouble, batch: TrainBatch) -> None:
         picks = self._batches.order.picks(self._batches.positions(trouble.step - 1))
-        tensor = origin_of_trouble(self._learner, batch, picks)
-        self.journal.explain(trouble.step, tensor)
+        tensor = origin_of_trouble(self._trainer, batch, picks)
+        self.history.explain(trouble.step, tensor)
         self._note(f"step {trouble.step} is skipped: {trouble.what}; {tensor}")
 
     def _look(self) -> Trouble | None:
@@ -159,67 +159,67 @@ class Session:
             return None
         measured = [torch.cat([measured.losses, measured.grad_norm[None]]) for _, measured in pending]
         # One value for all processes: they must not disagree about what is trouble.
-        values = self._fleet.mean(torch.stack(measured)).tolist()
+        values = self._distributed.mean(torch.stack(measured)).tolist()
         for (done, _), (loss, *masked, grad_norm) in zip(pending, values, strict=True):
             counts = tuple(sorted(set(self._batches.counts(done - 1))))
             row = Row(done, counts, loss + sum(masked), grad_norm, *masked)
-            recent = self.journal.losses_of(row.counts)
+            recent = self.history.losses_of(row.counts)
             may_overflow = self._config.dtype == "fp16"
             trouble = trouble_of(row, recent, self._config.spike_factor, may_overflow=may_overflow)
             if trouble is not None:
                 return trouble
-            self.journal.rows.append(row)
+            self.history.rows.append(row)
         return None
 
     def _roll_back(self, trouble: Trouble) -> None:
         """Undo what came after the newest saved state, and leave the trouble's batch out from now on."""
-        troubles = (*self.journal.troubles, trouble)
+        troubles = (*self.history.troubles, trouble)
         stop_if_repeated(troubles, self._config.max_rollbacks)
-        found = self._fleet.told(self._snapshots.newest)
+        found = self._distributed.broadcast_object(self._snapshots.newest)
         if found is None:  # `_begin` saved one
             raise EnvironmentProblem("the run's saved states went away while it ran", hint="run the command again")
         self._restore(*found)
-        self.journal.troubles = troubles
+        self.history.troubles = troubles
         self.rollbacks += 1
         self._cut_metrics()
-        self._note(f"step {trouble.step}: {trouble.what}; going back to step {self.journal.done} to leave it out")
+        self._note(f"step {trouble.step}: {trouble.what}; going back to step {self.history.done} to leave it out")
 
     def _restore(self, path: Path, header: StateHeader) -> None:
-        if self._fleet.is_first:
+        if self._distributed.is_first:
             with open_state(path) as (_, read):
-                self._learner.restore(header.keys, read)
+                self._trainer.restore(header.keys, read)
         else:
-            self._learner.restore(header.keys, None)
-        self._learner.scaler.load_state_dict(header.scaler)
-        self.journal = Journal.from_json(header.journal)
+            self._trainer.restore(header.keys, None)
+        self._trainer.scaler.load_state_dict(header.scaler)
+        self.history = History.from_json(header.journal)
 
     def _save(self) -> None:
         """Save a state; every process takes part, for each may hold a part of it."""
         tensors: dict[str, Tensor] = {}
-        for name, value in self._learner.tensors().items():
+        for name, value in self._trainer.tensors().items():
             complete = whole(value)
-            if self._fleet.is_first:
+            if self._distributed.is_first:
                 tensors[name] = complete.cpu()
-        scaler = self._learner.scaler.state_dict()
-        self._fleet.told(lambda: self._snapshots.save(tensors, self.journal.to_json(), scaler))
+        scaler = self._trainer.scaler.state_dict()
+        self._distributed.broadcast_object(lambda: self._snapshots.save(tensors, self.history.to_json(), scaler))
 
     def _save_and_tell(self) -> None:
         self._save()
         if self._listeners.on_save is not None:
-            averaged = self._learner.averaged()
-            if self._fleet.is_first:
-                self._listeners.on_save(self.journal.done, {name: value.clone() for name, value in averaged.items()})
-        self._fleet.wait()
+            averaged = self._trainer.averaged()
+            if self._distributed.is_first:
+                self._listeners.on_save(self.history.done, {name: value.clone() for name, value in averaged.items()})
+        self._distributed.wait()
 
     def _log(self) -> None:
         """Add a line: averages over the steps since the last one that a straight run would have written."""
-        done, every = self.journal.done, self._config.log_every
+        done, every = self.history.done, self._config.log_every
         (then, before), self._mark = self._mark, (monotonic(), self.num_trained)
-        if not self._fleet.is_first:
+        if not self._distributed.is_first:
             return
-        rows = self.journal.after((done - 1) // every * every)
+        rows = self.history.after((done - 1) // every * every)
         images = (self.num_trained - before) * self._config.global_batch_size
-        skipped = {trouble.step for trouble in self.journal.troubles} | set(self._config.skip_steps)
+        skipped = {trouble.step for trouble in self.history.troubles} | set(self._config.skip_steps)
         line = {
             "step": done,
             "loss": _mean([row.loss for row in rows]),
@@ -242,11 +242,11 @@ class Session:
 
     def _cut_metrics(self) -> None:
         self._mark = (monotonic(), self.num_trained)
-        if self._fleet.is_first:
-            self._metrics.cut(self.journal.done, self._config.log_every)
+        if self._distributed.is_first:
+            self._metrics.cut(self.history.done, self._config.log_every)
 
     def _note(self, text: str) -> None:
-        if self._fleet.is_first:
+        if self._distributed.is_first:
             self._listeners.reporter.note(text)
 
 

@@ -75,7 +75,7 @@ class MemoryEstimate:
 def estimate_memory(step: StepShape, device: torch.device) -> MemoryEstimate:
     """Work out what a step holds; runs one block of each kind on the device."""
     trained = step.selection.num_trained * FLOAT_BYTES
-    footprint = max((footprint_of(step, count, device) for count in step.entries), key=sum)
+    footprint = max((footprint_of(step, count, device) for count in step.counts), key=sum)
     return MemoryEstimate(
         weights=num_params(step.config) * FLOAT_BYTES,
         gradients=trained,

@@ -25,7 +25,7 @@ LEAST_ENERGY = 1e-30
 """Keeps a network that says nothing, as at the start of training, from dividing by zero."""
 
 
-def settle(
+def fit_network(
     model: DiffusionTransformer,
     states: NoiseStates,
     start: Mapping[str, Tensor],

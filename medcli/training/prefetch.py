@@ -16,7 +16,7 @@ DEPTH = 2
 
 
 @contextmanager
-def ahead(make: Callable[[int], Value], numbers: Iterable[int]) -> Iterator[Iterator[tuple[int, Value]]]:
+def prefetch(make: Callable[[int], Value], numbers: Iterable[int]) -> Iterator[Iterator[tuple[int, Value]]]:
     """Make values in a thread, at most `DEPTH` ahead.
 
     Leaving the block ends the thread; what was made and not taken is dropped.

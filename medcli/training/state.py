@@ -33,7 +33,7 @@ class StateHeader:
     run: dict[str, Any]
     """What a run that goes on from here must share, JSON values."""
     journal: dict[str, Any]
-    """`Journal.to_json` of the run so far."""
+    """`History.to_json` of the run so far."""
     scaler: dict[str, Any]
     """State of fp16's loss scaling; empty without."""
     keys: tuple[str, ...]

@@ -38,7 +38,7 @@ class StepShape:
 
     config: ModelConfig
     selection: Selection
-    entries: tuple[int, ...]
+    counts: tuple[int, ...]
     """Mediator counts trained, 0 for full attention."""
     num_images: int
     """Images of a step in this process."""

@@ -49,8 +49,8 @@ def estimate_seconds(step: StepShape, rule: str, device: torch.device, clock: Cl
     if device.type == "cpu":
         timed = max(1, min(timed, CPU_STREAM_BYTES * timed // step.stream_bytes))
     pieces = _Pieces(step, timed, device, clock)
-    seconds = {count: pieces.whole_seconds(count) for count in step.entries}
-    mean = sum(share * seconds[count] for count, share in count_shares(rule, step.entries).items())
+    seconds = {count: pieces.whole_seconds(count) for count in step.counts}
+    mean = sum(share * seconds[count] for count, share in count_shares(rule, step.counts).items())
     if step.teacher is not None:
         mean += _Pieces(_answering(step, step.teacher), timed, device, clock).whole_seconds(0)
     return TimeEstimate(
@@ -65,10 +65,10 @@ def _answering(step: StepShape, teacher: ModelConfig) -> StepShape:
     return replace(step, config=teacher, selection=Selection(frozenset(), teacher), teacher=None)
 
 
-def count_shares(rule: str, entries: tuple[int, ...]) -> dict[int, float]:
+def count_shares(rule: str, counts: tuple[int, ...]) -> dict[int, float]:
     """The share of a run's images that goes through each count, see `counts_of_step`."""
-    rows = [count for step in range(SETTLED) for count in counts_of_step(rule, entries, 0, step, SETTLED)]
-    return {count: rows.count(count) / len(rows) for count in entries}
+    rows = [count for step in range(SETTLED) for count in counts_of_step(rule, counts, 0, step, SETTLED)]
+    return {count: rows.count(count) / len(rows) for count in counts}
 
 
 @dataclass(frozen=True, slots=True)

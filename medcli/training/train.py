@@ -25,14 +25,14 @@ from medcli.runtime.reporting import Reporter
 from medcli.training.batches import Batches
 from medcli.training.block_autocast import called_with
 from medcli.training.config import TrainConfig
-from medcli.training.distributed import Fleet
+from medcli.training.distributed import Distributed
 from medcli.training.history import Trouble
 from medcli.training.interrupt import Interrupt
 from medcli.training.loop import Listeners, OnLog, OnSave, Session
 from medcli.training.metrics_log import MetricsLog
 from medcli.training.optimizers import NUM_MOMENTS
 from medcli.training.snapshots import Snapshots
-from medcli.training.trainer import Learner
+from medcli.training.trainer import Trainer
 
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
@@ -96,49 +96,50 @@ def train(
     """
     started = monotonic()
     config.check_family(model.config.family)
-    fleet = Fleet(has_idle_parameters=has_idle_parameters(model.config, config))
-    rows = fleet.rows(config.global_batch_size)
-    _check_dtype(config, fleet, reporter)
+    distributed = Distributed(has_idle_parameters=has_idle_parameters(model.config, config))
+    rows = distributed.rows(config.global_batch_size)
+    _check_dtype(config, distributed, reporter)
     run = _identity_of(model, data, config, identity or {})
     with ExitStack() as stack:
-        fleet.told(lambda: _take_folder(stack, output_dir, model, config))
+        distributed.broadcast_object(lambda: _take_folder(stack, output_dir, model, config))
         snapshots = Snapshots(output_dir, run, config.keep_last, reporter)
-        fleet.told(snapshots.clean)
-        stack.enter_context(fleet.calm())
-        stack.enter_context(tf32(fleet.device))
-        stack.enter_context(_narrow_blocks(model, teacher, config, fleet.device))
-        learner = Learner(model, teacher, config, fleet)
+        distributed.broadcast_object(snapshots.clean)
+        stack.enter_context(distributed.quiet_ddp_warnings())
+        stack.enter_context(tf32(distributed.device))
+        stack.enter_context(_narrow_blocks(model, teacher, config, distributed.device))
+        trainer = Trainer(model, teacher, config, distributed)
         session = Session(
-            learner,
-            Batches.of(data, config, model.config, rows=rows, device=fleet.device),
+            trainer,
+            Batches.of(data, config, model.config, rows=rows, device=distributed.device),
             config,
             snapshots=snapshots,
             metrics=MetricsLog(output_dir / METRICS_FILE),
-            interrupt=stack.enter_context(Interrupt(fleet)),
+            interrupt=stack.enter_context(Interrupt(distributed)),
             listeners=Listeners(reporter=reporter, on_save=on_save, on_log=on_log),
         )
         session.run()
-        return _result_of(session, learner, monotonic() - started)
+        return _result_of(session, trainer, monotonic() - started)
 
 
 def has_idle_parameters(model: ModelConfig, config: TrainConfig) -> bool:
     """Whether some passes leave trained parameters out."""
     if model.family == "mdtv2":
         return True  # what fills the holes of masked tokens
-    is_single = len(model.mediators) == 1 and config.entries == model.mediators
+    is_single = len(model.mediators) == 1 and config.counts == model.mediators
     return bool(model.mediator_layers) and not is_single
 
 
-def _check_dtype(config: TrainConfig, fleet: Fleet, reporter: Reporter) -> None:
+def _check_dtype(config: TrainConfig, distributed: Distributed, reporter: Reporter) -> None:
     """Refuse number formats that can't be trained in here; warn of slow ones."""
-    if config.dtype == "fp16" and fleet.device.type != "cuda":
+    if config.dtype == "fp16" and distributed.device.type != "cuda":
         raise ConfigError(
-            f"--dtype fp16 needs a CUDA device, this run is on {fleet.device.type}", hint="use --dtype fp32, or bf16"
+            f"--dtype fp16 needs a CUDA device, this run is on {distributed.device.type}",
+            hint="use --dtype fp32, or bf16",
         )
-    if config.dtype == "fp16" and fleet.is_sharded:
+    if config.dtype == "fp16" and distributed.is_sharded:
         raise ConfigError("--dtype fp16 does not go with FSDP", hint="use --dtype bf16")
-    if fleet.is_first:
-        warn_if_slow(DTYPES[config.dtype], fleet.device, reporter)
+    if distributed.is_first:
+        warn_if_slow(DTYPES[config.dtype], distributed.device, reporter)
 
 
 def _identity_of(
@@ -191,14 +192,14 @@ def _blocks(model: DiffusionTransformer) -> list[Block]:
     return [module for module in model.modules() if isinstance(module, Block)]
 
 
-def _result_of(session: Session, learner: Learner, seconds: float) -> TrainResult:
-    journal = session.journal
-    images = session.num_trained * learner.config.global_batch_size
+def _result_of(session: Session, trainer: Trainer, seconds: float) -> TrainResult:
+    history = session.history
+    images = session.num_trained * trainer.config.global_batch_size
     return TrainResult(
-        ema=learner.averaged(),
-        steps=journal.done,
-        loss=journal.rows[-1].loss if journal.rows else None,
-        skipped=journal.troubles,
+        ema=trainer.averaged(),
+        steps=history.done,
+        loss=history.rows[-1].loss if history.rows else None,
+        skipped=history.troubles,
         rollbacks=session.rollbacks,
         seconds=seconds,
         images_per_sec=images / seconds if images else None,

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS
 from medcli.model.backbone import DiffusionTransformer
-from medcli.training.batches import Batch
+from medcli.training.batches import TrainBatch
 from medcli.training.config import TrainConfig
-from medcli.training.distributed import Fleet
+from medcli.training.distributed import Distributed
 from medcli.training.dtensor import whole, write
 from medcli.training.ema import Ema
 from medcli.training.objective import LadderObjective
@@ -26,7 +26,7 @@ COUNTER = "step"
 """The optimiser's count of a parameter's updates: a step that leaves a parameter out does not count."""
 
 
-class Measured(NamedTuple):
+class StepResult(NamedTuple):
     """One step, measured on the device: nothing has waited for the numbers yet."""
 
     losses: Tensor
@@ -49,33 +49,37 @@ class PassLosses(NamedTuple):
     """(P, B) without the rows' weights."""
 
 
-class Learner:
+class Trainer:
     """Trains a network in place.
 
     Args:
         model: Float32 weights; parameters that need no gradient stay as they are.
         teacher: The network it learns from beside the data, or None.
         config: Of the run.
-        fleet: The processes it is trained by.
+        distributed: The processes it is trained by.
     """
 
     def __init__(
-        self, model: DiffusionTransformer, teacher: DiffusionTransformer | None, config: TrainConfig, fleet: Fleet
+        self,
+        model: DiffusionTransformer,
+        teacher: DiffusionTransformer | None,
+        config: TrainConfig,
+        distributed: Distributed,
     ) -> None:
-        self.model, self.config, self.fleet = model, config, fleet
+        self.model, self.config, self.distributed = model, config, distributed
         objective = LadderObjective(model, config.loss, teacher)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = optimizer_of(parameters, config.lr, fleet.device, config.optimizer)
+        self.optimizer = optimizer_of(parameters, config.lr, distributed.device, config.optimizer)
         if config.compile:
             model.compile()
-        self._objective = fleet.prepare(objective, self.optimizer)
+        self._objective = distributed.prepare(objective, self.optimizer)
         # Sharding has put others in the parameters' place.
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.ema = Ema(model, config.ema)
         self.draws = LossSecondMoment(NUM_TRAIN_TIMESTEPS) if config.timesteps == "loss" else None
-        self.scaler = torch.amp.GradScaler(fleet.device.type, enabled=config.dtype == "fp16")
+        self.scaler = torch.amp.GradScaler(distributed.device.type, enabled=config.dtype == "fp16")
 
-    def timed(self, batch: Batch, chance_B: Tensor) -> Batch:
+    def timed(self, batch: TrainBatch, chance_B: Tensor) -> TrainBatch:
         """A batch at the times that this step takes, which may depend on what the steps before it lost.
 
         Args:
@@ -91,10 +95,10 @@ class Learner:
         """Note the losses of all processes' rows, in the same order in each of them."""
         if self.draws is not None:
             # Waits for the device: the next step's times depend on it.
-            seen = self.fleet.collected(list(zip(t_B.tolist(), rows_PB.sum(0).tolist(), strict=True)))
+            seen = self.distributed.gather(list(zip(t_B.tolist(), rows_PB.sum(0).tolist(), strict=True)))
             self.draws.observe(*(torch.tensor(part) for part in zip(*seen, strict=True)))
 
-    def learn(self, batch: Batch, lr: float | None = None) -> Measured:
+    def learn(self, batch: TrainBatch, lr: float | None = None) -> StepResult:
         """Do one optimiser step on this process's rows of a batch; None: at the run's first learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr if lr is None else lr
@@ -105,9 +109,9 @@ class Learner:
         self.scaler.update()
         self.forget_gradients()
         self.ema.update()
-        return Measured(losses.means, whole(grad_norm))
+        return StepResult(losses.means, whole(grad_norm))
 
-    def gradients(self, batch: Batch) -> PassLosses:
+    def gradients(self, batch: TrainBatch) -> PassLosses:
         """Compute the gradients of a batch, averaged over processes; they equal those of one pass up to rounding."""
         passes = [batch] if batch.masked is None else [batch, batch.masked]
         pieces = [list(each.micro_batches(self.config.micro_batch_size)) for each in passes]
@@ -118,7 +122,7 @@ class Learner:
             shares: list[Tensor] = []
             parts: list[Tensor] = []
             for piece in part:
-                with nullcontext() if piece is last else self.fleet.unsynchronised(self._objective):
+                with nullcontext() if piece is last else self.distributed.unsynchronised(self._objective):
                     loss_B: Tensor = self._objective(*piece[:6])
                     weighted_B = loss_B if piece.weight_B is None else loss_B * piece.weight_B
                     loss = weighted_B.mean() * (len(piece) / len(batch))
@@ -157,14 +161,14 @@ class Learner:
         there = self.tensors()
         for key in keys:
             target = there[key] if key in there else self._fresh(key)
-            write(target, self.fleet.sent(read(key) if read else None, target))
+            write(target, self.distributed.broadcast(read(key) if read else None, target))
 
     def _fresh(self, key: str) -> Tensor:
         """A part of the optimiser's memory, as it makes it before a parameter's first update."""
         kind, name = key.split(".", 1)
         parameter = self.parameters[name]
         if kind == COUNTER:
-            made = torch.zeros((), device=self.fleet.device if self.optimizer.defaults.get("fused") else "cpu")
+            made = torch.zeros((), device=self.distributed.device if self.optimizer.defaults.get("fused") else "cpu")
         else:
             made = torch.zeros_like(parameter)
         self.optimizer.state[parameter][kind] = made

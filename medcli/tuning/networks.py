@@ -7,10 +7,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from medcli.config import ModelConfig
-from medcli.engine.networks import Stage
+from medcli.engine.networks import LadderNetwork
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.block import Block
-from medcli.tuning.space import Layers, Variant
+from medcli.tuning.space import Layers, NetworkVariant
 
 # Dimension key: B batch, N tokens, D model width, C latent channels, Y X latent height and width.
 
@@ -20,7 +20,7 @@ def config_with(config: ModelConfig, layers: Layers) -> ModelConfig:
     return replace(config, mediators=config.mediators if layers else (), mediator_layers=layers)
 
 
-def stage_of(model: DiffusionTransformer, variant: Variant) -> Stage:
+def network_of(model: DiffusionTransformer, variant: NetworkVariant) -> LadderNetwork:
     """The network of a variant: the model's own, with full attention in the layers that are left out.
 
     Args:
@@ -34,8 +34,8 @@ def stage_of(model: DiffusionTransformer, variant: Variant) -> Stage:
         out_BND: Tensor = block(x_BND, condition_BD, count if block in chosen else 0, **joined)
         return out_BND
 
-    def network(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
+    def forward(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
         output_BCYX: Tensor = model(latent_BCYX, t_B, label_B, variant.count, run_block=run_block)
         return output_BCYX
 
-    return Stage(network, config_with(model.config, variant.layers), variant.count)
+    return LadderNetwork(forward, config_with(model.config, variant.layers), variant.count)

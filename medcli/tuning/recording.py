@@ -12,10 +12,10 @@ from torch import Tensor
 from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.engine.batched_rule import distance
 from medcli.engine.guidance_phases import Phase, phases
-from medcli.engine.networks import Guidance, Stage, guided
+from medcli.engine.networks import Guidance, LadderNetwork, guided
 from medcli.engine.plan import Noise, SamplingPlan, latent_shape_of, philox_noise
 from medcli.runtime.files import atomic_path
-from medcli.tuning.tables import StepTable
+from medcli.tuning.tables import ChangeTable
 
 # Dimension key: B images of a batch, K solver steps, C latent channels, Y X latent height and width.
 
@@ -31,7 +31,7 @@ class Stepper:
     device: torch.device
 
     @classmethod
-    def of(cls, plan: SamplingPlan, dense: Stage, device: torch.device) -> Stepper:
+    def of(cls, plan: SamplingPlan, dense: LadderNetwork, device: torch.device) -> Stepper:
         """For a plan with a solver of fixed steps."""
         sampler = build_sampler(plan.sampler, device=device)
         return cls(
@@ -49,11 +49,11 @@ class Stepper:
         return self.noise(index_B, torch.zeros_like(index_B))
 
     @torch.no_grad()
-    def step(self, stage: Stage, state_BCYX: Tensor, numbers: range, step: int) -> Tensor:
+    def step(self, network: LadderNetwork, state_BCYX: Tensor, numbers: range, step: int) -> Tensor:
         """The states one step on.
 
         Args:
-            stage: The network.
+            network: The network.
             state_BCYX: Where the images are.
             numbers: Which images; their noise and labels follow from it.
             step: The step they make, from 0.
@@ -62,11 +62,11 @@ class Stepper:
         step_B = torch.full_like(index_B, step)
         noise_BCYX = self.noise(index_B, step_B + 1) if self.sampler.takes_noise(step) else None
         guidance = self.plan.guidance if self.phase_K[step] == Phase.INSIDE else Guidance()
-        predict = guided(stage, self.plan.labels.of(self.plan.seed, index_B), guidance)
+        predict = guided(network, self.plan.labels.of(self.plan.seed, index_B), guidance)
         return self.sampler.step(predict, state_BCYX, step_B, noise_BCYX, num_calls=self.sampler.calls(step))
 
 
-def record_parent(path: Path, stepper: Stepper, dense: Stage, numbers: range) -> None:
+def record_parent(path: Path, stepper: Stepper, dense: LadderNetwork, numbers: range) -> None:
     """Keep every state of some images under full attention: float32 (K + 1, B, C, Y, X), whole or not at all.
 
     Only one state is in memory at a time.
@@ -82,13 +82,13 @@ def record_parent(path: Path, stepper: Stepper, dense: Stage, numbers: range) ->
         kept.flush()
 
 
-def measure_steps(path: Path, stepper: Stepper, stage: Stage, numbers: range, every: int = 1) -> StepTable:
+def measure_steps(path: Path, stepper: Stepper, network: LadderNetwork, numbers: range, every: int = 1) -> ChangeTable:
     """One step of a network from each state of the parent, against the parent's own.
 
     Args:
         path: What `record_parent` kept of these images.
         stepper: The same as there.
-        stage: The network.
+        network: The network.
         numbers: The images.
         every: Measure only each so-manieth step.
     """
@@ -97,14 +97,14 @@ def measure_steps(path: Path, stepper: Stepper, stage: Stage, numbers: range, ev
     for step in range(0, stepper.sampler.num_steps, every):
         before_BCYX, parent_BCYX = (torch.from_numpy(states[place].copy()) for place in (step, step + 1))
         before_BCYX, parent_BCYX = before_BCYX.to(stepper.device), parent_BCYX.to(stepper.device)
-        after_BCYX = stepper.step(stage, before_BCYX, numbers, step)
+        after_BCYX = stepper.step(network, before_BCYX, numbers, step)
         error_B = (after_BCYX - parent_BCYX).flatten(1).norm(dim=1)
         columns = (error_B, distance("l1", before_BCYX, after_BCYX), distance("l2", before_BCYX, after_BCYX))
         rows.append(tuple(column.double().cpu().numpy() for column in columns))
-    return StepTable(*(np.stack(column) for column in zip(*rows, strict=True)))
+    return ChangeTable(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-def joined(tables: list[StepTable]) -> StepTable:
+def joined(tables: list[ChangeTable]) -> ChangeTable:
     """The tables of several batches as one."""
     names = ("error_KI", "l1_KI", "l2_KI")
-    return StepTable(*(np.concatenate([getattr(table, name) for table in tables], axis=1) for name in names))
+    return ChangeTable(*(np.concatenate([getattr(table, name) for table in tables], axis=1) for name in names))

@@ -14,8 +14,8 @@ from medcli.engine.generate import generate
 from medcli.engine.plan import SamplingPlan
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.reporting import Reporter
-from medcli.tuning.networks import stage_of
-from medcli.tuning.space import Configuration, Variant
+from medcli.tuning.networks import network_of
+from medcli.tuning.space import Configuration, NetworkVariant
 
 # Dimension key: I images, C latent channels, Y X latent height and width, K solver steps.
 
@@ -49,8 +49,8 @@ def run_configuration(
         reporter: Told of solver steps done.
     """
     schedule = configuration.schedule(plan.schedule.warmup_steps, plan.schedule.distance)
-    stages = [stage_of(model, variant) for variant in configuration.variants]
-    images = generate(stages, replace(plan, schedule=schedule), numbers, device=device, reporter=reporter)
+    networks = [network_of(model, variant) for variant in configuration.variants]
+    images = generate(networks, replace(plan, schedule=schedule), numbers, device=device, reporter=reporter)
     ordered = sorted(images, key=lambda image: image.index)
     latents = torch.stack([image.latent_CYX.cpu() for image in ordered])
     return Finals(latents, tuple(image.switch_steps for image in ordered))
@@ -86,7 +86,7 @@ def cost_of_moves(
     configuration: Configuration,
     moves: Sequence[tuple[int, ...]],
     passes_K: Tensor,
-    cost_a_pass: Mapping[Variant, float],
+    cost_a_pass: Mapping[NetworkVariant, float],
 ) -> tuple[float, float]:
     """Mean cost of the images that made these moves, and its standard error.
 

@@ -20,7 +20,7 @@ LEAST_RANDOM_RHO = 0.02
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Variant:
+class NetworkVariant:
     """A network: mediators of one count in some layers, full attention in the others."""
 
     layers: Layers
@@ -34,7 +34,7 @@ class Variant:
         return f"n{self.count}-layers-{'-'.join(map(str, self.layers))}" if self.layers else "dense"
 
 
-DENSE = Variant((), 0)
+DENSE = NetworkVariant((), 0)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,9 +49,9 @@ class Configuration:
     """Falling thresholds, one fewer than the counts."""
 
     @property
-    def variants(self) -> tuple[Variant, ...]:
-        """The network of each ladder entry."""
-        return tuple(Variant(self.layers, count) for count in self.counts)
+    def variants(self) -> tuple[NetworkVariant, ...]:
+        """The network of each ladder index."""
+        return tuple(NetworkVariant(self.layers, count) for count in self.counts)
 
     @property
     def name(self) -> str:
@@ -119,7 +119,7 @@ def ladders(counts: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def configurations(
-    sets: Sequence[Layers], counts: Sequence[int], rhos_of: Callable[[Variant], Sequence[float]]
+    sets: Sequence[Layers], counts: Sequence[int], rhos_of: Callable[[NetworkVariant], Sequence[float]]
 ) -> list[Configuration]:
     """All that is considered: each set of layers with each ladder and each falling choice of thresholds.
 
@@ -131,7 +131,7 @@ def configurations(
     made = [FULL_ATTENTION]
     for layers in sets:
         for ladder in ladders(counts):
-            grid = sorted(rhos_of(Variant(layers, ladder[0])), reverse=True) if len(ladder) > 1 else []
+            grid = sorted(rhos_of(NetworkVariant(layers, ladder[0])), reverse=True) if len(ladder) > 1 else []
             made += [Configuration(layers, ladder, rho) for rho in combinations(grid, len(ladder) - 1)]
     return made
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medcli.schedule.spec import DistanceName
-from medcli.tuning.space import DENSE, Configuration, Variant, rounded_up
+from medcli.tuning.space import DENSE, Configuration, NetworkVariant, rounded_up
 
 # Dimension key: K solver steps, I recorded images.
 
@@ -25,7 +25,7 @@ NUM_PLACES = 9
 
 
 @dataclass(frozen=True, slots=True)
-class StepTable:
+class ChangeTable:
     """One step of one network from each state of the dense parent, with the same noise."""
 
     error_KI: Floats
@@ -44,13 +44,13 @@ class StepTable:
 class Tables:
     """All that replays need."""
 
-    of_variant: Mapping[Variant, StepTable]
+    of_variant: Mapping[NetworkVariant, ChangeTable]
     norm_I: Floats
     """Norm of the final state of each image under full attention."""
     passes_K: Ints
     """Forward passes of each solver step."""
     num_deciding: int
-    """First steps whose result can still change the entry of a later step."""
+    """First steps whose result can still change the ladder index of a later step."""
     warmup_steps: int
     distance: DistanceName
 
@@ -68,7 +68,7 @@ class Tables:
         before_I, maker_I = np.zeros(num_images, np.int64), np.zeros(num_images, np.int64)
         for move, rho in enumerate(configuration.rho):
             under = np.stack([made < rho * baseline_I for made in distances])
-            # A step that made the move before may make this one, too; later steps are taken at the entry it led to.
+            # A step that made the move before may make this one, too; later steps are taken at the index it led to.
             fires_KI = np.where(step_K1 == before_I, under[maker_I, :, np.arange(num_images)].T, under[move])
             fires_KI &= decides_K1 & (step_K1 >= before_I)
             moves_JI[move] = np.where(fires_KI.any(axis=0), fires_KI.argmax(axis=0), num_steps)
@@ -76,7 +76,7 @@ class Tables:
             before_I = moves_JI[move]
         return moves_JI
 
-    def costs_of(self, configuration: Configuration, cost_a_pass: Mapping[Variant, float]) -> Floats:
+    def costs_of(self, configuration: Configuration, cost_a_pass: Mapping[NetworkVariant, float]) -> Floats:
         """(I,) cost of each image.
 
         Args:
@@ -104,7 +104,7 @@ class Tables:
             total_I += sums_KI[end_I, image_I] - sums_KI[start_I, image_I]
         return float(np.mean(total_I / self.norm_I))
 
-    def thresholds(self, variant: Variant) -> list[float]:
+    def thresholds(self, variant: NetworkVariant) -> list[float]:
         """Thresholds by which the median image, at this network from the start, moves at evenly spread steps."""
         distance_KI = self.of_variant[variant].distance_KI(self.distance)[: self.num_deciding]
         baseline_I = distance_KI[1 : self.warmup_steps + 1].mean(axis=0)
@@ -116,12 +116,12 @@ class Tables:
         # Three digits can be read and typed; rounded up, so that the step they come from does fire.
         return sorted({rounded_up(value, 3) for value in lowest_K[places].tolist() if value > 0})
 
-    def as_parent(self, variants: Sequence[Variant]) -> Tables:
+    def as_parent(self, variants: Sequence[NetworkVariant]) -> Tables:
         """The tables of networks that were not measured: they are taken to move the state as full attention does."""
         return replace(self, of_variant={**self.of_variant, **dict.fromkeys(variants, self.of_variant[DENSE])})
 
     def _stays(self, configuration: Configuration) -> tuple[Ints, Ints]:
-        """(E, I) first step at each ladder entry, and the step after the last."""
+        """(E, I) first step at each ladder index, and the step after the last."""
         moves_JI = self.moves_of(configuration)
         num_images = moves_JI.shape[1] if len(moves_JI) else self._num_images
         last = len(self.passes_K)

@@ -145,7 +145,7 @@ def _operate(request: ConvertRequest, opened: Checkpoint) -> Surgery:
         num_classes=request.num_classes,
         add_mediators=request.to == "medcli",
     )
-    return operate(opened.entries, config, target, made=opened.made)
+    return operate(opened.records, config, target, made=opened.made)
 
 
 def default_name(source: Path, target: ModelConfig, to: Target) -> str:
@@ -167,7 +167,7 @@ def _write(
     if request.to == "medcli":
         sha256 = write_safetensors(
             output,
-            surgery.entries.values(),
+            surgery.records.values(),
             _header(opened.info, surgery.config).to_metadata(),
             source=source,
             force=request.force,
@@ -176,7 +176,7 @@ def _write(
         )
         return output, sha256
     write = {"official": write_official, "diffusers": write_diffusers}[request.to]
-    file = write(output, surgery.entries, surgery.config, source=source, force=request.force, reporter=reporter)
+    file = write(output, surgery.records, surgery.config, source=source, force=request.force, reporter=reporter)
     return file, file_sha256(file) if request.digest else None
 
 

@@ -1,4 +1,4 @@
-"""The whole pipeline on the bundled model: dense attention, each static ladder entry and the dynamic rule compared."""
+"""The whole pipeline on the bundled model: dense attention, each static ladder index and the dynamic rule compared."""
 
 from __future__ import annotations
 
@@ -182,9 +182,9 @@ def _draw_switches(path: Path, report: SampleReport) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     order = sorted(report.switch_steps)
-    for entry, count in enumerate(report.counts):
-        starts = [_entered(steps, entry, report.num_steps) for steps in order]
-        ends = [_entered(steps, entry + 1, report.num_steps) for steps in order]
+    for ladder_index, count in enumerate(report.counts):
+        starts = [_entered(steps, ladder_index, report.num_steps) for steps in order]
+        ends = [_entered(steps, ladder_index + 1, report.num_steps) for steps in order]
         widths = [end - start for start, end in zip(starts, ends, strict=True)]
         axes.barh(
             range(len(order)), widths, left=starts, height=1.0, label=f"{count} mediator{'s' if count > 1 else ''}"
@@ -196,8 +196,8 @@ def _draw_switches(path: Path, report: SampleReport) -> None:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
 
 
-def _entered(switch_steps: tuple[int, ...], entry: int, num_steps: int) -> int:
-    """First solver step at a ladder entry; the end of the run if it was never reached."""
-    if entry == 0:
+def _entered(switch_steps: tuple[int, ...], ladder_index: int, num_steps: int) -> int:
+    """First solver step at a ladder index; the end of the run if it was never reached."""
+    if ladder_index == 0:
         return 0
-    return switch_steps[entry - 1] + 1 if len(switch_steps) >= entry else num_steps
+    return switch_steps[ladder_index - 1] + 1 if len(switch_steps) >= ladder_index else num_steps

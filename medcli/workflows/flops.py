@@ -21,7 +21,7 @@ from medcli.model.shapes import num_params
 from medcli.presets import DEFAULT_PRESET, PUBLISHED, default_ladder, means_preset, preset_config, preset_of
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
 from medcli.workflows.flops_report import FlopsReport, FlopsRow, ModelCosts
-from medcli.workflows.image_cost import Run, image_cost, recorded_run, saving_percent
+from medcli.workflows.image_cost import SamplingRun, image_cost, recorded_run, saving_percent
 from medcli.workflows.sample.defaults import sampling_defaults
 from medcli.workflows.sample.flags import refuse_idle_flags
 from medcli.workflows.sample.settings import SampleRequest, choose_guidance, choose_sampler
@@ -94,7 +94,7 @@ def flops(request: FlopsRequest) -> FlopsReport:
     return FlopsReport(models=tuple(_costs(request, name, recorded, is_alone=len(names) == 1) for name in names))
 
 
-def _costs(request: FlopsRequest, name: str, recorded: Run | None, *, is_alone: bool) -> ModelCosts:
+def _costs(request: FlopsRequest, name: str, recorded: SamplingRun | None, *, is_alone: bool) -> ModelCosts:
     """Count one network. Beside others, mediators it has no room for are left out with a remark."""
     subject = _subject(request, name)
     mediators = request.mediators
@@ -148,7 +148,7 @@ def _published_remarks(subject: _Subject, targets: list[ModelConfig]) -> list[st
     return [f"published as {published.gmacs:g} G{params}; {published.remark}"]
 
 
-def _recorded(request: FlopsRequest) -> Run | None:
+def _recorded(request: FlopsRequest) -> SamplingRun | None:
     if request.manifest is None:
         return None
     given = [*request.planned(), *(["mediators"] if request.mediators is not None else [])]
@@ -169,7 +169,7 @@ def _subject(request: FlopsRequest, given: str) -> _Subject:
     return _Subject(info.path.name, info.config, sampling_defaults(info))
 
 
-def _file_of(recorded: Run) -> str:
+def _file_of(recorded: SamplingRun) -> str:
     """The checkpoint of a run, which a manifest names without its folder."""
     if recorded.checkpoint_files == (BUNDLED_MODEL,):
         return str(asset_path(BUNDLED_MODEL))
@@ -192,7 +192,7 @@ def _rows(subject: _Subject, targets: list[ModelConfig], qk_ratios: tuple[float,
         variants += [(replace(target, mediators=(count,)), "mediators", costs) for count in target.mediators]
         for (config, attention), cost in zip(narrow, narrow_costs, strict=True):
             variants.append((replace(config, latent_size=target.latent_size), attention, cost))
-        gmacs = [cost.macs(config, config.entry(None)) / GIGA for config, _, cost in variants]
+        gmacs = [cost.macs(config, config.resolve_count(None)) / GIGA for config, _, cost in variants]
         rows += [
             _row(subject.name, config, attention, own, gmacs[0])
             for (config, attention, _), own in zip(variants, gmacs, strict=True)
@@ -205,7 +205,7 @@ def _row(name: str, config: ModelConfig, attention: str, gmacs: float, gmacs_den
         model=name,
         resolution_px=config.resolution_px,
         attention=attention,
-        num_mediators=config.entry(None),
+        num_mediators=config.resolve_count(None),
         layers=config.mediator_layers,
         gmacs=gmacs,
         gmacs_done=gmacs - absorbed_saving(config) / GIGA,
@@ -214,7 +214,7 @@ def _row(name: str, config: ModelConfig, attention: str, gmacs: float, gmacs_den
     )
 
 
-def _planned_runs(request: FlopsRequest, subject: _Subject, target: ModelConfig) -> list[Run]:
+def _planned_runs(request: FlopsRequest, subject: _Subject, target: ModelConfig) -> list[SamplingRun]:
     """The runs whose images are asked for; none if nothing says so."""
     if not request.planned():
         return []
@@ -232,7 +232,7 @@ def _planned_runs(request: FlopsRequest, subject: _Subject, target: ModelConfig)
         plan = SamplingPlan(sampler=sampler, schedule=schedule, labels=Labels(classes=(0,)), guidance=guidance)
         check_plan(subject.config, plan)
         refuse_idle_flags(request, plan)
-        runs.append(Run(schedule=schedule, sampler=sampler, guidance=guidance))
+        runs.append(SamplingRun(schedule=schedule, sampler=sampler, guidance=guidance))
     return runs
 
 

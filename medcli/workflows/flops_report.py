@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from medcli.workflows.image_cost import ImageCost, Run
+from medcli.workflows.image_cost import ImageCost, SamplingRun
 
 FLOPS_PER_MAC = 2
 
@@ -52,7 +52,7 @@ class ModelCosts:
     """The preset or the file."""
     rows: tuple[FlopsRow, ...]
     images: tuple[ImageCost, ...] = ()
-    run: Run | None = None
+    run: SamplingRun | None = None
     """How these images are made."""
     depth: int
     """Blocks of the network."""

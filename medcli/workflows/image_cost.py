@@ -24,7 +24,7 @@ TUPLES = ("counts", "rho")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class SamplingRun:
     """How images are made, as far as cost goes."""
 
     schedule: Schedule
@@ -46,7 +46,7 @@ class ImageCost:
     schedule: str
     """`full`, `static` or `dynamic`."""
     mediators: tuple[int, ...]
-    """Count of each ladder entry; empty for full attention."""
+    """Count of each ladder index; empty for full attention."""
     nfe: float
     """Network calls; the two halves of guidance are one call."""
     passes_per_call: int
@@ -58,9 +58,9 @@ class ImageCost:
     gmacs: float | None
     """In the papers' convention; None where only limits are known."""
     gmacs_min: float
-    """With `bounds`, if the image never leaves the first ladder entry."""
+    """With `bounds`, if the image never leaves the first ladder index."""
     gmacs_max: float
-    """With `bounds`, if the image climbs to the last ladder entry as early as the rule allows."""
+    """With `bounds`, if the image climbs to the last ladder index as early as the rule allows."""
     gmacs_done: float | None
     """What sampling really multiplies (`medcli.engine.cost.done_gmacs`); None where only limits are known."""
     gmacs_done_min: float
@@ -84,7 +84,7 @@ def saving_percent(gmacs: float, gmacs_dense: float) -> float:
     return 100 * (1 - gmacs / gmacs_dense)
 
 
-def image_cost(run: Run, config: ModelConfig) -> ImageCost:
+def image_cost(run: SamplingRun, config: ModelConfig) -> ImageCost:
     """Work out what an image costs.
 
     Args:
@@ -124,7 +124,7 @@ def image_cost(run: Run, config: ModelConfig) -> ImageCost:
     )
 
 
-def _measured_nfe(run: Run) -> float:
+def _measured_nfe(run: SamplingRun) -> float:
     if run.measured_nfe is None:
         raise ConfigError(
             f"--solver {run.sampler.solver} chooses its own steps, so the calls are not known beforehand",
@@ -133,7 +133,7 @@ def _measured_nfe(run: Run) -> float:
     return run.measured_nfe
 
 
-def _possible_moves(run: Run, sampler: Sampler) -> Sequence[tuple[int, ...]]:
+def _possible_moves(run: SamplingRun, sampler: Sampler) -> Sequence[tuple[int, ...]]:
     """Moves along the ladder: of each image of a run, else of the cheapest and the dearest way."""
     if run.moves is not None:
         return run.moves
@@ -156,7 +156,7 @@ def earliest_moves(schedule: Schedule, sampler: Sampler) -> tuple[int, ...]:
     return tuple(moves)
 
 
-def recorded_run(path: Path, num_images: int | None = None) -> Run:
+def recorded_run(path: Path, num_images: int | None = None) -> SamplingRun:
     """Read what `medcli sample` wrote about a run.
 
     Args:
@@ -174,7 +174,7 @@ def recorded_run(path: Path, num_images: int | None = None) -> Run:
     try:
         settings = manifest["settings"]
         schedule: dict[str, Any] = settings["schedule"]
-        run = Run(
+        run = SamplingRun(
             schedule=Schedule(**{**schedule, **{name: tuple(schedule[name]) for name in TUPLES if name in schedule}}),
             sampler=SamplerConfig(**settings["sampler"]),
             guidance=Guidance(**(settings["guidance"] or {})),

@@ -22,7 +22,7 @@ from medcli.runtime.locks import FolderLocks
 from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.workflows.latents_encoding import Making, missing_shards
+from medcli.workflows.latents_encoding import LatentEncoding, missing_shards
 
 LOCK = ".lock"
 TEMPORARY = ".latents-*.tmp-*"
@@ -126,7 +126,7 @@ def make_latents(request: LatentsRequest, reporter: Reporter) -> LatentsReport |
                 hint="run one process, or choose another place with --output",
             )
         index = _begin(output, index, locks)
-        making = Making(
+        making = LatentEncoding(
             folder=output,
             index=index,
             listing=listing,

@@ -36,7 +36,7 @@ READ_AHEAD = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Making:
+class LatentEncoding:
     """One process's work on a folder of latents."""
 
     folder: Path

@@ -168,8 +168,8 @@ def test_quiet_leaves_the_result_alone(source: Path, run_cli: RunCli) -> None:
 
 
 def test_an_interrupted_run_leaves_nothing(source: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(data: memoryview, entry: object, source: str) -> None:
-        if getattr(entry, "name", "").startswith("blocks.2"):
+    def interrupt(data: memoryview, record: object, source: str) -> None:
+        if getattr(record, "name", "").startswith("blocks.2"):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(stream, "check_finite", interrupt)

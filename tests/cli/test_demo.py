@@ -55,5 +55,5 @@ def test_at_its_defaults_the_bundled_model_draws_the_digits_asked_for_and_climbs
     lines = (empty_folder / "s/images.jsonl").read_text().splitlines()
     moves = [len(json.loads(line)["switch_steps"]) for line in lines]
     assert len(moves) == NUM_IMAGES
-    assert sum(count == 2 for count in moves) > 0.9 * NUM_IMAGES  # all three ladder entries
+    assert sum(count == 2 for count in moves) > 0.9 * NUM_IMAGES  # all three ladder indices
     assert report["gmacs_per_image"] < report["gmacs_dense"]

@@ -96,7 +96,7 @@ def test_a_folder_holds_what_the_contract_names(sample: Sample) -> None:
         assert np.array_equal(archive["arr_0"], expected)
     assert manifest(out)["reference"] == manifest(out)["extractor"] == "digits"
     totals = manifest(out)["totals"]
-    assert len(totals.pop("gmacs_per_pass")) == 3  # one a ladder entry
+    assert len(totals.pop("gmacs_per_pass")) == 3  # one a ladder index
     assert totals == {key: report[key] for key in KEYS - {"output", "num_images", "amm"}}
 
 

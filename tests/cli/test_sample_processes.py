@@ -158,7 +158,7 @@ def test_what_another_process_works_on_is_left_to_it_until_it_dies(tmp_path: Pat
             # 0 and 1 are finished, 2 is being made.
             assert list(Claims(folder, 8)) == [3, 4, 5, 6, 7]
             assert [folder.is_done(index) for index in range(4)] == [True, True, False, False]
-        folder.settle()
+        folder.wait_for_others()
         assert folder.locks.is_alone
         assert list(Claims(folder, 8)) == [2, 3, 4, 5, 6, 7]
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import medcli
 from medcli.errors import ConfigError
-from medcli.training.distributed import Fleet
+from medcli.training.distributed import Distributed
 from tests.cli import train_tiny
 from tests.unit.training.runs import last_state, run
 
@@ -129,10 +129,10 @@ def test_a_signal_to_the_launcher_stops_all_after_the_same_step_and_saves(tmp_pa
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused() -> None:
-    fleet = object.__new__(Fleet)
-    fleet.count, fleet.rank = 3, 1
-    assert fleet.rows(12) == range(4, 8)
+    distributed = object.__new__(Distributed)
+    distributed.count, distributed.rank = 3, 1
+    assert distributed.rows(12) == range(4, 8)
     for batch, instead in ((16, 15), (2, 3)):
         with pytest.raises(ConfigError, match=f"3 processes cannot share a batch of {batch} images") as caught:
-            fleet.rows(batch)
+            distributed.rows(batch)
         assert caught.value.hint == f"use --global-batch-size {instead}"

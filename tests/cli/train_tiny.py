@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from medcli.training.distributed import Fleet
+from medcli.training.distributed import Distributed
 from tests.unit.training.runs import DATA, Spoilt, Told, run, with_nan
 
 
-def shard(self: Fleet, objective: Any, optimizer: torch.optim.Optimizer) -> nn.Module:
+def shard(self: Distributed, objective: Any, optimizer: torch.optim.Optimizer) -> nn.Module:
     """Shard blocks and root, and give the optimiser the sharded parameters."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -41,7 +41,7 @@ def main(folder: Path, settings: dict[str, Any]) -> int:
     """Train, and say how it went; 130 if it was interrupted."""
     torch.set_num_threads(1)
     if settings.pop("fsdp", False):
-        Fleet.prepare = shard  # type: ignore[method-assign]
+        Distributed.prepare = shard  # type: ignore[method-assign]
     told = Told()
     step = settings.pop("spoilt", None)
     data = Spoilt([step], with_nan, settings["global_batch_size"]) if step else DATA

@@ -14,7 +14,7 @@ from medcli.diffusion.steps import build_sampler
 from medcli.engine.batched_rule import distance
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
-from medcli.engine.networks import Guidance, Stage, guided, stages_of
+from medcli.engine.networks import Guidance, LadderNetwork, guided, ladder_networks
 from medcli.engine.plan import SamplingPlan
 from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.sampler_config import SamplerConfig
@@ -81,8 +81,8 @@ def recorded_models() -> dict[int, DiffusionTransformer]:
 
 
 @pytest.fixture(scope="module")
-def stages() -> tuple[Stage, ...]:
-    return stages_of(recorded_models(), LADDER)
+def networks() -> tuple[LadderNetwork, ...]:
+    return ladder_networks(recorded_models(), LADDER)
 
 
 def sampler_of(run: dict[str, Any]) -> SamplerConfig:
@@ -94,7 +94,7 @@ SINGLE = [run for run in SAMPLING["runs"] if run["batch"] == 1]
 
 @pytest.mark.parametrize("run", SINGLE, ids=[run["name"] for run in SINGLE])
 def test_engine_reproduces_recorded_runs(
-    run: dict[str, Any], stages: tuple[Stage, ...], run_tensors: dict[str, Tensor]
+    run: dict[str, Any], networks: tuple[LadderNetwork, ...], run_tensors: dict[str, Tensor]
 ) -> None:
     initial, recorded = run_tensors[f"{run['name']}.z"], run_tensors[f"{run['name']}.noise"]
     plan = SamplingPlan(
@@ -114,7 +114,7 @@ def test_engine_reproduces_recorded_runs(
         draw = int(draw_B[0])
         return initial if draw == 0 else recorded[draw - 1]
 
-    (image,) = generate(stages, plan, [0], noise=noise)
+    (image,) = generate(networks, plan, [0], noise=noise)
     assert image.switch_steps == (run["switch_to_2_at"], run["switch_to_3_at"])
     used = run["network_used_per_evaluation"]
     assert image.calls == tuple(used.count(network) for network in (1, 2, 3))
@@ -124,7 +124,7 @@ def test_engine_reproduces_recorded_runs(
 
 @pytest.mark.parametrize("run", SAMPLING["runs"], ids=[run["name"] for run in SAMPLING["runs"]])
 def test_batch_wide_rule_of_the_reference_is_the_rule_on_batch_means(
-    run: dict[str, Any], stages: tuple[Stage, ...], run_tensors: dict[str, Tensor]
+    run: dict[str, Any], networks: tuple[LadderNetwork, ...], run_tensors: dict[str, Tensor]
 ) -> None:
     """The reference decides for a whole batch; fed with the batch's distance, our parts make its run."""
     x_BCYX, recorded = run_tensors[f"{run['name']}.z"], run_tensors[f"{run['name']}.noise"]
@@ -133,7 +133,7 @@ def test_batch_wide_rule_of_the_reference_is_the_rule_on_batch_means(
     sampler, state, used = build_sampler(sampler_of(run)), rule.start(), []
     for step in range(sampler.num_steps):
         used.append(state.index + 1)
-        predict = guided(stages[state.index], label_B, Guidance())
+        predict = guided(networks[state.index], label_B, Guidance())
         noise = recorded[step] if sampler.takes_noise(step) else None
         with torch.no_grad():
             next_BCYX = sampler.step(predict, x_BCYX, torch.full((run["batch"],), step), noise)

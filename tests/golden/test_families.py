@@ -14,7 +14,7 @@ from medcli.cost.traced_macs import trace_costs
 from medcli.diffusion.guidance import combine
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
-from medcli.engine.networks import Guidance, guided, stages_of
+from medcli.engine.networks import Guidance, guided, ladder_networks
 from medcli.engine.plan import SamplingPlan
 from medcli.model.amm import modulation_matrix
 from medcli.model.backbone import DiffusionTransformer
@@ -87,7 +87,7 @@ def test_guided_output_equals_the_reference(name):
 def test_guidance_of_mdtv2_grows_with_the_timestep_as_in_the_reference():
     io, settings = load_file(DATA / "mdtv2" / "io.safetensors"), settings_of("mdtv2")
     for variant in settings["amm_variants"]:
-        (stage,) = stages_of(network("mdtv2", amm_of("mdtv2", variant)), (0,))
+        (stage,) = ladder_networks(network("mdtv2", amm_of("mdtv2", variant)), (0,))
         for scale in settings["cfg_scales"]:
             for power in settings["cfg_powers"]:
                 predict = guided(stage, io["y"], Guidance(scale=scale, power=power))
@@ -245,7 +245,7 @@ def test_a_guided_ancestral_run_through_the_engine_equals_the_reference(variant)
             ]
         )
 
-    images = sorted(generate(stages_of(model, (0,)), plan, range(2), noise=noise), key=lambda image: image.index)
+    images = sorted(generate(ladder_networks(model, (0,)), plan, range(2), noise=noise), key=lambda image: image.index)
     assert [image.label for image in images] == io["y"].tolist()
     made = torch.stack([image.latent_CYX for image in images])
     assert relative_error(made, io[f"sample_{variant}"]) < 1e-4

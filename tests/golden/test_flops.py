@@ -54,7 +54,7 @@ def test_closed_form_equals_the_reference(row: dict[str, Any]) -> None:
 @each_row
 def test_trace_equals_the_reference(row: dict[str, Any]) -> None:
     config = config_of(row)
-    entry = config.entry(None)
+    entry = config.resolve_count(None)
     costs = trace_costs(config, {0, entry})
     assert costs.by_operator(config, entry) == costly(row)
     assert costs.macs(config, entry) == pytest.approx(row["fvcore_total"], rel=TOLERANCE)
@@ -64,7 +64,7 @@ def test_trace_equals_the_reference(row: dict[str, Any]) -> None:
 def test_tracing_a_whole_network_at_its_own_size_equals_the_reference(name: str) -> None:
     row = next(row for row in ROWS if row["model"] == name)
     config = config_of(row)
-    counts = counts_by_module(DiffusionTransformer(config), config.entry(None))
+    counts = counts_by_module(DiffusionTransformer(config), config.resolve_count(None))
     assert counts[""] == costly(row)
 
 

@@ -24,7 +24,7 @@ SIGMA_RUNS = [run for run in SINGLE if run["form"] == "sigma"]
 @torch.no_grad()
 def test_the_plain_network_equals_the_reference(name: str) -> None:
     model, io, settings = load_network(name)
-    plain = PlainNetwork(model.state_dict(), model.config, model.config.entry(None))
+    plain = PlainNetwork(model.state_dict(), model.config, model.config.resolve_count(None))
     assert_close(plain(io["x"], io["t"], io["y"]), io["out"], settings)
 
 

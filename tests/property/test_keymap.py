@@ -7,10 +7,10 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medcli.checkpoint.entry import Entry, Region
 from medcli.checkpoint.keymap import from_diffusers, strip_wrappers, table_key, to_diffusers
 from medcli.checkpoint.surgery import operate
-from medcli.checkpoint.writer import entry_of
+from medcli.checkpoint.tensor_record import Region, TensorRecord
+from medcli.checkpoint.writer import record_of
 from medcli.config import ModelConfig
 from medcli.model.shapes import tensor_shapes
 from tests.unit.checkpoint.builders import random_state
@@ -41,12 +41,12 @@ def configs(draw: st.DrawFn, *, ladder: bool = False) -> ModelConfig:
 @settings(deadline=None, max_examples=30)
 @given(configs())
 def test_diffusers_names_and_back_give_every_byte(config: ModelConfig) -> None:
-    entries = {name: entry_of(name, tensor) for name, tensor in random_state(config).items()}
-    back = from_diffusers(to_diffusers(entries, config.depth), config.depth)
-    assert back.keys() == entries.keys() - {"pos_embed"}
-    for name, entry in back.items():
-        assert (entry.name, entry.dtype, entry.shape) == (name, "F32", entries[name].shape)
-        assert entry.read() == entries[name].read()
+    records = {name: record_of(name, tensor) for name, tensor in random_state(config).items()}
+    back = from_diffusers(to_diffusers(records, config.depth), config.depth)
+    assert back.keys() == records.keys() - {"pos_embed"}
+    for name, record in back.items():
+        assert (record.name, record.dtype, record.shape) == (name, "F32", records[name].shape)
+        assert record.read() == records[name].read()
 
 
 @settings(deadline=None)
@@ -62,13 +62,13 @@ def test_a_tensor_has_one_name_in_every_ladder_that_holds_it(config: ModelConfig
 @settings(deadline=None, max_examples=30)
 @given(configs(ladder=True), LADDERS)
 def test_a_ladder_can_be_widened_and_narrowed_back(config: ModelConfig, extra: tuple[int, ...]) -> None:
-    entries = {name: entry_of(name, tensor) for name, tensor in random_state(config).items()}
+    records = {name: record_of(name, tensor) for name, tensor in random_state(config).items()}
     wide = replace(config, mediators=tuple(sorted({*config.mediators, *extra})))
-    there = operate(entries, config, wide)
-    back = operate(there.entries, wide, config)
+    there = operate(records, config, wide)
+    back = operate(there.records, wide, config)
     assert list(there.dropped) == list(back.new) == list(back.resized) == []
     assert len(there.new) == len(back.dropped)
-    assert {name: entry.read() for name, entry in back.entries.items()} == {n: e.read() for n, e in entries.items()}
+    assert {name: record.read() for name, record in back.records.items()} == {n: e.read() for n, e in records.items()}
 
 
 @given(st.lists(st.sampled_from(["module.", "_orig_mod."]), max_size=4), st.sampled_from(["pos_embed", "blocks.0.x"]))
@@ -81,12 +81,12 @@ def test_wrappers_come_off_in_any_order(prefixes: list[str], name: str) -> None:
 def test_a_slice_of_a_region_stays_inside_it(rows: int, columns: int, data: st.DataObject) -> None:
     from pathlib import Path
 
-    from medcli.checkpoint.entry import row_slice
+    from medcli.checkpoint.tensor_record import row_slice
 
-    entry = Entry("a", "F32", (rows, columns), (Region(Path("x"), 100, 4 * rows * columns),))
+    record = TensorRecord("a", "F32", (rows, columns), (Region(Path("x"), 100, 4 * rows * columns),))
     start = data.draw(st.integers(0, rows - 1))
     stop = data.draw(st.integers(start + 1, rows))
-    (piece,) = row_slice(entry, "b", start, stop).pieces
+    (piece,) = row_slice(record, "b", start, stop).pieces
     assert isinstance(piece, Region)
     assert piece.offset == 100 + 4 * columns * start
     assert piece.nbytes == 4 * columns * (stop - start)

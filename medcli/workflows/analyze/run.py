@@ -15,7 +15,7 @@ from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.engine.attention_observer import AttentionWatch
 from medcli.engine.batched_rule import num_deciding
 from medcli.engine.generate import generate
-from medcli.engine.networks import stages_of
+from medcli.engine.networks import ladder_networks
 from medcli.engine.observer import Distances, Observer, Together
 from medcli.engine.plan import ADAPTIVE_SOLVERS
 from medcli.engine.threshold_replay import triggers
@@ -123,16 +123,16 @@ def _look_on(
     request: AnalyzeRequest, setup: SampleSetup, model: DiffusionTransformer, sampler: Sampler, reporter: Reporter
 ) -> tuple[dict[str, Floats], AttentionWatch | None]:
     """Make the images and keep what was seen of them; the images themselves are not wanted."""
-    indices, stages = range(request.sampling.num_images), stages_of(model, setup.plan.schedule.counts)
+    indices, networks = range(request.sampling.num_images), ladder_networks(model, setup.plan.schedule.counts)
     distances, watch = Distances(indices, sampler.num_steps), None
     observers: list[Observer] = [distances]
     if request.attention:
         steps = watched_steps(sampler.num_steps, request.points)
         watch = AttentionWatch(model, indices, steps, seed=setup.plan.seed, max_pairs=request.max_pairs)
-        stages = tuple(map(watch.watching, stages))
+        networks = tuple(map(watch.watching, networks))
         observers.append(watch)
     device, observer = model.pos_embed.device, Together(observers)
-    for _ in generate(stages, setup.plan, indices, device=device, observer=observer, reporter=reporter):
+    for _ in generate(networks, setup.plan, indices, device=device, observer=observer, reporter=reporter):
         pass
     return distances.distance_IL, watch
 

@@ -22,7 +22,7 @@ from medcli.workflows.analyze.attention import AttentionMap, layer_words
 SHARE = 4
 """Mediators pay below half of the tokens; a quarter halves what attention costs, and leaves room for a guess."""
 PHASES = 3
-"""Parts of the way with a count of their own: the papers' ladder has three entries."""
+"""Parts of the way with a count of their own: the papers' ladder has three counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from medcli.config import ModelConfig
 from medcli.engine.cost import done_gmacs, pass_gmacs
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
-from medcli.engine.networks import Guidance, Stage
+from medcli.engine.networks import Guidance, LadderNetwork
 from medcli.engine.papers_loop import plain_loop
 from medcli.engine.papers_network import PlainNetwork
 from medcli.engine.plan import FinishedImage, Noise, SamplingPlan, latent_shape_of, philox_noise
@@ -22,7 +22,7 @@ from medcli.errors import ConfigError
 from medcli.runtime.precision import tf32
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
-from medcli.workflows.bench.variants import DENSE, ENGINE, PLAIN, Variant
+from medcli.workflows.bench.variants import DENSE, ENGINE, PLAIN, TimedVariant
 
 PLAIN_IMAGES = 2
 """Images the papers' loop makes at most. It makes one at a time, so more tell nothing new and take long."""
@@ -154,7 +154,7 @@ def even_rho(num_counts: int, steps: int, warmup_steps: int) -> tuple[float, ...
 class LoopContest:
     """What the loops share: the networks, the plan and the images."""
 
-    stages: Mapping[int, Stage]
+    networks: Mapping[int, LadderNetwork]
     """The engine's network at each count."""
     plain_weights: Mapping[str, Tensor]
     """The same weights in float32, for the papers' loop."""
@@ -164,29 +164,29 @@ class LoopContest:
     dtype: str
     compiled: bool
 
-    def variants(self) -> list[Variant]:
+    def variants(self) -> list[TimedVariant]:
         """The engine with full attention, the engine with mediators, and the papers' loop."""
         schedule = self.plan.schedule
         has_mediators = schedule.kind != "full"
         engines = [(DENSE, FULL), *([(ENGINE, schedule)] if has_mediators else [])]
         return [*(self.engine(name, used) for name, used in engines), self.plain()]
 
-    def engine(self, name: str, schedule: Schedule) -> Variant:
+    def engine(self, name: str, schedule: Schedule) -> TimedVariant:
         """Our loop under a schedule."""
-        stages = [self.stages[count] for count in schedule.counts]
+        networks = [self.networks[count] for count in schedule.counts]
         plan = replace(self.plan, schedule=schedule)
 
         def run() -> Sequence[FinishedImage]:
-            return list(generate(stages, plan, range(self.num_images), device=self.device))
+            return list(generate(networks, plan, range(self.num_images), device=self.device))
 
         return self._variant(name, schedule, self.num_images, self.dtype, run, compiled=self.compiled)
 
-    def plain(self) -> Variant:
+    def plain(self) -> TimedVariant:
         """The papers' loop: float32 (TF32 on CUDA, as their scripts set it), never compiled, noise drawn beforehand."""
-        config, schedule = self.stages[0].config, self.plan.schedule
+        config, schedule = self.networks[0].config, self.plan.schedule
         networks = [PlainNetwork(self.plain_weights, config, count) for count in schedule.counts]
         indices = range(min(self.num_images, PLAIN_IMAGES))
-        shape = latent_shape_of(self.stages[0])
+        shape = latent_shape_of(self.networks[0])
         noise = drawn_beforehand(philox_noise(self.plan.seed, shape), indices, self.plan.sampler.steps, self.device)
 
         def run() -> Sequence[FinishedImage]:
@@ -205,11 +205,11 @@ class LoopContest:
         run: Callable[[], Sequence[FinishedImage]],
         *,
         compiled: bool,
-    ) -> Variant:
-        config, halves = self.stages[0].config, self.plan.guidance.num_halves
+    ) -> TimedVariant:
+        config, halves = self.networks[0].config, self.plan.guidance.num_halves
         papers = [halves * pass_gmacs(config, count) for count in schedule.counts]
         done = [halves * done_gmacs(config, count) for count in schedule.counts]
-        return Variant(
+        return TimedVariant(
             name=name,
             mediators=tuple(count for count in schedule.counts if count),
             num_images=num_images,

@@ -12,7 +12,7 @@ from medcli.engine.cost import image_gmacs
 from medcli.engine.plan import FinishedImage
 from medcli.runtime.memory import peak_memory_mib
 from medcli.runtime.timing import Clock, Reading, Spread, take_turns
-from medcli.workflows.bench.variants import DENSE, PLAIN, Variant
+from medcli.workflows.bench.variants import DENSE, PLAIN, TimedVariant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,10 +73,10 @@ class BenchRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class VariantTiming:
     """A variant, and what was seen of it."""
 
-    variant: Variant
+    variant: TimedVariant
     images: Sequence[FinishedImage]
     """What its last untimed run made."""
     peak_memory_mib: float | None
@@ -108,14 +108,14 @@ class Measured:
 
 
 def measure(
-    variants: Sequence[Variant],
+    variants: Sequence[TimedVariant],
     *,
     untimed: int,
     repeats: int,
     clock: Clock,
     device: torch.device,
     after_run: Callable[[], object],
-) -> list[Measured]:
+) -> list[VariantTiming]:
     """Run each variant untimed, look at its memory, then time all of them in turn.
 
     Args:
@@ -136,18 +136,18 @@ def measure(
         after_run()
     readings = take_turns([variant.run for variant in variants], repeats, clock, after_run)
     return [
-        Measured(variant=variant, images=images, peak_memory_mib=peak, readings=own)
+        VariantTiming(variant=variant, images=images, peak_memory_mib=peak, readings=own)
         for variant, images, peak, own in zip(variants, made, peaks, readings, strict=True)
     ]
 
 
-def rows_of(group: str, measured: Sequence[Measured]) -> list[BenchRow]:
+def rows_of(group: str, measured: Sequence[VariantTiming]) -> list[BenchRow]:
     """Set the variants of a group beside its `dense`, and beside its `plain` with the same counts, or its only one."""
     dense = next(seen.images_per_sec for seen in measured if seen.variant.name == DENSE)
     plain = {seen.variant.mediators: seen.images_per_sec for seen in measured if seen.variant.name == PLAIN}
     only = next(iter(plain.values()), None)
 
-    def to_plain(seen: Measured) -> float | None:
+    def to_plain(seen: VariantTiming) -> float | None:
         rate = plain.get(seen.variant.mediators, only)
         return None if rate is None else seen.images_per_sec / rate
 

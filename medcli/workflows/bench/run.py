@@ -18,10 +18,10 @@ from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for, thread_limit
 from medcli.runtime.versions import versions
 from medcli.workflows.bench.loops import Agreement, LoopContest, LoopSettings, agreement, loop_plan
-from medcli.workflows.bench.rows import BenchRow, Measured, measure, rows_of
+from medcli.workflows.bench.rows import BenchRow, VariantTiming, measure, rows_of
 from medcli.workflows.bench.settings import BenchSettings, Circumstances
 from medcli.workflows.bench.subject import Subject
-from medcli.workflows.bench.variants import ForwardContest, Variant, stages_by_count, unabsorbed_stages
+from medcli.workflows.bench.variants import ForwardContest, TimedVariant, networks_by_count, unabsorbed_networks
 from medcli.workflows.sample.settings import default_batch_size
 
 CPU_BATCH = 4
@@ -140,7 +140,7 @@ class _Group:
     """Variants that take turns."""
 
     name: str
-    variants: Sequence[Variant]
+    variants: Sequence[TimedVariant]
     untimed: int
     """Runs of each before it is timed."""
 
@@ -156,10 +156,10 @@ def _groups(
     model = subject.load().to(device)
     plain_weights = dict(model.state_dict())  # stays float32, whatever becomes of the model
     model = model.to(DTYPES[settings.dtype])
-    stages = stages_by_count(model, compiled=settings.compiled)
-    unabsorbed = unabsorbed_stages(model, compiled=settings.compiled)
+    networks = networks_by_count(model, compiled=settings.compiled)
+    unabsorbed = unabsorbed_networks(model, compiled=settings.compiled)
     forwards = ForwardContest(
-        stages=stages,
+        networks=networks,
         unabsorbed=unabsorbed,
         plain_weights=None if model.config.has_relative_bias else plain_weights,
         batch_size=batch_size,
@@ -170,7 +170,7 @@ def _groups(
     groups = [_Group("forward", forwards.variants(), FORWARD_UNTIMED)]
     if plan is not None:
         contest = LoopContest(
-            stages=stages,
+            networks=networks,
             plain_weights=plain_weights,
             plan=plan,
             num_images=request.loop.num_images or batch_size,
@@ -187,7 +187,7 @@ def _measure(
 ) -> tuple[tuple[BenchRow, ...], Agreement | None]:
     """The rows of all groups, and how far the engine agrees with the papers' loop."""
     num_runs, done = sum(group.num_runs(repeats) for group in groups), itertools.count(1)
-    rows, seen = list[BenchRow](), list[Measured]()
+    rows, seen = list[BenchRow](), list[VariantTiming]()
     for group in groups:
         seen = measure(
             group.variants,

@@ -78,9 +78,9 @@ def find_subject(
     target = shape.applied_to(opened.info.config)
 
     def load() -> DiffusionTransformer:
-        surgery = operate(opened.entries, opened.info.config, target, made=opened.made)
+        surgery = operate(opened.records, opened.info.config, target, made=opened.made)
         loaded = empty_model(target)
-        loaded.load_state_dict(load_tensors(surgery.entries, opened.info.path.name), assign=True)
+        loaded.load_state_dict(load_tensors(surgery.records, opened.info.path.name), assign=True)
         return loaded.to(torch.float32)
 
     return Subject(opened.info.path.name, target, load)

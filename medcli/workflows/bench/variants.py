@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medcli.engine.cost import done_gmacs, pass_gmacs
-from medcli.engine.networks import Stage, stages_of
+from medcli.engine.networks import LadderNetwork, ladder_networks
 from medcli.engine.papers_network import PlainNetwork
 from medcli.engine.plan import FinishedImage, latent_shape_of
 from medcli.model.absorption import absorbed_saving
@@ -32,7 +32,7 @@ NUM_TRAIN_TIMESTEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
+class TimedVariant:
     """One of the things that take turns."""
 
     name: str
@@ -50,27 +50,27 @@ class Variant:
     """Does the work; forward passes make no images."""
 
 
-def stages_by_count(model: DiffusionTransformer, *, compiled: bool) -> dict[int, Stage]:
+def networks_by_count(model: DiffusionTransformer, *, compiled: bool) -> dict[int, LadderNetwork]:
     """The network at full attention (0) and at each count of its ladder."""
     counts = (0, *model.config.mediators)
-    return dict(zip(counts, stages_of(model, counts, compiled=compiled), strict=True))
+    return dict(zip(counts, ladder_networks(model, counts, compiled=compiled), strict=True))
 
 
-def unabsorbed_stages(model: DiffusionTransformer, *, compiled: bool) -> dict[int, Stage]:
+def unabsorbed_networks(model: DiffusionTransformer, *, compiled: bool) -> dict[int, LadderNetwork]:
     """The network without absorption, at each count of the ladder where there is any."""
     counts = tuple(count for count in model.config.mediators if absorbed_saving(model.config, num_mediators=count))
     if not counts:
         return {}
-    return dict(zip(counts, stages_of(model, counts, compiled=compiled, absorb=False), strict=True))
+    return dict(zip(counts, ladder_networks(model, counts, compiled=compiled, absorb=False), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForwardContest:
     """One network call each, on a batch whose images are at different times."""
 
-    stages: Mapping[int, Stage]
+    networks: Mapping[int, LadderNetwork]
     """The network at each count."""
-    unabsorbed: Mapping[int, Stage]
+    unabsorbed: Mapping[int, LadderNetwork]
     """The network without absorption, at each count that has any."""
     plain_weights: Mapping[str, Tensor] | None
     """The same weights in float32, for the network as the papers compute it; None where they have none."""
@@ -80,29 +80,29 @@ class ForwardContest:
     """What the number format of the networks is called; that of the papers' is float32, TF32 on CUDA."""
     compiled: bool
 
-    def variants(self) -> list[Variant]:
+    def variants(self) -> list[TimedVariant]:
         """Each count in every way, full attention first."""
         variants = []
-        for count, stage in self.stages.items():
-            variants.append(self._ours(MEDIATORS if count else DENSE, stage, done_gmacs(stage.config, count)))
+        for count, network in self.networks.items():
+            variants.append(self._ours(MEDIATORS if count else DENSE, network, done_gmacs(network.config, count)))
             if count in self.unabsorbed:
-                variants.append(self._ours(UNABSORBED, self.unabsorbed[count], pass_gmacs(stage.config, count)))
+                variants.append(self._ours(UNABSORBED, self.unabsorbed[count], pass_gmacs(network.config, count)))
             if self.plain_weights is not None:
                 variants.append(self._papers(self.plain_weights, count))
         return variants
 
-    def _ours(self, name: str, stage: Stage, gmacs_done: float) -> Variant:
+    def _ours(self, name: str, network: LadderNetwork, gmacs_done: float) -> TimedVariant:
         inputs = self._inputs()
 
         @torch.no_grad()
         def run() -> Sequence[FinishedImage]:
-            stage.network(*inputs)
+            network.forward(*inputs)
             return ()
 
-        return self._variant(name, stage.num_mediators, gmacs_done, run, dtype=self.dtype, compiled=self.compiled)
+        return self._variant(name, network.num_mediators, gmacs_done, run, dtype=self.dtype, compiled=self.compiled)
 
-    def _papers(self, weights: Mapping[str, Tensor], count: int) -> Variant:
-        config, inputs = self.stages[count].config, self._inputs()
+    def _papers(self, weights: Mapping[str, Tensor], count: int) -> TimedVariant:
+        config, inputs = self.networks[count].config, self._inputs()
         network = PlainNetwork(weights, config, count)
 
         @torch.no_grad()
@@ -123,23 +123,23 @@ class ForwardContest:
         *,
         dtype: str,
         compiled: bool,
-    ) -> Variant:
-        return Variant(
+    ) -> TimedVariant:
+        return TimedVariant(
             name=name,
             mediators=(count,) if count else (),
             num_images=self.batch_size,
             dtype=dtype,
             compiled=compiled,
-            gmacs_a_call=(pass_gmacs(self.stages[count].config, count),),
+            gmacs_a_call=(pass_gmacs(self.networks[count].config, count),),
             done_a_call=(gmacs_done,),
             run=run,
         )
 
     def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, native times and labels of a batch."""
-        config = self.stages[0].config
+        config = self.networks[0].config
         generator = torch.Generator().manual_seed(0)
-        latent_BCYX = torch.randn(self.batch_size, *latent_shape_of(self.stages[0]), generator=generator)
+        latent_BCYX = torch.randn(self.batch_size, *latent_shape_of(self.networks[0]), generator=generator)
         t_B = torch.linspace(0, 0.96, self.batch_size)
         if config.is_gaussian:
             t_B = (t_B * NUM_TRAIN_TIMESTEPS).long()

@@ -18,8 +18,8 @@ from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, Reading, Spread, clock_for, take_turns, thread_limit
 from medcli.training.block_autocast import called_with
 from medcli.training.config import TrainConfig
-from medcli.training.distributed import Fleet
-from medcli.training.trainer import Learner
+from medcli.training.distributed import Distributed
+from medcli.training.trainer import Trainer
 from medcli.workflows.bench.run import machine_name
 from medcli.workflows.bench.settings import BenchSettings
 from medcli.workflows.bench.subject import Subject
@@ -94,7 +94,7 @@ class _Contest:
         self._work = training_work(
             subject.config, batch_size, self._num_steps, device, vae=request.vae, reporter=reporter
         )
-        self._fleet = Fleet(has_idle_parameters=True)
+        self._distributed = Distributed(has_idle_parameters=True)
 
     def report(self) -> BenchTrainReport:
         """Measure."""
@@ -142,9 +142,9 @@ class _Contest:
         stack.enter_context(called_with(model.blocks, device=self._device, dtype=dtype))
         # The norm of the gradient is taken and compared with a limit, as in a run, but both sides do the same steps.
         config = replace(self._config(count), compile=self._request.settings.compiled, grad_clip=math.inf)
-        learner = Learner(model, None, config, self._fleet)
+        trainer = Trainer(model, None, config, self._distributed)
         batches = self._work.batches(config)
-        return _Side(lambda step: learner.learn(batches.draw(step)).loss)
+        return _Side(lambda step: trainer.learn(batches.draw(step)).loss)
 
     def _plain(self, count: int) -> _Side:
         config = self._config(count)
@@ -160,7 +160,7 @@ class _Contest:
         return _Side(lambda step: training.step(batches[step]), lambda: training.gradient_bytes / MIB)
 
     def _config(self, count: int) -> TrainConfig:
-        return TrainConfig(steps=self._num_steps, global_batch_size=self._batch_size, entries=(count,))
+        return TrainConfig(steps=self._num_steps, global_batch_size=self._batch_size, counts=(count,))
 
     def _warm(self, side: _Side) -> float | None:
         """Run a side untimed; what the last of these steps held beyond what lasts."""

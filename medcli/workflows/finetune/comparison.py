@@ -76,7 +76,7 @@ def control_of(setup: FinetuneSetup) -> FinetuneSetup:
         setup,
         request=replace(request, control=False, calibrate=False, num_evaluated=setup.num_evaluated),
         start=start,
-        training=replace(setup.training, entries=(0,)),
+        training=replace(setup.training, counts=(0,)),
         selection=Selection(trained, start.config),
         output=setup.output / CONTROL,
         identity={**setup.identity, "calibration": False},

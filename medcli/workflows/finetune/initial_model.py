@@ -176,11 +176,11 @@ def _changed_checkpoint(request: StartRequest, autoencoder: str | None) -> Start
         num_classes=request.num_classes,
         add_mediators=False,
     )
-    surgery = operate(opened.entries, config, target, made=opened.made)
+    surgery = operate(opened.records, config, target, made=opened.made)
 
     def load() -> DiffusionTransformer:
         model = empty_model(target)
-        model.load_state_dict(load_tensors(surgery.entries, opened.info.path.name), assign=True)
+        model.load_state_dict(load_tensors(surgery.records, opened.info.path.name), assign=True)
         return model.to(torch.float32)
 
     names = ("copied", "resized", "new", "dropped")

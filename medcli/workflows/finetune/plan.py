@@ -44,7 +44,7 @@ class FinetunePlan:
     layers: tuple[int, ...]
     """Blocks with mediators."""
     depth: int
-    entries: tuple[int, ...]
+    counts: tuple[int, ...]
     """Mediator counts trained; 0 is full attention."""
     ladder_rule: str
     timesteps: str
@@ -118,7 +118,7 @@ class FinetunePlan:
             **{name: getattr(self, name) for name in names},
             "mediators": list(self.mediators),
             "layers": list(self.layers),
-            "entries": list(self.entries),
+            "entries": list(self.counts),
             "groups": [asdict(group) for group in self.groups],
             "memory": self.memory.to_json(),
             "passes_secs": self.time.passes,
@@ -153,7 +153,7 @@ def plan_finetune(request: FinetuneRequest, reporter: Reporter, *, clock: Clock 
         mediators=config.mediators,
         layers=config.mediator_layers,
         depth=config.depth,
-        entries=training.entries,
+        counts=training.counts,
         ladder_rule=training.ladder_rule,
         timesteps=training.timesteps,
         groups=setup.selection.groups(),
@@ -185,7 +185,7 @@ def _steps_done(setup: FinetuneSetup) -> int:
 
 
 def _gmacs_per_step(setup: FinetuneSetup) -> float:
-    shares = count_shares(setup.training.ladder_rule, setup.training.entries)
+    shares = count_shares(setup.training.ladder_rule, setup.training.counts)
     num_passes = 1 if setup.training.masking is None else 2
     a_pass = num_passes * sum(
         share * closed_form_macs(setup.config, num_mediators=count) for count, share in shares.items()

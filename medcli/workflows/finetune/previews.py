@@ -18,7 +18,7 @@ from torch import Tensor
 from medcli.data.autoencoder import Decoder, open_decoder
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
-from medcli.engine.networks import stages_of
+from medcli.engine.networks import ladder_networks
 from medcli.engine.pictures import grid_of, write_png
 from medcli.engine.plan import SamplingPlan
 from medcli.errors import MedcliError
@@ -109,9 +109,9 @@ class Previews:
         model.load_state_dict(dict(weights), assign=True)
         model.requires_grad_(False).to(setup.device)
         pictures: list[npt.NDArray[np.uint8]] = []
-        for count in setup.training.entries:
+        for count in setup.training.counts:
             plan = self._plan(count)
-            made = generate(stages_of(model, (count,)), plan, range(self._columns), device=setup.device)
+            made = generate(ladder_networks(model, (count,)), plan, range(self._columns), device=setup.device)
             latents = [image.latent_CYX for image in sorted(made, key=lambda image: image.index)]
             pictures += decoded(latents, decoder)
         return pictures

@@ -19,7 +19,7 @@ class FinetuneRequest:
     """What to train, on what, into which folder."""
 
     training: TrainConfig
-    """The run; `entries` and `loss` are filled in from what follows, the model and the checkpoint."""
+    """The run; `counts` and `loss` are filled in from what follows, the model and the checkpoint."""
     start: StartRequest = StartRequest()
     """The network to begin with."""
     data: str = DIGITS

@@ -38,7 +38,7 @@ class FinetuneReport:
     output: str
     """The finished checkpoint."""
     steps: int
-    entries: tuple[int, ...]
+    counts: tuple[int, ...]
     """Mediator counts trained; 0 is full attention."""
     num_images: int
     """Images in the data set."""
@@ -66,7 +66,7 @@ class FinetuneReport:
         names = ("output", "steps", "num_images", "num_trained", "loss", "seconds", "images_per_sec", "sha256")
         return {
             **{name: getattr(self, name) for name in (*names, "calibration", "control")},
-            "entries": list(self.entries),
+            "entries": list(self.counts),
             "skipped_steps": list(self.skipped),
             "evaluation": None if self.comparison is None else self.comparison.to_json(),
         }
@@ -85,7 +85,7 @@ def finetune(request: FinetuneRequest, reporter: Reporter) -> FinetuneReport:
     setup = set_up(request, reporter)
     require_trackers(setup)
     told = reporter if setup.processes.is_first else Silent()
-    run = _Run(setup, told)
+    run = _FinetuneRun(setup, told)
     before = run.losses_before() if setup.num_evaluated else None
     report, weights = run.go()
     if before is not None:
@@ -106,14 +106,14 @@ def _compared(setup: FinetuneSetup, before: Mapping[int, float], weights: Mappin
 def _with_control(report: FinetuneReport, setup: FinetuneSetup, reporter: Reporter) -> FinetuneReport:
     """Train the control, and set its loss beside the run's."""
     reporter.note("the control: the same steps with full attention in every block")
-    control, weights = _Run(setup, reporter).go()
+    control, weights = _FinetuneRun(setup, reporter).go()
     comparison = report.comparison
     if comparison is not None:
         comparison = replace(comparison, control=losses_of(setup, averaged_model(setup, weights)))
     return replace(report, control=control.output, comparison=comparison)
 
 
-class _Run:
+class _FinetuneRun:
     """A run from its weights to its checkpoint, and who is told on the way.
 
     Args:
@@ -207,7 +207,7 @@ class _Run:
         return FinetuneReport(
             output=str(target),
             steps=result.steps,
-            entries=setup.training.entries,
+            counts=setup.training.counts,
             num_images=setup.data.num_images,
             num_trained=setup.selection.num_trained,
             loss=result.loss,

@@ -103,7 +103,7 @@ class FinetuneSetup:
         return StepShape(
             config=self.config,
             selection=self.selection,
-            entries=training.entries,
+            counts=training.counts,
             num_images=share,
             micro_batch_size=min(share, training.micro_batch_size or share),
             dtype=DTYPES[training.dtype],
@@ -185,7 +185,7 @@ def _training(request: FinetuneRequest, start: Start) -> TrainConfig:
     """The run, with the counts it trains and what it minimises."""
     config = start.config
     training = replace(
-        request.training, entries=_entries(config.mediators, request.train_dense), loss=loss_of(request, start)
+        request.training, counts=_trained_counts(config.mediators, request.train_dense), loss=loss_of(request, start)
     )
     training.check_family(config.family)
     if training.masking is not None:
@@ -220,7 +220,7 @@ def _in_pieces(training: TrainConfig, config: ModelConfig, device: torch.device,
     return replace(training, micro_batch_size=math.ceil(share / num_pieces))
 
 
-def _entries(ladder: tuple[int, ...], train_dense: bool | None) -> tuple[int, ...]:
+def _trained_counts(ladder: tuple[int, ...], train_dense: bool | None) -> tuple[int, ...]:
     """Counts to train. Several share one set of projections, and full attention keeps them near the parent's."""
     if not ladder:
         if train_dense is False:

@@ -13,8 +13,8 @@ from medcli.engine.networks import Guidance
 from medcli.errors import ConfigError
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
-from medcli.workflows.image_cost import Run
-from medcli.workflows.report.json_access import Json, entry, number, rows_of, text
+from medcli.workflows.image_cost import SamplingRun
+from medcli.workflows.report.json_access import Json, look_up, number, rows_of, text
 
 MOST_CLASSES = 100
 """So many classes from 0 on are all there are."""
@@ -24,7 +24,7 @@ NOISED = ("diffusion_form", "diffusion_norm", "last_step", "last_step_size")
 """Settings of `sde` alone."""
 
 
-def sample_command(folder: str, manifest: Json, run: Run) -> str:
+def sample_command(folder: str, manifest: Json, run: SamplingRun) -> str:
     """The `medcli sample` line of a folder.
 
     Args:
@@ -98,7 +98,7 @@ def _making(settings: Json, sampler: SamplerConfig, guidance: Guidance) -> list[
         words += ["--cfg-channels", "all" if guidance.channels is None else str(guidance.channels)]
         if guidance.is_partial:
             words += ["--cfg-interval", ",".join(f"{end:g}" for end in guidance.interval)]
-    words += _labels(entry(settings, "labels"))
+    words += _labels(look_up(settings, "labels"))
     if text(settings.get("dtype")) not in ("-", "fp32"):
         words += ["--dtype", settings["dtype"]]
     return [*words, "--seed", str(settings.get("seed", 0))]
@@ -130,7 +130,7 @@ def _sampler(config: SamplerConfig) -> list[str]:
 
 
 def _labels(labels: object) -> list[str]:
-    classes, sampling = entry(labels, "classes"), entry(labels, "sampling")
+    classes, sampling = look_up(labels, "classes"), look_up(labels, "sampling")
     words = []
     if isinstance(classes, list) and all(type(label) is int for label in classes):
         is_all = len(classes) >= MOST_CLASSES and classes == list(range(len(classes)))

@@ -15,8 +15,8 @@ from medcli.workflows.report.json_access import (
     Json,
     as_list,
     checkpoint_facts,
-    entry,
     listed,
+    look_up,
     number,
     numbers,
     rows_of,
@@ -43,12 +43,12 @@ def analysis_section(name: str, found: Json, anchor: str) -> Section:
     made_by = analyze_command(str(Path(name).parent), found)
     lead = f"{text(found.get('model'))}: {shown(found.get('num_images'))} images, {shown(found.get('num_steps'))} steps"
     facts = [
-        (claim, f"{'yes' if entry(found, 'observations', key, 'holds') is True else 'no'}. {said}")
+        (claim, f"{'yes' if look_up(found, 'observations', key, 'holds') is True else 'no'}. {said}")
         for key, claim in CLAIMS.items()
-        if isinstance(said := entry(found, "observations", key, "text"), str)
+        if isinstance(said := look_up(found, "observations", key, "text"), str)
     ]
-    if isinstance(reason := entry(found, "suggestion", "reason"), str):
-        layers, counts = (as_list(entry(found, "suggestion", key)) for key in ("layers", "mediators"))
+    if isinstance(reason := look_up(found, "suggestion", "reason"), str):
+        layers, counts = (as_list(look_up(found, "suggestion", key)) for key in ("layers", "mediators"))
         facts.append(("Suggested", f"layers {listed(layers)}; mediators {listed(counts)}: {reason}"))
     facts += checkpoint_facts(found.get("settings"))
     return Section(
@@ -88,11 +88,11 @@ def _map(name: str, found: Json) -> Figure:
 
 def _thresholds(found: Json) -> list[Table]:
     """What thresholds would trigger: a row each, by kind of distance side by side."""
-    distances = entry(found, "latent_change", "distances")
+    distances = look_up(found, "latent_change", "distances")
     names = sorted(map(str, distances)) if isinstance(distances, Mapping) else []
     by_rho: dict[float, dict[str, Json]] = {}
     for name in names:
-        for row in rows_of(entry(distances, name, "thresholds")):
+        for row in rows_of(look_up(distances, name, "thresholds")):
             if (rho := number(row.get("rho"))) is not None:
                 by_rho.setdefault(rho, {})[name] = row
     if not by_rho:
@@ -123,7 +123,7 @@ def tuning_section(name: str, found: Json, anchor: str) -> Section:
     """
     metric = "fid" if found.get("metric") == "fid" else "error"
     axis = "FID" if metric == "fid" else "error, relative to dense"
-    unit = "ms" if entry(found, "budget", "unit") == "ms" else "GMACs"
+    unit = "ms" if look_up(found, "budget", "unit") == "ms" else "GMACs"
     cost = "ms" if unit == "ms" else "gmacs"
 
     def points(rows: Sequence[Json]) -> tuple[Point, ...]:
@@ -158,7 +158,7 @@ def tuning_section(name: str, found: Json, anchor: str) -> Section:
 
 
 def _budget(found: Json) -> str:
-    kind, value = text(entry(found, "budget", "kind"), ""), shown(entry(found, "budget", "value"))
+    kind, value = text(look_up(found, "budget", "kind"), ""), shown(look_up(found, "budget", "value"))
     return f"budget {kind} {value}; " if kind else ""
 
 

@@ -43,7 +43,7 @@ def text(value: object, default: str = "-") -> str:
     return value if isinstance(value, str) and value else default
 
 
-def entry(values: object, *keys: str) -> Any:
+def look_up(values: object, *keys: str) -> Any:
     """What stands under nested keys; None where there is no such thing."""
     for key in keys:
         if not isinstance(values, Mapping):
@@ -84,7 +84,7 @@ def listed(values: Iterable[object], separator: str = ", ") -> str:
 
 def checkpoint_facts(settings: object) -> list[tuple[str, str]]:
     """What each checkpoint of a run is called, and its hash."""
-    files = rows_of(entry(settings, "checkpoints"))
+    files = rows_of(look_up(settings, "checkpoints"))
     return [(f"checkpoint {text(one.get('file'))}, SHA-256", text(one.get("sha256"))) for one in files]
 
 

@@ -14,7 +14,7 @@ from medcli.pages.curves import Curve, curves
 from medcli.pages.histogram import Moves, histogram
 from medcli.pages.page import Figure, Section, Thumbnail, legend_of
 from medcli.schedule.spec import Schedule
-from medcli.workflows.report.json_access import Json, checkpoint_facts, entry, listed, shown, text
+from medcli.workflows.report.json_access import Json, checkpoint_facts, listed, look_up, shown, text
 from medcli.workflows.report.runs import Picture, SampledRun
 
 LARGEST_PX = 192
@@ -96,7 +96,7 @@ def _facts(run: SampledRun) -> list[tuple[str, str]]:
         ("GMACs with full attention", shown(run.total("gmacs_dense"))),
         ("saved", "-" if saved is None else f"{max(saved, 0) if abs(saved) < 0.05 else saved:.1f} %"),
         ("images a second", shown(run.total("images_per_sec"), 3)),
-        ("device", text(entry(run.manifest, "run", "device"))),
+        ("device", text(look_up(run.manifest, "run", "device"))),
     ]
     facts += checkpoint_facts(settings)
     versions = run.manifest.get("versions")

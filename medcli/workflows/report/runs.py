@@ -14,9 +14,9 @@ from medcli.engine.guidance_phases import step_passes
 from medcli.engine.plan import ADAPTIVE_SOLVERS
 from medcli.engine.sample_folder import RECORDS, read_records
 from medcli.errors import DataError
-from medcli.workflows.image_cost import Run, recorded_run, saving_percent
+from medcli.workflows.image_cost import SamplingRun, recorded_run, saving_percent
 from medcli.workflows.report.commands import sample_command
-from medcli.workflows.report.json_access import Json, as_list, entry, number, read_json
+from medcli.workflows.report.json_access import Json, as_list, look_up, number, read_json
 
 MOST_STEPS = 100_000
 """More solver steps than anybody takes: a manifest that says so is damaged."""
@@ -38,7 +38,7 @@ class SampledRun:
 
     name: str
     manifest: Json
-    run: Run
+    run: SamplingRun
     num_promised: int
     pictures: tuple[Picture, ...]
     command: str
@@ -57,7 +57,7 @@ class SampledRun:
 
     def total(self, name: str) -> float | None:
         """One of the manifest's totals."""
-        return number(entry(self.manifest, "totals", name))
+        return number(look_up(self.manifest, "totals", name))
 
     @property
     def saved_percent(self) -> float | None:
@@ -66,13 +66,13 @@ class SampledRun:
         return saving_percent(gmacs, dense) if gmacs is not None and dense else None
 
     def moves_to(self, place: int) -> tuple[int, ...]:
-        """Solver step of each image that moved to a ladder entry, from the one before it."""
+        """Solver step of each image that moved to a ladder index, from the one before it."""
         return tuple(made[place - 1] for made in self.run.moves or () if len(made) >= place)
 
     def step_costs(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Mean GMACs of an image at each solver step, and with full attention; None where the files don't say."""
         passes, dense = self.num_steps and self._passes(), self.total("gmacs_dense")
-        costs = [number(value) for value in as_list(entry(self.manifest, "totals", PER_PASS))]
+        costs = [number(value) for value in as_list(look_up(self.manifest, "totals", PER_PASS))]
         if not passes or dense is None or None in costs or len(costs) != len(self.run.schedule.counts):
             return None
         known = [cost for cost in costs if cost is not None]
@@ -83,15 +83,15 @@ class SampledRun:
         return [int(num) for num in step_passes(build_sampler(self.run.sampler), self.run.guidance)]
 
     def _means(self, passes: list[int], costs: list[float]) -> tuple[float, ...]:
-        """Each image starts at the first entry; the step after the one that triggered a move is at the next."""
+        """Each image starts at the first ladder index; the step after the one that triggered a move is at the next."""
         moved = [Counter(self.moves_to(place)) for place in range(1, len(costs))]
-        at_entry = [self.num_images, *(0 for _ in moved)]
+        at_index = [self.num_images, *(0 for _ in moved)]
         means = []
         for step, num in enumerate(passes):
-            means.append(num * sum(c * n for c, n in zip(costs, at_entry, strict=True)) / self.num_images)
+            means.append(num * sum(c * n for c, n in zip(costs, at_index, strict=True)) / self.num_images)
             for place, steps in enumerate(moved, 1):
-                at_entry[place - 1] -= steps[step]
-                at_entry[place] += steps[step]
+                at_index[place - 1] -= steps[step]
+                at_index[place] += steps[step]
         return tuple(means)
 
 
@@ -122,7 +122,7 @@ def read_run(folder: Path, num_pictures: int) -> SampledRun:
     )
 
 
-def _check_moves(folder: Path, run: Run) -> None:
+def _check_moves(folder: Path, run: SamplingRun) -> None:
     most, highest = len(run.schedule.counts) - 1, max(run.sampler.steps, 1)
     for made in set(run.moves or ()):
         if len(made) > most or list(made) != sorted(made) or any(step > highest for step in made):

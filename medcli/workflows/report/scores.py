@@ -12,7 +12,7 @@ from medcli.scores.protocol import compared, differences
 from medcli.workflows.fid.compare import LOWER_IS_BETTER, SHOWN, CompareReport
 from medcli.workflows.fid.scoring import json_key
 from medcli.workflows.report.commands import fid_commands
-from medcli.workflows.report.json_access import Json, entry, number, shown, text
+from medcli.workflows.report.json_access import Json, look_up, number, shown, text
 from medcli.workflows.report.runs import SampledRun
 
 HASHES = (("extractor_sha256", "weights of"), ("reference_sha256", "reference"), ("samples_sha256", "images of"))
@@ -47,13 +47,13 @@ def score_sections(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Sec
 def _plain(row: Json) -> dict[str, Any]:
     """A report whose scores and errors are numbers or None, whatever stood in the file."""
     keys = [json_key(name) for name in SHOWN]
-    errors = {key: number(entry(row, "standard_errors", key)) for key in keys}
+    errors = {key: number(look_up(row, "standard_errors", key)) for key in keys}
     return {**row, **{key: number(row.get(key)) for key in keys}, "standard_errors": errors}
 
 
 def error_of(row: Json, key: str) -> float | None:
     """Standard error of one score of a report."""
-    return number(entry(row, "standard_errors", key))
+    return number(look_up(row, "standard_errors", key))
 
 
 def cost_points(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Point]:
@@ -142,6 +142,6 @@ def _origins(rows: Sequence[Json]) -> tuple[tuple[str, str], ...]:
     for row in rows:
         names = {"extractor_sha256": text(row.get("extractor")), "reference_sha256": text(row.get("reference"))}
         for key, kind in HASHES:
-            if isinstance(sha256 := entry(row, "provenance", key), str):
+            if isinstance(sha256 := look_up(row, "provenance", key), str):
                 said[f"{kind} {names.get(key, row['samples'])}, SHA-256", sha256] = None
     return tuple(said)

@@ -15,7 +15,7 @@ from medcli.data.autoencoder import Decoder
 from medcli.engine.cost import image_gmacs, pass_gmacs
 from medcli.engine.decode_and_save import Finishing
 from medcli.engine.generate import generate
-from medcli.engine.networks import Stage, stages_of
+from medcli.engine.networks import LadderNetwork, ladder_networks
 from medcli.engine.pending_images import Claims
 from medcli.engine.plan import ADAPTIVE_SOLVERS, FinishedImage
 from medcli.engine.sample_folder import Record, SampleFolder, file_name
@@ -29,7 +29,7 @@ from medcli.workflows.sample.settings import SampleRequest, SampleSetup
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
+class ImageGeneration:
     """One process's work on a folder."""
 
     folder: SampleFolder
@@ -48,7 +48,7 @@ class Making:
         """
         if not self._is_missing:
             if self.processes.is_first:
-                self.folder.settle()
+                self.folder.wait_for_others()
             return 0.0
         if self.processes.is_first:
             warn_if_slow(self.dtype, self.device, self.reporter)
@@ -56,23 +56,23 @@ class Making:
             if remark := launch_remark():
                 self.reporter.note(remark)
         self.folder.share()
-        stages, start = self._load_stages(), time.monotonic()
-        self._fill(stages)
+        networks, start = self._load_networks(), time.monotonic()
+        self._fill(networks)
         while self.processes.is_first:
-            self.folder.settle()
+            self.folder.wait_for_others()
             if not self._is_missing:
                 break
             # Another process has died.
             self.folder.share()
-            self._fill(stages)
+            self._fill(networks)
         return round(time.monotonic() - start, 3)
 
     @property
     def _is_missing(self) -> bool:
         return self.folder.num_missing(self.request.num_images) > 0
 
-    def _load_stages(self) -> tuple[Stage, ...]:
-        """Load the weights: one model, or one a ladder entry."""
+    def _load_networks(self) -> tuple[LadderNetwork, ...]:
+        """Load the weights: one model, or one a ladder index."""
         request, counts = self.request, self.setup.plan.schedule.counts
         models = [
             load_model(
@@ -87,11 +87,11 @@ class Making:
             for info in self.setup.infos
         ]
         by_count = dict(zip(counts, models, strict=True)) if request.stages else dict.fromkeys(counts, models[0])
-        return stages_of(by_count, counts, compiled=request.compiled)
+        return ladder_networks(by_count, counts, compiled=request.compiled)
 
-    def _fill(self, stages: tuple[Stage, ...]) -> None:
+    def _fill(self, networks: tuple[LadderNetwork, ...]) -> None:
         """Make images until none is missing that no other process works on."""
-        costs = [pass_gmacs(stage.config, stage.num_mediators) for stage in stages]
+        costs = [pass_gmacs(network.config, network.num_mediators) for network in networks]
 
         def store(image: FinishedImage, pixels_YXC: npt.NDArray[np.uint8]) -> None:
             record = Record(
@@ -104,17 +104,17 @@ class Making:
             self.folder.add(record, pixels_YXC)
 
         with Finishing(self.decoder, store) as finishing:
-            for image in self._images(stages):
+            for image in self._images(networks):
                 finishing.add(image)
                 if self.processes.is_first and not self.processes.is_alone:
                     self.reporter.progress(self.folder.num_done, self.request.num_images, "images")
 
-    def _images(self, stages: tuple[Stage, ...]) -> Iterator[FinishedImage]:
+    def _images(self, networks: tuple[LadderNetwork, ...]) -> Iterator[FinishedImage]:
         plan = self.setup.plan
         group_size = plan.batch_size if plan.sampler.solver in ADAPTIVE_SOLVERS else 1
         claims = Claims(self.folder, self.request.num_images, group_size)
         return generate(
-            stages,
+            networks,
             plan,
             claims,
             # So that the first to start leaves work for the others.

@@ -24,7 +24,7 @@ from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
 from medcli.scores.reference import BUNDLED, bundled_info
 from medcli.workflows.sample.amm import amm_report
-from medcli.workflows.sample.generate import Making
+from medcli.workflows.sample.generate import ImageGeneration
 from medcli.workflows.sample.settings import SampleRequest, SampleSetup, model_name, picture_settings, set_up
 
 
@@ -51,11 +51,11 @@ class SampleReport:
     switch_steps: tuple[tuple[int, ...], ...] = ()
     """Each image's moves, for a histogram."""
     counts: tuple[int, ...] = ()
-    """Mediator count of each ladder entry."""
+    """Mediator count of each ladder index."""
     num_steps: int = 0
     """Solver steps of an image; 0 for adaptive solvers."""
     gmacs_per_pass: tuple[float, ...] = ()
-    """Cost of one forward pass of an image at each ladder entry."""
+    """Cost of one forward pass of an image at each ladder index."""
     num_new: int = 0
     """Images made by this run."""
     amm: dict[str, Any] | None = None
@@ -106,7 +106,7 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
             raise ConfigError(f"{setup.output} is being filled by a run to fewer images", hint="wait until it is done")
         write_manifest(setup.output, manifest)
         num_before = folder.num_done
-        seconds = Making(folder, setup, request, decoder, device, dtype, processes, reporter).run()
+        seconds = ImageGeneration(folder, setup, request, decoder, device, dtype, processes, reporter).run()
         session = {"images": folder.num_done - num_before, "seconds": seconds}
         return _complete(folder, setup, session, npz=request.npz) if processes.is_first else _report(folder, setup, [])
 

@@ -92,7 +92,7 @@ class SampleSetup:
     """A request with everything filled in and checked, before anything is loaded."""
 
     infos: tuple[CheckpointInfo, ...]
-    """The checkpoint of each ladder entry; one for all if there is only one."""
+    """The checkpoint of each ladder index; one for all if there is only one."""
     plan: SamplingPlan
     amm: Amm | None
     output: Path
@@ -104,7 +104,7 @@ class SampleSetup:
 
     @property
     def configs(self) -> tuple[ModelConfig, ...]:
-        """The model of each ladder entry."""
+        """The model of each ladder index."""
         counts = self.plan.schedule.counts
         return tuple(info.config for info in self.infos) if len(self.infos) > 1 else (self.config,) * len(counts)
 
@@ -162,7 +162,7 @@ def _checkpoints(request: SampleRequest) -> tuple[tuple[CheckpointInfo, ...], tu
         raise ConfigError("--stage already names the mediator counts", hint="leave --mediators out")
     infos = tuple(read(request.stages[count]) for count in counts)
     for count, info in zip(counts, infos, strict=True):
-        info.config.entry(count)
+        info.config.resolve_count(count)
     return infos, counts
 
 

@@ -10,8 +10,8 @@ from medcli.config import ModelConfig
 from medcli.engine.cost import done_gmacs, pass_gmacs
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.timing import Spread, clock_for, take_turns, thread_limit
-from medcli.tuning.networks import config_with, stage_of
-from medcli.tuning.space import DENSE, Variant
+from medcli.tuning.networks import config_with, network_of
+from medcli.tuning.space import DENSE, NetworkVariant
 from medcli.tuning.store import Store
 from medcli.workflows.bench.variants import ForwardContest
 from medcli.workflows.tune.setup import TuneSetup
@@ -29,26 +29,26 @@ class Costs:
     ms: Mapping[int, float] | None = None
     """Measured milliseconds at each count in all layers, 0 for full attention; None where nobody asked."""
 
-    def gmacs(self, variant: Variant) -> float:
+    def gmacs(self, variant: NetworkVariant) -> float:
         """In the papers' convention."""
         return pass_gmacs(config_with(self.config, variant.layers), variant.count)
 
-    def done(self, variant: Variant) -> float:
+    def done(self, variant: NetworkVariant) -> float:
         """Without the queries and keys that are absorbed."""
         return done_gmacs(config_with(self.config, variant.layers), variant.count)
 
-    def milliseconds(self, variant: Variant) -> float:
+    def milliseconds(self, variant: NetworkVariant) -> float:
         """Between full attention and mediators in all layers, by the multiply-adds done."""
         assert self.ms is not None  # asked for where they were measured only
         dense, whole = self.ms[0], self.ms[variant.count]
-        everywhere = self.done(Variant(self.config.mediator_layers, variant.count)) if variant.layers else 0.0
+        everywhere = self.done(NetworkVariant(self.config.mediator_layers, variant.count)) if variant.layers else 0.0
         change = everywhere - self.done(DENSE)
         if not variant.layers:
             return dense
         share = (self.done(variant) - self.done(DENSE)) / change if change else 1.0
         return dense + share * (whole - dense)
 
-    def table(self, variants: Iterable[Variant], unit: str) -> dict[Variant, float]:
+    def table(self, variants: Iterable[NetworkVariant], unit: str) -> dict[NetworkVariant, float]:
         """Cost of each variant in a budget's unit, `gmacs` or `ms`, or `done`."""
         of = {"gmacs": self.gmacs, "ms": self.milliseconds, "done": self.done}[unit]
         return {variant: of(variant) for variant in variants}
@@ -67,12 +67,12 @@ def costs_of(setup: TuneSetup, model: DiffusionTransformer, store: Store) -> Cos
 
 def measured_times(setup: TuneSetup, model: DiffusionTransformer) -> dict[str, Any]:
     """Milliseconds of a forward pass of one image, as median over rounds in which the counts take turns."""
-    variants = [DENSE, *(Variant(setup.layers, count) for count in setup.counts)]
+    variants = [DENSE, *(NetworkVariant(setup.layers, count) for count in setup.counts)]
     # The timed calls ask one configuration for the cost of all counts.
-    stages = {variant.count: replace(stage_of(model, variant), config=setup.config) for variant in variants}
+    networks = {variant.count: replace(network_of(model, variant), config=setup.config) for variant in variants}
     size, dtype = setup.plan.batch_size, setup.request.sampling.dtype
     contest = ForwardContest(
-        stages=stages,
+        networks=networks,
         unabsorbed={},
         plain_weights=None,
         batch_size=size,

@@ -19,12 +19,12 @@ from medcli.runtime.files import require_space
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.scores.extractor import POOL
-from medcli.tuning.networks import stage_of
+from medcli.tuning.networks import network_of
 from medcli.tuning.recording import Stepper, joined, measure_steps, record_parent
 from medcli.tuning.running import run_configuration, squared_errors
-from medcli.tuning.space import DENSE, FULL_ATTENTION, Configuration, Layers, Variant
+from medcli.tuning.space import DENSE, FULL_ATTENTION, Configuration, Layers, NetworkVariant
 from medcli.tuning.store import Store
-from medcli.tuning.tables import StepTable, Tables
+from medcli.tuning.tables import ChangeTable, Tables
 from medcli.workflows.fid.inputs import Side, survey_reference
 from medcli.workflows.fid.scoring import FidRequest, Yardstick, load_yardstick, measure
 from medcli.workflows.tune.setup import TuneSetup
@@ -35,7 +35,7 @@ NUM_PROBED_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class MeasuredConfiguration:
     """What a run of a configuration gave, by image."""
 
     configuration: Configuration
@@ -62,7 +62,7 @@ class Workbench:
 
     def __init__(self, setup: TuneSetup, model: DiffusionTransformer, store: Store, reporter: Reporter) -> None:
         self._setup, self._model, self._store, self._reporter = setup, model, store, reporter
-        dense = stage_of(model, DENSE)
+        dense = network_of(model, DENSE)
         self.stepper = Stepper.of(setup.plan, dense, setup.device)
         self._scoring: tuple[Decoder, Yardstick] | None = None
         if setup.request.metric == "fid":
@@ -71,7 +71,7 @@ class Workbench:
     def layer_errors(self) -> dict[int, float]:
         """For each layer by itself the root mean square error of a step, over its counts and some steps."""
         setup, every = self._setup, max(1, self.stepper.sampler.num_steps // NUM_PROBED_STEPS)
-        variants = [Variant((layer,), count) for layer in setup.layers for count in setup.counts]
+        variants = [NetworkVariant((layer,), count) for layer in setup.layers for count in setup.counts]
         tables = self._measured(variants, every, "layer probes")
         errors: dict[int, list[float]] = {layer: [] for layer in setup.layers}
         for variant, table in tables.items():
@@ -81,7 +81,7 @@ class Workbench:
     def tables(self, sets: Iterable[Layers]) -> Tables:
         """All that replays of configurations with these sets of layers need."""
         setup, sampler = self._setup, self.stepper.sampler
-        variants = [DENSE, *(Variant(layers, count) for layers in sets for count in setup.counts)]
+        variants = [DENSE, *(NetworkVariant(layers, count) for layers in sets for count in setup.counts)]
         return Tables(
             of_variant=self._measured(variants, 1, "step tables"),
             norm_I=np.sqrt(self.energies(setup.numbers)[: len(setup.recorded)]),
@@ -96,7 +96,7 @@ class Workbench:
         finals = self._parents(numbers)
         return squared_errors(finals, torch.zeros_like(finals))
 
-    def run(self, configurations: Sequence[Configuration], numbers: range, unit: str) -> list[Outcome]:
+    def run(self, configurations: Sequence[Configuration], numbers: range, unit: str) -> list[MeasuredConfiguration]:
         """Run configurations that have not been run; what has been is found again."""
         outcomes = []
         for done, configuration in enumerate(configurations):
@@ -104,7 +104,7 @@ class Workbench:
             self._reporter.progress(done + 1, len(configurations), unit)
         return outcomes
 
-    def _outcome(self, configuration: Configuration, numbers: range) -> Outcome:
+    def _outcome(self, configuration: Configuration, numbers: range) -> MeasuredConfiguration:
         name = f"runs/{numbers.start}-{numbers.stop}-{configuration.name}.json"
         kept = self._store.json(name)
         if kept is None or (self._scoring and kept.get("fid") is None):
@@ -112,7 +112,7 @@ class Workbench:
             self._store.put_json(name, kept)
         try:
             moves = tuple(tuple(map(int, own)) for own in kept["moves"])
-            return Outcome(configuration, moves, tuple(map(float, kept["squared_errors"])), kept["fid"])
+            return MeasuredConfiguration(configuration, moves, tuple(map(float, kept["squared_errors"])), kept["fid"])
         except (KeyError, TypeError, ValueError) as err:
             file = self._store.path / name
             raise DataError(f"{file} is damaged ({err})", hint="remove it, and run the command again") from err
@@ -142,14 +142,14 @@ class Workbench:
         recorded, size = self._setup.recorded, self._setup.plan.batch_size
         return [recorded[start : start + size] for start in range(0, len(recorded), size)]
 
-    def _measured(self, variants: Sequence[Variant], every: int, unit: str) -> dict[Variant, StepTable]:
+    def _measured(self, variants: Sequence[NetworkVariant], every: int, unit: str) -> dict[NetworkVariant, ChangeTable]:
         """The step table of each variant, measured batch by batch."""
-        batches, made = self._batches(), dict[Variant, StepTable]()
+        batches, made = self._batches(), dict[NetworkVariant, ChangeTable]()
         self._require_space()
         for number, numbers in enumerate(batches):
             path = self._store.path / "parents" / f"states-{number}.npy"
             if not path.exists():
-                record_parent(path, self.stepper, stage_of(self._model, DENSE), numbers)
+                record_parent(path, self.stepper, network_of(self._model, DENSE), numbers)
         for done, variant in enumerate(variants):
             made[variant] = joined([self._table(variant, number, every) for number in range(len(batches))])
             self._reporter.progress(done + 1, len(variants), unit)
@@ -166,16 +166,16 @@ class Workbench:
         num_bytes = FLOAT32_BYTES * images * num_states * config.in_channels * config.latent_size**2
         require_space(self._store.path, num_bytes, "recorded states")
 
-    def _table(self, variant: Variant, number: int, every: int) -> StepTable:
+    def _table(self, variant: NetworkVariant, number: int, every: int) -> ChangeTable:
         """One variant's table on one batch."""
 
         def make() -> np.ndarray[Any, Any]:
             path = self._store.path / "parents" / f"states-{number}.npy"
-            stage = stage_of(self._model, variant)
-            table = measure_steps(path, self.stepper, stage, self._batches()[number], every)
+            network = network_of(self._model, variant)
+            table = measure_steps(path, self.stepper, network, self._batches()[number], every)
             return np.stack([table.error_KI, table.l1_KI, table.l2_KI])
 
-        return StepTable(*self._store.array(f"tables/every-{every}/{variant.name}-{number}.npy", make))
+        return ChangeTable(*self._store.array(f"tables/every-{every}/{variant.name}-{number}.npy", make))
 
     def _open_scoring(self) -> tuple[Decoder, Yardstick]:
         """What makes images of states, and what FID is measured with."""

@@ -23,7 +23,7 @@ from medcli.tuning.space import (
     DENSE,
     FULL_ATTENTION,
     Configuration,
-    Variant,
+    NetworkVariant,
     configurations,
     layer_sets,
     random_configuration,
@@ -33,7 +33,7 @@ from medcli.tuning.tables import Tables
 from medcli.workflows.convert import ConvertRequest, convert
 from medcli.workflows.tune.commands import convert_command, converted_file, sample_command
 from medcli.workflows.tune.costs import TIMES, Costs, costs_of
-from medcli.workflows.tune.measurements import Outcome, Workbench
+from medcli.workflows.tune.measurements import MeasuredConfiguration, Workbench
 from medcli.workflows.tune.picture import draw_tuning
 from medcli.workflows.tune.report import Candidate, RandomCheck, TuneReport
 from medcli.workflows.tune.request import TuneRequest
@@ -69,7 +69,7 @@ def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
 
 def _check_budget(setup: TuneSetup, costs: Costs) -> None:
     """Refuse a budget that can't be met, or asks for nothing."""
-    everywhere = [Variant(setup.layers, count) for count in setup.counts]
+    everywhere = [NetworkVariant(setup.layers, count) for count in setup.counts]
     table = costs.table([DENSE, *everywhere], setup.request.budget.unit)
     passes = int(step_passes_of(setup).sum())
     setup.request.budget.check(passes * min(table.values()), passes * table[DENSE])
@@ -136,7 +136,7 @@ class _Tuning:
         dense = self._costs.gmacs(DENSE)
         rows = []
         for layer, error in errors.items():
-            spent = [self._costs.gmacs(Variant((layer,), count)) for count in self._setup.counts]
+            spent = [self._costs.gmacs(NetworkVariant((layer,), count)) for count in self._setup.counts]
             rows.append((layer, error, 100 * (1 - min(spent) / dense)))
         return sorted(rows, key=lambda row: (row[1] / row[2] if row[2] > 0 else float("inf"), row[0]))
 
@@ -176,7 +176,7 @@ class _Tuning:
             for proposal, outcome in zip(chosen, outcomes, strict=True)
         ]
 
-    def _candidate(self, outcome: Outcome, numbers: range, expected: float | None) -> Candidate:
+    def _candidate(self, outcome: MeasuredConfiguration, numbers: range, expected: float | None) -> Candidate:
         configuration, moves = outcome.configuration, outcome.moves
 
         def cost(unit: str) -> tuple[float, float]:
@@ -214,7 +214,7 @@ class _Tuning:
     def _draw(self, chosen: Candidate, tables: Tables) -> list[Configuration]:
         """Random configurations whose replayed cost is the choice's, none twice; fewer if they are hard to find."""
         random, found = Random(self._setup.plan.seed), dict[Configuration, None]()
-        everywhere = [Variant(self._setup.layers, count) for count in self._setup.counts]
+        everywhere = [NetworkVariant(self._setup.layers, count) for count in self._setup.counts]
         table = self._costs.table([DENSE, *everywhere], self._budget.unit)
         slack = EQUAL_COST * int(self._passes_K.sum()) * (table[DENSE] - min(table.values()))
         for _ in range(MOST_DRAWS):

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from medcli.checkpoint.entry import from_bytes
 from medcli.checkpoint.infer import Hints
 from medcli.checkpoint.reader import describe, open_checkpoint
+from medcli.checkpoint.tensor_record import from_bytes
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError
 from medcli.model.positions import position_table
@@ -109,11 +109,11 @@ def test_weight_sets_are_told_apart(tmp_path: Path) -> None:
     save_training(tmp_path / "t.pt")
     for weights, seed in (("model", 1), ("ema", 2)):
         opened = open_checkpoint(tmp_path / "t.pt", hints=HEADS, weights=weights)
-        entry = opened.entries["final_layer.linear.bias"]
+        record = opened.records["final_layer.linear.bias"]
         expected = random_state(seed=seed)["final_layer.linear.bias"]
         assert opened.info.weights == weights
         assert opened.info.weights_available == ("ema", "model")
-        np.testing.assert_array_equal(from_bytes(entry.read(), entry.dtype, entry.shape), expected.numpy())
+        np.testing.assert_array_equal(from_bytes(record.read(), record.dtype, record.shape), expected.numpy())
 
 
 def test_a_missing_weight_set_is_named(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_a_missing_position_table_is_made(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "x.pt")
     opened = open_checkpoint(tmp_path / "x.pt")
     assert opened.made == ("pos_embed",)
-    entry = opened.entries["pos_embed"]
-    np.testing.assert_array_equal(from_bytes(entry.read(), "F32", entry.shape)[0], position_table(16, 8))
+    record = opened.records["pos_embed"]
+    np.testing.assert_array_equal(from_bytes(record.read(), "F32", record.shape)[0], position_table(16, 8))
 
 
 def test_a_resolution_nothing_tells_is_asked_for(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from medcli.checkpoint.entry import from_bytes
 from medcli.checkpoint.safetensors_file import read_safetensors
-from medcli.checkpoint.writer import entry_of, write_safetensors
+from medcli.checkpoint.tensor_record import from_bytes
+from medcli.checkpoint.writer import record_of, write_safetensors
 from medcli.errors import CheckpointError
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -30,17 +30,17 @@ def raw_file(path: Path, header: Any, data: bytes = bytes(16)) -> Path:
 def test_tensors_have_the_bytes_the_library_wrote(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {"b": torch.randn(3, 4).to(dtype), "a": torch.randn(5).to(dtype)}
     save_file(tensors, tmp_path / "x.safetensors", metadata={"k": "v"})
-    entries, metadata = read_safetensors(tmp_path / "x.safetensors")
+    records, metadata = read_safetensors(tmp_path / "x.safetensors")
     assert metadata == {"k": "v"}
     for name, tensor in tensors.items():
-        values = from_bytes(entries[name].read(), entries[name].dtype, entries[name].shape)
+        values = from_bytes(records[name].read(), records[name].dtype, records[name].shape)
         assert torch.equal(torch.from_numpy(values.copy()), tensor.to(torch.from_numpy(values.copy()).dtype))
 
 
 def test_the_library_reads_what_we_write_mixed_types_included(tmp_path: Path) -> None:
     tensors = {f"t{i}": torch.randn(3, i + 1).to(dtype) for i, dtype in enumerate(reversed(FLOATS))}
     path = tmp_path / "x.safetensors"
-    write_safetensors(path, [entry_of(n, t) for n, t in tensors.items()], {"medcli": "{}"}, source="x")
+    write_safetensors(path, [record_of(n, t) for n, t in tensors.items()], {"medcli": "{}"}, source="x")
     loaded = load_file(path)
     assert loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
@@ -53,9 +53,9 @@ def test_every_tensor_is_aligned_to_its_element(tmp_path: Path) -> None:
         f"t{i}": torch.randn(3).to(dtype) for i, dtype in enumerate([torch.float16, torch.float64, torch.float32])
     }
     path = tmp_path / "x.safetensors"
-    write_safetensors(path, [entry_of(n, t) for n, t in tensors.items()], {}, source="x")
-    for name, entry in read_safetensors(path)[0].items():
-        assert entry.pieces[0].offset % tensors[name].element_size() == 0  # type: ignore[union-attr]
+    write_safetensors(path, [record_of(n, t) for n, t in tensors.items()], {}, source="x")
+    for name, record in read_safetensors(path)[0].items():
+        assert record.pieces[0].offset % tensors[name].element_size() == 0  # type: ignore[union-attr]
 
 
 GOOD = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}

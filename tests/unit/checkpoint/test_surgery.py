@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from medcli.checkpoint.entry import Entry
 from medcli.checkpoint.load import load_tensors
 from medcli.checkpoint.surgery import (
     LABEL_TABLE,
@@ -17,7 +16,8 @@ from medcli.checkpoint.surgery import (
     resize_linear,
     target_config,
 )
-from medcli.checkpoint.writer import entry_of
+from medcli.checkpoint.tensor_record import TensorRecord
+from medcli.checkpoint.writer import record_of
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
 from medcli.model.backbone import empty_model
@@ -28,19 +28,19 @@ from tests.unit.checkpoint.builders import TINY, random_state
 LADDER = replace(TINY, mediators=(4, 16), mediator_layers=(0, 2))
 
 
-def entries_of(config: ModelConfig) -> dict[str, Entry]:
-    return {name: entry_of(name, tensor) for name, tensor in random_state(config).items()}
+def records_of(config: ModelConfig) -> dict[str, TensorRecord]:
+    return {name: record_of(name, tensor) for name, tensor in random_state(config).items()}
 
 
 def tensors_of(surgery: Surgery) -> dict[str, torch.Tensor]:
-    tensors = load_tensors(surgery.entries, "x")
+    tensors = load_tensors(surgery.records, "x")
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == tensor_shapes(surgery.config)
     return tensors
 
 
 def run(config: ModelConfig, **wishes: object) -> tuple[Surgery, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     options = {"mediators": None, "layers": None, **wishes}
-    surgery = operate(entries_of(config), config, target_config(config, **options))  # type: ignore[arg-type]
+    surgery = operate(records_of(config), config, target_config(config, **options))  # type: ignore[arg-type]
     return surgery, tensors_of(surgery), random_state(config)
 
 
@@ -85,7 +85,7 @@ def test_a_ladder_is_reselected_by_count() -> None:
 def test_one_count_takes_upstreams_names_and_gives_them_back(count: int) -> None:
     single, after, before = run(LADDER, mediators=(count,))
     assert torch.equal(after["blocks.2.attn.ha_bias"], before[f"blocks.2.attn.ladder.{count}.ha_bias"])
-    back = operate(single.entries, single.config, LADDER)
+    back = operate(single.records, single.config, LADDER)
     for name in back.copied:
         assert torch.equal(tensors_of(back)[name], before[name])
     assert set(back.new) == {n for n in before if f"ladder.{20 - count}." in n}
@@ -168,7 +168,7 @@ def test_compressed_queries_get_no_mediators_by_default() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_new_tensors_take_the_type_of_the_model(dtype: torch.dtype) -> None:
-    entries = {name: entry_of(name, tensor) for name, tensor in random_state(TINY, dtype=dtype).items()}
+    records = {name: record_of(name, tensor) for name, tensor in random_state(TINY, dtype=dtype).items()}
     target = target_config(TINY, mediators=(4,), layers=(0,), resolution_px=256, num_classes=9)
-    tensors = load_tensors(operate(entries, TINY, target).entries, "x")
+    tensors = load_tensors(operate(records, TINY, target).records, "x")
     assert {tensor.dtype for tensor in tensors.values()} == {dtype}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from medcli.checkpoint.entry import from_bytes
+from medcli.checkpoint.tensor_record import from_bytes
 from medcli.checkpoint.torch_file import TorchFile, read_legacy, read_zip
 from medcli.checkpoint.unpickle import TensorRef, safe_load
 from medcli.errors import CheckpointError
@@ -29,8 +29,8 @@ def written(path: Path, content: Any, *, legacy: bool = False) -> TorchFile:
 
 
 def values_of(file: TorchFile, name: str) -> torch.Tensor:
-    entry = file.entry(name, file.content[name])
-    return torch.from_numpy(from_bytes(entry.read(), entry.dtype, entry.shape).copy())
+    record = file.record(name, file.content[name])
+    return torch.from_numpy(from_bytes(record.read(), record.dtype, record.shape).copy())
 
 
 @FORMATS
@@ -70,7 +70,7 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(tmp_path: Path) -> 
         TensorRef(ref.storage, 0, (10**12,), (0,)),
     ):
         with pytest.raises(CheckpointError, match="reaches beyond"):
-            file.entry("a", wrong)
+            file.record("a", wrong)
 
 
 @pytest.mark.parametrize("cut", [0.1, 0.5, 0.9, 0.999])
@@ -92,7 +92,7 @@ def test_a_flipped_byte_anywhere_never_escapes_the_error_type(tmp_path: Path) ->
         try:
             file = read_zip(path)
             for name, ref in file.content.items():
-                file.entry(name, ref).read()
+                file.record(name, ref).read()
         except (CheckpointError, AttributeError):  # AttributeError: the content is no longer a dictionary of tensors
             pass
 

@@ -16,7 +16,7 @@ from medcli.checkpoint.header import Header
 from medcli.checkpoint.load import load_model
 from medcli.checkpoint.reader import describe, open_checkpoint
 from medcli.checkpoint.safetensors_file import read_safetensors
-from medcli.checkpoint.writer import entry_of, save_checkpoint, write_safetensors
+from medcli.checkpoint.writer import record_of, save_checkpoint, write_safetensors
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.files import file_sha256
@@ -28,8 +28,8 @@ FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
 def write_to(path: Path, tensors: dict[str, torch.Tensor], **options: Any) -> str | None:
-    entries = [entry_of(name, tensor) for name, tensor in tensors.items()]
-    return write_safetensors(path, entries, {}, source="x.pt", **options)
+    records = [record_of(name, tensor) for name, tensor in tensors.items()]
+    return write_safetensors(path, records, {}, source="x.pt", **options)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -112,8 +112,8 @@ def test_a_hint_may_not_contradict_our_header(tmp_path: Path) -> None:
 
 
 def official(path: Path, config: ModelConfig, state: dict[str, torch.Tensor]) -> Path:
-    entries = {name: entry_of(name, tensor) for name, tensor in state.items()}
-    return write_official(path, entries, config, source="x", force=False, reporter=Silent())
+    records = {name: record_of(name, tensor) for name, tensor in state.items()}
+    return write_official(path, records, config, source="x", force=False, reporter=Silent())
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -132,8 +132,8 @@ def test_our_official_file_is_the_same_every_time_aligned_and_readable_by_us(tmp
     official(tmp_path / "sit_a.pt", TINY, state)
     official(tmp_path / "sit_b.pt", TINY, state)
     assert (tmp_path / "sit_a.pt").read_bytes() == (tmp_path / "sit_b.pt").read_bytes()
-    for entry in open_checkpoint(tmp_path / "sit_a.pt", hints=_heads()).entries.values():
-        assert entry.pieces[0].offset % 64 == 0  # type: ignore[union-attr]
+    for record in open_checkpoint(tmp_path / "sit_a.pt", hints=_heads()).records.values():
+        assert record.pieces[0].offset % 64 == 0  # type: ignore[union-attr]
     model = load_model(tmp_path / "sit_a.pt", num_heads=2)
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
@@ -161,9 +161,9 @@ def test_upstream_has_no_names_for_several_counts(tmp_path: Path) -> None:
     ],
 )
 def test_diffusers_is_given_only_what_it_can_hold(tmp_path: Path, config: ModelConfig, reason: str) -> None:
-    entries = {name: entry_of(name, tensor) for name, tensor in random_state(config).items()}
+    records = {name: record_of(name, tensor) for name, tensor in random_state(config).items()}
     with pytest.raises(ConfigError, match=reason):
-        write_diffusers(tmp_path / "x", entries, config, source="x", force=False, reporter=Silent())
+        write_diffusers(tmp_path / "x", records, config, source="x", force=False, reporter=Silent())
     assert list(tmp_path.iterdir()) == []
 
 

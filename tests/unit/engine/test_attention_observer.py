@@ -11,8 +11,8 @@ from medcli.diffusion.steps import build_sampler
 from medcli.engine.attention_observer import AttentionWatch
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
-from medcli.engine.networks import Guidance, stages_of
-from medcli.engine.observer import Rows
+from medcli.engine.networks import Guidance, ladder_networks
+from medcli.engine.observer import StepRows
 from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
 from medcli.model.backbone import DiffusionTransformer
 from medcli.sampler_config import SamplerConfig
@@ -56,10 +56,10 @@ def plan_of(sampler: SamplerConfig, **settings: Any) -> SamplingPlan:
 
 
 def make(model: DiffusionTransformer, plan: SamplingPlan, watch: AttentionWatch | None) -> list[FinishedImage]:
-    stages = stages_of(model, FULL.counts)
+    networks = ladder_networks(model, FULL.counts)
     if watch is not None:
-        stages = tuple(map(watch.watching, stages))
-    return sorted(generate(stages, plan, IMAGES, observer=watch), key=lambda image: image.index)
+        networks = tuple(map(watch.watching, networks))
+    return sorted(generate(networks, plan, IMAGES, observer=watch), key=lambda image: image.index)
 
 
 def brute_weights(attn: Any, x_BND: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def test_images_at_different_steps_are_told_apart_within_a_batch() -> None:
     x_BND = torch.randn(4, DENSE.num_tokens, DENSE.hidden_size, generator=torch.Generator().manual_seed(0))
     watch = AttentionWatch(model_of(DENSE), IMAGES, STEPS)
     with torch.no_grad():
-        watch.note(1, Rows(torch.tensor([7, 0, 2]), torch.tensor([1, 5, 0]), 0), attn, x_BND)
+        watch.note(1, StepRows(torch.tensor([7, 0, 2]), torch.tensor([1, 5, 0]), 0), attn, x_BND)
         expected_BH = torch.stack([_score(weights_HNN) for weights_HNN in brute_weights(attn, x_BND)])
     seen = watch.layers[1].divergence_ILH
     np.testing.assert_allclose(seen[0, 2], expected_BH[1], atol=1e-5)
@@ -165,9 +165,9 @@ def test_pairs_are_drawn_anew_for_each_image_step_and_layer() -> None:
     x_1ND = torch.randn(1, DENSE.num_tokens, DENSE.hidden_size, generator=torch.Generator().manual_seed(0))
     watch = AttentionWatch(model, IMAGES, STEPS, max_pairs=16)
     with torch.no_grad():
-        watch.note(0, Rows(torch.tensor([0, 2]), torch.tensor([0, 0]), 0), attn, x_1ND.expand(2, -1, -1))
-        watch.note(0, Rows(torch.tensor([0]), torch.tensor([2]), 0), attn, x_1ND)
-        watch.note(1, Rows(torch.tensor([0]), torch.tensor([0]), 0), attn, x_1ND)
+        watch.note(0, StepRows(torch.tensor([0, 2]), torch.tensor([0, 0]), 0), attn, x_1ND.expand(2, -1, -1))
+        watch.note(0, StepRows(torch.tensor([0]), torch.tensor([2]), 0), attn, x_1ND)
+        watch.note(1, StepRows(torch.tensor([0]), torch.tensor([0]), 0), attn, x_1ND)
     first, second = (watch.layers[layer].divergence_ILH for layer in (0, 1))
     estimates = [first[0, 0], first[2, 0], first[0, 1], second[0, 0]]
     for place, one in enumerate(estimates):

@@ -10,9 +10,9 @@ from medcli.config import ModelConfig
 from medcli.diffusion.guidance import combine
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.batched_rule import distance
-from medcli.engine.generate import calls_at_entries, generate
+from medcli.engine.generate import calls_by_ladder_index, generate
 from medcli.engine.labels import Labels
-from medcli.engine.networks import Guidance, Stage, stages_of
+from medcli.engine.networks import Guidance, LadderNetwork, ladder_networks
 from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
@@ -37,7 +37,7 @@ def plan_of(**settings: Any) -> SamplingPlan:
 
 
 def images_of(model: DiffusionTransformer, plan: SamplingPlan, indices: Iterable[int]) -> dict[int, FinishedImage]:
-    made = list(generate(stages_of(model, plan.schedule.counts), plan, indices))
+    made = list(generate(ladder_networks(model, plan.schedule.counts), plan, indices))
     images = {image.index: image for image in made}
     assert len(images) == len(made)
     return images
@@ -157,47 +157,47 @@ def test_separate_stages_equal_the_ladder_they_were_cut_from(model: DiffusionTra
         models[count] = DiffusionTransformer(with_ladder(PIXELS, count)).eval()
         models[count].load_state_dict(own)
     plan = plan_of()
-    cut = {image.index: image for image in generate(stages_of(models, LADDER), plan, range(6))}
+    cut = {image.index: image for image in generate(ladder_networks(models, LADDER), plan, range(6))}
     assert_same(cut, images_of(model, plan, range(6)))
 
 
 def test_every_batch_has_the_same_shape(model: DiffusionTransformer) -> None:
     rows = []
 
-    def watched(stage: Stage) -> Stage:
-        def network(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+    def watched(network: LadderNetwork) -> LadderNetwork:
+        def forward(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
             rows.append(len(x))
-            return stage.network(x, t, label)
+            return network.forward(x, t, label)
 
-        return replace(stage, network=network)
+        return replace(network, forward=forward)
 
-    stages = [watched(stage) for stage in stages_of(model, LADDER)]
-    list(generate(stages, plan_of(guidance=Guidance(scale=1.5), batch_size=4), range(9)))
+    networks = [watched(network) for network in ladder_networks(model, LADDER)]
+    list(generate(networks, plan_of(guidance=Guidance(scale=1.5), batch_size=4), range(9)))
     assert set(rows) == {8}
 
 
 def test_one_network_call_a_step_of_euler(model: DiffusionTransformer) -> None:
     calls = 0
-    (stage,) = stages_of(model, (4,))
+    (network,) = ladder_networks(model, (4,))
 
-    def network(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+    def forward(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        return stage.network(x, t, label)
+        return network.forward(x, t, label)
 
     plan = plan_of(schedule=static(4), batch_size=2)
-    (first, second) = generate([replace(stage, network=network)], plan, range(2))
+    (first, second) = generate([replace(network, forward=forward)], plan, range(2))
     assert calls == SDE.steps == build_sampler(SDE).nfe
     assert first.calls == second.calls == (SDE.steps,)
 
 
 def test_calls_are_counted_at_the_entry_they_were_made_at() -> None:
     calls_L = torch.tensor([2, 2, 2, 2, 1])
-    assert calls_at_entries(calls_L, (1, 3), 3) == (4, 4, 1)
-    assert calls_at_entries(calls_L, (2, 2), 3) == (6, 0, 3)
-    assert calls_at_entries(calls_L, (3,), 3) == (8, 1, 0)
-    assert calls_at_entries(calls_L, (), 3) == (9, 0, 0)
-    assert calls_at_entries(calls_L, (), 1) == (9,)
+    assert calls_by_ladder_index(calls_L, (1, 3), 3) == (4, 4, 1)
+    assert calls_by_ladder_index(calls_L, (2, 2), 3) == (6, 0, 3)
+    assert calls_by_ladder_index(calls_L, (3,), 3) == (8, 1, 0)
+    assert calls_by_ladder_index(calls_L, (), 3) == (9, 0, 0)
+    assert calls_by_ladder_index(calls_L, (), 1) == (9,)
 
 
 def test_a_move_after_the_last_step_is_none() -> None:
@@ -221,7 +221,7 @@ def test_progress_counts_solver_steps_of_images(model: DiffusionTransformer) -> 
         def note(self, text: str) -> None:
             raise AssertionError(text)
 
-    list(generate(stages_of(model, LADDER), plan_of(), range(7), reporter=Watcher()))
+    list(generate(ladder_networks(model, LADDER), plan_of(), range(7), reporter=Watcher()))
     assert seen[-1] == (7 * SDE.steps, 7 * SDE.steps)
     assert seen == sorted(seen)
 
@@ -262,9 +262,9 @@ def test_plans_a_model_cannot_follow_are_refused_at_once(
     config: ModelConfig, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        generate(stages_of(model_of(config), LADDER), plan_of(**settings), [0])
+        generate(ladder_networks(model_of(config), LADDER), plan_of(**settings), [0])
 
 
 def test_stages_must_be_those_of_the_schedule(model: DiffusionTransformer) -> None:
     with pytest.raises(ConfigError, match="schedule's mediator counts"):
-        generate(stages_of(model, (1, 4)), plan_of(), [0])
+        generate(ladder_networks(model, (1, 4)), plan_of(), [0])

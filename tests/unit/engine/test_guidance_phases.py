@@ -14,7 +14,7 @@ from medcli.engine.cost import image_gmacs
 from medcli.engine.generate import generate
 from medcli.engine.guidance_phases import Phase, null_calls, num_passes, phases
 from medcli.engine.labels import Labels
-from medcli.engine.networks import Guidance, Stage, guided, stages_of
+from medcli.engine.networks import Guidance, LadderNetwork, guided, ladder_networks
 from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
 from medcli.errors import ConfigError
 from medcli.sampler_config import SamplerConfig
@@ -41,18 +41,18 @@ def made(guidance: Guidance, *, rows: list[int] | None = None, **settings: Any) 
             **settings,
         }
     )
-    stages = stages_of(model_of(), plan.schedule.counts)
+    networks = ladder_networks(model_of(), plan.schedule.counts)
     if rows is not None:
-        stages = tuple(counting(stage, rows) for stage in stages)
-    return {image.index: image for image in generate(stages, plan, range(9))}
+        networks = tuple(counting(network, rows) for network in networks)
+    return {image.index: image for image in generate(networks, plan, range(9))}
 
 
-def counting(stage: Stage, rows: list[int]) -> Stage:
-    def network(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+def counting(network: LadderNetwork, rows: list[int]) -> LadderNetwork:
+    def forward(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
         rows.append(len(x))
-        return stage.network(x, t, label)
+        return network.forward(x, t, label)
 
-    return replace(stage, network=network)
+    return replace(network, forward=forward)
 
 
 def assert_equal(one: dict[int, FinishedImage], other: dict[int, FinishedImage]) -> None:
@@ -97,14 +97,14 @@ def test_an_image_is_guided_inside_alone(sampler: SamplerConfig) -> None:
     """Its own loop: guided network calls at the steps inside, plain ones outside."""
     guidance = Guidance(scale=3.0, channels=None, interval=(0.3, 0.7))
     images = made(guidance, sampler=sampler, schedule=static(4))
-    (stage,) = stages_of(model_of(), (4,))
+    (network,) = ladder_networks(model_of(), (4,))
     steps = build_sampler(sampler)
     noise, index_B = philox_noise(0, (1, 8, 8)), torch.tensor([7])
     x = noise(index_B, torch.tensor([0]))
     with torch.no_grad():
         for step in range(steps.num_steps):
             is_inside = 0.3 <= step / steps.num_steps < 0.7
-            predict = guided(stage, torch.tensor([7]), guidance if is_inside else Guidance())
+            predict = guided(network, torch.tensor([7]), guidance if is_inside else Guidance())
             x = steps.step(predict, x, torch.tensor([step]), noise(index_B, torch.tensor([step + 1])))
     torch.testing.assert_close(images[7].latent_CYX, x[0], atol=1e-4, rtol=1e-4)
 
@@ -120,7 +120,7 @@ def test_at_a_fixed_batch_shape_neighbours_change_no_bit_and_only_two_shapes_run
         guidance=guidance,
         batch_size=4,
     )
-    alone = {image.index: image for image in generate(stages_of(model_of(), LADDER), plan, [8, 3])}
+    alone = {image.index: image for image in generate(ladder_networks(model_of(), LADDER), plan, [8, 3])}
     assert_equal(alone, everything)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.fx import GraphModule
 
-from medcli.engine.networks import Guidance, guided, stages_of
+from medcli.engine.networks import Guidance, guided, ladder_networks
 from medcli.errors import ConfigError, EnvironmentProblem
 from tests.unit.engine.tiny import PIXELS, model_of, with_ladder
 
@@ -16,7 +16,7 @@ from tests.unit.engine.tiny import PIXELS, model_of, with_ladder
 def test_a_stage_runs_its_own_count() -> None:
     model = model_of()
     x, t, label = torch.randn(3, 1, 8, 8), torch.rand(3), torch.tensor([0, 1, 2])
-    outputs = [stage.network(x, t, label) for stage in stages_of(model, (0, 1, 4, 16))]
+    outputs = [network.forward(x, t, label) for network in ladder_networks(model, (0, 1, 4, 16))]
     for count, output in zip((0, 1, 4, 16), outputs, strict=True):
         assert torch.equal(output, model(x, t, label, count))
     assert not torch.allclose(outputs[1], outputs[2], atol=1e-3)
@@ -24,43 +24,43 @@ def test_a_stage_runs_its_own_count() -> None:
 
 def test_counts_a_model_does_not_hold_are_refused() -> None:
     with pytest.raises(ConfigError, match="not in this model's ladder"):
-        stages_of(model_of(), (4, 64))
+        ladder_networks(model_of(), (4, 64))
 
 
 def test_stages_may_be_separate_models_of_one_geometry() -> None:
     models = {count: model_of(with_ladder(PIXELS, count), seed=count) for count in (1, 16)}
-    assert [stage.num_mediators for stage in stages_of(models, (1, 16))] == [1, 16]
+    assert [network.num_mediators for network in ladder_networks(models, (1, 16))] == [1, 16]
     models[16] = model_of(replace(with_ladder(PIXELS, 16), hidden_size=24))
     with pytest.raises(ConfigError, match="differ in architecture"):
-        stages_of(models, (1, 16))
+        ladder_networks(models, (1, 16))
 
 
 @torch.no_grad()
 def test_guidance_is_the_formula_on_two_single_calls() -> None:
     model = model_of()
-    (stage,) = stages_of(model, (4,))
+    (network,) = ladder_networks(model, (4,))
     x, t, label = torch.randn(3, 1, 8, 8), torch.rand(3), torch.tensor([0, 1, 2])
     cond, null = model(x, t, label, 4), model(x, t, torch.full((3,), 10), 4)
-    output = guided(stage, label, Guidance(scale=2.5))(x, t)
+    output = guided(network, label, Guidance(scale=2.5))(x, t)
     torch.testing.assert_close(output, null + 2.5 * (cond - null), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_scale_one_runs_no_null_half() -> None:
     rows = []
-    (stage,) = stages_of(model_of(), (4,))
+    (network,) = ladder_networks(model_of(), (4,))
 
     def counted(x: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         rows.append(len(x))
-        return stage.network(x, t, label)
+        return network.forward(x, t, label)
 
     spied, x, t, label = (
-        replace(stage, network=counted),
+        replace(network, forward=counted),
         torch.randn(3, 1, 8, 8),
         torch.rand(3),
         torch.tensor([0, 1, 2]),
     )
-    assert torch.equal(guided(spied, label, Guidance())(x, t), stage.network(x, t, label))
+    assert torch.equal(guided(spied, label, Guidance())(x, t), network.forward(x, t, label))
     guided(spied, label, Guidance(scale=1.5))(x, t)
     assert rows == [3, 6]
 
@@ -77,10 +77,10 @@ def test_compiled_blocks_share_a_graph_a_kind_and_compute_the_same(monkeypatch: 
     monkeypatch.setenv("CXX", sys.executable)
     model = model_of(replace(PIXELS, depth=5, mediator_layers=(0, 2, 3)))
     x, t, label = torch.randn(3, 1, 8, 8), torch.rand(3), torch.tensor([0, 1, 2])
-    for stage in stages_of(model, (0, 1, 16), compiled=True):
+    for network in ladder_networks(model, (0, 1, 16), compiled=True):
         before = len(graphs)
-        expected = model(x, t, label, stage.num_mediators)
-        torch.testing.assert_close(stage.network(x, t, label), expected, rtol=1e-5, atol=1e-5)
+        expected = model(x, t, label, network.num_mediators)
+        torch.testing.assert_close(network.forward(x, t, label), expected, rtol=1e-5, atol=1e-5)
         # Nothing in a block leaves its graph, kept position biases least of all.
         assert len(graphs) - before == 2
 
@@ -88,4 +88,4 @@ def test_compiled_blocks_share_a_graph_a_kind_and_compute_the_same(monkeypatch: 
 def test_compiling_without_a_compiler_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(EnvironmentProblem, match="no-such-compiler"):
-        stages_of(model_of(), (4,), compiled=True)
+        ladder_networks(model_of(), (4,), compiled=True)

@@ -6,8 +6,8 @@ from torch import Tensor
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
-from medcli.engine.networks import Guidance, stages_of
-from medcli.engine.observer import Distances, Observer, Rows
+from medcli.engine.networks import Guidance, ladder_networks
+from medcli.engine.observer import Distances, Observer, StepRows
 from medcli.engine.plan import FinishedImage, SamplingPlan
 from medcli.errors import ConfigError
 from medcli.sampler_config import SamplerConfig
@@ -29,23 +29,23 @@ def plan_of(schedule: Schedule, **settings: object) -> SamplingPlan:
 
 
 def make(plan: SamplingPlan, observer: Observer | None) -> dict[int, FinishedImage]:
-    stages = stages_of(model_of(), plan.schedule.counts)
-    return {image.index: image for image in generate(stages, plan, range(NUM_IMAGES), observer=observer)}
+    networks = ladder_networks(model_of(), plan.schedule.counts)
+    return {image.index: image for image in generate(networks, plan, range(NUM_IMAGES), observer=observer)}
 
 
 class Notes:
     """Keeps all it is told."""
 
     def __init__(self) -> None:
-        self.told: list[Rows] = []
+        self.told: list[StepRows] = []
         self.states: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.order: list[str] = []
 
-    def before(self, rows: Rows) -> None:
+    def before(self, rows: StepRows) -> None:
         self.told.append(rows)
         self.order.append("before")
 
-    def after(self, rows: Rows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
+    def after(self, rows: StepRows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
         assert rows is self.told[-1]
         assert len(rows.index_B) == len(before_BCYX) == len(after_BCYX)
         self.order.append("after")
@@ -75,7 +75,7 @@ def test_an_observer_sees_every_step_of_every_image_once_and_changes_nothing(int
         assert torch.equal(notes.states[index, num_steps - 1][1], plain[index].latent_CYX)
     # Where an image stands on the ladder is told as well.
     entries = {
-        (index, step): rows.entry
+        (index, step): rows.ladder_index
         for rows in notes.told
         for index, step in zip(rows.index_B.tolist(), rows.step_B.tolist(), strict=True)
     }
@@ -107,11 +107,11 @@ def test_noted_distances_are_those_the_rule_decides_by(name: DistanceName) -> No
 
 def test_distances_go_by_image_number_not_by_place() -> None:
     plan = plan_of(FULL)
-    stages = stages_of(model_of(), FULL.counts)
+    networks = ladder_networks(model_of(), FULL.counts)
     num_steps = build_sampler(plan.sampler).num_steps
     whole, part = Distances(range(NUM_IMAGES), num_steps), Distances([5, 2], num_steps)
-    list(generate(stages, plan, range(NUM_IMAGES), observer=whole))
-    list(generate(stages, plan, [5, 2], observer=part))
+    list(generate(networks, plan, range(NUM_IMAGES), observer=whole))
+    list(generate(networks, plan, [5, 2], observer=part))
     np.testing.assert_allclose(part.distance_IL["l1"], whole.distance_IL["l1"][[5, 2]], rtol=1e-5)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
-from medcli.engine.networks import Guidance, stages_of
+from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.papers_loop import plain_loop
 from medcli.engine.papers_network import PlainNetwork
 from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
@@ -33,7 +33,7 @@ def plain_images(plan: SamplingPlan, indices: range) -> list[FinishedImage]:
 @pytest.mark.parametrize("schedule", [PLAN.schedule, static(4), FULL], ids=lambda schedule: schedule.kind)
 def test_the_plain_loop_makes_the_engines_images_with_twice_the_calls(schedule: Schedule) -> None:
     plan = replace(PLAN, schedule=schedule)
-    engine = {image.index: image for image in generate(stages_of(model_of(), schedule.counts), plan, range(7))}
+    engine = {image.index: image for image in generate(ladder_networks(model_of(), schedule.counts), plan, range(7))}
     images = plain_images(plan, range(7))
     assert [image.index for image in images] == list(range(7))
     for image in images:
@@ -48,12 +48,12 @@ def test_the_plain_loop_makes_the_engines_images_with_twice_the_calls(schedule: 
 def test_the_plain_loop_runs_one_image_at_a_time() -> None:
     batches = []
 
-    def network(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
+    def forward(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
         batches.append((len(latent_BCYX), len(t_B), len(label_B)))
         return torch.zeros_like(latent_BCYX)
 
     plan = replace(PLAN, schedule=FULL)
-    assert len(list(plain_loop([network], plan, [3, 1], noise=NOISE))) == 2
+    assert len(list(plain_loop([forward], plan, [3, 1], noise=NOISE))) == 2
     assert batches == [(1, 1, 1)] * (2 * 2 * 14)
 
 

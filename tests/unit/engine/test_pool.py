@@ -12,7 +12,7 @@ def pool_with(entries: list[int]) -> Pool:
     pool = empty_pool(len(entries), (1, 2, 2), 2, torch.device("cpu"))
     slots = torch.arange(len(entries))
     enter(pool, slots, slots + 100, slots % 10, torch.ones(len(entries), 1, 2, 2))
-    pool.entry_P[:] = torch.tensor(entries)
+    pool.ladder_index_P[:] = torch.tensor(entries)
     return pool
 
 
@@ -22,7 +22,7 @@ def test_a_pool_of_this_size_always_fills_a_batch() -> None:
         entries = [entry for entry, count in enumerate(spread) for _ in range(count)]
         batch = pick_batch(pool_with(entries), 8, 3, UNGUIDED)
         assert len(batch.slot_B) == 8
-        assert batch.entry == spread.index(max(spread))
+        assert batch.ladder_index == spread.index(max(spread))
 
 
 def test_a_pool_is_no_larger_than_the_work() -> None:
@@ -33,7 +33,7 @@ def test_a_pool_is_no_larger_than_the_work() -> None:
 
 def test_when_no_entry_fills_a_batch_the_lowest_catches_up() -> None:
     batch = pick_batch(pool_with([2, 2, 2, 1, 2]), 8, 3, UNGUIDED)
-    assert (batch.slot_B.tolist(), batch.entry, batch.is_guided) == ([3], 1, False)
+    assert (batch.slot_B.tolist(), batch.ladder_index, batch.is_guided) == ([3], 1, False)
 
 
 def test_low_image_numbers_go_first() -> None:
@@ -47,14 +47,14 @@ def test_guided_images_and_others_share_no_batch_but_both_sides_of_the_interval_
     pool.step_P[:] = torch.tensor([0, 1, 2, 3, 0, 0])
     phase_L = torch.tensor([Phase.BEFORE, Phase.INSIDE, Phase.INSIDE, Phase.AFTER])
     batch = pick_batch(pool, 3, 3, phase_L)
-    assert (batch.slot_B.tolist(), batch.entry, batch.is_guided) == ([0, 3, 4], 0, False)
+    assert (batch.slot_B.tolist(), batch.ladder_index, batch.is_guided) == ([0, 3, 4], 0, False)
     leave(pool, torch.tensor([0, 4]))
     # None fills a batch: those that have not reached the interval come first, those beyond it last.
     batch = pick_batch(pool, 3, 3, phase_L)
-    assert (batch.slot_B.tolist(), batch.entry, batch.is_guided) == ([5], 1, False)
+    assert (batch.slot_B.tolist(), batch.ladder_index, batch.is_guided) == ([5], 1, False)
     leave(pool, torch.tensor([5]))
     batch = pick_batch(pool, 3, 3, phase_L)
-    assert (batch.slot_B.tolist(), batch.entry, batch.is_guided) == ([1, 2], 0, True)
+    assert (batch.slot_B.tolist(), batch.ladder_index, batch.is_guided) == ([1, 2], 0, True)
 
 
 def test_entering_resets_what_the_last_image_left() -> None:
@@ -63,7 +63,7 @@ def test_entering_resets_what_the_last_image_left() -> None:
     leave(pool, torch.tensor([1]))
     assert pool.free_slots().tolist() == [1]
     enter(pool, torch.tensor([1]), torch.tensor([55]), torch.tensor([3]), torch.zeros(1, 1, 2, 2))
-    state = (pool.index_P, pool.label_P, pool.step_P, pool.entry_P, pool.observed_P, pool.warmup_sum_P)
+    state = (pool.index_P, pool.label_P, pool.step_P, pool.ladder_index_P, pool.observed_P, pool.warmup_sum_P)
     assert [numbers[1].item() for numbers in state] == [55, 3, 0, 0, 0, 0.0]
     assert pool.moved_at_PJ[1].tolist() == [NO_MOVE, NO_MOVE]
     assert pool.index_P[0] == 100
@@ -79,7 +79,7 @@ def test_the_jump_from_the_initial_noise_is_not_looked_at() -> None:
         advance(pool, torch.tensor([0]), torch.tensor([distance], dtype=torch.float64), RULE, 10)
         assert pool.step_P.item() == step + 1
     # Step 0 ignored, step 1 is the baseline, steps 2 and 3 each trigger a move.
-    assert (pool.entry_P.item(), pool.moved_at_PJ[0].tolist()) == (2, [2, 3])
+    assert (pool.ladder_index_P.item(), pool.moved_at_PJ[0].tolist()) == (2, [2, 3])
     assert pool.warmup_sum_P.item() == 1.0
 
 
@@ -94,4 +94,4 @@ def test_steps_after_the_deciding_ones_change_nothing() -> None:
     pool = pool_with([0])
     for distance in (9.0, 1.0, 0.1):
         advance(pool, torch.tensor([0]), torch.tensor([distance], dtype=torch.float64), RULE, 2)
-    assert (pool.entry_P.item(), pool.step_P.item()) == (0, 3)
+    assert (pool.ladder_index_P.item(), pool.step_P.item()) == (0, 3)

@@ -7,7 +7,7 @@ from medcli.diffusion.steps import build_sampler
 from medcli.engine.batched_rule import num_deciding
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
-from medcli.engine.networks import stages_of
+from medcli.engine.networks import ladder_networks
 from medcli.engine.observer import Distances
 from medcli.engine.plan import SamplingPlan
 from medcli.engine.threshold_replay import NEVER, QUANTILES, quantiles, relative, switch_steps, triggers
@@ -26,9 +26,11 @@ def test_what_a_threshold_would_trigger_is_what_the_engine_does() -> None:
     )
     sampler, model = build_sampler(plan.sampler), model_of()
     noted = Distances(indices, sampler.num_steps)
-    same = [stages_of(model, (1,))[0]] * 3
-    stages = [type(stage)(stage.network, stage.config, count) for stage, count in zip(same, (1, 4, 16), strict=True)]
-    made = {image.index: image.switch_steps for image in generate(stages, plan, indices, observer=noted)}
+    same = [ladder_networks(model, (1,))[0]] * 3
+    networks = [
+        type(network)(network.forward, network.config, count) for network, count in zip(same, (1, 4, 16), strict=True)
+    ]
+    made = {image.index: image.switch_steps for image in generate(networks, plan, indices, observer=noted)}
     found = triggers(noted.distance_IL["l1"], rho, warmup_steps=2, num_deciding=num_deciding(sampler))
     for index, steps in made.items():
         assert tuple(int(trigger.switch_I[index]) for trigger in found if trigger.switch_I[index] != NEVER) == steps

@@ -19,7 +19,7 @@ class FakeTime:
             name="fake",
             now=lambda: self.seconds,
             wall=lambda: 10 * self.seconds,
-            settle=lambda: self.events.append("settle"),
+            synchronize=lambda: self.events.append("synchronize"),
         )
 
     def work(self, name: str, seconds: float) -> Callable[[], object]:
@@ -33,14 +33,14 @@ class FakeTime:
 def test_a_run_is_timed_by_both_clocks_between_two_settled_moments() -> None:
     fake = FakeTime()
     assert fake.clock().time(fake.work("a", 2.0)) == Reading(seconds=2.0, wall_seconds=20.0)
-    assert fake.events == ["settle", "a", "settle"]
+    assert fake.events == ["synchronize", "a", "synchronize"]
 
 
 def test_works_take_turns_round_by_round() -> None:
     fake, ran = FakeTime(), []
     works = [fake.work("a", 1.0), fake.work("b", 3.0)]
     readings = take_turns(works, 3, fake.clock(), lambda: ran.append(len(fake.events)))
-    assert [event for event in fake.events if event != "settle"] == ["a", "b"] * 3
+    assert [event for event in fake.events if event != "synchronize"] == ["a", "b"] * 3
     assert [[reading.seconds for reading in own] for own in readings] == [[1.0] * 3, [3.0] * 3]
     assert ran == [3, 6, 9, 12, 15, 18]
 

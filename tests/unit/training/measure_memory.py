@@ -55,7 +55,7 @@ CONFIGS = {
 WARM = dataclasses.replace(WIDE, hidden_size=64, num_heads=1, depth=2, latent_size=8)
 
 
-def entries_of(config: ModelConfig) -> tuple[int, ...]:
+def counts_of(config: ModelConfig) -> tuple[int, ...]:
     return (0, *config.mediators)
 
 
@@ -69,7 +69,7 @@ def run(config: ModelConfig, batch_size: int, micro_batch_size: int, what: str, 
         steps=4,
         global_batch_size=batch_size,
         micro_batch_size=micro_batch_size,
-        entries=entries_of(config),
+        counts=counts_of(config),
         save_every=4,
         **more,
     )
@@ -84,7 +84,7 @@ def main(batch_size: int, micro_batch_size: int, what: str, family: str = "sit",
     step = StepShape(
         config=config,
         selection=select(config, what),
-        entries=entries_of(config),
+        counts=counts_of(config),
         num_images=batch_size,
         micro_batch_size=micro_batch_size,
         is_checkpointed="checkpoint_activations" in more,

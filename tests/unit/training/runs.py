@@ -21,7 +21,7 @@ from medcli.training.train import TrainResult, train
 from tests.unit.training.small_models import LADDER_MODEL as MODEL
 
 RUN = TrainConfig(
-    steps=6, global_batch_size=8, lr=1e-2, ema=0.9, entries=(0, 1, 4), save_every=3, log_every=2, label_dropout=0.5
+    steps=6, global_batch_size=8, lr=1e-2, ema=0.9, counts=(0, 1, 4), save_every=3, log_every=2, label_dropout=0.5
 )
 LABELS = torch.arange(11) % 3
 GRAIN = 0.1 * torch.randn(11, 1, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -37,11 +37,11 @@ def test_what_is_out_of_range_is_refused(settings, message):
 
 
 def test_a_batch_smaller_than_the_ladder_is_fine_where_a_step_trains_one_count():
-    TrainConfig(steps=1, entries=(0, 1, 4), global_batch_size=1)
+    TrainConfig(steps=1, counts=(0, 1, 4), global_batch_size=1)
 
 
 def test_what_a_resumed_run_must_share_is_flat_json():
-    fixed = TrainConfig(steps=3, entries=(0, 4), loss=LossConfig(prediction="noise")).fixed()
+    fixed = TrainConfig(steps=3, counts=(0, 4), loss=LossConfig(prediction="noise")).fixed()
     assert json.loads(json.dumps(fixed)) == fixed
     assert (fixed["prediction"], fixed["entries"]) == ("noise", [0, 4])
     assert not {"steps", "resume", "save_every", "micro_batch_size", "loss"} & set(fixed)

@@ -16,7 +16,7 @@ from tests.unit.training.small_models import EDT_MODEL, MDT_MODEL, shaken
 
 DOWN, INPUT = Masking(), Masking(where="input")
 WAYS = [(EDT_MODEL, DOWN), (EDT_MODEL, INPUT), (MDT_MODEL, INPUT)]
-DENSE = replace(RUN, entries=(0,))
+DENSE = replace(RUN, counts=(0,))
 
 
 def masked_run(folder, model, masking, **settings):

@@ -20,7 +20,7 @@ from tests.unit.training.small_models import LADDER_MODEL
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[3]
 STEP = StepShape(
-    config=LADDER_MODEL, selection=select(LADDER_MODEL), entries=(0, 1, 4), num_images=8, micro_batch_size=8
+    config=LADDER_MODEL, selection=select(LADDER_MODEL), counts=(0, 1, 4), num_images=8, micro_batch_size=8
 )
 
 
@@ -65,7 +65,7 @@ def test_a_block_at_a_time_and_fewer_trained_parameters_keep_less():
     assert estimate(is_checkpointed=True).activations < whole.activations / 1.5
     late = select(LADDER_MODEL, "all", ("x_embedder", "t_embedder", "y_embedder", "blocks.0"))
     assert estimate(selection=late).activations < whole.activations
-    assert estimate(entries=(0,)).activations <= whole.activations
+    assert estimate(counts=(0,)).activations <= whole.activations
 
 
 def test_blocks_before_the_first_trained_one_keep_nothing():

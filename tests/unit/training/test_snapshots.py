@@ -100,7 +100,7 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path):
 
 
 def test_a_state_holds_weights_averages_and_adams_memory_of_each_parameter(tmp_path):
-    run(tmp_path, steps=3, entries=(4,))
+    run(tmp_path, steps=3, counts=(4,))
     tensors = load_file(last_state(tmp_path))
     trained = [name.removeprefix("ema.") for name in tensors if name.startswith("ema.")]
     assert "pos_embed" not in trained

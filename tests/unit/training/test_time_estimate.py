@@ -14,7 +14,7 @@ from tests.unit.training.small_models import EDT_MODEL, LADDER_MODEL, MDT_MODEL
 STEP = StepShape(
     config=dataclasses.replace(LADDER_MODEL, depth=5, mediator_layers=(0, 1)),
     selection=select(LADDER_MODEL),
-    entries=(0, 1, 4),
+    counts=(0, 1, 4),
     num_images=12,
     micro_batch_size=6,
 )
@@ -27,7 +27,7 @@ class Ticking:
         self.looks = 0
 
     def clock(self):
-        return Clock(name="ticking", now=lambda: 0.0, wall=self.look, settle=lambda: None)
+        return Clock(name="ticking", now=lambda: 0.0, wall=self.look, synchronize=lambda: None)
 
     def look(self):
         self.looks += 1
@@ -63,7 +63,7 @@ def test_a_teacher_answers_and_a_masked_pass_comes_beside():
 
 @pytest.mark.parametrize("config", [EDT_MODEL, MDT_MODEL], ids=lambda config: config.family)
 def test_blocks_of_every_stage_are_timed(config):
-    step = dataclasses.replace(STEP, config=config, selection=select(config), entries=(0,))
+    step = dataclasses.replace(STEP, config=config, selection=select(config), counts=(0,))
     seconds, ticking = estimate(step)
     assert seconds.passes == pytest.approx((1 + config.depth) / 6 * 12)
     assert ticking.looks == 2 * RUNS * (1 + 3 + 1)  # ends, three kinds of blocks, the update

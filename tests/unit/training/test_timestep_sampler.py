@@ -10,15 +10,15 @@ from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.reporting import Silent
 from medcli.training import trainer as learner_module
 from medcli.training.batches import Batches
-from medcli.training.distributed import Fleet
+from medcli.training.distributed import Distributed
 from medcli.training.masking import Masking
 from medcli.training.timestep_sampler import NUM_KEPT, LossSecondMoment
 from medcli.training.train import train
-from medcli.training.trainer import Learner
+from medcli.training.trainer import Trainer
 from tests.unit.training.runs import DATA, RUN, fresh, last_state, same_average, same_tensors
 from tests.unit.training.small_models import EDT_MODEL, LADDER_MODEL
 
-BY_LOSS = replace(RUN, entries=(0,), timesteps="loss")
+BY_LOSS = replace(RUN, counts=(0,), timesteps="loss")
 LARGE = 900
 """From this timestep on, losses are a hundred times those below; at even ones half as much again."""
 
@@ -33,8 +33,8 @@ def filled(num_timesteps: int) -> LossSecondMoment:
     return draws
 
 
-def learner_of(config=BY_LOSS) -> Learner:
-    return Learner(fresh(EDT_MODEL).requires_grad_(True), None, config, Fleet(has_idle_parameters=False))
+def learner_of(config=BY_LOSS) -> Trainer:
+    return Trainer(fresh(EDT_MODEL).requires_grad_(True), None, config, Distributed(has_idle_parameters=False))
 
 
 def by_loss(folder, **settings):
@@ -44,33 +44,33 @@ def by_loss(folder, **settings):
 @pytest.mark.parametrize("masking", [None, Masking()])
 @pytest.mark.parametrize("size", [None, 3])
 def test_a_step_is_noted_and_learned_at_its_times_with_its_weights(masking, size):
-    learner = learner_of(replace(BY_LOSS, masking=masking, micro_batch_size=size))
-    learner.draws = filled(NUM_TRAIN_TIMESTEPS)
-    batches = Batches.of(DATA, learner.config, EDT_MODEL)
-    batch = learner.timed(batches.draw(0), batches.chances(0))
-    t_B, weight_B = learner.draws.draw(batches.chances(0))
+    trainer = learner_of(replace(BY_LOSS, masking=masking, micro_batch_size=size))
+    trainer.draws = filled(NUM_TRAIN_TIMESTEPS)
+    batches = Batches.of(DATA, trainer.config, EDT_MODEL)
+    batch = trainer.timed(batches.draw(0), batches.chances(0))
+    t_B, weight_B = trainer.draws.draw(batches.chances(0))
     assert torch.equal(batch.t_B, t_B)
     passes = [batch] if masking is None else [batch, batch.masked]
     assert all(torch.equal(each.t_B, t_B) for each in passes)
-    objective = learner_module.LadderObjective(learner.model, learner.config.loss)
+    objective = learner_module.LadderObjective(trainer.model, trainer.config.loss)
     with torch.no_grad():
         rows = [objective(*each[:6]) for each in passes]
-    measured = learner.learn(batch)
+    measured = trainer.learn(batch)
     for loss, loss_B in zip(measured.losses, rows, strict=True):
         torch.testing.assert_close(loss, (loss_B * weight_B).mean().float(), rtol=1e-5, atol=0)
     expected = filled(NUM_TRAIN_TIMESTEPS)
     expected.observe(t_B, sum(rows))
-    torch.testing.assert_close(learner.draws.losses_TL, expected.losses_TL, rtol=1e-5, atol=0)
-    assert torch.equal(learner.draws.seen_T, expected.seen_T)
+    torch.testing.assert_close(trainer.draws.losses_TL, expected.losses_TL, rtol=1e-5, atol=0)
+    assert torch.equal(trainer.draws.seen_T, expected.seen_T)
 
 
 def test_times_follow_the_losses_that_were_noted():
-    learner = learner_of(replace(BY_LOSS, global_batch_size=512))
-    batches = Batches.of(DATA, learner.config, EDT_MODEL)
-    even = learner.timed(batches.draw(0), batches.chances(0))
+    trainer = learner_of(replace(BY_LOSS, global_batch_size=512))
+    batches = Batches.of(DATA, trainer.config, EDT_MODEL)
+    even = trainer.timed(batches.draw(0), batches.chances(0))
     assert torch.equal(even.t_B, batches.draw(0).t_B)  # too few losses are known
-    learner.draws = filled(NUM_TRAIN_TIMESTEPS)
-    drawn = learner.timed(batches.draw(0), batches.chances(0))
+    trainer.draws = filled(NUM_TRAIN_TIMESTEPS)
+    drawn = trainer.timed(batches.draw(0), batches.chances(0))
     # Their share is 100 * 10 / (100 * 10 + 900 * 0.1), but for a thousandth.
     assert (drawn.t_B >= LARGE).double().mean() == pytest.approx(1000 / 1090, abs=0.04)
     assert (even.t_B >= LARGE).double().mean() == pytest.approx(0.1, abs=0.04)
@@ -89,14 +89,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeyp
 
 
 def test_all_processes_note_the_losses_of_all(monkeypatch):
-    learner = learner_of()
+    trainer = learner_of()
     batches = Batches.of(DATA, BY_LOSS, EDT_MODEL, rows=range(4))
     others = [(7, 1.5), (7, 2.5)]
-    monkeypatch.setattr(learner.fleet, "collected", lambda values: [*values, *others])
-    batch = learner.timed(batches.draw(0), batches.chances(0))
-    learner.learn(batch)
-    assert learner.draws.seen_T.sum() == len(batch) + len(others)
-    assert learner.draws.losses_TL[7].sort().values[-2:].tolist() == [1.5, 2.5]
+    monkeypatch.setattr(trainer.distributed, "collected", lambda values: [*values, *others])
+    batch = trainer.timed(batches.draw(0), batches.chances(0))
+    trainer.learn(batch)
+    assert trainer.draws.seen_T.sum() == len(batch) + len(others)
+    assert trainer.draws.losses_TL[7].sort().values[-2:].tolist() == [1.5, 2.5]
 
 
 def test_another_way_to_draw_is_another_run_and_the_old_way_has_no_name(tmp_path):

@@ -105,8 +105,8 @@ def test_a_compiled_network_learns_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda self: (asked.append(self), compiled(self, backend="aot_eager"))
     )
-    plain = run(tmp_path / "a", steps=2, entries=(4,))
-    traced = run(tmp_path / "b", steps=2, entries=(4,), compile=True, checkpoint_activations=True)
+    plain = run(tmp_path / "a", steps=2, counts=(4,))
+    traced = run(tmp_path / "b", steps=2, counts=(4,), compile=True, checkpoint_activations=True)
     assert len(asked) == 1
     for name, value in plain.ema.items():
         torch.testing.assert_close(traced.ema[name], value, rtol=1e-4, atol=1e-6)
@@ -124,15 +124,15 @@ def test_a_compiled_network_learns_the_same(tmp_path, monkeypatch):
         (MDT_MODEL, (0,)),
     ],
 )
-def test_idle_parameters_are_those_that_some_pass_gives_no_gradient(config, entries):
+def test_idle_parameters_are_those_that_some_pass_gives_no_gradient(config, counts):
     model, is_idle = shaken(config), False
     time = torch.full((2,), 0.5) if config.family == "sit" else torch.tensor([5, 500])
     latent = torch.randn(2, config.in_channels, config.latent_size, config.latent_size)
-    for count in entries:
+    for count in counts:
         model.zero_grad()
         model(latent, time, torch.tensor([0, 1]), count).sum().backward()
         is_idle |= any(value.grad is None for value in model.parameters() if value.requires_grad)
-    assert has_idle_parameters(config, TrainConfig(steps=1, entries=entries)) == is_idle
+    assert has_idle_parameters(config, TrainConfig(steps=1, counts=counts)) == is_idle
 
 
 def test_frozen_parameters_stay_and_cost_nothing(tmp_path):
@@ -164,7 +164,7 @@ def test_a_teacher_is_learned_from(tmp_path):
     ("changed", "named"),
     [
         ({"lr": 1e-3}, "another lr"),
-        ({"entries": (0, 4), "seed": 2}, "another entries, seed"),
+        ({"entries": (0, 4), "seed": 2}, "another counts, seed"),
         ({"loss": LossConfig(prediction="noise")}, "another prediction"),
         ({"ladder_rule": "split"}, "another ladder rule"),
     ],

@@ -9,15 +9,15 @@ import torch
 from medcli.checkpoint.load import load_model
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
-from medcli.engine.networks import Guidance, stages_of
+from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.plan import SamplingPlan
 from medcli.runtime.reporting import Silent
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
-from medcli.tuning.networks import config_with, stage_of
+from medcli.tuning.networks import config_with, network_of
 from medcli.tuning.recording import Stepper, joined, measure_steps, record_parent
 from medcli.tuning.running import cost_of_moves, mean_and_error, relative_error, run_configuration, squared_errors
-from medcli.tuning.space import DENSE, FULL_ATTENTION, Configuration, Variant
+from medcli.tuning.space import DENSE, FULL_ATTENTION, Configuration, NetworkVariant
 from medcli.workflows.convert import ConvertRequest, convert
 from tests.unit.engine.tiny import PIXELS, model_of, save
 
@@ -38,7 +38,7 @@ def inputs():
     return torch.randn(3, 1, 8, 8, generator=generator), torch.tensor([0.1, 0.5, 0.9]), torch.tensor([1, 2, 3])
 
 
-@pytest.mark.parametrize("variant", [Variant((1,), 4), Variant((0, 1), 16), DENSE])
+@pytest.mark.parametrize("variant", [NetworkVariant((1,), 4), NetworkVariant((0, 1), 16), DENSE])
 def test_mediators_in_some_layers_are_what_a_conversion_to_these_makes(tmp_path, variant):
     source = save(tmp_path / "ladder.safetensors")
     output = tmp_path / "some.safetensors"
@@ -49,10 +49,10 @@ def test_mediators_in_some_layers_are_what_a_conversion_to_these_makes(tmp_path,
         )
     )
     converted = load_model(output)
-    stage = stage_of(model_of(), variant)
-    assert stage.config == converted.config == config_with(PIXELS, variant.layers)
+    network = network_of(model_of(), variant)
+    assert network.config == converted.config == config_with(PIXELS, variant.layers)
     with torch.no_grad():
-        assert torch.equal(stage.network(*inputs()), converted(*inputs(), variant.count))
+        assert torch.equal(network.forward(*inputs()), converted(*inputs(), variant.count))
 
 
 GUIDED = Guidance(scale=2.0, channels=None, interval=(0.25, 0.75))
@@ -61,18 +61,18 @@ GUIDED = Guidance(scale=2.0, channels=None, interval=(0.25, 0.75))
 @pytest.mark.parametrize(("sampler", "guidance"), [(SDE, UNGUIDED), (HEUN, UNGUIDED), (SDE, GUIDED)])
 def test_the_recorded_way_is_the_one_the_engine_takes(tmp_path, sampler, guidance):
     model, plan, numbers = model_of(), plan_of(sampler, guidance), range(4, 8)
-    stepper = Stepper.of(plan, stage_of(model, DENSE), CPU)
-    record_parent(tmp_path / "states.npy", stepper, stage_of(model, DENSE), numbers)
+    stepper = Stepper.of(plan, network_of(model, DENSE), CPU)
+    record_parent(tmp_path / "states.npy", stepper, network_of(model, DENSE), numbers)
     states = np.load(tmp_path / "states.npy")
     assert states.shape == (stepper.sampler.num_steps + 1, 4, 1, 8, 8)
-    made = sorted(generate(stages_of(model, (0,)), plan, numbers), key=lambda image: image.index)
+    made = sorted(generate(ladder_networks(model, (0,)), plan, numbers), key=lambda image: image.index)
     assert torch.equal(torch.from_numpy(states[-1]), torch.stack([image.latent_CYX for image in made]))
     assert [path.name for path in tmp_path.iterdir()] == ["states.npy"]
 
 
 def test_one_step_from_the_parents_states_is_measured_against_the_parents_own(tmp_path):
     model, plan, numbers = model_of(), plan_of(), range(3)
-    dense = stage_of(model, DENSE)
+    dense = network_of(model, DENSE)
     stepper = Stepper.of(plan, dense, CPU)
     record_parent(tmp_path / "states.npy", stepper, dense, numbers)
     states = np.load(tmp_path / "states.npy").astype(np.float64)
@@ -82,7 +82,7 @@ def test_one_step_from_the_parents_states_is_measured_against_the_parents_own(tm
     np.testing.assert_allclose(own.l1_KI, change, rtol=1e-5)
     np.testing.assert_allclose(own.l2_KI, np.square(np.diff(states, axis=0)).mean(axis=(2, 3, 4)), rtol=1e-5)
 
-    other = stage_of(model, Variant((0,), 1))
+    other = network_of(model, NetworkVariant((0,), 1))
     table = measure_steps(tmp_path / "states.npy", stepper, other, numbers)
     step = 5
     after = stepper.step(other, torch.from_numpy(states[step].astype(np.float32)), numbers, step).double().numpy()
@@ -101,7 +101,7 @@ def test_a_run_is_the_engines_with_the_configurations_schedule():
     made = run_configuration(model, configuration, plan, numbers, CPU, Silent())
     schedule = Schedule(kind="dynamic", counts=(1, 4, 16), rho=(0.98, 0.9), warmup_steps=2, distance="l1")
     whole = SamplingPlan(sampler=SDE, schedule=schedule, labels=plan.labels, seed=3, batch_size=4)
-    images = sorted(generate(stages_of(model, (1, 4, 16)), whole, numbers), key=lambda image: image.index)
+    images = sorted(generate(ladder_networks(model, (1, 4, 16)), whole, numbers), key=lambda image: image.index)
     assert made.moves == tuple(image.switch_steps for image in images)
     assert any(made.moves)
     assert torch.equal(made.latent_ICYX, torch.stack([image.latent_CYX for image in images]))
@@ -120,7 +120,7 @@ def test_the_relative_error_is_the_mean_of_the_images_own():
 
 def test_the_cost_of_runs_follows_their_moves():
     configuration = Configuration((0,), (1, 4), (0.5,))
-    prices = {Variant((0,), 1): 1.0, Variant((0,), 4): 10.0}
+    prices = {NetworkVariant((0,), 1): 1.0, NetworkVariant((0,), 4): 10.0}
     mean, deviation = cost_of_moves(configuration, [(1,), ()], torch.tensor([1, 1, 1, 2]), prices)
     assert mean == ((1 + 1 + 10 + 20) + (1 + 1 + 1 + 2)) / 2
     assert deviation == pytest.approx((32 - 5) / 2)

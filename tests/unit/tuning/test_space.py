@@ -7,7 +7,7 @@ from medcli.tuning.space import (
     FULL_ATTENTION,
     MOST_LAYER_SETS,
     Configuration,
-    Variant,
+    NetworkVariant,
     configurations,
     ladders,
     layer_sets,
@@ -48,7 +48,7 @@ def test_every_choice_of_falling_thresholds_is_made_and_full_attention_is_among_
     assert made[0] == FULL_ATTENTION
     assert len(made) == len(set(made)) == 1 + 2 * (3 + 3 * 3 + 3)
     assert {one.rho for one in made if one.counts == (1, 4, 16)} == {(0.5, 0.4), (0.5, 0.2), (0.4, 0.2)}
-    assert set(asked) == {Variant(layers, count) for layers in ((0,), (0, 1)) for count in (1, 4)}
+    assert set(asked) == {NetworkVariant(layers, count) for layers in ((0,), (0, 1)) for count in (1, 4)}
     for one in made:
         one.schedule(3, "l1")  # refuses what can't be run
     assert len({one.name for one in made}) == len(made)

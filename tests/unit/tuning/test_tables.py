@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medcli.engine.generate import calls_at_entries
-from medcli.tuning.space import DENSE, Configuration, Variant
-from medcli.tuning.tables import StepTable, Tables
+from medcli.tuning.space import DENSE, Configuration, NetworkVariant
+from medcli.tuning.tables import ChangeTable, Tables
 
 NUM_STEPS = 14
 COUNTS = (1, 4, 16, 25)
@@ -21,9 +21,9 @@ def tables_of(distances, *, num_deciding=NUM_STEPS - 1, warmup_steps=3, distance
     made = {}
     for count, own in zip(COUNTS, distances, strict=False):
         error = np.ones_like(own) if errors is None else errors[count]
-        made[Variant((0,), count)] = StepTable(error, own, own**2)
+        made[NetworkVariant((0,), count)] = ChangeTable(error, own, own**2)
     num_images = distances[0].shape[1]
-    made[DENSE] = StepTable(np.zeros_like(distances[0]), distances[0], distances[0] ** 2)
+    made[DENSE] = ChangeTable(np.zeros_like(distances[0]), distances[0], distances[0] ** 2)
     return Tables(
         of_variant=MappingProxyType(made),
         norm_I=np.full(num_images, 2.0),
@@ -39,7 +39,7 @@ def replayed_one_by_one(tables, configuration, image):
     rule = configuration.schedule(tables.warmup_steps, tables.distance).rule()
     state, moves = rule.start(), []
     for step in range(1, tables.num_deciding):
-        network = tables.of_variant[Variant((0,), configuration.counts[state.index])]
+        network = tables.of_variant[NetworkVariant((0,), configuration.counts[state.index])]
         after = rule.observe(state, float(network.distance_KI(tables.distance)[step, image]))
         moves += [step] * (after.index - state.index)
         state = after
@@ -88,7 +88,7 @@ def test_costs_are_those_of_the_calls_the_engine_would_make():
     tables = tables_of(distances)
     configuration = Configuration((0,), (1, 4, 16), (0.5, 0.1))
     assert tables.moves_of(configuration).T.tolist() == [[5, 9], [7, 7], [NUM_STEPS, NUM_STEPS]]
-    prices = {Variant((0,), 1): 1.0, Variant((0,), 4): 10.0, Variant((0,), 16): 100.0}
+    prices = {NetworkVariant((0,), 1): 1.0, NetworkVariant((0,), 4): 10.0, NetworkVariant((0,), 16): 100.0}
     passes_K = torch.as_tensor(tables.passes_K)
     for image, moves in enumerate([(5, 9), (7, 7), ()]):
         calls = calls_at_entries(passes_K, moves, 3)
@@ -111,7 +111,7 @@ def test_expected_errors_add_up_over_the_steps_of_each_network():
 def test_thresholds_fire_at_rising_steps_of_the_median_image():
     fall = np.linspace(1, 0.1, NUM_STEPS)[:, None] * np.ones(3)
     tables = tables_of([fall, fall])
-    thresholds = tables.thresholds(Variant((0,), 1))
+    thresholds = tables.thresholds(NetworkVariant((0,), 1))
     assert len(thresholds) >= 5
     assert all(value == float(f"{value:.3g}") for value in thresholds)
     moves = [int(np.median(tables.moves_of(Configuration((0,), (1, 4), (rho,))))) for rho in thresholds]
@@ -122,12 +122,12 @@ def test_thresholds_fire_at_rising_steps_of_the_median_image():
 
 def test_a_way_without_a_step_that_decides_has_no_thresholds():
     still = np.zeros((NUM_STEPS, 2))
-    assert tables_of([still]).thresholds(Variant((0,), 1)) == []
-    assert tables_of([np.ones((NUM_STEPS, 2))], warmup_steps=NUM_STEPS).thresholds(Variant((0,), 1)) == []
+    assert tables_of([still]).thresholds(NetworkVariant((0,), 1)) == []
+    assert tables_of([np.ones((NUM_STEPS, 2))], warmup_steps=NUM_STEPS).thresholds(NetworkVariant((0,), 1)) == []
 
 
 def test_networks_that_were_not_measured_are_taken_to_move_as_full_attention():
     distances = np.random.default_rng(0).uniform(0.2, 1, (1, NUM_STEPS, 2))
-    other = Variant((1,), 4)
+    other = NetworkVariant((1,), 4)
     known = tables_of(distances).as_parent([other])
     assert known.of_variant[other] is known.of_variant[DENSE]

@@ -27,7 +27,7 @@ from medcli.workflows.bench.rows import measure
 from medcli.workflows.bench.run import BenchReport, BenchRequest, bench, machine_name
 from medcli.workflows.bench.settings import BenchSettings
 from medcli.workflows.bench.subject import Shape, find_subject, random_model
-from medcli.workflows.bench.variants import Variant, stages_by_count, unabsorbed_stages
+from medcli.workflows.bench.variants import TimedVariant, networks_by_count, unabsorbed_networks
 from tests.unit.engine.tiny import LADDER, PIXELS, save, with_ladder
 
 CPU = torch.device("cpu")
@@ -68,7 +68,7 @@ def scripted(durations: Sequence[float]) -> Clock:
     for duration in durations:
         marks += [0.0, duration]
     now, wall = iter(marks[1:]), iter(marks[1:])
-    return Clock(name="fake", now=lambda: next(now), wall=lambda: 2 * next(wall), settle=lambda: None)
+    return Clock(name="fake", now=lambda: next(now), wall=lambda: 2 * next(wall), synchronize=lambda: None)
 
 
 def request_of(path: Path, **changes: Any) -> BenchRequest:
@@ -150,16 +150,18 @@ def test_absorption_saves_multiply_adds_in_the_rows_that_have_it(report: BenchRe
 @torch.no_grad()
 def test_a_network_without_absorption_computes_every_query_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model(PIXELS)
-    stages, unabsorbed = stages_by_count(model, compiled=False), unabsorbed_stages(model, compiled=False)
+    networks, unabsorbed = networks_by_count(model, compiled=False), unabsorbed_networks(model, compiled=False)
     assert tuple(unabsorbed) == ABSORBED
     inputs = torch.randn(3, 1, 8, 8), torch.rand(3), torch.tensor([0, 1, 2])
-    made = {count: (stage.network(*inputs), stages[count].network(*inputs)) for count, stage in unabsorbed.items()}
+    made = {
+        count: (network.forward(*inputs), networks[count].forward(*inputs)) for count, network in unabsorbed.items()
+    }
     monkeypatch.setattr(MediatorAttention, "absorbs", lambda attention, count: False)
     for count, (plain, absorbed) in made.items():
         assert unabsorbed[count].num_mediators == count
         assert torch.equal(plain, model(*inputs, num_mediators=count))
         torch.testing.assert_close(plain, absorbed, rtol=1e-5, atol=1e-6)
-    assert unabsorbed_stages(random_model(with_ladder(PIXELS, 16)), compiled=False) == {}
+    assert unabsorbed_networks(random_model(with_ladder(PIXELS, 16)), compiled=False) == {}
 
 
 def test_the_engine_and_the_papers_loop_make_the_same_images(report: BenchReport) -> None:
@@ -186,12 +188,12 @@ def test_progress_counts_every_run_timed_or_not(file: Path) -> None:
 def test_variants_warm_up_first_and_are_then_timed_in_turn() -> None:
     events: list[str] = []
 
-    def variant(name: str) -> Variant:
+    def variant(name: str) -> TimedVariant:
         def run() -> Sequence[FinishedImage]:
             events.append(name)
             return ()
 
-        return Variant(
+        return TimedVariant(
             name=name,
             mediators=(),
             num_images=1,
@@ -207,7 +209,7 @@ def test_variants_warm_up_first_and_are_then_timed_in_turn() -> None:
             events.append("tick")
             yield float(len(events))
 
-    clock = Clock(name="fake", now=ticks().__next__, wall=lambda: 0.0, settle=lambda: None)
+    clock = Clock(name="fake", now=ticks().__next__, wall=lambda: 0.0, synchronize=lambda: None)
     measure([variant("a"), variant("b")], untimed=2, repeats=2, clock=clock, device=CPU, after_run=lambda: None)
     assert "".join(event[0] for event in events) == "aabb" + "tattbt" * 2
 

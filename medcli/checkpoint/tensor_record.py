@@ -54,7 +54,7 @@ Piece = Region | Made
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorRecord:
     """One tensor of a state dict, row-major, its bytes the pieces in order."""
 
     name: str
@@ -73,7 +73,7 @@ class Entry:
         """Size of the tensor in bytes."""
         return self.num_elements * ITEM_SIZES[self.dtype]
 
-    def renamed(self, name: str) -> Entry:
+    def renamed(self, name: str) -> TensorRecord:
         """The same bytes under another name."""
         return replace(self, name=name)
 
@@ -82,51 +82,51 @@ class Entry:
         return b"".join(read_piece(piece) for piece in self.pieces)
 
 
-def stored(name: str, dtype: str, shape: tuple[int, ...], path: Path, offset: int) -> Entry:
+def stored(name: str, dtype: str, shape: tuple[int, ...], path: Path, offset: int) -> TensorRecord:
     """A contiguous tensor lying in a file."""
     nbytes = math.prod(shape) * ITEM_SIZES[dtype]
-    return Entry(name, dtype, shape, (Region(path, offset, nbytes),))
+    return TensorRecord(name, dtype, shape, (Region(path, offset, nbytes),))
 
 
-def zeros(name: str, dtype: str, shape: tuple[int, ...]) -> Entry:
+def zeros(name: str, dtype: str, shape: tuple[int, ...]) -> TensorRecord:
     """A tensor of zeros."""
     nbytes = math.prod(shape) * ITEM_SIZES[dtype]
-    return Entry(name, dtype, shape, (Made(nbytes, lambda: bytes(nbytes)),))
+    return TensorRecord(name, dtype, shape, (Made(nbytes, lambda: bytes(nbytes)),))
 
 
-def computed(name: str, dtype: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.number]]) -> Entry:
+def computed(name: str, dtype: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.number]]) -> TensorRecord:
     """A tensor computed from numbers when it is written, rounded to `dtype`."""
     nbytes = math.prod(shape) * ITEM_SIZES[dtype]
-    return Entry(name, dtype, shape, (Made(nbytes, lambda: to_bytes(make(), dtype)),))
+    return TensorRecord(name, dtype, shape, (Made(nbytes, lambda: to_bytes(make(), dtype)),))
 
 
-def row_slice(entry: Entry, name: str, start: int, stop: int) -> Entry:
+def row_slice(record: TensorRecord, name: str, start: int, stop: int) -> TensorRecord:
     """Rows `start..stop-1` along the first axis, still as places in the file."""
-    row = entry.nbytes // entry.shape[0]
-    pieces = tuple(_cut(entry.pieces, start * row, stop * row))
-    return Entry(name, entry.dtype, (stop - start, *entry.shape[1:]), pieces)
+    row = record.nbytes // record.shape[0]
+    pieces = tuple(_cut(record.pieces, start * row, stop * row))
+    return TensorRecord(name, record.dtype, (stop - start, *record.shape[1:]), pieces)
 
 
-def row_concat(name: str, entries: list[Entry]) -> Entry:
+def row_concat(name: str, records: list[TensorRecord]) -> TensorRecord:
     """Tensors stacked along the first axis, still as places in the file.
 
     Raises:
         CheckpointError: If their types or their other axes differ.
     """
-    first = entries[0]
-    for entry in entries[1:]:
-        if entry.dtype != first.dtype or entry.shape[1:] != first.shape[1:]:
+    first = records[0]
+    for record in records[1:]:
+        if record.dtype != first.dtype or record.shape[1:] != first.shape[1:]:
             raise CheckpointError(
-                f"{first.name} is {describe_tensor(first)} but {entry.name} is {describe_tensor(entry)}",
+                f"{first.name} is {describe_tensor(first)} but {record.name} is {describe_tensor(record)}",
                 hint="the file is damaged; get it again",
             )
-    shape = (sum(entry.shape[0] for entry in entries), *first.shape[1:])
-    return Entry(name, first.dtype, shape, tuple(piece for entry in entries for piece in entry.pieces))
+    shape = (sum(record.shape[0] for record in records), *first.shape[1:])
+    return TensorRecord(name, first.dtype, shape, tuple(piece for record in records for piece in record.pieces))
 
 
-def describe_tensor(entry: Entry) -> str:
+def describe_tensor(record: TensorRecord) -> str:
     """Type and shape for a message: `F32 (16, 4)`."""
-    return f"{entry.dtype} {entry.shape}"
+    return f"{record.dtype} {record.shape}"
 
 
 def _cut(pieces: tuple[Piece, ...], start: int, stop: int) -> Iterator[Piece]:
