@@ -5,9 +5,14 @@ A step of Euler-Maruyama, stochastic Heun, any explicit Runge-Kutta method and e
     x  <- x + noise_before * noise
     x_s = x + sum over r < s of a[s, r] k_r        state at which stage s calls the network, at time[s]
     k_s = on_state[s] x_s + on_output[s] output_s     slope: affine, see interpolant.py
-    x  <- x + sum over s of weight[s] k_s + noise_after * noise
+    x  <- x + sum over s of b[s] k_s + noise_after * noise
 
-so images at different steps, the last step included, share a batch by looking up different rows.
+with Butcher's a and b (times the step size) and stage times from his c. Heun's method, for example, is the row
+
+    k_0 = slope(x, t);  k_1 = slope(x + h k_0, t + h)    c = 0, 1;  a[1, 0] = h
+    x  <- x + h/2 k_0 + h/2 k_1                          b = h/2, h/2
+
+Images at different steps, the last step included, share a batch by looking up different rows.
 """
 
 from __future__ import annotations
@@ -30,9 +35,12 @@ from medcli.sampler_config import SamplerConfig
 class Tableau:
     """An explicit Runge-Kutta method (Butcher tableau) for a step of length 1."""
 
-    nodes: tuple[float, ...]
+    c: tuple[float, ...]
+    """Times of the stages."""
     a: tuple[tuple[float, ...], ...]
-    weights: tuple[float, ...]
+    """Row s: factors of the slopes before stage s in its state."""
+    b: tuple[float, ...]
+    """Factors of the slopes in the result."""
 
 
 # Source: torchdiffeq's fixed-step methods (reference-facts 5.6); `heun` is its `heun2`, `rk4` its 3/8 rule.
@@ -57,7 +65,7 @@ class StepTable:
     on_state_LS: Tensor
     on_output_LS: Tensor
     a_LSR: Tensor
-    weight_LS: Tensor
+    b_LS: Tensor
     noise_before_L: Tensor
     noise_after_L: Tensor
 
@@ -134,22 +142,22 @@ def sde_table(config: SamplerConfig, *, sample_eps: float | None = None) -> Step
     if config.solver == "heun" and end == 1.0:
         table = _without_last_corrector(table)
     if last_size > 0 or (config.last_step == "tweedie" and end < 1.0):
-        table = table.then(_last_step(config, grid_T[-1:], last_size, stages=len(tableau.nodes)))
+        table = table.then(_last_step(config, grid_T[-1:], last_size, stages=len(tableau.c)))
     return table
 
 
 def _stage_times(tableau: Tableau, heads_L: Tensor, sizes_L: Tensor) -> Tensor:
     """Network time of every stage, float32."""
-    return heads_L[:, None] + sizes_L[:, None] * torch.tensor(tableau.nodes)
+    return heads_L[:, None] + sizes_L[:, None] * torch.tensor(tableau.c)
 
 
 def _table(
     tableau: Tableau, time_LS: Tensor, sizes_L: Tensor, slope_LS: Affine, before_L: Tensor, after_L: Tensor
 ) -> StepTable:
     """Fill in a table whose steps all follow one tableau."""
-    num_stages = len(tableau.nodes)
+    num_stages = len(tableau.c)
     a_SR = torch.tensor([row + (0.0,) * (num_stages - len(row)) for row in tableau.a], dtype=torch.float64)
-    weight_S = torch.tensor(tableau.weights, dtype=torch.float64)
+    b_S = torch.tensor(tableau.b, dtype=torch.float64)
     size_L = sizes_L.double()
     return StepTable(
         calls=(num_stages,) * len(time_LS),
@@ -158,7 +166,7 @@ def _table(
         on_state_LS=_column(slope_LS.on_state, time_LS),
         on_output_LS=_column(slope_LS.on_output, time_LS),
         a_LSR=(size_L[:, None, None] * a_SR).float(),
-        weight_LS=(size_L[:, None] * weight_S).float(),
+        b_LS=(size_L[:, None] * b_S).float(),
         noise_before_L=before_L.float(),
         noise_after_L=after_L.float(),
     )
@@ -188,7 +196,7 @@ def _single_slope_row(
         on_state_LS=_column(slope.on_state, time)[:, None].expand(1, stages),
         on_output_LS=_column(slope.on_output, time)[:, None].expand(1, stages),
         a_LSR=torch.zeros(1, stages, stages),
-        weight_LS=size * first_1S,
+        b_LS=size * first_1S,
         noise_before_L=torch.tensor([noise_before]),
         noise_after_L=torch.zeros(1),
     )
@@ -201,7 +209,7 @@ def _without_last_corrector(table: StepTable) -> StepTable:
     there). As in Karras et al. (arXiv 2206.00364), algorithm 1, the step into the singular end keeps the predictor.
     """
     slope = Affine(table.on_state_LS[-1, :1], table.on_output_LS[-1, :1])
-    size, noise = 2 * table.weight_LS[-1, 0], float(table.noise_before_L[-1])
+    size, noise = 2 * table.b_LS[-1, 0], float(table.noise_before_L[-1])
     return table.head(-1).then(_single_slope_row(table.time_LS[-1, :1], slope, size, noise_before=noise, stages=2))
 
 

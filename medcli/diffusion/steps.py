@@ -174,7 +174,7 @@ class TransportSampler:
             output_BCYX = predict(state_BCYX, table.time_LS[step_B, stage])
             on_state, on_output = table.on_state_LS[:, stage], table.on_output_LS[:, stage]
             slopes.append(at(on_state, step_B, x_BCYX) * state_BCYX + at(on_output, step_B, x_BCYX) * output_BCYX)
-            result_BCYX = result_BCYX + at(table.weight_LS[:, stage], step_B, x_BCYX) * slopes[-1]
+            result_BCYX = result_BCYX + at(table.b_LS[:, stage], step_B, x_BCYX) * slopes[-1]
         if noise_BCYX is not None:
             result_BCYX = result_BCYX + at(table.noise_after_L, step_B, x_BCYX) * noise_BCYX
         return result_BCYX

@@ -64,8 +64,8 @@ def test_every_entry_is_reached_and_those_between_equally_often(counts: tuple[in
 def test_split_gives_every_entry_an_equal_run_in_the_order_given(
     counts: tuple[int, ...], seed: int, step: int, batch: int
 ) -> None:
-    counts = counts_of_step("split", counts, seed, step, batch)
-    assert len(counts) == batch
+    trained = counts_of_step("split", counts, seed, step, batch)
+    assert len(trained) == batch
     # How the bundled model was trained: row r of a batch of B belongs to the count whose share of [0, B) holds it.
     edges = [batch * position // len(counts) for position in range(len(counts) + 1)]
     expected = [
@@ -73,4 +73,4 @@ def test_split_gives_every_entry_an_equal_run_in_the_order_given(
         for position, count in enumerate(counts)
         if edges[position] < edges[position + 1]
     ]
-    assert list(runs(counts)) == expected
+    assert list(runs(trained)) == expected

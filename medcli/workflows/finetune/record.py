@@ -23,7 +23,7 @@ def record_of(setup: FinetuneSetup) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "command": setup.request.command,
         "request": _plain(setup.request, leave_out=("training", "command")),
-        "training": _plain(setup.training),
+        "training": {**_plain(setup.training, leave_out=("counts",)), "entries": list(setup.training.counts)},
         "model": setup.config.to_json(),
         "trained": setup.selection.num_trained,
         "start": {"name": setup.start.name, **setup.identity},

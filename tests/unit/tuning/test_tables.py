@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medcli.engine.generate import calls_at_entries
+from medcli.engine.generate import calls_by_ladder_index
 from medcli.tuning.space import DENSE, Configuration, NetworkVariant
 from medcli.tuning.tables import ChangeTable, Tables
 
@@ -91,7 +91,7 @@ def test_costs_are_those_of_the_calls_the_engine_would_make():
     prices = {NetworkVariant((0,), 1): 1.0, NetworkVariant((0,), 4): 10.0, NetworkVariant((0,), 16): 100.0}
     passes_K = torch.as_tensor(tables.passes_K)
     for image, moves in enumerate([(5, 9), (7, 7), ()]):
-        calls = calls_at_entries(passes_K, moves, 3)
+        calls = calls_by_ladder_index(passes_K, moves, 3)
         wanted = sum(count * price for count, price in zip(calls, prices.values(), strict=True))
         assert tables.costs_of(configuration, prices)[image] == wanted
 
