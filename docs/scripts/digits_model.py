@@ -83,7 +83,11 @@ def train_digits(output_dir: Path, reporter: Reporter) -> Path:
     initialise(model, TRAINING.seed)
     trained = train(model, digit_set(), TRAINING, output_dir, reporter)
     target = output_dir / BUNDLED_MODEL
-    history = {"data": DIGITS, **{name: getattr(TRAINING, name) for name in HEADER_SETTINGS}, "entries": TRAINING.counts}
+    history = {
+        "data": DIGITS,
+        **{name: getattr(TRAINING, name) for name in HEADER_SETTINGS},
+        "entries": TRAINING.counts,
+    }
     save_checkpoint(target, MODEL, trained.ema, sampling=SAMPLING, reference=DIGITS, training=history, force=True)
     return target
 

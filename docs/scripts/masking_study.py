@@ -25,7 +25,7 @@ from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.model.init import initialise
 from medcli.runtime.files import atomic_path, write_text
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.training.batches import TrainBatch, Batches
+from medcli.training.batches import Batches, TrainBatch
 from medcli.training.config import NEVER, TrainConfig
 from medcli.training.masking import Masking
 from medcli.training.objective import LadderObjective, LossConfig

@@ -189,7 +189,9 @@ def _folder(request: ComparisonRequest, variant: ComparedSchedule, seed: int) ->
     return request.output / f"seed-{seed}" / variant.name.replace(" ", "-")
 
 
-def _sample_request(request: ComparisonRequest, checkpoint: Path, variant: ComparedSchedule, seed: int) -> SampleRequest:
+def _sample_request(
+    request: ComparisonRequest, checkpoint: Path, variant: ComparedSchedule, seed: int
+) -> SampleRequest:
     return SampleRequest(
         num_images=request.num_images,
         checkpoint=checkpoint,
