@@ -27,8 +27,8 @@ from medcli.training.objective import LossConfig
         ({"spike_factor": 1.0}, "spike"),
         ({"dtype": "fp8"}, "--dtype 'fp8'"),
         ({"ladder_rule": "all"}, "unknown ladder rule"),
-        ({"entries": ()}, "no mediator count"),
-        ({"entries": (0, 1, 4), "global_batch_size": 2, "ladder_rule": "split"}, "cannot give each"),
+        ({"counts": ()}, "no mediator count"),
+        ({"counts": (0, 1, 4), "global_batch_size": 2, "ladder_rule": "split"}, "cannot give each"),
     ],
 )
 def test_what_is_out_of_range_is_refused(settings, message):
