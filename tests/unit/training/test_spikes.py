@@ -112,7 +112,7 @@ def test_the_log_is_that_of_a_run_that_left_the_batch_out(tmp_path):
 
 
 def test_a_spike_is_undone_named_and_left_out(tmp_path):
-    settings = {"steps": 50, "log_every": 10, "save_every": 20, "entries": (4,)}
+    settings = {"steps": 50, "log_every": 10, "save_every": 20, "counts": (4,)}
     spoilt = run(tmp_path / "a", Spoilt([44], lambda data_BCYX: 30 * data_BCYX), **settings)
     spared = run(tmp_path / "b", **settings, skip_steps=(44,))
     assert same_average(spoilt, spared)

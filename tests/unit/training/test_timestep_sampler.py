@@ -92,7 +92,7 @@ def test_all_processes_note_the_losses_of_all(monkeypatch):
     trainer = learner_of()
     batches = Batches.of(DATA, BY_LOSS, EDT_MODEL, rows=range(4))
     others = [(7, 1.5), (7, 2.5)]
-    monkeypatch.setattr(trainer.distributed, "collected", lambda values: [*values, *others])
+    monkeypatch.setattr(trainer.distributed, "gather", lambda values: [*values, *others])
     batch = trainer.timed(batches.draw(0), batches.chances(0))
     trainer.learn(batch)
     assert trainer.draws.seen_T.sum() == len(batch) + len(others)

@@ -113,7 +113,7 @@ def test_a_compiled_network_learns_the_same(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("config", "entries"),
+    ("config", "counts"),
     [
         (LADDER_MODEL, (0, 1, 4)),
         (LADDER_MODEL, (4,)),
@@ -164,7 +164,7 @@ def test_a_teacher_is_learned_from(tmp_path):
     ("changed", "named"),
     [
         ({"lr": 1e-3}, "another lr"),
-        ({"entries": (0, 4), "seed": 2}, "another counts, seed"),
+        ({"counts": (0, 4), "seed": 2}, "another entries, seed"),
         ({"loss": LossConfig(prediction="noise")}, "another prediction"),
         ({"ladder_rule": "split"}, "another ladder rule"),
     ],
