@@ -1,4 +1,4 @@
-"""From finished latents to files, in threads beside the sampling loop.
+"""Decode and save finished images in threads beside the sampling loop.
 
 One thread decodes, a few encode and write; all of them spend their time outside the interpreter's lock. The loop waits
 only when they fall behind. Order does not matter: an image's file and line depend on nothing else.
@@ -30,8 +30,8 @@ Store = Callable[[FinishedImage, npt.NDArray[np.uint8]], None]
 """(image, pixels_YXC) -> nothing; called from several threads."""
 
 
-class Finishing:
-    """Decodes and stores images as they come. Use as a context manager; leaving it waits for the last file.
+class ImageWriter:
+    """Decodes and saves finished images. Use as a context manager; leaving it waits for the last file.
 
     Args:
         decoder: Takes batches of one size; the last is padded.
@@ -45,7 +45,7 @@ class Finishing:
         self._decoding = ThreadPoolExecutor(1, "decode")
         self._writing = ThreadPoolExecutor(min(MAX_WRITERS, os.cpu_count() or 1), "write")
 
-    def __enter__(self) -> Finishing:
+    def __enter__(self) -> ImageWriter:
         return self
 
     def __exit__(
@@ -59,7 +59,7 @@ class Finishing:
             self._writing.shutdown(cancel_futures=True)
 
     def add(self, image: FinishedImage) -> None:
-        """Take an image; raises what went wrong with an earlier one."""
+        """Queue an image; raise the error of an earlier one."""
         self._held.append(image)
         if len(self._held) == self._decoder.batch_size:
             self._send()

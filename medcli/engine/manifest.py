@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medcli.data.images import MANIFEST, read_manifest
-from medcli.engine.sample_folder import ARCHIVE, is_passing, num_lines
+from medcli.engine.image_records import num_lines
+from medcli.engine.sample_folder import ARCHIVE, is_transient
 from medcli.errors import ConfigError, DataError, listed
 from medcli.runtime import files
 
@@ -36,7 +37,7 @@ def check_folder(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | No
         raise ConfigError(f"{path} is a file, expected a folder name", hint="choose another name with --output")
     manifest = _read(path)
     if manifest is None:
-        if path.is_dir() and not all(is_passing(entry.name) for entry in path.iterdir()):
+        if path.is_dir() and not all(is_transient(entry.name) for entry in path.iterdir()):
             raise ConfigError(f"{path} is not empty and holds no samples of medcli", hint="choose another --output")
         return None
     before = manifest["settings"]

@@ -12,8 +12,8 @@ import torch
 
 from medcli.checkpoint.reader import describe
 from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.engine.image_records import RECORDS, Record, file_name
 from medcli.engine.pictures import grid_of, read_png, write_png
-from medcli.engine.sample_folder import RECORDS, Record, file_name
 from medcli.errors import ConfigError
 from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Reporter

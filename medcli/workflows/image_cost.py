@@ -12,9 +12,9 @@ from medcli.data.images import MANIFEST, read_manifest
 from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.engine.cost import done_gmacs, gmacs_of_moves, pass_gmacs
 from medcli.engine.guidance_phases import num_passes, step_passes
+from medcli.engine.image_records import RECORDS, Record
 from medcli.engine.networks import Guidance
 from medcli.engine.plan import ADAPTIVE_SOLVERS
-from medcli.engine.sample_folder import RECORDS, Record
 from medcli.errors import ConfigError, DataError
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import medcli
-from medcli.engine.pending_images import Claims
-from medcli.engine.sample_folder import Record, SampleFolder
+from medcli.engine.image_records import Record
+from medcli.engine.sample_folder import SampleFolder
 from medcli.errors import ExitCode
 from medcli.runtime import locks
 from tests.conftest import RunCli
@@ -141,8 +141,8 @@ def test_what_another_process_works_on_is_left_to_it_until_it_dies(tmp_path: Pat
 
     def make_two_and_begin_a_third() -> bool:
         with SampleFolder(tmp_path) as other:
-            other.share()
-            claims = iter(Claims(other, 8))
+            other.work.share()
+            claims = iter(other.work.claims(8))
             for index in (next(claims) for _ in range(3)):
                 if index < 2:
                     record = Record(index=index, label=0, file=f"{index:06d}.png", switch_steps=(), gmacs=1.0)
@@ -152,21 +152,21 @@ def test_what_another_process_works_on_is_left_to_it_until_it_dies(tmp_path: Pat
         return True
 
     with SampleFolder(tmp_path) as folder:
-        folder.share()
+        folder.work.share()
         with forked(make_two_and_begin_a_third):
             os.read(ready, 1)
             # 0 and 1 are finished, 2 is being made.
-            assert list(Claims(folder, 8)) == [3, 4, 5, 6, 7]
+            assert list(folder.work.claims(8)) == [3, 4, 5, 6, 7]
             assert [folder.is_done(index) for index in range(4)] == [True, True, False, False]
-        folder.wait_for_others()
-        assert folder.locks.is_alone
-        assert list(Claims(folder, 8)) == [2, 3, 4, 5, 6, 7]
+        folder.work.wait_until_alone()
+        assert folder.work.is_alone
+        assert list(folder.work.claims(8)) == [2, 3, 4, 5, 6, 7]
 
 
 def test_images_made_together_are_claimed_together(tmp_path: Path) -> None:
     def claim() -> bool:
         with SampleFolder(tmp_path) as other:
-            claims = iter(Claims(other, 12, group_size=4))
+            claims = iter(other.work.claims(12, group_size=4))
             taken = [next(claims) for _ in range(5)]
             os.write(done, b"y" if taken == [0, 1, 2, 3, 4] else b"n")
             time.sleep(600)
@@ -174,11 +174,11 @@ def test_images_made_together_are_claimed_together(tmp_path: Path) -> None:
 
     ready, done = os.pipe()
     with SampleFolder(tmp_path) as folder:
-        folder.share()
+        folder.work.share()
         with forked(claim):
             assert os.read(ready, 1) == b"y"
             # 0 to 3 and 4 to 7 are the other's, though it has begun with one of the second group only.
-            assert list(Claims(folder, 12, group_size=4)) == [8, 9, 10, 11]
+            assert list(folder.work.claims(12, group_size=4)) == [8, 9, 10, 11]
 
 
 def test_one_process_where_several_were_asked_for_says_so(run_cli: RunCli, empty_folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The part of a sampling run that takes long: weights in, missing images out."""
+"""Generate the missing images of a sample folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from medcli.checkpoint.load import load_model
 from medcli.data.autoencoder import Decoder
 from medcli.engine.cost import image_gmacs, pass_gmacs
-from medcli.engine.decode_and_save import Finishing
+from medcli.engine.decode_and_save import ImageWriter
 from medcli.engine.generate import generate
+from medcli.engine.image_records import Record, file_name
 from medcli.engine.networks import LadderNetwork, ladder_networks
-from medcli.engine.pending_images import Claims
 from medcli.engine.plan import ADAPTIVE_SOLVERS, FinishedImage
-from medcli.engine.sample_folder import Record, SampleFolder, file_name
+from medcli.engine.sample_folder import SampleFolder
 from medcli.runtime.precision import warn_if_slow
 from medcli.runtime.processes import Processes, launch_remark
 from medcli.runtime.reporting import Reporter, Silent
@@ -30,7 +30,7 @@ from medcli.workflows.sample.settings import SampleRequest, SampleSetup
 
 @dataclass(frozen=True, slots=True)
 class ImageGeneration:
-    """One process's work on a folder."""
+    """One process's share of generating the images of a folder."""
 
     folder: SampleFolder
     setup: SampleSetup
@@ -42,34 +42,28 @@ class ImageGeneration:
     reporter: Reporter
 
     def run(self) -> float:
-        """Make what is missing; seconds from the first network call to the last file.
+        """Generate what is missing; return the seconds from the first network call to the last file.
 
-        The first process ends when every image is there and the others have left, and is alone in the folder then.
+        Rank 0 returns once all images exist and it is alone in the folder.
         """
-        if not self._is_missing:
-            if self.processes.is_first:
-                self.folder.wait_for_others()
-            return 0.0
+        networks: tuple[LadderNetwork, ...] = ()
+        if not self._is_complete():
+            self._remark()
+            self.folder.work.share()
+            networks = self._load_networks()
+        start = time.monotonic()
+        self.folder.work.run(self._is_complete, lambda: self._fill(networks))
+        return round(time.monotonic() - start, 3) if networks else 0.0
+
+    def _is_complete(self) -> bool:
+        return self.folder.num_missing(self.request.num_images) == 0
+
+    def _remark(self) -> None:
         if self.processes.is_first:
             warn_if_slow(self.dtype, self.device, self.reporter)
             remark_on_idle_steps(self.request, self.setup.plan, self.reporter)
             if remark := launch_remark():
                 self.reporter.note(remark)
-        self.folder.share()
-        networks, start = self._load_networks(), time.monotonic()
-        self._fill(networks)
-        while self.processes.is_first:
-            self.folder.wait_for_others()
-            if not self._is_missing:
-                break
-            # Another process has died.
-            self.folder.share()
-            self._fill(networks)
-        return round(time.monotonic() - start, 3)
-
-    @property
-    def _is_missing(self) -> bool:
-        return self.folder.num_missing(self.request.num_images) > 0
 
     def _load_networks(self) -> tuple[LadderNetwork, ...]:
         """Load the weights: one model, or one a ladder index."""
@@ -90,7 +84,7 @@ class ImageGeneration:
         return ladder_networks(by_count, counts, compiled=request.compiled)
 
     def _fill(self, networks: tuple[LadderNetwork, ...]) -> None:
-        """Make images until none is missing that no other process works on."""
+        """Generate images until none is missing that no other process works on."""
         costs = [pass_gmacs(network.config, network.num_mediators) for network in networks]
 
         def store(image: FinishedImage, pixels_YXC: npt.NDArray[np.uint8]) -> None:
@@ -103,16 +97,16 @@ class ImageGeneration:
             )
             self.folder.add(record, pixels_YXC)
 
-        with Finishing(self.decoder, store) as finishing:
+        with ImageWriter(self.decoder, store) as writer:
             for image in self._images(networks):
-                finishing.add(image)
+                writer.add(image)
                 if self.processes.is_first and not self.processes.is_alone:
                     self.reporter.progress(self.folder.num_done, self.request.num_images, "images")
 
     def _images(self, networks: tuple[LadderNetwork, ...]) -> Iterator[FinishedImage]:
-        plan = self.setup.plan
+        plan, num_images = self.setup.plan, self.request.num_images
         group_size = plan.batch_size if plan.sampler.solver in ADAPTIVE_SOLVERS else 1
-        claims = Claims(self.folder, self.request.num_images, group_size)
+        claims = self.folder.work.claims(num_images, group_size)
         return generate(
             networks,
             plan,

@@ -13,10 +13,11 @@ from medcli.data.images import read_manifest
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.cost import call_gmacs, done_gmacs, gmacs_of_moves, pass_gmacs
 from medcli.engine.guidance_phases import step_passes
+from medcli.engine.image_records import totals_of
 from medcli.engine.manifest import FORMAT_VERSION, check_folder, require_image_space, write_manifest
 from medcli.engine.plan import ADAPTIVE_SOLVERS
-from medcli.engine.sample_folder import ARCHIVE, GRID, SampleFolder, totals_of
-from medcli.errors import ConfigError, DataError, EnvironmentProblem
+from medcli.engine.sample_folder import ARCHIVE, GRID, SampleFolder
+from medcli.errors import ConfigError, DataError
 from medcli.runtime.device import own_device
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, this_process
@@ -93,16 +94,11 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     settings = picture_settings(setup, request)
     check_folder(setup.output, settings)
     require_image_space(setup.output, request.num_images, setup.config.resolution_px, archive=request.npz)
-    with SampleFolder(setup.output) as folder:
-        if not (folder.locks.works or processes.is_alone):
-            raise EnvironmentProblem(
-                f"the file system of {setup.output} keeps no locks, so processes can't share it",
-                hint="run one process, or choose another place with --output",
-            )
+    with SampleFolder(setup.output, processes) as folder:
         before = check_folder(setup.output, settings)
         setup = replace(setup, plan=replace(setup.plan, batch_size=_batch_size(setup, request, before, processes)))
         manifest = _manifest(setup, request, settings, before, device)
-        if manifest != before and not folder.locks.is_alone:
+        if manifest != before and not folder.work.is_alone:
             raise ConfigError(f"{setup.output} is being filled by a run to fewer images", hint="wait until it is done")
         write_manifest(setup.output, manifest)
         num_before = folder.num_done

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medcli.engine.decode_and_save import MAX_WAITING_BATCHES, Finishing
+from medcli.engine.decode_and_save import MAX_WAITING_BATCHES, ImageWriter
 from medcli.engine.plan import FinishedImage
 from medcli.errors import CheckpointError
 
@@ -31,7 +31,7 @@ def image_of(index: int, value: float | None = None) -> FinishedImage:
 
 def test_every_image_is_stored_with_its_own_pixels_in_batches_of_one_size() -> None:
     decoder, stored = WatchedDecoder(), dict[int, np.ndarray]()
-    with Finishing(decoder, lambda image, pixels: stored.update({image.index: pixels})) as finishing:
+    with ImageWriter(decoder, lambda image, pixels: stored.update({image.index: pixels})) as finishing:
         for index in range(99):
             finishing.add(image_of(index))
     assert sorted(stored) == list(range(99))
@@ -45,7 +45,7 @@ def test_what_goes_wrong_in_a_thread_reaches_the_loop() -> None:
             raise OSError("no space")
 
     def run() -> None:
-        with Finishing(WatchedDecoder(), full_disk) as finishing:
+        with ImageWriter(WatchedDecoder(), full_disk) as finishing:
             for index in range(1000):
                 finishing.add(image_of(index))
                 last.append(index)
@@ -58,7 +58,7 @@ def test_what_goes_wrong_in_a_thread_reaches_the_loop() -> None:
 
 def test_an_image_that_is_no_number_is_refused_by_its_number() -> None:
     def run() -> None:
-        with Finishing(WatchedDecoder(), lambda image, pixels: None) as finishing:
+        with ImageWriter(WatchedDecoder(), lambda image, pixels: None) as finishing:
             for index in range(6):
                 finishing.add(image_of(index, float("nan") if index == 5 else None))
 
@@ -76,7 +76,7 @@ def test_the_loop_waits_when_writing_falls_behind() -> None:
     taken: list[int] = []
 
     def produce() -> None:
-        with Finishing(WatchedDecoder(batch_size=1), slow) as finishing:
+        with ImageWriter(WatchedDecoder(batch_size=1), slow) as finishing:
             for index in range(100):
                 finishing.add(image_of(index))
                 taken.append(index)

@@ -1,13 +1,13 @@
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from medcli.engine.image_records import Record
 from medcli.engine.manifest import check_folder, require_image_space, write_manifest
-from medcli.engine.sample_folder import Record, SampleFolder, totals_of
+from medcli.engine.sample_folder import SampleFolder
 from medcli.errors import ConfigError, DataError, EnvironmentProblem
 
 SETTINGS = {"seed": 0, "schedule": {"kind": "full"}}
@@ -32,7 +32,7 @@ def filled(tmp_path: Path) -> Path:
     path = tmp_path / "out"
     write_manifest(path, MANIFEST)
     with SampleFolder(path) as folder:
-        folder.share()
+        folder.work.share()
         for index in (2, 0, 1):
             folder.add(record_of(index, 5, 9), picture(index))
     return path
@@ -67,7 +67,7 @@ def test_a_torn_line_is_dropped_and_the_next_starts_clean(filled: Path, torn: st
         file.write(torn)
     with SampleFolder(filled) as folder:
         assert list(folder.done()) == [0, 1, 2]
-        folder.share()
+        folder.work.share()
         folder.add(record_of(3), picture(3))
     lines = (filled / "images.jsonl").read_text().splitlines()
     assert [json.loads(line)["index"] for line in lines] == [2, 0, 1, 3]
@@ -85,7 +85,7 @@ def test_a_line_without_its_picture_does_not_count(filled: Path) -> None:
     (filled / "000000.png").unlink()
     with SampleFolder(filled) as folder:
         assert list(folder.done()) == [1, 2]
-        folder.share()
+        folder.work.share()
         folder.add(record_of(0), picture(0))
     assert len((filled / "images.jsonl").read_text().splitlines()) == 3
 
@@ -182,20 +182,6 @@ def test_what_is_there_needs_no_more_room(filled: Path, monkeypatch: pytest.Monk
     require_image_space(filled, 3, 512, archive=True)
     with pytest.raises(EnvironmentProblem):
         require_image_space(filled, 4, 512, archive=False)
-
-
-def test_totals_are_over_the_images_and_mean_moves_over_those_that_made_them() -> None:
-    records = [record_of(0, 4, 8), record_of(1, 6), record_of(2)]
-    totals = totals_of(records, 3)
-    assert totals.switch_steps_mean == (5.0, 8.0, None)
-    assert totals.switch_steps == ((4, 8), (6,), ())
-    assert totals.gmacs == 1.5
-    assert totals_of(records[:0], 1).switch_steps_mean == (None,)
-
-
-def test_totals_do_not_depend_on_the_order_images_finished_in() -> None:
-    records = [Record(index=i, label=0, file="", switch_steps=(), gmacs=0.1 * 3**i) for i in range(30)]
-    assert totals_of(records, 0) == replace(totals_of(records[::-1], 0), switch_steps=((),) * 30)
 
 
 def test_lines_of_another_process_are_noticed_and_one_still_being_written_waits(filled: Path) -> None:
