@@ -33,13 +33,11 @@ def test_json_has_units_in_its_keys_and_says_where_it_was_measured(run_cli: RunC
         "threads": 1,
         "batch_size": 2,
     }
-    assert report["agreement"]["max_relative_difference"] <= 1e-6
-    assert [row["mediators"] for row in report["rows"]] == [[]] * 2 + [[1]] * 3 + [[4]] * 3 + [[16]] * 2 + [[]] + [
-        list(LADDER)
-    ] * 2
+    counts = [row["mediators"] for row in report["rows"]]
+    assert counts == [[], [1], [1], [4], [4], [16], [], list(LADDER)]
     for row in report["rows"]:
         assert row["gmacs_done"] <= row["gmacs"]
-        assert row.keys() >= {"variant", "ratio_to_dense", "ratio_to_plain", "slower", "peak_memory_mib", "dtype"}
+        assert row.keys() >= {"variant", "ratio_to_dense", "slower", "peak_memory_mib", "dtype"}
         assert 0 < row["seconds_q1"] <= row["seconds_median"] <= row["seconds_q3"]
         assert row["images_per_sec"] == pytest.approx(row["num_images"] / row["seconds_median"])
         assert row["slower"] == (row["ratio_to_dense"] < 1)
@@ -49,19 +47,14 @@ def test_a_person_sees_both_tables_and_how_to_read_them(run_cli: RunCli, file: P
     result = run_cli("bench", file, *SHORT)
     assert result.code == 0
     assert result.out.startswith("tiny.safetensors, 8 px, 16 tokens, fp32, batches of 2; ")
-    assert sum(", all q and k" in line for line in result.out.splitlines()) == 2
-    for said in (
-        "x dense",
-        "done: without the queries",
-        "x plain",
+    assert sum(", not absorbed" in line for line in result.out.splitlines()) == 2
+    for shown in (
+        "speed-up",
+        "executed: without the queries",
         "CPU time of the one thread",
-        "plain loop, 1,4,16:",
-        "engine, 1,4,16",
+        "engine, 1,4,16: 2 images",
     ):
-        assert said in result.out
-    assert "the same moves" in result.out
-    slower = [line for line in result.out.splitlines() if line.rstrip().endswith(" slower")]
-    assert any("plain loop" in line for line in slower)
+        assert shown in result.out
 
 
 def test_without_steps_only_network_calls_are_timed(run_cli: RunCli, file: Path) -> None:
@@ -69,8 +62,7 @@ def test_without_steps_only_network_calls_are_timed(run_cli: RunCli, file: Path)
     assert result.code == 0
     assert "16 px, 64 tokens" in result.out
     assert "mediators in 1 of 2 blocks" in result.out
-    assert "4, papers' way" in result.out
-    assert "plain loop" not in result.out
+    assert "engine" not in result.out
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
@@ -119,16 +111,3 @@ def test_mistakes_are_told_in_two_lines_before_any_weights_are_made(
     assert (result.code, result.out) == (code, "")
     assert result.err.startswith(said)
     assert len(result.err.splitlines()) <= 2
-
-
-def test_training_steps_agree_with_the_papers_and_are_timed(run_cli: RunCli, file: Path) -> None:
-    result = run_cli("bench", file, "--train", "--threads", "1", "--repeats", "1", "--batch-size", "2", "--json", "-q")
-    assert result.code == 0, result.err
-    report = json.loads(result.out)
-    # The same losses' gradients, so the same weights after some steps: what is timed does the papers' work.
-    assert all(agreement["max_relative_difference"] < 1e-4 for agreement in report["agreements"])
-    assert {agreement["num_mediators"] for agreement in report["agreements"]} == {0, *LADDER}
-    for row in report["rows"]:
-        assert row["seconds_q1"] <= row["seconds_median"] <= row["seconds_q3"]
-        assert row["images_per_sec"] == pytest.approx(row["num_images"] / row["seconds_median"])
-    assert {row["variant"] for row in report["rows"]} >= {"medcli", "plain"}

@@ -13,9 +13,6 @@ from tests.conftest import RunCli
 @pytest.mark.parametrize(
     ("words", "said", "hint"),
     [
-        ("bench --vae sd-vae", "--vae does nothing without --train", "leave --vae out"),
-        ("bench --train --rho 0.3", "--rho does nothing with --train", "leave --rho out"),
-        ("bench --train --warmup-steps 1", "--warmup-steps does nothing with --train", "leave --warmup-steps out"),
         ("finetune --mask-ratios 0.1-0.2", "--mask-ratios does nothing without --mask", "add --mask down"),
         ("finetune --mask-mid none", "--mask-mid does nothing without --mask", "add --mask down"),
         ("sample --amm-form cos", "--amm-form does nothing without --amm", "add --amm auto"),

@@ -1,4 +1,4 @@
-"""Run variants in turn, and say what each took beside the others."""
+"""Time variants in interleaved rounds and compare them."""
 
 from __future__ import annotations
 
@@ -12,56 +12,53 @@ from medcli.engine.cost import image_gmacs
 from medcli.engine.plan import FinishedImage
 from medcli.runtime.memory import peak_memory_mib
 from medcli.runtime.timing import Clock, Reading, Spread, take_turns
-from medcli.workflows.bench.variants import DENSE, PLAIN, TimedVariant
+from medcli.workflows.bench.variants import DENSE, TimedVariant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchRow:
-    """What one variant took."""
+    """Measurements of one variant."""
 
     group: str
     """`forward`: one network call; `loop`: a sampling run."""
     variant: str
-    """`dense`, `mediators`, `unabsorbed` or `plain` (the papers' network); of loops `dense` (the engine with full
-    attention), `engine` or `plain`."""
+    """`dense`, `mediators` or `unabsorbed`; in the `loop` group `dense` or `engine`."""
     mediators: tuple[int, ...]
-    """Counts it uses; empty: full attention."""
+    """Mediator counts it uses; empty: full attention."""
     dtype: str
     compiled: bool
     num_images: int
-    """Images of one timed run."""
+    """Number of images of one timed run."""
     gmacs: float
-    """Multiply-adds of an image as the papers count: of one forward pass, or of all network calls it really made."""
+    """GMACs of an image as the papers count: of one forward pass, or of all its network calls."""
     gmacs_done: float
-    """The same without the queries and keys that are absorbed, so never computed (`medcli.model.absorption`)."""
+    """GMACs executed: without the queries and keys that are absorbed (`medcli.model.absorption`)."""
     calls: tuple[float, ...] | None
-    """Of loops: mean network calls of an image at each count."""
+    """Mean network calls of an image at each count; None in the `forward` group."""
     seconds: Spread
-    """Of one timed run, by the report's clock."""
+    """Time of one run by the report's clock."""
     wall_seconds: float
-    """Median by the wall clock."""
+    """Median wall time."""
     peak_memory_mib: float | None
-    """Held at the worst moment beyond what was held before, weights among it; None where the system does not tell."""
+    """Peak memory of a run beyond that held before it (weights); None: not available on this system."""
     ratio_to_dense: float
-    """Its images per second divided by those of `dense` in its group: above 1 is faster."""
-    ratio_to_plain: float | None
-    """The same against `plain`, of forward passes with the same count; None where the papers have no such network."""
+    """Speed-up over `dense` of its group."""
 
     @property
     def images_per_sec(self) -> float:
-        """At the median."""
+        """Images per second at the median time."""
         return self.num_images / self.seconds.median
 
     @property
     def is_slower(self) -> bool:
-        """Whether full attention is faster."""
+        """True: full attention is faster."""
         return self.ratio_to_dense < 1
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, units in the names."""
+        """Return plain JSON values, units in the names."""
         names = ("group", "variant", "dtype", "compiled", "num_images", "gmacs", "gmacs_done", "images_per_sec")
         return {
-            **{name: getattr(self, name) for name in (*names, "ratio_to_dense", "ratio_to_plain", "peak_memory_mib")},
+            **{name: getattr(self, name) for name in (*names, "ratio_to_dense", "peak_memory_mib")},
             "mediators": list(self.mediators),
             "calls": None if self.calls is None else list(self.calls),
             "seconds_median": self.seconds.median,
@@ -74,37 +71,37 @@ class BenchRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VariantTiming:
-    """A variant, and what was seen of it."""
+    """A variant and its measurements."""
 
     variant: TimedVariant
     images: Sequence[FinishedImage]
-    """What its last untimed run made."""
+    """Images of its last untimed run."""
     peak_memory_mib: float | None
-    """Of that run."""
+    """Peak memory of that run."""
     readings: Sequence[Reading]
 
     @property
     def seconds(self) -> Spread:
-        """Of a run, by the clock that is compared."""
+        """Time of a run by the clock that is compared."""
         return Spread.of([reading.seconds for reading in self.readings])
 
     @property
     def images_per_sec(self) -> float:
-        """At the median."""
+        """Images per second at the median time."""
         return self.variant.num_images / self.seconds.median
 
     @property
     def calls(self) -> tuple[float, ...] | None:
-        """Mean network calls of an image at each count; None where no images are made."""
+        """Mean network calls of an image at each count; None without images."""
         if not self.images:
             return None
         return tuple(sum(made) / len(self.images) for made in zip(*(image.calls for image in self.images), strict=True))
 
-    def gmacs(self, a_call: Sequence[float]) -> float:
-        """Of an image in the mean, or of one forward pass, from what a network call costs at each count."""
+    def gmacs(self, per_call: Sequence[float]) -> float:
+        """Return the mean GMACs of an image, or of one forward pass, given the GMACs of a call at each count."""
         if not self.images:
-            return a_call[0]
-        return sum(image_gmacs(image.calls, a_call) for image in self.images) / len(self.images)
+            return per_call[0]
+        return sum(image_gmacs(image.calls, per_call) for image in self.images) / len(self.images)
 
 
 def measure(
@@ -116,15 +113,15 @@ def measure(
     device: torch.device,
     after_run: Callable[[], object],
 ) -> list[VariantTiming]:
-    """Run each variant untimed, look at its memory, then time all of them in turn.
+    """Warm up each variant, measure its memory, then time all of them in interleaved rounds.
 
     Args:
-        variants: What takes turns.
-        untimed: Runs before, at least 1; the memory is that of the last, when nothing is compiled any more.
-        repeats: Timed rounds.
-        clock: How to time.
+        variants: The variants.
+        untimed: Number of warm-up runs, at least 1; memory is measured in the last, after any compilation.
+        repeats: Number of timed rounds.
+        clock: Clock of the timing.
         device: Where the work runs.
-        after_run: Is called after each run, timed or not.
+        after_run: Called after each run, timed or not.
     """
     peaks: list[float | None] = []
     made: list[Sequence[FinishedImage]] = []
@@ -142,31 +139,23 @@ def measure(
 
 
 def rows_of(group: str, measured: Sequence[VariantTiming]) -> list[BenchRow]:
-    """Set the variants of a group beside its `dense`, and beside its `plain` with the same counts, or its only one."""
-    dense = next(seen.images_per_sec for seen in measured if seen.variant.name == DENSE)
-    plain = {seen.variant.mediators: seen.images_per_sec for seen in measured if seen.variant.name == PLAIN}
-    only = next(iter(plain.values()), None)
-
-    def to_plain(seen: VariantTiming) -> float | None:
-        rate = plain.get(seen.variant.mediators, only)
-        return None if rate is None else seen.images_per_sec / rate
-
+    """Compare the variants of a group with its `dense`."""
+    dense = next(one.images_per_sec for one in measured if one.variant.name == DENSE)
     return [
         BenchRow(
             group=group,
-            variant=seen.variant.name,
-            mediators=seen.variant.mediators,
-            dtype=seen.variant.dtype,
-            compiled=seen.variant.compiled,
-            num_images=seen.variant.num_images,
-            gmacs=seen.gmacs(seen.variant.gmacs_a_call),
-            gmacs_done=seen.gmacs(seen.variant.done_a_call),
-            calls=seen.calls,
-            seconds=seen.seconds,
-            wall_seconds=Spread.of([reading.wall_seconds for reading in seen.readings]).median,
-            peak_memory_mib=seen.peak_memory_mib,
-            ratio_to_dense=seen.images_per_sec / dense,
-            ratio_to_plain=to_plain(seen),
+            variant=one.variant.name,
+            mediators=one.variant.mediators,
+            dtype=one.variant.dtype,
+            compiled=one.variant.compiled,
+            num_images=one.variant.num_images,
+            gmacs=one.gmacs(one.variant.gmacs_per_call),
+            gmacs_done=one.gmacs(one.variant.executed_per_call),
+            calls=one.calls,
+            seconds=one.seconds,
+            wall_seconds=Spread.of([reading.wall_seconds for reading in one.readings]).median,
+            peak_memory_mib=one.peak_memory_mib,
+            ratio_to_dense=one.images_per_sec / dense,
         )
-        for seen in measured
+        for one in measured
     ]

@@ -1,4 +1,4 @@
-"""Measure what a network really takes: forward passes against full attention, the engine against the papers' loop."""
+"""Measure forward passes at each mediator count against full attention, and sampling runs of the engine."""
 
 from __future__ import annotations
 
@@ -12,51 +12,108 @@ from typing import Any
 import torch
 
 from medcli.engine.plan import SamplingPlan
+from medcli.errors import ConfigError
+from medcli.runtime.compilation import require_compiler
+from medcli.runtime.device import pick_device
 from medcli.runtime.memory import MIB
-from medcli.runtime.precision import DTYPES
+from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for, thread_limit
 from medcli.runtime.versions import versions
-from medcli.workflows.bench.loops import Agreement, LoopContest, LoopSettings, agreement, loop_plan
-from medcli.workflows.bench.rows import BenchRow, VariantTiming, measure, rows_of
-from medcli.workflows.bench.settings import BenchSettings, Circumstances
-from medcli.workflows.bench.subject import Subject
-from medcli.workflows.bench.variants import ForwardContest, TimedVariant, networks_by_count, unabsorbed_networks
+from medcli.workflows.bench.loops import LoopSettings, loop_plan, loop_variants
+from medcli.workflows.bench.rows import BenchRow, measure, rows_of
+from medcli.workflows.bench.subject import Shape, Subject, find_subject
+from medcli.workflows.bench.variants import TimedVariant, forward_variants, networks_by_count, unabsorbed_networks
 from medcli.workflows.sample.settings import default_batch_size
 
 CPU_BATCH = 4
-"""Images of a batch on a CPU where none are named: a default run takes about a minute on one thread."""
+"""Default batch size on a CPU, at which a default run takes about a minute on one thread."""
 FORWARD_UNTIMED = 2
-"""Runs before a network call is timed: one may compile, and what that takes is not the memory of the next."""
+"""Warm-up runs of a network call: the first may compile, and compiling takes memory that the next does not."""
 LOOP_UNTIMED = 1
-"""Runs before a loop is timed; its networks are warm by then."""
+"""Warm-up runs of a sampling run; its networks are warm by then."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchSettings:
+    """Network, number format and timing of a measurement."""
+
+    model: str | None = None
+    """A checkpoint or a preset; None: SiT-S/2 with random weights."""
+    family: str | None = None
+    """`dit` or `sit`; needed if neither the file's contents nor its name determines it."""
+    num_heads: int | None = None
+    """Number of attention heads; needed only if the width matches no preset."""
+    shape: Shape = Shape()
+    """Resolution, ladder and layers, if not the model's own."""
+    batch_size: int | None = None
+    """Number of images of a network call; None: 4 on a CPU, more elsewhere."""
+    dtype: str = "fp32"
+    """`fp32` or `bf16`."""
+    compiled: bool = False
+    """True: compile the networks."""
+    repeats: int
+    """Number of timed rounds."""
+    device: str | None = None
+    num_threads: int | None = None
+    """Number of CPU threads; None: torch's default."""
+
+    def prepare(self, reporter: Reporter) -> tuple[Subject, torch.device]:
+        """Find the network and the device; no weights are read yet.
+
+        Raises:
+            ConfigError: If the preset is unknown, or values contradict each other or the model.
+            CheckpointError: If the checkpoint is missing, damaged or not of these families.
+            EnvironmentProblem: If the device or a compiler is missing.
+        """
+        if self.repeats < 1:
+            raise ConfigError(f"--repeats must be at least 1, got {self.repeats}")
+        device = pick_device(self.device)
+        warn_if_slow(DTYPES[self.dtype], device, reporter)
+        if self.compiled:
+            require_compiler(device)
+        return find_subject(self.model, self.shape, family=self.family, num_heads=self.num_heads), device
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchRequest:
-    """What to measure, and how."""
+    """Settings of `bench`."""
 
     settings: BenchSettings
     loop: LoopSettings
-    """The sampling runs; none with 0 steps."""
+    """Settings of the sampling runs; none with 0 steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BenchReport(Circumstances):
-    """What every variant took, and where."""
+class BenchReport:
+    """Measurements of every variant, and the circumstances."""
 
+    model: str
+    resolution_px: int
+    num_tokens: int
+    layers: tuple[int, ...]
+    """Blocks with mediators."""
+    depth: int
+    """Number of blocks."""
+    batch_size: int
     steps: int
-    """Solver steps of the loops."""
+    """Number of solver steps of the sampling runs."""
     rho: tuple[float, ...]
-    """Thresholds of the loops."""
+    """Thresholds of the sampling runs."""
+    repeats: int
+    clock: str
+    """`thread_cpu`: CPU time of the one thread; `wall`; `wall_synchronised`: wall between device synchronisations."""
+    device: str
+    machine: str
+    threads: int
+    dtype: str
+    compiled: bool
     weights_mib: float
     """Memory of the model's weights."""
     rows: tuple[BenchRow, ...]
-    agreement: Agreement | None
-    """Between the engine's images and the papers' loop's; None without loops."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, units in the names."""
+        """Return plain JSON values, units in the names."""
         names = ("model", "resolution_px", "num_tokens", "depth", "batch_size", "steps", "repeats", "clock", "device")
         values = {name: getattr(self, name) for name in (*names, "machine", "threads", "dtype", "compiled")}
         return {
@@ -65,7 +122,6 @@ class BenchReport(Circumstances):
             "rho": list(self.rho),
             "weights_mib": self.weights_mib,
             "versions": versions(),
-            "agreement": None if self.agreement is None else self.agreement.to_json(),
             "rows": [row.to_json() for row in self.rows],
         }
 
@@ -73,24 +129,24 @@ class BenchReport(Circumstances):
 def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = None) -> BenchReport:
     """Measure forward passes and, of a SiT model, sampling runs.
 
-    Variants of a group take turns, after each has run untimed; the weights are on the device before.
+    Variants of a group are timed in interleaved rounds, after each has run untimed with its weights on the device.
 
     Args:
-        request: What to measure.
-        reporter: Is told about runs done, and what is left out.
+        request: Settings.
+        reporter: Notified of finished runs and of omissions.
         clock: Replaces the device's clock.
 
     Raises:
         ConfigError: If the preset is unknown or values contradict each other or the model.
         CheckpointError: If the checkpoint is missing, damaged or not of these families.
-        EnvironmentProblem: If the device is not there, or nothing to compile with.
+        EnvironmentProblem: If the device or a compiler is missing.
     """
     settings = request.settings
     subject, device = settings.prepare(reporter)
     batch_size = settings.batch_size or _batch_size(subject, device)
     plan = loop_plan(subject.config, request.loop, batch_size)
     if request.loop.steps and plan is None:
-        reporter.note("forward passes only: the papers' step-wise loop is for SiT models")
+        reporter.note("forward passes only: sampling runs are timed for SiT models")
     with thread_limit(settings.num_threads) as threads:
         return _report(request, subject, plan, batch_size, device, clock or clock_for(device, threads), reporter)
 
@@ -104,16 +160,16 @@ def _report(
     clock: Clock,
     reporter: Reporter,
 ) -> BenchReport:
-    """Load the weights, measure, and say where it was."""
-    settings = request.settings
+    """Load the weights, measure, and collect the circumstances."""
+    settings, config = request.settings, subject.config
     weights_mib, groups = _groups(request, subject, plan, batch_size, device)
-    rows, agreed = _measure(groups, settings.repeats, clock, device, reporter)
+    rows = _measure(groups, settings.repeats, clock, device, reporter)
     return BenchReport(
         model=subject.name,
-        resolution_px=subject.config.resolution_px,
-        num_tokens=subject.config.num_tokens,
-        layers=subject.config.mediator_layers,
-        depth=subject.config.depth,
+        resolution_px=config.resolution_px,
+        num_tokens=config.num_tokens,
+        layers=config.mediator_layers,
+        depth=config.depth,
         batch_size=batch_size,
         steps=request.loop.steps if plan else 0,
         rho=plan.schedule.rho if plan else (),
@@ -126,7 +182,6 @@ def _report(
         compiled=settings.compiled,
         weights_mib=weights_mib,
         rows=rows,
-        agreement=agreed,
     )
 
 
@@ -137,12 +192,12 @@ def _batch_size(subject: Subject, device: torch.device) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Variants that take turns."""
+    """Variants that are timed in interleaved rounds."""
 
     name: str
     variants: Sequence[TimedVariant]
     untimed: int
-    """Runs of each before it is timed."""
+    """Number of warm-up runs of each."""
 
     def num_runs(self, repeats: int) -> int:
         return len(self.variants) * (self.untimed + repeats)
@@ -151,45 +206,27 @@ class _Group:
 def _groups(
     request: BenchRequest, subject: Subject, plan: SamplingPlan | None, batch_size: int, device: torch.device
 ) -> tuple[float, list[_Group]]:
-    """Load the weights: how many MiB they take, and what is to be measured with them."""
+    """Load the weights; return their size in MiB and the groups to measure."""
     settings = request.settings
-    model = subject.load().to(device)
-    plain_weights = dict(model.state_dict())  # stays float32, whatever becomes of the model
-    model = model.to(DTYPES[settings.dtype])
+    model = subject.load().to(device, DTYPES[settings.dtype])
     networks = networks_by_count(model, compiled=settings.compiled)
     unabsorbed = unabsorbed_networks(model, compiled=settings.compiled)
-    forwards = ForwardContest(
-        networks=networks,
-        unabsorbed=unabsorbed,
-        plain_weights=None if model.config.has_relative_bias else plain_weights,
-        batch_size=batch_size,
-        device=device,
-        dtype=settings.dtype,
-        compiled=settings.compiled,
-    )
-    groups = [_Group("forward", forwards.variants(), FORWARD_UNTIMED)]
+    how: dict[str, Any] = {"device": device, "dtype": settings.dtype, "compiled": settings.compiled}
+    groups = [_Group("forward", forward_variants(networks, unabsorbed, batch_size=batch_size, **how), FORWARD_UNTIMED)]
     if plan is not None:
-        contest = LoopContest(
-            networks=networks,
-            plain_weights=plain_weights,
-            plan=plan,
-            num_images=request.loop.num_images or batch_size,
-            device=device,
-            dtype=settings.dtype,
-            compiled=settings.compiled,
-        )
-        groups.append(_Group("loop", contest.variants(), LOOP_UNTIMED))
+        num_images = request.loop.num_images or batch_size
+        groups.append(_Group("loop", loop_variants(networks, plan, num_images, **how), LOOP_UNTIMED))
     return sum(parameter.nbytes for parameter in model.parameters()) / MIB, groups
 
 
 def _measure(
     groups: Sequence[_Group], repeats: int, clock: Clock, device: torch.device, reporter: Reporter
-) -> tuple[tuple[BenchRow, ...], Agreement | None]:
-    """The rows of all groups, and how far the engine agrees with the papers' loop."""
+) -> tuple[BenchRow, ...]:
+    """Measure all groups."""
     num_runs, done = sum(group.num_runs(repeats) for group in groups), itertools.count(1)
-    rows, seen = list[BenchRow](), list[VariantTiming]()
+    rows: list[BenchRow] = []
     for group in groups:
-        seen = measure(
+        measured = measure(
             group.variants,
             untimed=group.untimed,
             repeats=repeats,
@@ -197,13 +234,12 @@ def _measure(
             device=device,
             after_run=lambda: reporter.progress(next(done), num_runs, "runs"),
         )
-        rows += rows_of(group.name, seen)
-    # The last group's last two are the engine and the papers' loop, where there are loops.
-    return tuple(rows), agreement(seen[-2].images, seen[-1].images) if len(groups) > 1 else None
+        rows += rows_of(group.name, measured)
+    return tuple(rows)
 
 
 def machine_name(device: torch.device, cpu_info: Path = Path("/proc/cpuinfo")) -> str:
-    """What the device is called by its maker, as far as the system tells."""
+    """Return the vendor's name of the device, as far as the system reports it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -13,7 +13,7 @@ from medcli.runtime.timing import Spread, clock_for, take_turns, thread_limit
 from medcli.tuning.networks import config_with, network_of
 from medcli.tuning.space import DENSE, NetworkVariant
 from medcli.tuning.store import Store
-from medcli.workflows.bench.variants import ForwardContest
+from medcli.workflows.bench.variants import forward_variants
 from medcli.workflows.tune.setup import TuneSetup
 
 TIMES = "times.json"
@@ -71,16 +71,8 @@ def measured_times(setup: TuneSetup, model: DiffusionTransformer) -> dict[str, A
     # The timed calls ask one configuration for the cost of all counts.
     networks = {variant.count: replace(network_of(model, variant), config=setup.config) for variant in variants}
     size, dtype = setup.plan.batch_size, setup.request.sampling.dtype
-    contest = ForwardContest(
-        networks=networks,
-        unabsorbed={},
-        plain_weights=None,
-        batch_size=size,
-        device=setup.device,
-        dtype=dtype,
-        compiled=False,
-    )
-    works = [made.run for made in contest.variants()]
+    timed = forward_variants(networks, {}, batch_size=size, device=setup.device, dtype=dtype, compiled=False)
+    works = [variant.run for variant in timed]
     with thread_limit(None) as threads:
         clock = clock_for(setup.device, threads)
         for work in works:

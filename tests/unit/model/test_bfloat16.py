@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from medcli.config import ModelConfig
-from medcli.engine.papers_network import PlainNetwork
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.block import FinalLayer
 from medcli.workflows.bench.subject import random_model
+from papers_network import PapersNetwork
 
 COUNTS = (0, 4, 16)
 
 
 @dataclass(frozen=True, slots=True)
-class NarrowNetwork(PlainNetwork):
+class NarrowNetwork(PapersNetwork):
     """The network with every step in bfloat16."""
 
     def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:

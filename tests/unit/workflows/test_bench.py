@@ -13,7 +13,7 @@ import torch
 
 from medcli.engine.cost import call_gmacs
 from medcli.engine.networks import Guidance
-from medcli.engine.plan import FinishedImage, philox_noise
+from medcli.engine.plan import FinishedImage
 from medcli.errors import ConfigError
 from medcli.model.absorption import absorbed_saving
 from medcli.model.backbone import DiffusionTransformer
@@ -22,10 +22,9 @@ from medcli.presets import preset_config
 from medcli.runtime.reporting import Silent
 from medcli.runtime.timing import Clock
 from medcli.sampler_config import SamplerConfig
-from medcli.workflows.bench.loops import LoopSettings, agreement, drawn_beforehand, even_rho, loop_plan
+from medcli.workflows.bench.loops import LoopSettings, even_rho, loop_plan
 from medcli.workflows.bench.rows import measure
-from medcli.workflows.bench.run import BenchReport, BenchRequest, bench, machine_name
-from medcli.workflows.bench.settings import BenchSettings
+from medcli.workflows.bench.run import BenchReport, BenchRequest, BenchSettings, bench, machine_name
 from medcli.workflows.bench.subject import Shape, find_subject, random_model
 from medcli.workflows.bench.variants import TimedVariant, networks_by_count, unabsorbed_networks
 from tests.unit.engine.tiny import LADDER, PIXELS, save, with_ladder
@@ -36,15 +35,11 @@ ABSORBED = (1, 4)
 """Counts of the ladder that tiny networks absorb."""
 FORWARDS = [
     ("forward", "dense", ()),
-    ("forward", "plain", ()),
     ("forward", "mediators", (1,)),
     ("forward", "unabsorbed", (1,)),
-    ("forward", "plain", (1,)),
     ("forward", "mediators", (4,)),
     ("forward", "unabsorbed", (4,)),
-    ("forward", "plain", (4,)),
     ("forward", "mediators", (16,)),
-    ("forward", "plain", (16,)),
 ]
 
 
@@ -84,67 +79,57 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(file: Path) -> BenchReport:
-    forward = [4.0, 6.0, 2.0, 3.0, 6.0, 4.0, 5.0, 8.0, 8.0, 16.0]
-    loop = [6.0, 3.0, 20.0]
+    forward = [4.0, 2.0, 3.0, 4.0, 5.0, 8.0]
+    loop = [6.0, 3.0]
     return bench(request_of(file), Notes(), clock=scripted([*forward, *forward, *loop, *(2 * s for s in loop)]))
 
 
-def test_every_entry_stands_beside_full_attention_and_the_engine_beside_the_papers_loop(report: BenchReport) -> None:
+def test_every_mediator_count_and_the_engine_are_compared_with_full_attention(report: BenchReport) -> None:
     assert [(row.group, row.variant, row.mediators) for row in report.rows] == [
         *FORWARDS,
         ("loop", "dense", ()),
         ("loop", "engine", LADDER),
-        ("loop", "plain", LADDER),
     ]
 
 
 def test_ratios_are_quotients_of_images_per_second_and_slower_is_below_full_attention(report: BenchReport) -> None:
-    forwards, (dense, engine, plain) = report.rows[:10], report.rows[10:]
-    ratios = [1.0, 4 / 6, 2.0, 4 / 3, 4 / 6, 1.0, 0.8, 0.5, 0.5, 0.25]
+    forwards, (dense, engine) = report.rows[:6], report.rows[6:]
+    ratios = [1.0, 2.0, 4 / 3, 1.0, 0.8, 0.5]
     assert [row.ratio_to_dense for row in forwards] == pytest.approx(ratios)
     assert [row.is_slower for row in forwards] == [ratio < 1 for ratio in ratios]
-    # Each beside the papers' network of the same count.
-    ratios = [1.5, 1.0, 3.0, 2.0, 1.0, 2.0, 1.6, 1.0, 2.0, 1.0]
-    assert [row.ratio_to_plain for row in forwards] == pytest.approx(ratios)
-    assert (dense.num_images, engine.num_images, plain.num_images) == (3, 3, 2)
+    assert (dense.num_images, engine.num_images) == (3, 3)
     assert engine.ratio_to_dense == pytest.approx(2.0)
-    # 3 images in 4.5 s against 2 images in 30 s.
-    assert engine.ratio_to_plain == pytest.approx(10.0)
-    assert plain.ratio_to_plain == 1.0
-    assert plain.is_slower
 
 
 def test_seconds_are_median_and_quartiles_of_the_clock_and_the_walls_median_beside(report: BenchReport) -> None:
-    engine = report.rows[11].to_json()
+    engine = report.rows[7].to_json()
     assert (engine["seconds_median"], engine["seconds_q1"], engine["seconds_q3"]) == (4.5, 3.75, 5.25)
     assert engine["wall_seconds_median"] == 9.0
     assert engine["images_per_sec"] == 3 / 4.5
 
 
 def test_multiply_adds_are_those_of_the_calls_really_made(report: BenchReport) -> None:
-    for row in report.rows[:10]:
+    for row in report.rows[:6]:
         assert row.gmacs == call_gmacs(PIXELS, row.mediators[0] if row.mediators else 0, Guidance())
-    engine, plain = report.rows[11:]
+    engine = report.rows[7]
     assert engine.calls is not None
     assert sum(engine.calls) == 6
     costs = [call_gmacs(PIXELS, count, Guidance()) for count in LADDER]
     assert engine.gmacs == pytest.approx(sum(n * cost for n, cost in zip(engine.calls, costs, strict=True)))
-    assert plain.calls is not None
-    assert sum(plain.calls) == 12
 
 
 def test_absorption_saves_multiply_adds_in_the_rows_that_have_it(report: BenchReport) -> None:
     saving = {count: absorbed_saving(PIXELS, num_mediators=count) / 1e9 for count in (0, *LADDER)}
     assert [count for count in LADDER if saving[count]] == list(ABSORBED)
-    for row in report.rows[:10]:
+    for row in report.rows[:6]:
         absorbs = row.variant == "mediators"
         count = row.mediators[0] if absorbs else 0
         assert row.gmacs - row.gmacs_done == pytest.approx(saving[count], abs=1e-15)
-    dense, engine, plain = report.rows[10:]
+    dense, engine = report.rows[6:]
     assert engine.calls is not None
     saved = sum(calls * saving[count] for calls, count in zip(engine.calls, LADDER, strict=True))
     assert engine.gmacs - engine.gmacs_done == pytest.approx(saved)
-    assert (dense.gmacs_done, plain.gmacs_done) == (dense.gmacs, plain.gmacs)
+    assert dense.gmacs_done == dense.gmacs
 
 
 @torch.no_grad()
@@ -164,24 +149,10 @@ def test_a_network_without_absorption_computes_every_query_and_key(monkeypatch: 
     assert unabsorbed_networks(random_model(with_ladder(PIXELS, 16)), compiled=False) == {}
 
 
-def test_the_engine_and_the_papers_loop_make_the_same_images(report: BenchReport) -> None:
-    assert report.agreement is not None
-    assert report.agreement.num_images == 2
-    assert report.agreement.same_moves
-    assert report.agreement.max_relative_difference <= 1e-6
-
-
-def test_the_papers_way_stays_float32_and_is_not_compiled(file: Path) -> None:
-    made = bench(request_of(file, dtype="bf16", repeats=1), Silent())
-    assert {(row.dtype, row.variant == "plain") for row in made.rows} == {("bf16", False), ("fp32", True)}
-    assert made.agreement is not None
-    assert 1e-6 < made.agreement.max_relative_difference < 0.1
-
-
 def test_progress_counts_every_run_timed_or_not(file: Path) -> None:
     notes = Notes()
     bench(request_of(file, repeats=1), notes)
-    total = len(FORWARDS) * (2 + 1) + 3 * (1 + 1)
+    total = len(FORWARDS) * (2 + 1) + 2 * (1 + 1)
     assert notes.seen == [(done, total, "runs") for done in range(1, total + 1)]
 
 
@@ -199,8 +170,8 @@ def test_variants_warm_up_first_and_are_then_timed_in_turn() -> None:
             num_images=1,
             dtype="fp32",
             compiled=False,
-            gmacs_a_call=(1.0,),
-            done_a_call=(1.0,),
+            gmacs_per_call=(1.0,),
+            executed_per_call=(1.0,),
             run=run,
         )
 
@@ -220,7 +191,7 @@ def test_threads_and_clock_are_in_the_report_and_the_threads_end_with_it(file: P
     assert (made.threads, made.clock) == (2, "wall")
     assert torch.get_num_threads() == before
     made = bench(request_of(file, num_threads=1, repeats=1, loop=replace(LOOP, steps=0)), Silent())
-    assert (made.threads, made.clock, made.agreement, len(made.rows)) == (1, "thread_cpu", None, 10)
+    assert (made.threads, made.clock, len(made.rows)) == (1, "thread_cpu", 6)
 
 
 def test_a_dit_model_is_measured_by_network_calls_only_and_that_is_said(tmp_path: Path) -> None:
@@ -228,18 +199,14 @@ def test_a_dit_model_is_measured_by_network_calls_only_and_that_is_said(tmp_path
     notes = Notes()
     made = bench(request_of(path, repeats=1), notes)
     assert {row.group for row in made.rows} == {"forward"}
-    assert notes.notes == ["forward passes only: the papers' step-wise loop is for SiT models"]
+    assert notes.notes == ["forward passes only: sampling runs are timed for SiT models"]
 
 
-@pytest.mark.parametrize(
-    ("mediators", "names"), [((), ["dense", "plain"]), ((4,), ["dense", "engine", "plain"])], ids=["none", "one"]
-)
+@pytest.mark.parametrize(("mediators", "names"), [((), ["dense"]), ((4,), ["dense", "engine"])], ids=["none", "one"])
 def test_ladders_of_no_and_of_one_count_run_too(file: Path, mediators: tuple[int, ...], names: list[str]) -> None:
     made = bench(request_of(file, repeats=1, shape=Shape(mediators=mediators)), Silent())
     assert [row.variant for row in made.rows if row.group == "loop"] == names
     assert made.rho == ()
-    assert made.agreement is not None
-    assert made.agreement.max_relative_difference <= 1e-6
 
 
 def test_a_preset_has_mediators_in_every_block_and_weights_that_do_something() -> None:
@@ -303,27 +270,6 @@ def test_given_thresholds_are_taken_and_need_a_ladder() -> None:
     assert (plan.schedule.rho, plan.schedule.warmup_steps) == ((0.5, 0.2), 2)
     with pytest.raises(ConfigError, match="at least two counts"):
         loop_plan(with_ladder(PIXELS, 4), LoopSettings(steps=4, warmup_steps=2, rho=(0.5,)), 4)
-
-
-def finished(index: int, value: float, moves: tuple[int, ...] = ()) -> FinishedImage:
-    return FinishedImage(index, 0, torch.tensor([[[value, 1.0]]]), switch_steps=moves, calls=(1,))
-
-
-def test_agreement_is_the_worst_difference_relative_to_the_largest_element() -> None:
-    engine = [finished(1, 4.0, (2,)), finished(0, 2.0), finished(2, 9.0)]
-    agreed = agreement(engine, [finished(0, 2.0), finished(1, 5.0, (2,))])
-    assert (agreed.num_images, agreed.max_relative_difference, agreed.same_moves) == (2, pytest.approx(0.2), True)
-    assert not agreement(engine, [finished(1, 4.0, (3,))]).same_moves
-    assert agreement(engine, [finished(0, math.nan)]).to_json()["max_relative_difference"] is None
-
-
-def test_noise_drawn_beforehand_is_the_same_noise() -> None:
-    noise = philox_noise(5, (1, 4, 4))
-    recorded = drawn_beforehand(noise, [2, 0], 3, CPU)
-    for index in (2, 0):
-        for draw in range(3):
-            numbers = torch.tensor([index]), torch.tensor([draw])
-            assert torch.equal(recorded(*numbers), noise(*numbers))
 
 
 def test_no_rounds_are_refused(file: Path) -> None:

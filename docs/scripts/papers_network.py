@@ -1,8 +1,7 @@
-"""The network as the papers' code computes it: every bias resized and repeated each call, every softmax written out.
+"""Network as the papers' code computes it: biases resized and repeated in each call, explicit softmax.
 
-The opponent `medcli bench` measures against, so it stands alone: nothing that is made faster in `medcli.model` makes
-this faster. Where the papers' code leaves a choice, it takes the quicker one: blocks without mediators use fused
-attention, and there is no module around a function.
+The baseline of `bench_papers.py`. It shares no code with `medcli.model`, so optimisations there do not speed it up.
+Where the papers' code leaves a choice, it takes the faster one: blocks without mediators use fused attention.
 
 Source: reference-facts 1.3 to 1.6 and 3.2.
 """
@@ -28,17 +27,17 @@ MAX_PERIOD = 10000.0
 
 
 @dataclass(frozen=True, slots=True)
-class PlainNetwork:
+class PapersNetwork:
     """A network at one mediator count, as a function of its weights."""
 
     weights: Mapping[str, Tensor]
-    """The model's state dict."""
+    """State dict of the model."""
     config: ModelConfig
     num_mediators: int
-    """0 is full attention."""
+    """Mediator count; 0: full attention."""
 
     def __call__(self, latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
-        """The model's raw output; arguments and result as for `DiffusionTransformer.forward`."""
+        """Return the model's raw output, as `DiffusionTransformer.forward` does."""
         config, weights = self.config, self.weights
         patches = F.conv2d(
             latent_BCYX, weights["x_embedder.proj.weight"], weights["x_embedder.proj.bias"], stride=config.patch_size
@@ -51,11 +50,11 @@ class PlainNetwork:
         return self.image(self.linear("final_layer.linear", modulated(x_BND, shift, scale)))
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        """A linear layer by its name."""
+        """Apply the linear layer of this name."""
         return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
 
     def time(self, t_B: Tensor) -> Tensor:
-        """(B, D) features of the time."""
+        """Embed the time: (B, D)."""
         half = FREQUENCY_FEATURES // 2
         place = torch.arange(half, dtype=torch.float32, device=t_B.device)
         angle = t_B[:, None].float() * torch.exp(-math.log(MAX_PERIOD) * place / half)[None]
@@ -63,7 +62,7 @@ class PlainNetwork:
         return self.linear("t_embedder.mlp.2", F.silu(self.linear("t_embedder.mlp.0", features)))
 
     def block(self, x_BND: Tensor, condition_BD: Tensor, layer: int) -> Tensor:
-        """One transformer block; its adaLN is computed here, from the condition, each time."""
+        """Apply one transformer block, its adaLN included."""
         name = f"blocks.{layer}"
         parts = self.linear(f"{name}.adaLN_modulation.1", F.silu(condition_BD)).chunk(6, dim=1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
@@ -75,18 +74,18 @@ class PlainNetwork:
         return x_BND + gate_mlp[:, None] * hidden
 
     def heads(self, x_BND: Tensor) -> Tensor:
-        """(B, N, D) as (B, H, N, K)."""
+        """Reshape (B, N, D) to (B, H, N, K)."""
         return x_BND.reshape(*x_BND.shape[:2], self.config.num_heads, -1).permute(0, 2, 1, 3)
 
     def full_attention(self, x_BND: Tensor, name: str) -> Tensor:
-        """Every token looks at every token."""
+        """Apply full attention."""
         widths = [self.config.qk_size, self.config.qk_size, self.config.hidden_size]
         query, key, value = (self.heads(part) for part in self.linear(f"{name}.qkv", x_BND).split(widths, dim=-1))
         mixed_BHNK = F.scaled_dot_product_attention(query, key, value)
         return self.linear(f"{name}.proj", mixed_BHNK.transpose(1, 2).reshape(x_BND.shape))
 
     def mediator_attention(self, x_BND: Tensor, name: str) -> Tensor:
-        """The eight steps of reference-facts 3.2, one after the other."""
+        """Apply mediator attention, the eight steps of reference-facts 3.2."""
         batch, _, width = x_BND.shape
         side, pooled_side = self.config.tokens_side, math.isqrt(self.num_mediators)
         query_BND, key_BND, value_BND = self.linear(f"{name}.qkv", x_BND).chunk(3, dim=-1)
@@ -107,7 +106,7 @@ class PlainNetwork:
         return self.linear(f"{name}.proj", mixed_BND)
 
     def biases(self, name: str, batch: int) -> tuple[Tensor, Tensor]:
-        """Both biases, (B, H, M, N) and (B, H, N, M): resized, laid out and repeated over the batch each time."""
+        """Resize both biases and repeat them over the batch: (B, H, M, N) and (B, H, N, M)."""
         table = f"{name}." if len(self.config.mediators) == 1 else f"{name}.ladder.{self.num_mediators}."
         side, heads, count = self.config.tokens_side, self.config.num_heads, self.num_mediators
 
@@ -124,7 +123,7 @@ class PlainNetwork:
         return to_tokens, from_queries
 
     def image(self, x_BNP: Tensor) -> Tensor:
-        """Lay patches out; of a SiT network's output only the first half is used, where there are two."""
+        """Unpatchify; keep the first C channels of a SiT network's output."""
         side, patch, channels = self.config.tokens_side, self.config.patch_size, self.config.out_channels
         grid = x_BNP.reshape(-1, side, side, patch, patch, channels).permute(0, 5, 1, 3, 2, 4)
         out_BCYX = grid.reshape(-1, channels, side * patch, side * patch)
@@ -132,6 +131,6 @@ class PlainNetwork:
 
 
 def modulated(x_BND: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
-    """LayerNorm without parameters, then a per-image scale and shift."""
+    """Apply LayerNorm without parameters, then scale and shift per image."""
     normed_BND = F.layer_norm(x_BND, x_BND.shape[-1:], eps=LAYER_NORM_EPS)
     return normed_BND * (1 + scale_BD[:, None]) + shift_BD[:, None]

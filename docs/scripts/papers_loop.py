@@ -1,7 +1,7 @@
-"""Step-wise sampling as the papers' code does it: one image at a time, and two network calls a step.
+"""Step-wise sampling as the papers' code does it: one image at a time, two network calls per step.
 
-The opponent of the sampling engine in `medcli bench`. It makes the same images from the same noise, which is what
-makes the comparison honest. Source: reference-facts 4 and 5.5.
+The baseline of `bench_papers.py`. From the same noise it produces the same images as the sampling engine, so the two
+are comparable. Source: reference-facts 4 and 5.5.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from medcli.sampler_config import SamplerConfig
 # Dimension key: B images of a batch, always 1 here; C latent channels, Y X latent height and width.
 
 CALLS_A_STEP = 2
-"""The drift and the score are asked of the network one after the other, at the same state and time."""
+"""Drift and score each call the network, at the same state and time."""
 
 
-def plain_loop(
+def papers_loop(
     networks: Sequence[Network],
     plan: SamplingPlan,
     indices: Iterable[int],
@@ -30,21 +30,21 @@ def plain_loop(
     noise: Noise,
     device: torch.device | str = "cpu",
 ) -> Iterator[FinishedImage]:
-    """Make images one after the other.
+    """Generate images one after the other.
 
     Args:
-        networks: One for each ladder_index of the schedule.
-        plan: How; `batch_size` is not used.
-        indices: Numbers of the images.
-        noise: Gives noise on the CPU, as the papers draw it; it is moved to the device when it is needed.
+        networks: One for each ladder index.
+        plan: How to sample; `batch_size` is ignored.
+        indices: Image indices.
+        noise: Draws noise on the CPU, as the papers' code does; it is moved to the device when needed.
         device: Where the networks are.
 
     Raises:
-        ConfigError: If the plan is not the papers': their SDE with its default settings, without guidance.
+        ConfigError: If the plan is not the papers' default SDE without guidance.
     """
     config = plan.sampler
     if config != SamplerConfig(steps=config.steps) or plan.guidance.is_on:
-        raise ConfigError("the plain loop is the papers' default SDE without guidance")
+        raise ConfigError("the papers' loop is their default SDE without guidance")
     return (_image(networks, plan, index, noise, torch.device(device)) for index in indices)
 
 
@@ -52,7 +52,7 @@ def plain_loop(
 def _image(
     networks: Sequence[Network], plan: SamplingPlan, index: int, noise: Noise, device: torch.device
 ) -> FinishedImage:
-    """Carry one image from noise to data; the rule looks at each step of the integration but the first."""
+    """Integrate one image from noise to data; the schedule observes every step but the first."""
     index_B = torch.tensor([index])
     label_B = plan.labels.of(plan.seed, index_B).to(device)
     rule = plan.schedule.rule() if plan.schedule.is_dynamic else None
@@ -79,12 +79,12 @@ def _image(
 
 
 def diffusion(t_B: Tensor) -> Tensor:
-    """w(t) of the form `sigma`: half the squared amplitude of the noise, 1 - t on the linear path."""
+    """Diffusion w(t) of the form `sigma`: half the squared noise amplitude, 1 - t on the linear path."""
     return (1 - t_B)[:, None, None, None]
 
 
 def drift(network: Network, x_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
-    """Drift of the SDE: the velocity, and the score worked out of the velocity of a second, equal call."""
+    """Drift of the SDE: the velocity, plus the score from a second, equal network call."""
     velocity_BCYX = network(x_BCYX, t_B, label_B)
     return velocity_BCYX + diffusion(t_B) * score(network(x_BCYX, t_B, label_B), x_BCYX, t_B)
 
@@ -98,6 +98,6 @@ def score(velocity_BCYX: Tensor, x_BCYX: Tensor, t_B: Tensor) -> Tensor:
 
 
 def change(name: str, before_BCYX: Tensor, after_BCYX: Tensor) -> float:
-    """Distance between two states over all elements; the device is waited for."""
+    """Distance between two states over all elements; synchronises the device."""
     difference = after_BCYX - before_BCYX
     return float((difference.abs() if name == "l1" else difference**2).mean())

@@ -7,12 +7,12 @@ from torch import Tensor
 from medcli.engine.generate import generate
 from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, ladder_networks
-from medcli.engine.papers_loop import plain_loop
-from medcli.engine.papers_network import PlainNetwork
 from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
 from medcli.errors import ConfigError
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
+from papers_loop import papers_loop
+from papers_network import PapersNetwork
 from tests.unit.engine.tiny import LADDER, PIXELS, RHO, model_of
 
 NOISE = philox_noise(0, (1, 8, 8))
@@ -24,17 +24,17 @@ PLAN = SamplingPlan(
 )
 
 
-def plain_images(plan: SamplingPlan, indices: range) -> list[FinishedImage]:
+def papers_images(plan: SamplingPlan, indices: range) -> list[FinishedImage]:
     weights = model_of().state_dict()
-    networks = [PlainNetwork(weights, PIXELS, count) for count in plan.schedule.counts]
-    return list(plain_loop(networks, plan, indices, noise=NOISE))
+    networks = [PapersNetwork(weights, PIXELS, count) for count in plan.schedule.counts]
+    return list(papers_loop(networks, plan, indices, noise=NOISE))
 
 
 @pytest.mark.parametrize("schedule", [PLAN.schedule, static(4), FULL], ids=lambda schedule: schedule.kind)
-def test_the_plain_loop_makes_the_engines_images_with_twice_the_calls(schedule: Schedule) -> None:
+def test_the_papers_loop_makes_the_engines_images_with_twice_the_calls(schedule: Schedule) -> None:
     plan = replace(PLAN, schedule=schedule)
     engine = {image.index: image for image in generate(ladder_networks(model_of(), schedule.counts), plan, range(7))}
-    images = plain_images(plan, range(7))
+    images = papers_images(plan, range(7))
     assert [image.index for image in images] == list(range(7))
     for image in images:
         twin = engine[image.index]
@@ -45,7 +45,7 @@ def test_the_plain_loop_makes_the_engines_images_with_twice_the_calls(schedule: 
         assert len({image.switch_steps for image in images}) > 1
 
 
-def test_the_plain_loop_runs_one_image_at_a_time() -> None:
+def test_the_papers_loop_runs_one_image_at_a_time() -> None:
     batches = []
 
     def forward(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
@@ -53,11 +53,11 @@ def test_the_plain_loop_runs_one_image_at_a_time() -> None:
         return torch.zeros_like(latent_BCYX)
 
     plan = replace(PLAN, schedule=FULL)
-    assert len(list(plain_loop([forward], plan, [3, 1], noise=NOISE))) == 2
+    assert len(list(papers_loop([forward], plan, [3, 1], noise=NOISE))) == 2
     assert batches == [(1, 1, 1)] * (2 * 2 * 14)
 
 
 @pytest.mark.parametrize("change", [{"sampler": SamplerConfig(sampler="ode")}, {"guidance": Guidance(scale=2.0)}])
-def test_the_plain_loop_refuses_what_the_papers_loop_does_not_do(change: dict) -> None:
+def test_the_papers_loop_refuses_what_the_papers_loop_does_not_do(change: dict) -> None:
     with pytest.raises(ConfigError, match="default SDE"):
-        plain_images(replace(PLAN, **change), range(1))
+        papers_images(replace(PLAN, **change), range(1))

@@ -1,1 +1,0 @@
-"""What `medcli bench --train` does."""
