@@ -164,9 +164,9 @@ def compare_schedules(request: ComparisonRequest, reporter: Reporter) -> Compari
     seeds = tuple(range(request.seed, request.seed + request.num_seeds))
     runs = [(variant, seed) for seed in seeds for variant in variants]
     costs: dict[tuple[str, int], tuple[float, float]] = {}
-    for done, (variant, seed) in enumerate(runs):
-        own = _PartOf(reporter, done, len(runs), f"{variant.name}, seed {seed}")
-        sample(_sample_request(request, checkpoint, variant, seed), own)
+    for variant, seed in runs:
+        reporter.note(f"{variant.name}, seed {seed}")
+        sample(_sample_request(request, checkpoint, variant, seed), reporter)
         costs[variant.name, seed] = _costs(_folder(request, variant, seed), request.num_images, config)
     folders = {run: _folder(request, *run) for run in runs}
     fids = _fids(list(folders.values()), request.num_images, reporter)
@@ -261,21 +261,6 @@ def interpolated(line: Sequence[tuple[float, float]], place: float) -> float:
         if place <= right:
             return low + (high - low) * (place - left) / (right - left)
     return line[-1][1]
-
-
-class _PartOf:
-    """Reporter that forwards the progress of one run as progress of all runs."""
-
-    def __init__(self, reporter: Reporter, before: int, total: int, title: str) -> None:
-        self._reporter, self._before, self._total, self._title = reporter, before, total, title
-
-    def progress(self, done: int, total: int, unit: str) -> None:
-        """Report the progress in hundredths of a run."""
-        self._reporter.progress(100 * self._before + 100 * done // total, 100 * self._total, "hundredths of a run")
-
-    def note(self, text: str) -> None:
-        """Forward a note, prefixed with the run's title."""
-        self._reporter.note(f"{self._title}: {text}")
 
 
 def table(result: Mapping[str, Any]) -> str:
