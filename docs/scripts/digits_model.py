@@ -15,8 +15,7 @@ from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL
 from medcli.data.digits import DIGITS, digit_set
-from medcli.model.backbone import DiffusionTransformer
-from medcli.model.init import initialise
+from medcli.model.backbone import DiffusionTransformer, initialise
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.config import TrainConfig
 from medcli.training.train import train

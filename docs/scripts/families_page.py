@@ -18,7 +18,7 @@ from typing import Any
 from medcli.cli.app import main
 from medcli.config import Family, ModelConfig, listing
 from medcli.cost.macs import closed_form_macs
-from medcli.model.shapes import num_params, position_tables
+from medcli.model.layout import num_params, position_tables
 from medcli.presets import PUBLISHED, amm_blocks, family_title, preset_config, preset_names
 from medcli.runtime.files import write_text
 
@@ -150,8 +150,7 @@ def _empty_folder() -> Iterator[None]:
 def _save(name: str, config: ModelConfig) -> None:
     """Write a network with fresh weights."""
     from medcli.checkpoint.writer import save_checkpoint
-    from medcli.model.backbone import DiffusionTransformer
-    from medcli.model.init import initialise
+    from medcli.model.backbone import DiffusionTransformer, initialise
 
     model = DiffusionTransformer(config)
     initialise(model, 0)

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.data.digits import digit_set
-from medcli.model.backbone import DiffusionTransformer, empty_model
-from medcli.model.init import initialise
+from medcli.model.backbone import DiffusionTransformer, empty_model, initialise
 from medcli.runtime.files import atomic_path, write_text
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.batches import Batches, TrainBatch

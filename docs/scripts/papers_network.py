@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medcli.config import ModelConfig
-from medcli.model.shapes import FREQUENCY_FEATURES
+from medcli.model.layout import FREQUENCY_FEATURES
 
 # Dimension key: B batch, H heads, N latent tokens, M mediator tokens, K head width, D model width = H * K, C channels,
 # S tokens along one side, s mediators along one side, Y X latent height and width.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from medcli.checkpoint.tensor_record import FLOAT_DTYPES, TensorRecord, describe_tensor
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError, listed
-from medcli.model.shapes import position_tables, tensor_shapes
+from medcli.model.layout import position_tables, tensor_shapes
 
 
 def check_content(tensors: Mapping[str, TensorRecord], config: ModelConfig, source: str) -> None:

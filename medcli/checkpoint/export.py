@@ -85,7 +85,7 @@ def offset_indices(config: ModelConfig) -> dict[str, TensorRecord]:
 
 
 def _offset_index(side: int) -> Any:
-    from medcli.model.positions import offset_index
+    from medcli.model.layout import offset_index
 
     return offset_index(side)
 

@@ -14,7 +14,7 @@ from medcli.checkpoint.infer import Hints, infer_config
 from medcli.checkpoint.layouts import RawCheckpoint, open_raw
 from medcli.checkpoint.tensor_record import TensorRecord, computed
 from medcli.config import ModelConfig
-from medcli.model.shapes import num_params, position_tables, tensor_shapes
+from medcli.model.layout import num_params, position_tables, tensor_shapes
 from medcli.presets import preset_of
 
 
@@ -111,7 +111,7 @@ def position_records(config: ModelConfig, dtype: str) -> dict[str, TensorRecord]
 
 
 def _table(width: int, side: int) -> Any:
-    from medcli.model.positions import position_table
+    from medcli.model.layout import position_table
 
     return position_table(width, side)[None]
 

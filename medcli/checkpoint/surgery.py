@@ -15,8 +15,7 @@ from medcli.checkpoint.reader import main_dtype, position_records
 from medcli.checkpoint.tensor_record import TensorRecord, computed, from_bytes, row_concat, row_slice, zeros
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
-from medcli.model.layout import blocks
-from medcli.model.shapes import tensor_shapes
+from medcli.model.layout import blocks, tensor_shapes
 from medcli.presets import default_ladder, first_layers
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from medcli.checkpoint.stream import Sink, copy_records, writing
 from medcli.checkpoint.tensor_record import ITEM_SIZES, Made, TensorRecord
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError
-from medcli.model.shapes import tensor_shapes
+from medcli.model.layout import tensor_shapes
 from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Reporter, Silent
 

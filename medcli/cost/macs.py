@@ -13,8 +13,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from medcli.config import ModelConfig
-from medcli.model.layout import BlockGeometry, blocks, stages
-from medcli.model.shapes import FREQUENCY_FEATURES
+from medcli.model.layout import FREQUENCY_FEATURES, BlockGeometry, blocks, stages
 
 LAYER_NORM_MACS = 4
 """Per element of a LayerNorm without affine parameters."""

@@ -23,8 +23,7 @@ from medcli.config import ModelConfig
 from medcli.cost.macs import macs_by_operator
 from medcli.errors import MedcliError
 from medcli.model.backbone import DiffusionTransformer, empty_model
-from medcli.model.layout import block_kinds, block_names, one_of_each_kind
-from medcli.model.shapes import tensor_shapes
+from medcli.model.layout import block_kinds, block_names, one_of_each_kind, tensor_shapes
 from medcli.runtime.timing import thread_limit
 
 with warnings.catch_warnings():

@@ -2,11 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcli.model.linear import Linear
-from medcli.model.relative_bias import RelativeBias
+
+Made = TypeVar("Made")
+
+
+class WeightCache(Generic[Made]):
+    """The last result of a function of some weights, good until one of them is replaced or written to.
+
+    Never part of a state dict. Under gradients nothing is kept, so training computes what it would without.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[object, ...], tuple[Tensor, ...], Made] | None = None
+
+    def of(self, make: Callable[..., Made], *weights: Tensor) -> Made:
+        """`make(*weights)`, perhaps from an earlier call; not to be written to."""
+        # A compiled graph makes it itself: what is kept can't be looked up without leaving the graph.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(part.is_inference() for part in weights):
+            return make(*weights)
+        stamp = tuple((part.data_ptr(), part._version, part.dtype, part.device) for part in weights)
+        if self._last is None or self._last[0] != stamp:
+            # Aliases hold the memory of these weights, so that no other weights can come to lie at its address.
+            self._last = stamp, tuple(part.detach() for part in weights), make(*weights)
+        return self._last[2]
+
+
+# Dimension key: H heads, N tokens, S tokens along one side, W = 2 S - 1 offsets along one side.
+
+KEPT_BYTES = 2**25
+"""Most that one layer keeps of its composed bias: it grows with N^2, and a large grid's would outgrow the weights."""
+
+
+class RelativeBias(nn.Module):
+    """Position bias of one attention layer.
+
+    Args:
+        shape: Rows and heads of its table. MDTv2's has three rows more than there are offsets; they are not used.
+        tokens_side: Tokens along one side of the grid.
+    """
+
+    def __init__(self, shape: tuple[int, ...], tokens_side: int) -> None:
+        super().__init__()
+        self.tokens_side = tokens_side
+        self.relative_position_bias_table = nn.Parameter(torch.empty(shape))
+        self._composed = WeightCache[Tensor]()
+
+    def forward(self) -> Tensor:
+        """(H, N, N): entry i, j is the table's row for the offset of query i from key j, rows of the grid first.
+
+        Kept between calls while no gradient is wanted, if it is no more than KEPT_BYTES.
+        """
+        table = self.relative_position_bias_table
+        num_bytes = table.shape[1] * self.tokens_side**4 * table.element_size()
+        return self._composed.of(self._compose, table) if num_bytes <= KEPT_BYTES else self._compose(table)
+
+    def _compose(self, table: Tensor) -> Tensor:
+        """Lay the table out; keys run backwards through windows of it, so no table of indices is needed."""
+        side, offsets = self.tokens_side, 2 * self.tokens_side - 1
+        table_WWH = table[: offsets**2].unflatten(0, (offsets, offsets))
+        # Axes: query row and column, head, then key row and column from the last to the first.
+        windows_SSHSS = table_WWH.unfold(0, side, 1).unfold(1, side, 1)
+        return windows_SSHSS.flip(-2, -1).permute(2, 0, 1, 3, 4).flatten(3).flatten(1, 2)
+
 
 # Dimension key: B batch, H heads, N latent tokens, K head width, D model width = H * K.
 

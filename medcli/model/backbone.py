@@ -6,6 +6,8 @@ Source: DiT (arXiv 2212.09748), SiT (arXiv 2401.08740); reference-facts 1.
 
 from __future__ import annotations
 
+import math
+import re
 from typing import cast
 
 import torch
@@ -13,11 +15,10 @@ from torch import Tensor, nn
 
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
-from medcli.model.block import Block, FinalLayer, RunBlock, attention_of
+from medcli.model.block import NO_MASKS, Block, FinalLayer, RunBlock, RunBlocks, TokenMasks, attention_of
 from medcli.model.edt import edt_parts, edt_route
 from medcli.model.embed import LabelEmbedder, PatchEmbed, TimestepEmbedder
-from medcli.model.layout import block_names, blocks, side_block
-from medcli.model.masks import NO_MASKS, RunBlocks, TokenMasks
+from medcli.model.layout import block_names, blocks, position_table, side_block
 from medcli.model.mdt import mdt_parts, mdt_route
 
 # Dimension key: B batch, N latent tokens, D model width, C channels, Y X latent height and width.
@@ -40,7 +41,7 @@ class DiffusionTransformer(nn.Module):
     """A class-conditional diffusion transformer.
 
     The model has no modes: the mediator count is an argument of the call, and label dropout belongs to the trainer.
-    Weights are uninitialised until a checkpoint is loaded or `medcli.model.init.initialise` is called.
+    Weights are uninitialised until a checkpoint is loaded or `medcli.model.backbone.initialise` is called.
 
     Args:
         config: The architecture.
@@ -106,7 +107,7 @@ class DiffusionTransformer(nn.Module):
             t_B: (B,) native time: SiT floats in [0, 1], 0 = noise; others integers 0..999, 999 = most noise.
             label_B: (B,) integer labels; `num_classes` is the null class.
             num_mediators: Mediator count of the ladder; None = the largest, 0 = full attention in every layer.
-            masks: Tokens that masked training leaves out, by site, see `medcli.model.masks`.
+            masks: Tokens that masked training leaves out, by site, see `medcli.model.block`.
             run_block: How to run each block, such as by its compiled `forward`.
 
         Returns:
@@ -150,3 +151,32 @@ def empty_model(config: ModelConfig) -> DiffusionTransformer:
     """The model on the meta device, in evaluation mode: shapes without memory, for `load_state_dict(assign=True)`."""
     with torch.device("meta"):
         return DiffusionTransformer(config).eval()
+
+
+EMBEDDING_STD = 0.02
+NORMAL_NAMES = ("_bias", "embedding_table.weight", "relative_position_bias_table", "mask_token")
+"""How tensors end that start as normal noise: mediator and offset biases, labels, what stands in the holes."""
+ZERO_NAMES = re.compile(r"^(?!down_|concat_).*blocks\.\d+\.adaLN_modulation|^final_layer")
+"""Weights that start at zero. What stands between an EDT's stages does not."""
+
+
+@torch.no_grad()
+def initialise(model: DiffusionTransformer, seed: int) -> None:
+    """Fill every parameter in place; the same seed gives the same weights on every device type.
+
+    Linear and patch weights are Xavier uniform with zero biases; label table, time MLP and mediator bias tables normal
+    with standard deviation 0.02; depth-wise convolutions uniform in +-1/3; adaLN and the final projection zero, so a
+    fresh network returns exactly 0. Source: reference-facts 1.7 and 3.1, edt-facts 1.8.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        fresh = torch.zeros(parameter.shape)
+        if name.endswith("pos_embed"):
+            fresh = torch.from_numpy(position_table(fresh.shape[2], math.isqrt(fresh.shape[1])))[None]
+        elif ".dwc." in name:
+            fresh.uniform_(-1 / 3, 1 / 3, generator=generator)
+        elif name.endswith(NORMAL_NAMES) or (name.startswith("t_embedder") and fresh.ndim == 2):
+            fresh.normal_(std=EMBEDDING_STD, generator=generator)
+        elif fresh.ndim >= 2 and not ZERO_NAMES.search(name):
+            nn.init.xavier_uniform_(fresh.view(len(fresh), -1), generator=generator)
+        parameter.copy_(fresh)

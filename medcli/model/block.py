@@ -5,20 +5,40 @@ Source: DiT (arXiv 2212.09748); reference-facts 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcli.config import ModelConfig
-from medcli.model.attention import Attention
-from medcli.model.layout import BlockGeometry
-from medcli.model.linear import Linear, linear_gelu
+from medcli.model.attention import Attention, RelativeBias
+from medcli.model.layout import BlockGeometry, relative_table_shape
+from medcli.model.linear import Linear, add_product, linear_gelu, modulated_norm, product
 from medcli.model.mediator import MediatorAttention
-from medcli.model.norm import add_product, modulated_norm, product
-from medcli.model.relative_bias import RelativeBias
-from medcli.model.shapes import relative_table_shape
+
+TokenMasks = Mapping[str, Tensor]
+"""By site. EDT: (B, N) bool, True where a token is kept. MDTv2: (B, K) int64, numbers of the tokens that are kept."""
+
+NO_MASKS: TokenMasks = MappingProxyType({})
+
+DOWN_SITE = "down{}"
+"""Inside a down-sampler of an EDT, numbered from 0."""
+MID_SITE = "mid"
+"""Within the first stage of an EDT."""
+INPUT_SITE = "input"
+"""Before the first block: an MDTv2's sequence loses the tokens, in an EDT they become their positions."""
+
+
+def rows_of_masks(masks: TokenMasks, rows: slice) -> TokenMasks:
+    """The masks of some images of a batch."""
+    return {site: mask[rows] for site, mask in masks.items()} if masks else NO_MASKS
+
+
+RunBlocks = Callable[..., Tensor]
+"""Runs a block on tokens, with what else it joins by name; condition and mediator count are bound."""
+
 
 # Dimension key: B batch, N tokens, K of them kept, D model width.
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from medcli.model.block import DOWN_SITE, INPUT_SITE, MID_SITE, RunBlocks, TokenMasks
 from medcli.model.layout import StageGeometry, stages
-from medcli.model.masks import DOWN_SITE, INPUT_SITE, MID_SITE, RunBlocks, TokenMasks
-from medcli.model.norm import modulated_norm, product
+from medcli.model.linear import modulated_norm, product
 
 if TYPE_CHECKING:
     from medcli.config import ModelConfig

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcli.model.shapes import FREQUENCY_FEATURES
+from medcli.model.layout import FREQUENCY_FEATURES
 
 
 class PatchEmbed(nn.Module):

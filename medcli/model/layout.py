@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
 
 from medcli.config import ModelConfig
 
@@ -122,3 +126,169 @@ def one_of_each_kind(config: ModelConfig) -> ModelConfig:
         mediators=(),
         mediator_layers=(),
     )
+
+
+TABLE_SIDE = 7
+"""Side of the learned bias maps that are resized to the token grid (reference-facts 3.1)."""
+
+BIAS_TABLES = ("an_bias", "na_bias", "ah_bias", "aw_bias", "ha_bias", "wa_bias")
+"""The position-bias tables of one mediator count. Letters: a mediator, n token, h row, w column."""
+
+FREQUENCY_FEATURES = 256
+"""Sinusoidal features of a timestep."""
+
+
+def bias_shapes(heads: int, side: int, num_mediators: int) -> dict[str, tuple[int, ...]]:
+    """The six position-bias tables one mediator count needs in one layer, by their upstream names.
+
+    Args:
+        heads: Attention heads.
+        side: Tokens along one side of the grid.
+        num_mediators: The count.
+    """
+    shapes = (
+        (heads, num_mediators, TABLE_SIDE, TABLE_SIDE),
+        (heads, num_mediators, TABLE_SIDE, TABLE_SIDE),
+        (1, heads, num_mediators, side, 1),
+        (1, heads, num_mediators, 1, side),
+        (1, heads, side, 1, num_mediators),
+        (1, heads, 1, side, num_mediators),
+    )
+    return dict(zip(BIAS_TABLES, shapes, strict=True))
+
+
+def ladder_prefix(ladder: tuple[int, ...], num_mediators: int) -> str:
+    """Where a count's tables live below `blocks.{i}.attn.`: upstream's own place when the ladder is one count."""
+    return "" if len(ladder) == 1 else f"ladder.{num_mediators}."
+
+
+def relative_table_shape(config: ModelConfig, block: BlockGeometry) -> tuple[int, int]:
+    """Rows and heads of a block's relative position bias; MDTv2 has three rows more than it uses (edt-facts 5)."""
+    unused = 3 if config.family == "mdtv2" else 0
+    return ((2 * block.tokens_side - 1) ** 2 + unused, block.num_heads)
+
+
+def mediator_shapes(config: ModelConfig, block: BlockGeometry) -> dict[str, tuple[int, ...]]:
+    """The tensors mediators add to one attention layer, names relative to the layer."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for count in config.mediators:
+        prefix = ladder_prefix(config.mediators, count)
+        tables = bias_shapes(block.num_heads, block.tokens_side, count)
+        shapes |= {prefix + name: shape for name, shape in tables.items()}
+    shapes["dwc.weight"] = (block.width, 1, 3, 3)
+    shapes["dwc.bias"] = (block.width,)
+    return shapes
+
+
+def linear_shapes(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+    """Weight and bias of a linear layer."""
+    return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+
+
+def block_shapes(config: ModelConfig, block: BlockGeometry, *, mediated: bool) -> dict[str, tuple[int, ...]]:
+    """The tensors of one block, under their full names."""
+    name, width = block.name, block.width
+    qk_size, mlp_size = round(width * config.qk_ratio), round(width * config.mlp_ratio)
+    shapes: dict[str, tuple[int, ...]] = {}
+    if block.has_skip:
+        shapes |= linear_shapes(f"{name}.skip_linear", width, 2 * width)
+    shapes |= linear_shapes(f"{name}.attn.qkv", 2 * qk_size + width, width)
+    shapes |= linear_shapes(f"{name}.attn.proj", width, width)
+    if config.has_relative_bias:
+        shapes[f"{name}.attn.rel_pos_bias.relative_position_bias_table"] = relative_table_shape(config, block)
+    if mediated:
+        shapes |= {f"{name}.attn.{part}": shape for part, shape in mediator_shapes(config, block).items()}
+    shapes |= linear_shapes(f"{name}.mlp.fc1", mlp_size, width)
+    shapes |= linear_shapes(f"{name}.mlp.fc2", width, mlp_size)
+    return shapes | linear_shapes(f"{name}.adaLN_modulation.1", 6 * width, config.hidden_size)
+
+
+def between_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The tensors between the stages of an EDT, and those beside the blocks of an MDTv2; none in other families."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    if config.family == "mdtv2":
+        shapes["mask_token"] = (1, 1, config.hidden_size)
+        shapes["decoder_pos_embed"] = (1, config.num_tokens, config.hidden_size)
+        shapes |= block_shapes(config, side_block(config), mediated=False)
+    all_stages, condition = stages(config), config.hidden_size
+    middle = len(all_stages) // 2
+    for place, (here, after) in enumerate(zip(all_stages, all_stages[1:], strict=False)):
+        if place < middle:
+            name = f"down_blocks.{place}"
+            shapes[f"{name}.pos_embed"] = (1, after.tokens_side**2, after.width)
+            shapes |= linear_shapes(f"{name}.adaLN_modulation.1", 8 * here.width, condition)
+            shapes[f"{name}.reduction.weight"] = (after.width, 4 * here.width)
+        else:
+            name = f"concat_blocks.{place - middle}"
+            shapes[f"up_blocks.{place - middle}.expand.weight"] = (4 * after.width, here.width)
+            shapes[f"{name}.pos_embed"] = (1, after.tokens_side**2, after.width)
+            shapes |= linear_shapes(f"{name}.adaLN_modulation.1", 4 * after.width, condition)
+            shapes |= linear_shapes(f"{name}.cat", after.width, 2 * after.width)
+    return shapes
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every state-dict name of the model with its shape, in a fixed order."""
+    width, patch = config.hidden_size, config.patch_size
+    shapes: dict[str, tuple[int, ...]] = {"pos_embed": (1, config.num_tokens, width)}
+    shapes["x_embedder.proj.weight"] = (width, config.in_channels, patch, patch)
+    shapes["x_embedder.proj.bias"] = (width,)
+    shapes |= linear_shapes("t_embedder.mlp.0", width, FREQUENCY_FEATURES)
+    shapes |= linear_shapes("t_embedder.mlp.2", width, width)
+    shapes["y_embedder.embedding_table.weight"] = (config.num_label_rows, width)
+    for layer, block in enumerate(blocks(config)):
+        shapes |= block_shapes(config, block, mediated=layer in config.mediator_layers)
+    shapes |= between_shapes(config)
+    shapes |= linear_shapes("final_layer.linear", patch * patch * config.out_channels, width)
+    return shapes | linear_shapes("final_layer.adaLN_modulation.1", 2 * width, width)
+
+
+def position_tables(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Width and grid side of the fixed position tables by name: they follow from the configuration.
+
+    An MDTv2 learns its own, so it has none.
+    """
+    if config.family == "mdtv2":
+        return {}
+    tables = {"pos_embed": (config.hidden_size, config.tokens_side)}
+    for name, shape in between_shapes(config).items():
+        if name.endswith(".pos_embed"):
+            tables[name] = (shape[2], math.isqrt(shape[1]))
+    return tables
+
+
+def num_params(config: ModelConfig) -> int:
+    """Parameters of the model, the fixed position table included (as upstream counts)."""
+    return sum(math.prod(shape) for shape in tensor_shapes(config).values())
+
+
+def position_table(hidden_size: int, side: int) -> npt.NDArray[np.float32]:
+    """Position features of a square token grid.
+
+    Args:
+        hidden_size: Features per token, a multiple of 4.
+        side: Tokens along one side.
+
+    Returns:
+        (side * side, hidden_size) float32, tokens row by row. The first half encodes the column, the second the row;
+        each half is sines, then cosines, of position x 10000^(-j / (hidden_size / 4)).
+
+    Source: reference-facts 1.6; computed in float64 as upstream does.
+    """
+    omega_J = 10000.0 ** (-np.arange(hidden_size // 4, dtype=np.float64) / (hidden_size / 4))
+    angle_PJ = np.arange(side, dtype=np.float64)[:, None] * omega_J
+    axis_PE = np.concatenate([np.sin(angle_PJ), np.cos(angle_PJ)], axis=1)
+    column_NE = np.tile(axis_PE, (side, 1))
+    row_NE = np.repeat(axis_PE, side, axis=0)
+    return np.concatenate([column_NE, row_NE], axis=1).astype(np.float32)
+
+
+def offset_index(side: int) -> npt.NDArray[np.int64]:
+    """Row of a relative position table for each pair of tokens of a square grid: (N, N).
+
+    Source: edt-facts 1.2. `RelativeBias` does without; official files of some families hold it.
+    """
+    row_N, column_N = np.divmod(np.arange(side**2), side)
+    rows_NN = row_N[:, None] - row_N + side - 1
+    columns_NN = column_N[:, None] - column_N + side - 1
+    return rows_NN * (2 * side - 1) + columns_NN

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from medcli.model.block import INPUT_SITE, RunBlocks, TokenMasks
 from medcli.model.layout import encoder_half
-from medcli.model.masks import INPUT_SITE, RunBlocks, TokenMasks
 
 if TYPE_CHECKING:
     from medcli.model.backbone import DiffusionTransformer

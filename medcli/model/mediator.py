@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcli.model.absorption import layer_saving
-from medcli.model.attention import Attention
+from medcli.model.attention import Attention, RelativeBias, WeightCache
+from medcli.model.layout import BIAS_TABLES, bias_shapes
 from medcli.model.linear import linear
-from medcli.model.relative_bias import RelativeBias
-from medcli.model.shapes import BIAS_TABLES, bias_shapes
-from medcli.model.weight_cache import Kept
 
 # Dimension key: B batch, H heads, N latent tokens, M mediator tokens, K head width, D model width = H * K,
 # S tokens along one side of the grid.
@@ -35,7 +33,7 @@ class MediatorBias(nn.Module):
 def compose_biases(
     an_bias: Tensor, na_bias: Tensor, ah_bias: Tensor, aw_bias: Tensor, ha_bias: Tensor, wa_bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Add up the six tables of a count on the token grid; shapes as in `medcli.model.shapes.bias_shapes`.
+    """Add up the six tables of a count on the token grid; shapes as in `medcli.model.layout.bias_shapes`.
 
     Returns:
         Bias of the mediator-to-token scores and of the query-to-mediator scores, both (H, M, N).
@@ -77,7 +75,7 @@ class MediatorAttention(Attention):
         super().__init__(hidden_size, num_heads, relative_bias=relative_bias)
         self.dwc = nn.Conv2d(hidden_size, hidden_size, 3, padding=1, groups=hidden_size)
         self.tokens_side = tokens_side
-        self._composed = {count: Kept[tuple[Tensor, Tensor]]() for count in ladder}
+        self._composed = {count: WeightCache[tuple[Tensor, Tensor]]() for count in ladder}
         self.ladder: nn.ModuleDict | None = None
         if len(ladder) == 1:
             for name, shape in bias_shapes(num_heads, tokens_side, ladder[0]).items():

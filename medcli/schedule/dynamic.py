@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from medcli.config import check_ladder
 from medcli.errors import ConfigError
-from medcli.ladder import check_ladder
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
+from medcli.config import check_ladder
 from medcli.errors import ConfigError
-from medcli.ladder import check_ladder
 from medcli.schedule.dynamic import DynamicSchedule
 
 ScheduleKind = Literal["full", "static", "dynamic"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.data.training_set import TrainingSet
-from medcli.model.masks import NO_MASKS, TokenMasks, rows_of_masks
+from medcli.model.block import NO_MASKS, TokenMasks, rows_of_masks
 from medcli.runtime.noise import Stream, normal, uniform, words
 from medcli.training.config import TrainConfig
 from medcli.training.ladder_rule import counts_of_step

@@ -17,7 +17,7 @@ from torch import Tensor
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
-from medcli.model.shapes import BIAS_TABLES, ladder_prefix
+from medcli.model.layout import BIAS_TABLES, ladder_prefix
 from medcli.runtime.noise import Stream, words
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.calibration_inputs import NoiseStates, noise_states

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.block import Block
+from medcli.model.linear import modulated_norm
 from medcli.model.mediator import MediatorAttention
-from medcli.model.norm import modulated_norm
 from medcli.training.calibration_inputs import NoiseStates
 from medcli.training.convolution_fit import NormalEquations
 from medcli.training.mediator_descent import minimise

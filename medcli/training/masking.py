@@ -15,9 +15,9 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
+from medcli.model.block import DOWN_SITE, INPUT_SITE, MID_SITE, TokenMasks
 from medcli.model.edt import MID_BLOCK
 from medcli.model.layout import stages
-from medcli.model.masks import DOWN_SITE, INPUT_SITE, MID_SITE, TokenMasks
 from medcli.runtime.noise import Stream, uniform
 
 # Dimension key: B batch, N tokens of a site, K tokens kept.

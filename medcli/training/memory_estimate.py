@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from medcli.model.shapes import num_params
+from medcli.model.layout import num_params
 from medcli.training.optimizers import NUM_MOMENTS
 from medcli.training.step_pieces import (
     FLOAT_BYTES,

@@ -17,7 +17,7 @@ from medcli.diffusion.losses import Teacher, Weighting, dit_loss, sit_loss
 from medcli.diffusion.steps import Predict
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
-from medcli.model.masks import NO_MASKS, TokenMasks, rows_of_masks
+from medcli.model.block import NO_MASKS, TokenMasks, rows_of_masks
 from medcli.sampler_config import PathName, PredictionName
 
 # Dimension key: B batch, C channels, Y X latent height and width.
@@ -144,7 +144,7 @@ class LadderObjective(nn.Module):
             label_B: (B,) labels, the null class where a label was dropped.
             counts: Mediator count of each row, 0 for full attention. Each run of neighbouring rows with one count goes
                 through the network once.
-            masks: Tokens that a masked pass leaves out, see `medcli.model.masks`.
+            masks: Tokens that a masked pass leaves out, see `medcli.model.block`.
 
         Raises:
             ValueError: If there is not one count a row.

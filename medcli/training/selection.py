@@ -13,8 +13,7 @@ from torch import nn
 
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
-from medcli.model.layout import block_names
-from medcli.model.shapes import tensor_shapes
+from medcli.model.layout import block_names, tensor_shapes
 
 Train = Literal["all", "attention"]
 FIXED = "pos_embed"

@@ -14,7 +14,7 @@ from medcli.checkpoint.reader import Checkpoint, CheckpointInfo, open_checkpoint
 from medcli.checkpoint.surgery import Surgery, operate, target_config
 from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
-from medcli.model.shapes import num_params
+from medcli.model.layout import num_params
 from medcli.presets import preset_of
 from medcli.runtime.files import file_sha256
 from medcli.runtime.reporting import Reporter, Silent

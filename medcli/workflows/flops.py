@@ -13,11 +13,10 @@ from medcli.config import ModelConfig
 from medcli.cost.macs import dense
 from medcli.cost.traced_macs import trace_costs
 from medcli.data.assets import BUNDLED_MODEL, asset_path
-from medcli.engine.labels import Labels
-from medcli.engine.plan import SamplingPlan, check_plan
+from medcli.engine.plan import Labels, SamplingPlan, check_plan
 from medcli.errors import ConfigError
 from medcli.model.absorption import absorbed_saving
-from medcli.model.shapes import num_params
+from medcli.model.layout import num_params
 from medcli.presets import DEFAULT_PRESET, PUBLISHED, default_ladder, means_preset, preset_config, preset_of
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
 from medcli.workflows.flops_report import FlopsReport, FlopsRow, ModelCosts

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from medcli.config import ModelConfig
-from medcli.model.positions import position_table
+from medcli.model.layout import position_table
 from tests.conftest import Result, RunCli
 from tests.unit.checkpoint.builders import random_state
 

@@ -13,9 +13,8 @@ from medcli.config import ModelConfig
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.batched_rule import distance
 from medcli.engine.generate import generate
-from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, LadderNetwork, guided, ladder_networks
-from medcli.engine.plan import SamplingPlan
+from medcli.engine.plan import Labels, SamplingPlan
 from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.dynamic import DynamicSchedule

@@ -13,14 +13,11 @@ from medcli.cost.macs import macs_by_operator
 from medcli.cost.traced_macs import trace_costs
 from medcli.diffusion.guidance import combine
 from medcli.engine.generate import generate
-from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, guided, ladder_networks
-from medcli.engine.plan import SamplingPlan
+from medcli.engine.plan import Labels, SamplingPlan
 from medcli.model.amm import modulation_matrix
-from medcli.model.backbone import DiffusionTransformer
-from medcli.model.init import initialise
-from medcli.model.positions import position_table
-from medcli.model.shapes import num_params, tensor_shapes
+from medcli.model.backbone import DiffusionTransformer, initialise
+from medcli.model.layout import num_params, position_table, tensor_shapes
 from medcli.presets import preset_config
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL

@@ -13,7 +13,7 @@ from medcli.config import ModelConfig
 from medcli.cost.macs import closed_form_macs, macs_by_operator
 from medcli.cost.traced_macs import counts_by_module, trace_costs
 from medcli.model.backbone import DiffusionTransformer
-from medcli.model.shapes import num_params
+from medcli.model.layout import num_params
 from medcli.presets import preset_config
 
 ROWS = json.loads((Path(__file__).parent / "data/flops_reference.json").read_text())["rows"]

@@ -11,8 +11,8 @@ from medcli.config import ModelConfig
 from medcli.diffusion.guidance import combine
 from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.model.embed import TimestepEmbedder
+from medcli.model.layout import position_table
 from medcli.model.mediator import MediatorAttention
-from medcli.model.positions import position_table
 
 DATA = Path(__file__).parent / "data"
 NETWORKS = ["dit_tiny", "dit_small_norm", "sit_tiny_sigma", "sit_tiny_nosigma", "sit_med_n4", "sit_med_n16"]

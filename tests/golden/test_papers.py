@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medcli.engine.labels import Labels
+from medcli.engine.plan import Labels
 from medcli.engine.plan import SamplingPlan
 from medcli.schedule.spec import Schedule
 from papers_loop import CALLS_A_STEP, papers_loop

@@ -12,7 +12,7 @@ from medcli.checkpoint.surgery import operate
 from medcli.checkpoint.tensor_record import Region, TensorRecord
 from medcli.checkpoint.writer import record_of
 from medcli.config import ModelConfig
-from medcli.model.shapes import tensor_shapes
+from medcli.model.layout import tensor_shapes
 from tests.unit.checkpoint.builders import random_state
 
 LADDERS = st.sets(st.sampled_from([1, 4, 9, 16, 64]), min_size=1).map(lambda counts: tuple(sorted(counts)))

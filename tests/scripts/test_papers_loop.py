@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from medcli.engine.generate import generate
-from medcli.engine.labels import Labels
+from medcli.engine.plan import Labels
 from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
 from medcli.errors import ConfigError

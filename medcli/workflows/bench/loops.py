@@ -11,7 +11,7 @@ import torch
 from medcli.config import ModelConfig
 from medcli.engine.cost import done_gmacs, pass_gmacs
 from medcli.engine.generate import generate
-from medcli.engine.labels import Labels
+from medcli.engine.plan import Labels
 from medcli.engine.networks import Guidance, LadderNetwork
 from medcli.engine.plan import FinishedImage, SamplingPlan
 from medcli.errors import ConfigError

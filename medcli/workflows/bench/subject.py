@@ -13,8 +13,7 @@ from medcli.checkpoint.load import load_tensors
 from medcli.checkpoint.reader import open_checkpoint
 from medcli.checkpoint.surgery import operate, target_config
 from medcli.config import ModelConfig
-from medcli.model.backbone import DiffusionTransformer, empty_model
-from medcli.model.init import EMBEDDING_STD, initialise
+from medcli.model.backbone import EMBEDDING_STD, DiffusionTransformer, empty_model, initialise
 from medcli.presets import means_preset, preset_config, preset_of
 
 DEFAULT_MODEL = "SiT-S/2"

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from medcli.model.backbone import DiffusionTransformer, empty_model
-from medcli.model.shapes import tensor_shapes
+from medcli.model.layout import tensor_shapes
 from medcli.training.evaluation import evaluate
 from medcli.training.selection import Selection
 from medcli.workflows.finetune.initial_model import find_start, with_classes

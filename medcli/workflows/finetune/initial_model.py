@@ -17,8 +17,7 @@ from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.data.digits import DIGITS, digit_set
 from medcli.errors import ConfigError
-from medcli.model.backbone import DiffusionTransformer, empty_model
-from medcli.model.init import initialise
+from medcli.model.backbone import DiffusionTransformer, empty_model, initialise
 from medcli.presets import preset_config, preset_of
 from medcli.runtime.reporting import Reporter
 from medcli.workflows.sample.defaults import sampling_defaults

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from medcli.cost.macs import closed_form_macs
-from medcli.model.shapes import num_params
+from medcli.model.layout import num_params
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for
 from medcli.training.batches import Batches

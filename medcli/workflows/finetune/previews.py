@@ -17,10 +17,9 @@ from torch import Tensor
 
 from medcli.data.autoencoder import Decoder, open_decoder
 from medcli.engine.generate import generate
-from medcli.engine.labels import Labels
 from medcli.engine.networks import ladder_networks
 from medcli.engine.pictures import grid_of, write_png
-from medcli.engine.plan import SamplingPlan
+from medcli.engine.plan import Labels, SamplingPlan
 from medcli.errors import MedcliError
 from medcli.model.backbone import empty_model
 from medcli.runtime.reporting import Reporter

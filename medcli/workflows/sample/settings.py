@@ -13,9 +13,8 @@ from typing import Any, cast
 from medcli.checkpoint.reader import CheckpointInfo, describe
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
-from medcli.engine.labels import Labels, LabelSampling
 from medcli.engine.networks import ALWAYS, Guidance
-from medcli.engine.plan import FAMILY_SAMPLERS, SamplingPlan, check_plan
+from medcli.engine.plan import FAMILY_SAMPLERS, Labels, LabelSampling, SamplingPlan, check_plan
 from medcli.errors import ConfigError
 from medcli.model.amm import Amm
 from medcli.runtime.files import file_sha256

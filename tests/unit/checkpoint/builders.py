@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from medcli.config import ModelConfig
-from medcli.model.shapes import tensor_shapes
+from medcli.model.layout import tensor_shapes
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "data"
 

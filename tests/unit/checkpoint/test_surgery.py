@@ -21,8 +21,7 @@ from medcli.checkpoint.writer import record_of
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
 from medcli.model.backbone import empty_model
-from medcli.model.positions import position_table
-from medcli.model.shapes import tensor_shapes
+from medcli.model.layout import position_table, tensor_shapes
 from tests.unit.checkpoint.builders import TINY, random_state
 
 LADDER = replace(TINY, mediators=(4, 16), mediator_layers=(0, 2))

@@ -10,10 +10,9 @@ from medcli.config import ModelConfig
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.attention_observer import AttentionWatch
 from medcli.engine.generate import generate
-from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.observer import StepRows
-from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
+from medcli.engine.plan import FinishedImage, Labels, SamplingPlan, philox_noise
 from medcli.model.backbone import DiffusionTransformer
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL

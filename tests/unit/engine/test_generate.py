@@ -11,9 +11,8 @@ from medcli.diffusion.guidance import combine
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.batched_rule import distance
 from medcli.engine.generate import calls_by_ladder_index, generate
-from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, LadderNetwork, ladder_networks
-from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
+from medcli.engine.plan import FinishedImage, Labels, SamplingPlan, philox_noise
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.sampler_config import SamplerConfig

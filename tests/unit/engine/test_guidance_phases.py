@@ -13,9 +13,8 @@ from medcli.diffusion.steps import build_sampler
 from medcli.engine.cost import image_gmacs
 from medcli.engine.generate import generate
 from medcli.engine.guidance_phases import Phase, null_calls, num_passes, phases
-from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, LadderNetwork, guided, ladder_networks
-from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
+from medcli.engine.plan import FinishedImage, Labels, SamplingPlan, philox_noise
 from medcli.errors import ConfigError
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule, static

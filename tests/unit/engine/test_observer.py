@@ -5,10 +5,9 @@ from torch import Tensor
 
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.generate import generate
-from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.observer import Distances, Observer, StepRows
-from medcli.engine.plan import FinishedImage, SamplingPlan
+from medcli.engine.plan import FinishedImage, Labels, SamplingPlan
 from medcli.errors import ConfigError
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, DistanceName, Schedule

@@ -6,10 +6,9 @@ from hypothesis import strategies as st
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.batched_rule import num_deciding
 from medcli.engine.generate import generate
-from medcli.engine.labels import Labels
 from medcli.engine.networks import ladder_networks
 from medcli.engine.observer import Distances
-from medcli.engine.plan import SamplingPlan
+from medcli.engine.plan import Labels, SamplingPlan
 from medcli.engine.threshold_replay import NEVER, QUANTILES, quantiles, relative, switch_steps, triggers
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.dynamic import DynamicSchedule

@@ -10,8 +10,7 @@ import torch
 
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
-from medcli.model.backbone import DiffusionTransformer, empty_model
-from medcli.model.init import initialise
+from medcli.model.backbone import DiffusionTransformer, empty_model, initialise
 
 LADDER = (1, 4, 16)
 

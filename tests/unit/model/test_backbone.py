@@ -5,9 +5,8 @@ import torch
 
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
-from medcli.model.backbone import DiffusionTransformer, empty_model
-from medcli.model.init import initialise
-from medcli.model.shapes import num_params, tensor_shapes
+from medcli.model.backbone import DiffusionTransformer, empty_model, initialise
+from medcli.model.layout import num_params, tensor_shapes
 from medcli.presets import preset_config
 
 DENSE = ModelConfig(family="sit", hidden_size=16, depth=3, num_heads=2, latent_size=8, num_classes=5)

@@ -15,8 +15,7 @@ import torch
 
 from medcli.config import ModelConfig
 from medcli.data.training_set import ArraySet
-from medcli.model.backbone import DiffusionTransformer
-from medcli.model.init import initialise
+from medcli.model.backbone import DiffusionTransformer, initialise
 from medcli.runtime.memory import MIB, peak_memory_mib
 from medcli.runtime.reporting import Silent
 from medcli.training.config import TrainConfig

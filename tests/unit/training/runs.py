@@ -13,8 +13,7 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.data.training_set import ArraySet
-from medcli.model.backbone import DiffusionTransformer
-from medcli.model.init import initialise
+from medcli.model.backbone import DiffusionTransformer, initialise
 from medcli.runtime.reporting import Silent
 from medcli.training.config import TrainConfig
 from medcli.training.train import TrainResult, train

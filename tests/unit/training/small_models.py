@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from medcli.config import ModelConfig
-from medcli.model.backbone import DiffusionTransformer
-from medcli.model.init import initialise
+from medcli.model.backbone import DiffusionTransformer, initialise
 
 LADDER_MODEL = ModelConfig(
     family="sit",

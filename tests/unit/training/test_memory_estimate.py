@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from medcli.model.shapes import num_params
+from medcli.model.layout import num_params
 from medcli.training.memory_estimate import Demand, demand_of, estimate_memory
 from medcli.training.selection import select
 from medcli.training.step_pieces import Piece, StepShape, kinds_of

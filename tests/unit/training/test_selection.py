@@ -7,8 +7,7 @@ import pytest
 
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
-from medcli.model.layout import block_names
-from medcli.model.shapes import num_params, tensor_shapes
+from medcli.model.layout import block_names, num_params, tensor_shapes
 from medcli.presets import preset_config
 from medcli.training.selection import FIXED, select
 from tests.unit.training.small_models import EDT_MODEL, LADDER_MODEL, MDT_MODEL, shaken

@@ -8,9 +8,8 @@ import torch
 
 from medcli.checkpoint.load import load_model
 from medcli.engine.generate import generate
-from medcli.engine.labels import Labels
 from medcli.engine.networks import Guidance, ladder_networks
-from medcli.engine.plan import SamplingPlan
+from medcli.engine.plan import Labels, SamplingPlan
 from medcli.runtime.reporting import Silent
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from medcli.engine.labels import Labels
+from medcli.engine.plan import Labels
 from medcli.errors import ConfigError
 
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from medcli.model import relative_bias
-from medcli.model.relative_bias import RelativeBias
-from medcli.model.weight_cache import Kept
+from medcli.model import attention
+from medcli.model.attention import RelativeBias, WeightCache
 
 SIDE, HEADS = 3, 2
 
@@ -57,18 +56,18 @@ def test_training_composes_it_anew_with_a_gradient():
 
 @torch.no_grad()
 def test_a_large_bias_is_not_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(relative_bias, "KEPT_BYTES", 4 * HEADS * SIDE**4 - 1)
+    monkeypatch.setattr(attention, "KEPT_BYTES", 4 * HEADS * SIDE**4 - 1)
     bias = bias_of()
     assert bias() is not bias()
     assert torch.equal(bias(), expected(bias))
-    monkeypatch.setattr(relative_bias, "KEPT_BYTES", 4 * HEADS * SIDE**4)
+    monkeypatch.setattr(attention, "KEPT_BYTES", 4 * HEADS * SIDE**4)
     assert bias() is bias()
 
 
 def test_weights_made_for_inference_are_not_followed_so_nothing_is_kept():
     with torch.inference_mode():
         weight = torch.ones(2)
-        kept = Kept[torch.Tensor]()
+        kept = WeightCache[torch.Tensor]()
         assert kept.of(torch.clone, weight).tolist() == [1, 1]
         weight.add_(1)
         assert kept.of(torch.clone, weight).tolist() == [2, 2]
