@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medcli.engine.plan import Labels
-from medcli.engine.plan import SamplingPlan
+from medcli.engine.plan import Labels, SamplingPlan
 from medcli.schedule.spec import Schedule
 from papers_loop import CALLS_A_STEP, papers_loop
 from papers_network import PapersNetwork

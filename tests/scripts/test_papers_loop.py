@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 
 from medcli.engine.generate import generate
-from medcli.engine.plan import Labels
 from medcli.engine.networks import Guidance, ladder_networks
-from medcli.engine.plan import FinishedImage, SamplingPlan, philox_noise
+from medcli.engine.plan import FinishedImage, Labels, SamplingPlan, philox_noise
 from medcli.errors import ConfigError
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static

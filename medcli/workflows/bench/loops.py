@@ -11,9 +11,8 @@ import torch
 from medcli.config import ModelConfig
 from medcli.engine.cost import done_gmacs, pass_gmacs
 from medcli.engine.generate import generate
-from medcli.engine.plan import Labels
 from medcli.engine.networks import Guidance, LadderNetwork
-from medcli.engine.plan import FinishedImage, SamplingPlan
+from medcli.engine.plan import FinishedImage, Labels, SamplingPlan
 from medcli.errors import ConfigError
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
