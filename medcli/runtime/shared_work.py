@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import TypeVar
 
@@ -168,17 +169,14 @@ class SharedLines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file, self._read_to = -1, 0
+        self._file, self._read_to, self._opening = -1, 0, Lock()
 
     def append(self, line: str) -> None:
-        """Write a line, its end included. Threads may do so at once, once `open` was called."""
-        self.open()
+        """Write a line, its end included. Threads may do so at once."""
+        with self._opening:
+            if self._file < 0:
+                self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         os.write(self._file, line.encode())
-
-    def open(self) -> None:
-        """Open the file for appending."""
-        if self._file < 0:
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def new_lines(self) -> Iterator[str]:
         """Yield the whole lines appended since the last call."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medcli.errors import EnvironmentProblem
+from medcli.runtime.prefetch import prefetch
 from medcli.runtime.reporting import Reporter
 from medcli.training.batches import Batches, TrainBatch
 from medcli.training.config import AUTO, NEVER, TrainConfig
@@ -21,7 +22,6 @@ from medcli.training.dtensor import whole
 from medcli.training.history import History, Row, Trouble
 from medcli.training.interrupt import Interrupt
 from medcli.training.metrics_log import MetricsLog
-from medcli.training.prefetch import prefetch
 from medcli.training.snapshots import Snapshots
 from medcli.training.spikes import stop_if_repeated, trouble_of
 from medcli.training.state import StateHeader, open_state

@@ -15,30 +15,30 @@ from medcli.data.external_latents import open_foreign
 from medcli.data.image_listing import ImageListing, list_images
 from medcli.data.latent_index import LatentIndex, read_index
 from medcli.data.latent_set import STD_RANGE
-from medcli.errors import ConfigError, DataError, EnvironmentProblem, listed
+from medcli.errors import ConfigError, DataError, listed
 from medcli.runtime.device import own_device
 from medcli.runtime.files import require_space
-from medcli.runtime.locks import FolderLocks
 from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.runtime.shared_work import SharedWork
 from medcli.workflows.latents_encoding import LatentEncoding, missing_shards
 
 LOCK = ".lock"
 TEMPORARY = ".latents-*.tmp-*"
-"""What a killed run may leave behind."""
+"""Temporary files of shards and of the index."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentsRequest:
-    """What to encode, and how."""
+    """Settings of `medcli latents`."""
 
     data: str
     """A folder of images, or a file of their labels."""
     resolution_px: int
     """Side of the square cut out of each image."""
     shard_size: int
-    """Images of a file: what a killed run loses at most."""
+    """Images of a file: a killed run loses at most one file."""
     output: Path | None = None
     """None: the data's name and the resolution, in this folder."""
     vae: str | None = None
@@ -54,7 +54,7 @@ class LatentsRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentsReport:
-    """What a folder of latents holds."""
+    """Contents of a folder of latents."""
 
     output: str
     num_images: int
@@ -69,12 +69,12 @@ class LatentsReport:
     num_new: int
     """Images this process encoded."""
     seconds: float
-    """Time this run took for them."""
+    """Wall time of this run."""
     images_per_sec: float | None
-    """None if it had nothing to do."""
+    """None if nothing was missing."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {
             "output": self.output,
             "num_images": self.num_images,
@@ -90,65 +90,56 @@ class LatentsReport:
 
 
 def make_latents(request: LatentsRequest, reporter: Reporter) -> LatentsReport | None:
-    """Encode what is not encoded yet, together with any other process that does the same.
+    """Encode the missing images, together with any other process of the same command.
 
     Args:
-        request: What to do. The same request again continues.
-        reporter: Told the images finished, and what is worth a remark.
+        request: Settings. The same request again continues.
+        reporter: Receives progress and remarks.
 
     Returns:
-        What the folder holds; None for the processes of a launch but the first, which waits for the others.
+        Contents of the folder; None for the processes of a launch but rank 0, which waits for the others.
 
     Raises:
         ConfigError: If the resolution does not fit, or the output holds something else or a run with other settings.
-        DataError: If the images are unusable, or not those the output was begun with.
+        DataError: If the images are unusable, or not those of the run to continue.
         EnvironmentProblem: If the autoencoder, the device or room on the disk is missing.
     """
     processes = this_process()
-    told = reporter if processes.is_first else Silent()
+    reporter = reporter if processes.is_first else Silent()
     path, output = _source(request), request.output or _default_output(request)
     device = own_device(request.device, processes)
-    warn_if_slow(DTYPES[request.dtype], device, told)
+    warn_if_slow(DTYPES[request.dtype], device, reporter)
     _check_output(output)
     encoder = open_encoder(
         request.vae or SD_AUTOENCODER, device=device, dtype=DTYPES[request.dtype], batch_size=request.batch_size
     )
     _check_resolution(request.resolution_px, encoder)
-    listing = list_images(path, told)
+    listing = list_images(path, reporter)
     index = _index(request, listing, encoder)
     _check_same(output, read_index(output), index)
     require_space(output, len(missing_shards(output, index)) * _shard_bytes(index), f"latents of {path}")
-    locks = FolderLocks(output / LOCK)
-    try:
-        if not (locks.works or processes.is_alone):
-            raise EnvironmentProblem(
-                f"the file system of {output} keeps no locks, so processes can't share it",
-                hint="run one process, or choose another place with --output",
-            )
-        index = _begin(output, index, locks)
-        making = LatentEncoding(
-            folder=output,
-            index=index,
-            listing=listing,
-            encoder=encoder,
-            locks=locks,
-            processes=processes,
-            reporter=told,
+    with SharedWork(
+        output / LOCK,
+        is_done=lambda number: index.shard_path(output, number).is_file(),
+        mend=lambda: _remove_temporaries(output),
+        processes=processes,
+    ) as work:
+        index = _begin(output, index)
+        encoding = LatentEncoding(
+            folder=output, index=index, listing=listing, encoder=encoder, work=work, reporter=reporter
         )
-        num_new, seconds = making.run()
+        num_new, seconds = encoding.run()
         if not processes.is_first:
             return None
         if not index.is_complete:
-            index = making.completed()
+            index = encoding.completed()
             index.write(output)
-    finally:
-        locks.close()
-    _remark(index, told)
+    _remark(index, reporter)
     return _report(output, index, num_new, seconds)
 
 
 def _source(request: LatentsRequest) -> Path:
-    """The images, found to be images."""
+    """Return the path of the images; refuse latents."""
     if request.data == DIGITS:
         raise ConfigError(
             "the digits are trained on as pixels and need no latents", hint=f"medcli finetune --data {DIGITS}"
@@ -167,7 +158,7 @@ def _default_output(request: LatentsRequest) -> Path:
 
 
 def _check_output(output: Path) -> None:
-    """Refuse a place that holds something else."""
+    """Refuse a folder that holds something else."""
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file, expected a folder name", hint="choose another name with --output")
     if output.is_dir() and read_index(output) is None:
@@ -228,11 +219,13 @@ def _shard_bytes(index: LatentIndex) -> int:
     return index.shard_size * copies * 2 * math.prod(index.shape) * DTYPES[index.storage].itemsize
 
 
-def _begin(output: Path, index: LatentIndex, locks: FolderLocks) -> LatentIndex:
-    """Write down what the folder is for, unless a run before did; what a killed one left half done is removed."""
-    if locks.is_alone:
-        for left in output.glob(TEMPORARY):
-            left.unlink(missing_ok=True)
+def _remove_temporaries(output: Path) -> None:
+    for left in output.glob(TEMPORARY):
+        left.unlink(missing_ok=True)
+
+
+def _begin(output: Path, index: LatentIndex) -> LatentIndex:
+    """Write the index of a new run; return that of the run to continue."""
     before = read_index(output)
     _check_same(output, before, index)
     if before is None:

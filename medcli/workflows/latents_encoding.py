@@ -1,4 +1,4 @@
-"""The part of `medcli latents` that takes long: missing shards, one after the other, beside any other process."""
+"""Encode the missing shards of a folder of latents, together with other processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ from medcli.data.latent_index import MIRRORED, MOMENTS, LatentIndex
 from medcli.data.latent_rows import LABELS_KEY
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.runtime.files import atomic_path
-from medcli.runtime.locks import FolderLocks
 from medcli.runtime.precision import DTYPES
-from medcli.runtime.processes import Processes
+from medcli.runtime.prefetch import prefetch
 from medcli.runtime.reporting import Reporter
+from medcli.runtime.shared_work import SharedWork
 
 # Dimension key: B images of a batch, n images of a shard, R = 2 C moments, C latent channels, Y X height and width.
 
@@ -37,34 +36,30 @@ READ_AHEAD = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentEncoding:
-    """One process's work on a folder of latents."""
+    """One process's share of encoding a data set."""
 
     folder: Path
     index: LatentIndex
     listing: ImageListing
     encoder: LatentEncoder
-    locks: FolderLocks
-    processes: Processes
+    work: SharedWork
     reporter: Reporter
 
     def run(self) -> tuple[int, float]:
-        """Make what is missing; images encoded by this process, and seconds.
+        """Encode what is missing; return the images encoded by this process, and seconds.
 
-        The first process ends when every shard is there and the others have left.
+        Rank 0 returns once all shards exist and it is alone in the folder.
         """
-        start, num_made = time.monotonic(), 0
-        self.locks.share()
-        while self._missing():
-            num_made += self._make_missing()
-            if not self.processes.is_first:
-                break
-            # What another process has, it finishes; what a lost one had is free then.
-            self.locks.wait_until_alone()
-            self.locks.share()
-        return num_made, round(time.monotonic() - start, 3)
+        start, sizes = time.monotonic(), list[int]()
+
+        def fill() -> None:
+            sizes.extend(self._encode(number) for number in self.work.claims(self.index.num_shards))
+
+        self.work.run(lambda: not missing_shards(self.folder, self.index), fill)
+        return sum(sizes), round(time.monotonic() - start, 3)
 
     def completed(self) -> LatentIndex:
-        """The index with the statistics of all shards.
+        """Return the index with the statistics of all shards.
 
         Raises:
             DataError: If a shard is damaged or of another run; it is named.
@@ -78,23 +73,13 @@ class LatentEncoding:
             self.index, mean=tuple(round(value, 6) for value in mean), std=tuple(round(value, 6) for value in std)
         )
 
-    def _missing(self) -> list[int]:
-        return missing_shards(self.folder, self.index)
-
-    def _make_missing(self) -> int:
-        """Make shards until none is missing that no other process works on."""
-        num_made = 0
-        for number in self._missing():
-            # Another process may have finished it before we took it.
-            if self.locks.claim(number) and not self.index.shard_path(self.folder, number).is_file():
-                num_made += self._make(number)
-        return num_made
-
-    def _make(self, number: int) -> int:
-        """Encode the images of a shard and write it; how many they are."""
+    def _encode(self, number: int) -> int:
+        """Encode the images of a shard and write it; return how many they are."""
         first = number * self.index.shard_size
         picks = range(first, min(first + self.index.shard_size, self.index.num_images))
-        num_done = self.index.num_images - sum(self._size(missing) for missing in self._missing())
+        num_done = self.index.num_images - sum(
+            self._size(missing) for missing in missing_shards(self.folder, self.index)
+        )
         parts: dict[str, list[Tensor]] = {MOMENTS: [], **({MIRRORED: []} if self.index.flip else {})}
         for pixels_BCYX in self._pixels(picks):
             parts[MOMENTS].append(self.encoder.moments(pixels_BCYX))
@@ -109,20 +94,15 @@ class LatentEncoding:
         return min(self.index.shard_size, self.index.num_images - number * self.index.shard_size)
 
     def _pixels(self, picks: range) -> Iterator[Tensor]:
-        """Pixels of these images, the next batch being read while one is worked on."""
+        """Yield pixels of these images, the next batch being read while one is encoded."""
         step = self.encoder.batch_size * max(1, READ_AHEAD // self.encoder.batch_size)
 
         def read(start: int) -> Tensor:
             files = [self.listing.path(pick) for pick in picks[start : start + step]]
             return read_pixels(files, self.index.resolution_px, self.encoder.image_channels)
 
-        starts = range(0, len(picks), step)
-        with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(read, 0)
-            for start in starts:
-                pixels_BCYX = coming.result()
-                if start + step < len(picks):
-                    coming = ahead.submit(read, start + step)
+        with prefetch(read, range(0, len(picks), step), depth=1) as batches:
+            for _, pixels_BCYX in batches:
                 yield pixels_BCYX
 
     def _write(self, number: int, moments: dict[str, Tensor], picks: range) -> None:
@@ -154,13 +134,13 @@ class LatentEncoding:
 
 
 def missing_shards(folder: Path, index: LatentIndex) -> list[int]:
-    """Numbers of the shards that are not there."""
+    """Return the numbers of the shards that are not there."""
     there = {path.name for path in folder.glob("*.safetensors")}
     return [number for number in range(index.num_shards) if index.shard_path(folder, number).name not in there]
 
 
 def sums_of(rows: list[Tensor], index: LatentIndex) -> dict[str, Any]:
-    """What the statistics of the scaled latents add up from: the sums over shards are the whole set's.
+    """Return the sums behind the statistics of the scaled latents; those of a set are the sums over its shards.
 
     Args:
         rows: (n, 2 C, Y, X) moments, those of mirrored images included.

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from medcli.training.prefetch import prefetch
+from medcli.runtime.prefetch import prefetch
 
 
 def test_values_come_in_order_from_another_thread():

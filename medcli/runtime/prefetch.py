@@ -1,4 +1,4 @@
-"""Work done ahead by a thread: the next batches are made while the network is busy with this one."""
+"""Prefetch values in a thread, such as the next batches while the network is busy with this one."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 DEPTH = 2
-"""Values made ahead of their use: one that waits and one being made."""
+"""Values prefetched by default: one that waits and one being made."""
 
 
 @contextmanager
-def prefetch(make: Callable[[int], Value], numbers: Iterable[int]) -> Iterator[Iterator[tuple[int, Value]]]:
-    """Make values in a thread, at most `DEPTH` ahead.
+def prefetch(
+    make: Callable[[int], Value], numbers: Iterable[int], depth: int = DEPTH
+) -> Iterator[Iterator[tuple[int, Value]]]:
+    """Make values in a thread ahead of their use.
 
     Leaving the block ends the thread; what was made and not taken is dropped.
 
     Args:
         make: Called in the thread, once a number and in their order. What it raises is raised where its value is taken.
         numbers: What to make.
+        depth: Values made ahead.
 
     Yields:
         An iterator over each number and its value.
@@ -36,7 +39,7 @@ def prefetch(make: Callable[[int], Value], numbers: Iterable[int]) -> Iterator[I
             waiting.extend((number, thread.submit(make, number)) for number in islice(rest, count))
 
         def taken() -> Iterator[tuple[int, Value]]:
-            begin(DEPTH)
+            begin(depth)
             while waiting:
                 number, future = waiting.popleft()
                 begin(1)
