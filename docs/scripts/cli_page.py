@@ -1,20 +1,19 @@
 """Write docs/cli.md, the reference of the commands: `python docs/scripts/cli_page.py`.
 
-The page comes from the commands' signatures and docstrings; a test compares the two.
+The page comes from the declarations of commands and settings; a test compares the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from medcli.cli.app import COMMANDS, app
-from medcli.cli.common import COMMON_OPTIONS, CommandFunction, description_of, examples_of
+from medcli.cli.app import COMMANDS, load_command
+from medcli.cli.command import COMMON_OPTIONS, Command
 from medcli.errors import ExitCode
 from medcli.runtime.files import write_text
+from medcli.settings.declare import Setting
 
 PAGE = Path(__file__).resolve().parents[1] / "cli.md"
 
@@ -31,7 +30,7 @@ EXIT_CODE_MEANINGS = {
 
 HEAD = """# Commands
 
-<!-- Made by `python docs/scripts/cli_page.py`; edit the commands' docstrings and options instead. -->
+<!-- Made by `python docs/scripts/cli_page.py`; edit the declarations of settings instead. -->
 
 Results go to stdout, everything else to stderr. An error is one line that says what is wrong and, where there is a way
 out, one that names it.
@@ -40,45 +39,48 @@ out, one that names it.
 
 def reference() -> str:
     """Return the page in Markdown."""
-    parsed: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    first = parsed[COMMANDS[0].__name__]
     lines = [HEAD, "## Every command", ""]
-    lines += [_option_line(param) for param in first.params if param.name in COMMON_OPTIONS]
+    lines += [
+        f"- {_flags(option.param_decls)}{_metavar(option.metavar)}: {option.help}" for _, option in COMMON_OPTIONS
+    ]
     lines += ["", "`medcli --version` shows the version; `medcli --install-completion` sets up the shell.", ""]
     lines += ["| Exit code | Meaning |", "| --- | --- |"]
     lines += [f"| {code.value} | {meaning} |" for code, meaning in EXIT_CODE_MEANINGS.items()]
-    for command in COMMANDS:
-        lines += ["", *_command_lines(command, parsed[command.__name__].params)]
+    for name, summary in COMMANDS.items():
+        lines += ["", *_command_lines(name, summary, load_command(name))]
     return "\n".join(lines) + "\n"
 
 
-def _command_lines(command: CommandFunction, params: list[Any]) -> Iterator[str]:
-    """Yield the lines of one command: description, examples, then parameters panel by panel."""
-    own = [param for param in params if param.name not in COMMON_OPTIONS]
-    arguments = [param for param in own if param.param_type_name == "argument"]
-    words = [param.metavar if param.required else f"[{param.metavar}]" for param in arguments]
-    yield f"## medcli {command.__name__}\n"
-    yield f"{description_of(command)}\n"
-    yield f"    {' '.join(['medcli', command.__name__, *words, '[OPTIONS]'])}\n"
+def _command_lines(name: str, summary: str, command: Command[Any]) -> Iterator[str]:
+    """Yield the lines of one command: description, examples, then its settings panel by panel."""
+    settings = list(command.settings.values())
+    arguments = [made for made in settings if made.positional]
+    words = [made.flag if made.required else f"[{made.flag}]" for made in arguments]
+    yield f"## medcli {name}\n"
+    yield "\n\n".join(part for part in (summary, command.details) if part) + "\n"
+    yield f"    {' '.join(['medcli', name, *words, '[OPTIONS]'])}\n"
     yield "Examples:\n"
-    yield from (f"    {line}" for line in examples_of(command))
+    yield from (f"    {line}" for line in command.examples)
     if arguments:
         yield ""
-        yield from (f"- `{param.metavar}`: {param.help}{_default(param)}" for param in arguments)
-    for panel in dict.fromkeys(param.rich_help_panel for param in own if param not in arguments):
+        yield from (f"- `{made.flag}`: {_help(made)}" for made in arguments)
+    for panel in dict.fromkeys(made.panel for made in settings if not made.positional):
         yield f"\n{panel}:\n"
-        yield from (_option_line(param) for param in own if param not in arguments and param.rich_help_panel == panel)
+        for made in settings:
+            if not made.positional and made.panel == panel:
+                yield f"- {_flags(made.spellings)}{_metavar(made.shown_metavar)}: {_help(made)}"
 
 
-def _option_line(param: Any) -> str:
-    flags = ", ".join(f"`{flag}`" for flag in (*param.opts, *param.secondary_opts))
-    metavar = "" if param.is_flag else f" `{param.metavar}`"
-    return f"- {flags}{metavar}: {param.help}{_default(param)}"
+def _flags(spellings: Iterable[str]) -> str:
+    return ", ".join(f"`{flag}`" for flag in spellings)
 
 
-def _default(param: Any) -> str:
-    shown = param.show_default and param.default is not None and not isinstance(param.default, bool)
-    return f" Default: `{param.default}`." if shown else ""
+def _metavar(metavar: str | None) -> str:
+    return f" `{metavar}`" if metavar else ""
+
+
+def _help(made: Setting) -> str:
+    return made.help + ("" if made.shown_default is None else f" Default: {made.shown_default}.")
 
 
 if __name__ == "__main__":

@@ -21,12 +21,13 @@ from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.errors import ConfigError
 from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.settings.network import NetworkSource
+from medcli.settings.sampling import DistanceName, SampleRequest, ScheduleKind
 from medcli.tuning.running import mean_and_error
 from medcli.workflows.fid.inputs import common_reference, survey, survey_reference
 from medcli.workflows.fid.scoring import FidRequest, load_yardstick, measure
 from medcli.workflows.image_cost import image_cost, recorded_run
 from medcli.workflows.sample.run import sample
-from medcli.workflows.sample.settings import SampleRequest
 from schedule_chart import draw_comparison
 
 RESULT = "comparison.json"
@@ -67,11 +68,11 @@ class ComparedSchedule:
     """One of the compared schedules."""
 
     name: str
-    kind: str
+    kind: ScheduleKind
     """`full`, `static` or `dynamic`."""
     mediators: tuple[int, ...] | None
     rho: tuple[float, ...] | None = None
-    distance: str | None = None
+    distance: DistanceName | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +142,8 @@ def variants_of(ladder: tuple[int, ...]) -> list[ComparedSchedule]:
         )
     variants = [ComparedSchedule(name="dense", kind="full", mediators=None)]
     variants += [ComparedSchedule(name=f"static {count}", kind="static", mediators=(count,)) for count in ladder]
-    for distance, power in (("l1", 1), ("l2", 2)):
+    powers: tuple[tuple[DistanceName, int], ...] = (("l1", 1), ("l2", 2))
+    for distance, power in powers:
         for scale in SCALES:
             rho = tuple(round(scale ** (power * (move + 1)), 4) for move in range(len(ladder) - 1))
             name = f"dynamic {distance} {rho[0]:g}"
@@ -193,7 +195,7 @@ def _sample_request(
 ) -> SampleRequest:
     return SampleRequest(
         num_images=request.num_images,
-        checkpoint=checkpoint,
+        network=NetworkSource(checkpoint=checkpoint),
         schedule=variant.kind,
         mediators=variant.mediators,
         rho=variant.rho,

@@ -1,8 +1,8 @@
 """The program: its commands, and the one place where errors become messages and exit codes.
 
-A command module holds a plain function `name(ctx: typer.Context, ...)`. Its docstring says in the first line what it
-makes and lists two or three command lines under `Examples:`; help and docs/cli.md are made from it. It imports its
-workflow inside the function, so that help loads no torch.
+A command's module is imported when it is called. It holds `COMMAND`: a request class whose fields declare the flags,
+a function and examples; its summary stands in `COMMANDS`. Help and docs/cli.md are made from them. The function imports
+its workflow inside, so that help loads no torch.
 """
 
 from __future__ import annotations
@@ -12,48 +12,36 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
-from medcli.cli.analyze import analyze
-from medcli.cli.bench import bench
-from medcli.cli.common import CommandFunction, help_of, help_option, with_common_options
-from medcli.cli.convert import convert
-from medcli.cli.demo import demo
-from medcli.cli.doctor import doctor
-from medcli.cli.fid import fid
-from medcli.cli.finetune import finetune
-from medcli.cli.flops import flops
-from medcli.cli.inspect import inspect
-from medcli.cli.latents import latents
+from medcli.cli.command import Command, help_option, show_help, typer_function
+from medcli.cli.common import help_of, with_common_options
+from medcli.cli.errors import is_reported_elsewhere, problem_of
 from medcli.cli.output import Output
-from medcli.cli.problems import problem_of
-from medcli.cli.report import report
-from medcli.cli.sample import sample
-from medcli.cli.speaker import is_said_elsewhere
-from medcli.cli.tune import tune
 from medcli.errors import ConfigError, ExitCode
 from medcli.runtime.processes import this_process
 from medcli.version import __version__
 
-COMMANDS: tuple[CommandFunction, ...] = (
-    convert,
-    inspect,
-    latents,
-    finetune,
-    analyze,
-    tune,
-    sample,
-    flops,
-    bench,
-    fid,
-    report,
-    demo,
-    doctor,
-)
-"""Every command, in the order of the work, which is the order help shows."""
+COMMANDS: Mapping[str, str] = {
+    "convert": "Give a DiT or SiT checkpoint a ladder of mediator counts, or another resolution or layout.",
+    "inspect": "Describe a checkpoint: family, size, resolution, mediators, cost.",
+    "latents": "Encode a data set once, so that fine-tuning reads latents instead of images.",
+    "finetune": "Train a checkpoint further, all mediator counts in one run, or a preset from scratch.",
+    "analyze": "Measure how redundant attention is, layer by layer, and when thresholds would trigger.",
+    "tune": "Choose layers, ladder and thresholds that keep closest to full attention within a budget.",
+    "sample": "Generate images; each image moves to more mediator tokens as its per-step change falls.",
+    "flops": "Count multiply-adds with full attention and with mediators, of a forward pass and of a whole image.",
+    "bench": "Time network calls with each mediator count against full attention, and sampling.",
+    "fid": "Score images against a reference: FID, sFID, Inception Score, precision, recall, KID, with errors.",
+    "report": "Write one HTML page of runs: images, switch steps, cost, scores, redundancy, commands and hashes.",
+    "demo": "Compare dense, static and dynamic attention on the bundled digits model, minutes on a CPU.",
+    "doctor": "Check this machine; list what is missing and what that disables.",
+}
+"""Name and summary of every command, in the order of the work. Its module under `medcli.cli` holds `COMMAND`."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -66,25 +54,44 @@ def _bare_program(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
-    help_: Annotated[bool, help_option(None)] = False,
+    help_: Annotated[
+        bool, help_option(None, "-h", "--help", show=show_help, text="Show this message and exit.")
+    ] = False,
 ) -> None:
     """Hold the options of the program without a command."""
 
 
-def build_app(commands: Sequence[CommandFunction]) -> typer.Typer:
-    """Make the program of these commands, each with the common flags and help from its docstring."""
-    made = typer.Typer(
+def load_command(name: str) -> Command[Any]:
+    """Import one command."""
+    module = import_module(f"medcli.cli.{name}")
+    found: Command[Any] = getattr(module, "COMMAND", None) or getattr(module, name)
+    return found
+
+
+def build_app(commands: Mapping[str, Command[Any] | None]) -> typer.Typer:
+    """Build the Typer program.
+
+    Args:
+        commands: By name; None for one that is listed only, with its summary.
+    """
+    program = typer.Typer(
         name="medcli",
         help="Attention mediators for diffusion transformers: convert, fine-tune, sample, count and score.",
         add_help_option=False,
         callback=_bare_program,
     )
-    for command in commands:
-        made.command(help=help_of(command), add_help_option=False)(with_common_options(command))
-    return made
+    for name, command in commands.items():
+        if callable(command):  # a command that is not converted yet
+            program.command(name, help=help_of(command), add_help_option=False)(with_common_options(command))
+            continue
+        text = COMMANDS[name] if command is None else command.help_text(COMMANDS[name])
+        register = program.command(name, help=text, add_help_option=False)
+        register(_listed_only if command is None else typer_function(command))
+    return program
 
 
-app = build_app(COMMANDS)
+def _listed_only() -> None:
+    """Stand for a command that this run only lists."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as err:
         problem = problem_of(err, command=_named_command(args) or "")
         process = this_process()
-        if is_said_elsewhere(problem, process):
+        if is_reported_elsewhere(problem, process):
             return problem.exit_code
         if problem.exit_code == ExitCode.BUG or _wants_traceback(args):
             traceback.print_exception(err)
@@ -123,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> None:
-    """Be the `medcli` executable."""
+    """Console entry point."""
     # A polite request to stop, as from a batch system, is answered like Ctrl-C: temporary files are removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
@@ -132,8 +139,9 @@ def run() -> None:
 def _run_command(args: list[str]) -> int:
     """Parse and run, letting every exception out: Typer's own runner would print and exit."""
     if "_MEDCLI_COMPLETE" in os.environ:  # a shell asks for completions; this call ends the process
-        app(prog_name="medcli")
-    _check_command(args)
+        build_app({name: load_command(name) for name in COMMANDS})(prog_name="medcli")
+    name = _named_command(args)
+    app = build_app(dict.fromkeys(COMMANDS) if name is None else {_known(name): load_command(name)})
     program = typer.main.get_command(app)
     for flag in program.params:
         flag.default = bool(flag.default)  # Typer's completion flags start as None; see help_option
@@ -150,14 +158,13 @@ def _named_command(args: list[str]) -> str | None:
     return next((word for word in args if not word.startswith("-")), None)
 
 
-def _check_command(args: list[str]) -> None:
+def _known(name: str) -> str:
     """Refuse an unknown command, naming the nearest known one."""
-    names = [command.__name__ for command in COMMANDS]
-    given = _named_command(args)
-    if given is not None and given not in names:
-        near = difflib.get_close_matches(given, names, n=1)
-        hint = f"did you mean medcli {near[0]}?" if near else f"commands: {', '.join(names)}"
-        raise ConfigError(f"unknown command {given!r}", hint=hint)
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean medcli {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+        raise ConfigError(f"unknown command {name!r}", hint=hint)
+    return name
 
 
 def _wants_traceback(args: list[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from medcli.sampler_config import SamplerName
+    from medcli.settings.sampling import ScheduleKind
     from medcli.workflows.flops_report import FlopsReport, ModelCosts
     from medcli.workflows.image_cost import ImageCost, SamplingRun
 
@@ -94,10 +96,10 @@ def flops(
         mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
         layers=None if layers is None else lambda depth: parse_layers(layers, depth),
         qk_ratios=() if qk_ratio is None else options.parse_floats(qk_ratio, "--qk-ratio"),
-        schedule=schedule,
+        schedule=cast("ScheduleKind | None", schedule),
         rho=None if rho is None else options.parse_floats(rho),
         warmup_steps=warmup_steps,
-        sampler=sampler,
+        sampler=cast("SamplerName | None", sampler),
         solver=solver,
         steps=steps,
         cfg_scale=cfg_scale,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from medcli.cli.options import INPUT, SAMPLING, choice, parse_floats, parse_ints
-from medcli.errors import ConfigError
+from medcli.cli.options import INPUT, SAMPLING, choice
 from medcli.sampler_config import (
     ODE_SOLVERS,
     SDE_SOLVERS,
@@ -21,7 +18,7 @@ from medcli.sampler_config import (
 )
 
 if TYPE_CHECKING:
-    from medcli.workflows.sample.settings import SampleRequest
+    pass
 
 StepsOpt = Annotated[
     int | None, typer.Option("--steps", min=1, metavar="N", help="Solver steps.", rich_help_panel=SAMPLING)
@@ -122,52 +119,3 @@ VaeOpt = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
-
-
-def sampling_request(given: Mapping[str, Any], **own: Any) -> SampleRequest:
-    """The request that a command's flags make.
-
-    Args:
-        given: The command's parameters by name, as Typer read them. Those that `sample` has go into the request.
-        own: Fields of the request that the command decides itself.
-
-    Raises:
-        ConfigError: If the text of a flag can't be read.
-    """
-    from medcli.workflows.sample.settings import SampleRequest
-
-    texts = {name: given.get(name) for name in PARSERS}
-    parsed = {name: PARSERS[name](text) for name, text in texts.items() if text is not None and name not in own}
-    plain = {field.name: given[field.name] for field in fields(SampleRequest) if field.name in given}
-    return SampleRequest(**{**plain, **parsed, "num_heads": given["heads"], **own})
-
-
-def parse_classes(text: str) -> tuple[int, ...] | None:
-    """Read `3,5,8`; None for `all`.
-
-    Raises:
-        ConfigError: If they are no whole numbers.
-    """
-    return None if text == "all" else parse_ints(text, "--classes")
-
-
-def parse_interval(text: str) -> tuple[float, float]:
-    """Read `0.2,0.8`.
-
-    Raises:
-        ConfigError: If it is not two numbers.
-    """
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError as err:
-        raise ConfigError(f"--cfg-interval {text!r} is not LO,HI", hint="write it like --cfg-interval 0.2,0.8") from err
-    return low, high
-
-
-PARSERS: Mapping[str, Callable[[str], object]] = {
-    "mediators": parse_ints,
-    "rho": parse_floats,
-    "cfg_interval": parse_interval,
-    "classes": parse_classes,
-}
-"""How the flags are read that come as text."""

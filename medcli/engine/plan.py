@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,8 +16,7 @@ from medcli.errors import ConfigError
 from medcli.runtime.noise import Stream, integers, normal
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
-
-LabelSampling = Literal["equal", "random"]
+from medcli.settings.sampling import LabelSampling
 
 # Dimension key: B images, K classes.
 

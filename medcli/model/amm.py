@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,13 @@ from torch import Tensor
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
 from medcli.model.layout import blocks
+from medcli.settings.sampling import AmmForm
 
 if TYPE_CHECKING:
     from medcli.model.backbone import DiffusionTransformer
 
 # Dimension key: N tokens of a square grid, row by row.
 
-AmmForm = Literal["exp", "cos"]
 SMALLEST_SIDE = 3
 """Tokens along a side from which the matrix is defined."""
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from medcli.config import check_ladder
 from medcli.errors import ConfigError
 from medcli.schedule.dynamic import DynamicSchedule
-
-ScheduleKind = Literal["full", "static", "dynamic"]
-DistanceName = Literal["l1", "l2"]
+from medcli.settings.sampling import DistanceName as DistanceName
+from medcli.settings.sampling import ScheduleKind as ScheduleKind
 
 DEFAULT_WARMUP_STEPS = 3
 """The papers' published command uses 3 (reference-facts 4)."""

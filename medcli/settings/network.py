@@ -5,33 +5,108 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from medcli.config import FAMILIES
 from medcli.errors import ConfigError
 from medcli.presets import auto_layers
+from medcli.settings.declare import INPUT, MODEL, setting
+from medcli.settings.values import parse_ints, parse_path
+
+MAX_HEADS, MAX_RES, MAX_CLASSES = 4096, 16384, 10**7
+"""Bounds far above any network's, so that a slip of the finger is a message and not a full memory."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def parse_name(text: str) -> str:
+    """Parse a path or a name; refuse empty text."""
+    return str(parse_path(text))
+
+
+def parse_mediators(text: str) -> tuple[int, ...]:
+    """Parse `4,16,64`; `none` is an empty ladder."""
+    return () if text == "none" else parse_ints(text)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkSource:
     """Checkpoint or preset, hints for what its tensors cannot tell, and changes to the architecture.
 
     `None` keeps what the checkpoint has. A command uses the fields it has flags for.
     """
 
-    checkpoint: str | Path | None = None
+    checkpoint: str | Path | None = setting(
+        None,
+        help="Checkpoint of any layout convert reads.",
+        panel=INPUT,
+        metavar="CHECKPOINT",
+        positional=True,
+        parse=parse_name,
+        expects="a path",
+        default_text="the bundled digits model",
+    )
     """Checkpoint file, diffusers folder or preset name; None: the command's default model."""
-    family: str | None = None
-    """Model family, where neither the file's contents nor its name tells."""
-    heads: int | tuple[int, ...] | None = None
-    """Number of attention heads, of an EDT those of each stage; needed only if the width matches no preset."""
-    weights: str | None = "ema"
-    """`ema` or `model`: the weight set of a training checkpoint; None: the averaged set if there is one."""
-    mediators: tuple[int, ...] | None = None
-    """Mediator ladder: rising perfect squares; empty: none."""
-    layers: str | None = None
-    """Blocks with mediators as `--layers` takes them (`0-3`, `0,2,5`, `all`, `none`, `auto`); see `parse_layers`."""
-    res: int | None = None
-    """Image side in pixels."""
-    num_classes: int | None = None
-    """Number of classes, excluding the null class."""
+    family: str | None = setting(
+        None,
+        help="Model family, where neither the file nor its name tells.",
+        panel=INPUT,
+        choices=FAMILIES,
+        default_text="from the checkpoint",
+    )
+    heads: int | tuple[int, ...] | None = setting(
+        None,
+        help="Number of heads; needed only if the width matches no preset.",
+        panel=INPUT,
+        metavar="H",
+        minimum=1,
+        maximum=MAX_HEADS,
+        default_text="from the checkpoint",
+    )
+    """Number of attention heads, of an EDT those of each stage."""
+    weights: str | None = setting(
+        "ema", help="Averaged or raw weights of a training checkpoint.", panel=INPUT, choices=("ema", "model")
+    )
+    """None: the averaged set if there is one."""
+    mediators: tuple[int, ...] | None = setting(
+        None,
+        help="Mediator counts: rising perfect squares such as 4,16,64.",
+        panel=MODEL,
+        metavar="N,...|none",
+        parse=parse_mediators,
+        expects="comma-separated whole numbers, or none",
+        default_text="the checkpoint's",
+        example="4,16,64",
+        short=True,
+    )
+    """Mediator ladder; empty: none."""
+    layers: str | None = setting(
+        None,
+        help="Blocks that attend through mediators: 0-3, 0,2,5, all, none or auto.",
+        panel=MODEL,
+        metavar="WHICH",
+        default_text="the checkpoint's",
+        example="0-3",
+        short=True,
+    )
+    """See `parse_layers`."""
+    res: int | None = setting(
+        None,
+        help="Side of the square image in pixels.",
+        panel=MODEL,
+        metavar="PX",
+        minimum=1,
+        maximum=MAX_RES,
+        default_text="the checkpoint's",
+        example="256",
+        short=True,
+    )
+    num_classes: int | None = setting(
+        None,
+        help="Number of classes, excluding the null class.",
+        panel=MODEL,
+        metavar="K",
+        minimum=1,
+        maximum=MAX_CLASSES,
+        default_text="the checkpoint's",
+        example="1000",
+    )
 
     def layers_of(self, depth: int) -> tuple[int, ...] | None:
         """Return the selected blocks of a network of `depth` blocks; None if `layers` is not set.

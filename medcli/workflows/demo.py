@@ -18,9 +18,9 @@ from medcli.errors import ConfigError
 from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Reporter
 from medcli.scores.digits_extractor import digit_labels, load_digits_extractor
+from medcli.settings.sampling import SampleRequest, ScheduleKind
 from medcli.workflows.fid.run import FidRequest, score_samples
 from medcli.workflows.sample.run import SampleReport, sample
-from medcli.workflows.sample.settings import SampleRequest
 
 GRID = "demo.png"
 SWITCHES = "switches.png"
@@ -91,6 +91,7 @@ def run_demo(request: DemoRequest, reporter: Reporter) -> DemoReport:
     ladder = describe(asset_path(BUNDLED_MODEL)).config.mediators
     if request.num_images < 10:
         raise ConfigError(f"--num-images must be at least 10 to be scored, got {request.num_images}")
+    variants: dict[str, tuple[ScheduleKind, tuple[int, ...] | None]]
     variants = {"dense": ("full", None), **{f"static {count}": ("static", (count,)) for count in ladder}}
     variants["dynamic"] = ("dynamic", None)
     reports: dict[str, SampleReport] = {}
@@ -129,7 +130,9 @@ class _Titled:
             self._title = ""
 
 
-def _sample_request(request: DemoRequest, name: str, schedule: str, counts: tuple[int, ...] | None) -> SampleRequest:
+def _sample_request(
+    request: DemoRequest, name: str, schedule: ScheduleKind, counts: tuple[int, ...] | None
+) -> SampleRequest:
     return SampleRequest(
         num_images=request.num_images,
         schedule=schedule,

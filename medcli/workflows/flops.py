@@ -18,12 +18,14 @@ from medcli.errors import ConfigError
 from medcli.model.absorption import absorbed_saving
 from medcli.model.layout import num_params
 from medcli.presets import DEFAULT_PRESET, PUBLISHED, default_ladder, means_preset, preset_config, preset_of
+from medcli.sampler_config import SamplerName
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
+from medcli.settings.build import refuse_idle_choices
+from medcli.settings.sampling import SampleRequest, ScheduleKind
 from medcli.workflows.flops_report import FlopsReport, FlopsRow, ModelCosts
 from medcli.workflows.image_cost import SamplingRun, image_cost, recorded_run, saving_percent
 from medcli.workflows.sample.defaults import sampling_defaults
-from medcli.workflows.sample.flags import refuse_idle_flags
-from medcli.workflows.sample.settings import SampleRequest, choose_guidance, choose_sampler
+from medcli.workflows.sample.settings import choices_of, choose_guidance, choose_sampler
 
 GIGA = 1e9
 PUBLISHED_PX = 256
@@ -48,14 +50,14 @@ class FlopsRequest:
     """Blocks with mediators, given how many there are; None: the checkpoint's, else the first four."""
     qk_ratios: tuple[float, ...] = ()
     """Query and key widths to compare, as shares of the model's width."""
-    schedule: str | None = None
+    schedule: ScheduleKind | None = None
     """Of an image: `full`, `static` (each count by itself) or `dynamic`; None: `dynamic` if `rho` is given, else both
     `full` and `static`."""
     rho: tuple[float, ...] | None = None
     """Thresholds of the dynamic schedule."""
     warmup_steps: int | None = None
     """Distances in the dynamic schedule's baseline."""
-    sampler: str | None = None
+    sampler: SamplerName | None = None
     solver: str | None = None
     steps: int | None = None
     cfg_scale: float | None = None
@@ -218,7 +220,9 @@ def _planned_runs(request: FlopsRequest, subject: _Subject, target: ModelConfig)
     if not request.planned():
         return []
     settings = SampleRequest(
-        num_images=1,
+        schedule=request.schedule,
+        rho=request.rho,
+        warmup_steps=request.warmup_steps,
         sampler=request.sampler,
         solver=request.solver,
         steps=request.steps,
@@ -230,7 +234,7 @@ def _planned_runs(request: FlopsRequest, subject: _Subject, target: ModelConfig)
     for schedule in _schedules(request, subject, target.mediators):
         plan = SamplingPlan(sampler=sampler, schedule=schedule, labels=Labels(classes=(0,)), guidance=guidance)
         check_plan(subject.config, plan)
-        refuse_idle_flags(request, plan)
+        refuse_idle_choices(settings, choices_of(plan))
         runs.append(SamplingRun(schedule=schedule, sampler=sampler, guidance=guidance))
     return runs
 

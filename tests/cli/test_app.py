@@ -8,15 +8,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import typer
 
 from medcli.cli import app as app_module
-from medcli.cli.output import output_of
-from medcli.cli.problems import problem_of
+from medcli.cli.command import Command
+from medcli.cli.errors import problem_of
+from medcli.cli.output import Output
 from medcli.errors import CheckFailed, CheckpointError, ConfigError, DataError, EnvironmentProblem, MedcliError
+from medcli.settings.declare import setting
 from medcli.version import __version__
 from tests.conftest import RunCli
 
@@ -30,27 +33,28 @@ class ToyReport:
         return {"output": "/data/[run1]/x.pt", "num_images": 4}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ToyRequest:
+    """One setting."""
+
+    steps: int = setting(5, help="Steps.", panel="Sampling", minimum=1, maximum=100, metavar="N", short=True)
+
+
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     """Put a program of one command, `toy`, in the place of the real one: `use(work)` makes it do `work`."""
 
     def install(work: Callable[[], None]) -> None:
-        def toy(ctx: typer.Context, steps: Annotated[int, typer.Option("--steps", min=1)] = 5) -> None:
-            """Make a toy.
-
-            Examples:
-                medcli toy
-                medcli toy --steps 3
-            """
-            output = output_of(ctx)
+        def toy(request: ToyRequest, output: Output) -> None:
             output.progress(1, 2, "toys")
             output.note("half way")
             work()
             output.result(ToyReport())
             output.hint("medcli toy --steps 3")
 
-        monkeypatch.setattr(app_module, "COMMANDS", (toy,))
-        monkeypatch.setattr(app_module, "app", app_module.build_app((toy,)))
+        command = Command(request=ToyRequest, run=toy, examples=("medcli toy", "medcli toy --steps 3"))
+        monkeypatch.setattr(app_module, "COMMANDS", {"toy": "Make a toy."})
+        monkeypatch.setattr(app_module, "load_command", lambda name: command)
 
     return install
 
@@ -167,8 +171,8 @@ def test_debug_shows_the_traceback_of_a_users_mistake_too(
         (["--zzz"], "no such option: --zzz", "see medcli --help"),
         (["toy", "extra"], "got unexpected extra argument", "see medcli toy --help"),
         (["toy", "--steps"], "option '--steps' requires an argument", "see medcli toy --help"),
-        (["toy", "--steps", "0"], "invalid value for '--steps'", "see medcli toy --help"),
-        (["toy", "--steps", "x", "--json"], "invalid value for '--steps'", "see medcli toy --help"),
+        (["toy", "--steps", "0"], "--steps must be in [1, 100], got 0", "write it like --steps 5"),
+        (["toy", "--steps", "x", "--json"], "--steps 'x' is not a whole number", "write it like --steps 5"),
     ],
 )
 def test_wrong_usage_exits_2_with_two_lines(
@@ -239,12 +243,12 @@ def test_a_commands_help_says_what_it_makes_and_lists_its_examples_and_the_commo
 @pytest.mark.parametrize("size", ["1", "200000"])
 def test_a_reader_that_closes_the_pipe_early_is_no_error(size: str, flags: list[str]) -> None:
     program = (
-        "import os, sys, typer; from medcli.cli import app as a; from medcli.cli.output import output_of\n"
+        "import sys; from dataclasses import dataclass; from medcli.cli import app as a\n"
+        "from medcli.cli.command import Command\n"
         "class R:\n    def to_json(self): return {'x': 'y' * int(sys.argv[1])}\n"
-        "def toy(ctx: typer.Context) -> None:\n"
-        "    '''Make.\n\n    Examples:\n        x\n    '''\n"
-        "    output_of(ctx).result(R())\n"
-        "a.COMMANDS = (toy,); a.app = a.build_app((toy,)); sys.exit(a.main(sys.argv[2:]))\n"
+        "@dataclass\nclass Q: pass\n"
+        "toy = Command(request=Q, run=lambda request, out: out.result(R()), examples=('x',))\n"
+        "a.COMMANDS = {'toy': 'Make.'}; a.load_command = lambda name: toy; sys.exit(a.main(sys.argv[2:]))\n"
     )
     command = [sys.executable, "-c", program, size, "toy", *flags]
     # With the reading end closed before the program starts every write fails: a long one at once, a short one when

@@ -44,5 +44,5 @@ def test_a_word_that_is_no_choice_is_answered_with_the_choices_and_the_nearest(
 def test_a_seed_longer_than_the_noises_key_is_refused(run_cli: RunCli) -> None:
     """It would be taken modulo 2^64, so that another seed gave the same images."""
     assert run_cli("sample", "--seed", 2**64, "--classes", "99").code == 2
-    assert "'--seed'" in run_cli("sample", "--seed", 2**64, "--classes", "99").err
+    assert "--seed must be in" in run_cli("sample", "--seed", 2**64, "--classes", "99").err
     assert "class 99" in run_cli("sample", "--seed", 2**64 - 1, "--classes", "99").err

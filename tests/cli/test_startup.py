@@ -20,9 +20,7 @@ sys.exit(f"loaded {loaded}" if loaded else code)
 """
 
 
-@pytest.mark.parametrize(
-    "words", [[], *([command.__name__] for command in COMMANDS)], ids=lambda words: " ".join(words)
-)
+@pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)], ids=lambda words: " ".join(words))
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     command = [sys.executable, "-c", PROGRAM, ",".join(HEAVY), *words, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -194,7 +194,7 @@ def test_fid_judges_when_it_is_asked_to(tuned, run_cli):
         ((), 2, "needs one budget, got none"),
         (("--saving", "5%", "--gmacs", "1"), 2, "got --gmacs 1 and --saving 5%"),
         (("--saving", "lots"), 2, "--saving 'lots'"),
-        (("--saving", "120%"), 2, "below 100 percent"),
+        (("--saving", "120%"), 2, "--saving must be in (0, 100), got 120"),
         (("--saving", "60%"), 2, "reachable here: --saving up to 6."),
         (("--gmacs", "0.0001"), 2, "reachable here: --gmacs from 0.0012"),
         (("--gmacs", "5"), 2, "allows full attention"),
@@ -203,7 +203,7 @@ def test_fid_judges_when_it_is_asked_to(tuned, run_cli):
         (("--saving", "5%", "--layers", "7"), 2, "there is no block 7"),
         (("--saving", "5%", "--layers", "none"), 2, "leaves nothing to choose from"),
         (("--saving", "5%", "--calibrate"), 2, "--calibrate"),
-        (("--saving", "5%", "--reference", "digits"), 2, "add --metric fid"),
+        (("--saving", "5%", "--reference", "digits"), 2, "it is for --metric fid"),
         (("--saving", "5%", "--metric", "fid"), 2, "--metric fid needs a reference"),
     ],
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,42 +27,17 @@ from medcli.runtime.device import pick_device
 from medcli.runtime.files import atomic_folder, refuse_existing
 from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.reporting import Reporter
-from medcli.schedule.spec import DEFAULT_WARMUP_STEPS
 from medcli.scores.redundancy import num_rings
+from medcli.settings.analysis import AnalyzeRequest
+from medcli.settings.sampling import SampleRequest
 from medcli.workflows.analyze.attention import Floats, falls_with_progress, ranges, redundant_early, summed_up
 from medcli.workflows.analyze.pictures import draw_change, draw_map
 from medcli.workflows.analyze.report import AnalyzeReport, AttentionFindings
 from medcli.workflows.analyze.suggestion import Suggestion, suggest
-from medcli.workflows.sample.settings import SampleRequest, SampleSetup, model_name, picture_settings, set_up
+from medcli.workflows.sample.settings import SampleSetup, model_name, picture_settings, set_up
 
 ANALYSIS, MAP, CHANGE = "analysis.json", "redundancy.png", "change.png"
 """Files of the output folder."""
-DEFAULT_RHO = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
-"""Thresholds that are tried when none are named."""
-DEFAULT_POINTS = 20
-"""Columns a person can read at a glance."""
-DEFAULT_PAIRS = 256 * 255 // 2
-"""All pairs of a latent model's queries at 256 px. Beyond, a score costs no more per query and key than there."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnalyzeRequest:
-    """What to look at."""
-
-    sampling: SampleRequest
-    """How images are made; its `schedule` must be `full`. Its `output` is where the analysis goes."""
-    points: int = DEFAULT_POINTS
-    """Solver steps at which attention is scored, spread evenly over the way."""
-    max_pairs: int = DEFAULT_PAIRS
-    """Pairs of queries compared in each head; all of them if there are no more."""
-    attention: bool = True
-    """Whether to score attention: that can cost more than the images."""
-    rho: tuple[float, ...] = DEFAULT_RHO
-    """Thresholds to try."""
-    warmup_steps: int = DEFAULT_WARMUP_STEPS
-    """Distances in their baseline."""
-    force: bool = False
-    """Whether an analysis already there may be replaced."""
 
 
 def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
@@ -75,21 +51,22 @@ def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
     setup = replace(setup, plan=replace(setup.plan, batch_size=min(setup.plan.batch_size, request.sampling.num_images)))
     sampler = _check(request, setup)
     stem, seed = setup.infos[0].path.stem, request.sampling.seed
-    output = request.sampling.output or Path("analysis") / f"{stem}-{seed}"
+    output = request.output or Path("analysis") / f"{stem}-{seed}"
     refuse_existing(output, force=request.force)
     warn_if_slow(DTYPES[request.sampling.dtype], device, reporter)
     # The folder is tried before the work, and gets its name once everything is in it.
     with atomic_folder(output, force=request.force) as folder:
+        network: Any = request.sampling.network
         model = load_model(
             setup.infos[0].path,
-            family=request.sampling.family,
-            num_heads=request.sampling.num_heads,
-            weights=request.sampling.weights,
+            family=network.family,
+            num_heads=network.heads,
+            weights=network.weights,
             device=device,
             dtype=DTYPES[request.sampling.dtype],
         )
         distances, watch = _look_on(request, setup, model, sampler, reporter)
-        attention = None if watch is None else _findings(watch, setup, request.max_pairs, sampler.num_steps)
+        attention = None if watch is None else _findings(watch, setup, request.pairs, sampler.num_steps)
         report = _report(request, setup, output, sampler, distances, attention)
         _write(folder, report)
     return report
@@ -101,7 +78,7 @@ def _check(request: AnalyzeRequest, setup: SampleSetup) -> Sampler:
         raise ConfigError("one image shows no spread", hint="use --num-images 2 or more")
     if setup.plan.schedule.kind != "full":
         raise ConfigError("an analysis looks at full attention", hint='sample with schedule="full"')
-    if min(request.points, request.max_pairs) < 1:
+    if min(request.points, request.pairs) < 1:
         raise ConfigError("--points and --pairs must be at least 1")
     solver = setup.plan.sampler.solver
     if solver in ADAPTIVE_SOLVERS:
@@ -128,7 +105,7 @@ def _look_on(
     observers: list[Observer] = [distances]
     if request.attention:
         steps = watched_steps(sampler.num_steps, request.points)
-        watch = AttentionWatch(model, indices, steps, seed=setup.plan.seed, max_pairs=request.max_pairs)
+        watch = AttentionWatch(model, indices, steps, seed=setup.plan.seed, max_pairs=request.pairs)
         networks = tuple(map(watch.watching, networks))
         observers.append(watch)
     device, observer = model.pos_embed.device, Together(observers)
@@ -174,7 +151,7 @@ def _report(
     return AnalyzeReport(
         output=str(output),
         model=model_name(setup.infos[0]),
-        settings={**settings, "max_pairs": request.max_pairs if attention else None},
+        settings={**settings, "max_pairs": request.pairs if attention else None},
         num_images=request.sampling.num_images,
         num_steps=sampler.num_steps,
         attention=attention,
@@ -190,11 +167,11 @@ def _report(
 
 def _convert_line(request: SampleRequest, config: ModelConfig, suggestion: Suggestion) -> str | None:
     """The command that makes what is suggested; None for a model that has mediators, or where none are suggested."""
-    if request.checkpoint is None or config.mediators or not suggestion.layers:
+    if request.network.checkpoint is None or config.mediators or not suggestion.layers:
         return None
-    words = ["medcli", "convert", str(request.checkpoint)]
-    words += ["--family", request.family] if request.family else []
-    words += ["--heads", str(request.num_heads)] if request.num_heads else []
+    words = ["medcli", "convert", str(request.network.checkpoint)]
+    words += ["--family", request.network.family] if request.network.family else []
+    words += ["--heads", str(request.network.heads)] if request.network.heads else []
     words += ["--layers", ranges(suggestion.layers), "--mediators", ",".join(map(str, suggestion.mediators))]
     return shlex.join(words)
 

@@ -24,9 +24,10 @@ from medcli.errors import MedcliError
 from medcli.model.backbone import empty_model
 from medcli.runtime.reporting import Reporter
 from medcli.schedule.spec import FULL, static
+from medcli.settings.sampling import SampleRequest
 from medcli.training.config import NEVER
 from medcli.workflows.finetune.setup import FinetuneSetup
-from medcli.workflows.sample.settings import SampleRequest, choose_guidance, choose_sampler
+from medcli.workflows.sample.settings import choose_guidance, choose_sampler
 
 FOLDER = "previews"
 NAME = "step-{step:06d}.png"

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from medcli.config import ModelConfig, listing
 from medcli.cost.macs import closed_form_macs
 from medcli.errors import ConfigError
-from medcli.model.amm import Amm, AmmForm, amm_multiplications, check_amm
+from medcli.model.amm import Amm, amm_multiplications, check_amm
 from medcli.presets import amm_blocks, preset_of
+from medcli.settings.sampling import ModulationSettings
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AmmWish:
-    """What is asked for."""
-
-    radius: float | None = None
-    """None: each grid's own."""
-    blocks: tuple[int, ...] | None = None
-    """None: those the references modulate in a network of this size."""
-    form: AmmForm = "exp"
-
-
-def choose_amm(wish: AmmWish | None, configs: Sequence[ModelConfig]) -> Amm | None:
-    """Fill in a wish and check it against every network of a run.
+def choose_amm(request: ModulationSettings, configs: Sequence[ModelConfig]) -> Amm | None:
+    """Fill in the blocks of attention modulation and check it against every network of a run.
 
     Raises:
         ConfigError: If no blocks are known for the network, or it can't be modulated there.
     """
-    if wish is None:
+    if request.amm is None:
         return None
-    blocks = amm_blocks(configs[0]) if wish.blocks is None else wish.blocks
+    blocks = amm_blocks(configs[0]) if request.amm_blocks is None else request.amm_blocks
     if blocks is None:
         depth = configs[0].depth
         some = sorted({max(0, depth - 4), max(0, depth - 2)})
@@ -40,7 +29,9 @@ def choose_amm(wish: AmmWish | None, configs: Sequence[ModelConfig]) -> Amm | No
             f"no blocks for AMM are published for {preset_of(configs[0]) or 'a network of this size'}",
             hint=f"name some of the later ones, such as --amm-blocks {listing(tuple(some))}",
         )
-    amm = Amm(blocks=blocks, radius=wish.radius, form=wish.form)
+    amm = Amm(
+        blocks=blocks, radius=request.amm if isinstance(request.amm, float) else None, form=request.amm_form or "exp"
+    )
     for config in configs:
         check_amm(amm, config)
     return amm

@@ -1,51 +1,50 @@
-"""The sampler and schedule a checkpoint names for itself, checked: a header comes from elsewhere, like any data."""
+"""Sampling settings in a checkpoint's header, checked as flags are: a header comes from elsewhere, like any data."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any
 
 from medcli.checkpoint.reader import CheckpointInfo
 from medcli.engine.plan import FAMILY_SAMPLERS
 from medcli.errors import CheckpointError, ConfigError
 from medcli.sampler_config import SamplerConfig
-from medcli.schedule.spec import Schedule, ScheduleKind
+from medcli.schedule.spec import Schedule
+from medcli.settings.declare import settings_of
+from medcli.settings.sampling import SampleRequest
+from medcli.settings.values import from_json
 
-OF_SAMPLER = {field.name: str(field.type) for field in fields(SamplerConfig)}
-TYPES = {
-    **OF_SAMPLER,
-    "schedule": "str",
-    "rho": "list",
-    "warmup_steps": "int",
-    "distance": "str",
-    "cfg_scale": "float",
-    "cfg_channels": "str",
-}
-WORDS = {"schedule": get_args(ScheduleKind), "cfg_channels": ("3", "all")}
-"""Words that no class below checks."""
+IN_HEADER = (
+    *("sampler", "solver", "steps", "path", "prediction", "diffusion_form", "diffusion_norm", "last_step"),
+    *("last_step_size", "schedule", "rho", "warmup_steps", "distance", "cfg_scale", "cfg_channels"),
+)
+"""Settings of `sample` that a header may hold."""
 
 
 def sampling_defaults(info: CheckpointInfo) -> dict[str, Any]:
-    """What stands under `sampling` in a checkpoint's header, by option name; empty for other layouts.
+    """Return the values under `sampling` in a checkpoint's header by setting; empty for other layouts.
+
+    Names that are no settings are kept and decide nothing.
 
     Raises:
         CheckpointError: If a value is of the wrong type or out of range.
     """
     values = dict(info.sampling)
-    words = {**WORDS, "sampler": FAMILY_SAMPLERS[info.config.family]}
+    declared = settings_of(SampleRequest)
     try:
-        for name, value in values.items():
-            if not _has_type(value, TYPES.get(name, "")) or value not in words.get(name, (value,)):
-                raise ConfigError(f"{name} is {value!r}")
-        if values.get("cfg_scale", 0) < 0:
-            raise ConfigError(f"cfg_scale is {values['cfg_scale']}")
-        SamplerConfig(**{name: values[name] for name in OF_SAMPLER if name in values})
+        for name in IN_HEADER:
+            if name in values:
+                checked = from_json(declared[name], values[name], name)
+                if (list(checked) if isinstance(checked, tuple) else checked) != values[name]:
+                    raise ConfigError(f"{name} is {values[name]!r}")
+        if values.get("sampler") not in (None, *FAMILY_SAMPLERS[info.config.family]):
+            raise ConfigError(f"sampler is {values['sampler']!r}")
+        SamplerConfig(**{part.name: values[part.name] for part in fields(SamplerConfig) if part.name in values})
         _check_rule(values, info.config.mediators)
     except ConfigError as err:
         raise CheckpointError(
-            f"{info.path.name} names sampling settings that can't be: {err.message}", hint="convert the original again"
+            f"{info.path.name} has invalid sampling settings: {err.message}", hint="convert the original again"
         ) from err
     return values
 
@@ -55,15 +54,3 @@ def _check_rule(values: Mapping[str, Any], ladder: tuple[int, ...]) -> None:
     counts, rho = (ladder, tuple(values["rho"])) if "rho" in values else ((1, 4), (0.5,))
     given = {name: values[name] for name in ("warmup_steps", "distance") if name in values}
     Schedule(kind="dynamic", counts=counts, rho=rho, **given)
-
-
-def _has_type(value: Any, kind: str) -> bool:
-    """Whether a JSON value is what a field of this type holds; the types of words are told apart elsewhere."""
-    if kind == "int":
-        return type(value) is int
-    if kind == "float":
-        return type(value) in (int, float) and math.isfinite(value)
-    if kind == "list":
-        return isinstance(value, list) and all(_has_type(part, "float") for part in value)
-    # A name we don't know decides nothing.
-    return not kind or isinstance(value, str)

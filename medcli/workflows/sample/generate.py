@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,8 @@ from medcli.engine.sample_folder import SampleFolder
 from medcli.runtime.precision import warn_if_slow
 from medcli.runtime.processes import Processes, launch_remark
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.workflows.sample.flags import remark_on_idle_steps
-from medcli.workflows.sample.settings import SampleRequest, SampleSetup
+from medcli.settings.sampling import SampleRequest
+from medcli.workflows.sample.settings import SampleSetup
 
 # Dimension key: C channels, Y X height and width.
 
@@ -61,19 +62,23 @@ class ImageGeneration:
     def _remark(self) -> None:
         if self.processes.is_first:
             warn_if_slow(self.dtype, self.device, self.reporter)
-            remark_on_idle_steps(self.request, self.setup.plan, self.reporter)
+            solver = self.setup.plan.sampler.solver
+            if self.request.steps is not None and solver in ADAPTIVE_SOLVERS:
+                # Only a remark: scripts give it to every solver alike.
+                self.reporter.note(f"--steps does nothing with --solver {solver}, which chooses its own steps")
             if remark := launch_remark():
                 self.reporter.note(remark)
 
     def _load_networks(self) -> tuple[LadderNetwork, ...]:
         """Load the weights: one model, or one a ladder index."""
+        request: Any
         request, counts = self.request, self.setup.plan.schedule.counts
         models = [
             load_model(
                 info.path,
-                family=request.family,
-                num_heads=request.num_heads,
-                weights=request.weights,
+                family=request.network.family,
+                num_heads=request.network.heads,
+                weights=request.network.weights,
                 device=self.device,
                 dtype=self.dtype,
                 amm=self.setup.amm,

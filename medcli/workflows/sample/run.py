@@ -24,9 +24,10 @@ from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
 from medcli.scores.reference import BUNDLED, bundled_info
+from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.amm import amm_report
 from medcli.workflows.sample.generate import ImageGeneration
-from medcli.workflows.sample.settings import SampleRequest, SampleSetup, model_name, picture_settings, set_up
+from medcli.workflows.sample.settings import SampleSetup, model_name, picture_settings, set_up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,21 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from medcli.checkpoint.reader import CheckpointInfo, describe
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.engine.networks import ALWAYS, Guidance
-from medcli.engine.plan import FAMILY_SAMPLERS, Labels, LabelSampling, SamplingPlan, check_plan
+from medcli.engine.plan import FAMILY_SAMPLERS, Labels, SamplingPlan, check_plan
 from medcli.errors import ConfigError
 from medcli.model.amm import Amm
 from medcli.runtime.files import file_sha256
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule, choose_schedule
-from medcli.workflows.sample.amm import AmmWish, choose_amm
+from medcli.settings.build import refuse_idle_choices
+from medcli.settings.sampling import GuidanceSettings, SampleRequest, SamplerSettings
+from medcli.workflows.sample.amm import choose_amm
 from medcli.workflows.sample.defaults import sampling_defaults
-from medcli.workflows.sample.flags import refuse_idle_flags
 
 DEFAULT_CFG_SCALES = {"dit": 1.5, "sit": 1.5, "edt": 2.0, "mdtv2": 3.8}
 """Guidance of the papers' guided results. Source: reference-facts 1.8; edt-facts 4 and 5."""
@@ -36,54 +37,6 @@ GPU_TOKENS = 65536
 """Tokens of a default batch on a GPU: enough to keep it busy, far from filling its memory."""
 MAX_GPU_BATCH = 256
 FLOAT32_BYTES = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SampleRequest:
-    """What to sample. None: the checkpoint's default, else the family's."""
-
-    num_images: int
-    checkpoint: Path | None = None
-    """None: the bundled digits model."""
-    stages: Mapping[int, Path] | None = None
-    """Separately trained checkpoints by mediator count, instead of `checkpoint`."""
-    family: str | None = None
-    num_heads: int | None = None
-    weights: str = "ema"
-    schedule: str | None = None
-    mediators: tuple[int, ...] | None = None
-    rho: tuple[float, ...] | None = None
-    warmup_steps: int | None = None
-    distance: str | None = None
-    sampler: str | None = None
-    solver: str | None = None
-    steps: int | None = None
-    path: str | None = None
-    prediction: str | None = None
-    diffusion_form: str | None = None
-    diffusion_norm: float | None = None
-    last_step: str | None = None
-    last_step_size: float | None = None
-    cfg_scale: float | None = None
-    cfg_channels: str | None = None
-    """`3` or `all`."""
-    cfg_interval: tuple[float, float] | None = None
-    """Progress at which guidance starts and ends; None: the whole way."""
-    cfg_power: float | None = None
-    """How late guidance grows; 0: it is constant."""
-    amm: AmmWish | None = None
-    """Attention modulation."""
-    classes: tuple[int, ...] | None = None
-    """None: all of them."""
-    label_sampling: str = "equal"
-    seed: int = 0
-    batch_size: int | None = None
-    device: str | None = None
-    dtype: str = "fp32"
-    compiled: bool = False
-    vae: str | None = None
-    output: Path | None = None
-    npz: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,34 +80,45 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
         schedule=_schedule(request, held, defaults),
         labels=Labels(
             classes=tuple(range(config.num_classes)) if request.classes is None else request.classes,
-            sampling=cast(LabelSampling, request.label_sampling),
+            sampling=request.label_sampling,
         ),
         guidance=choose_guidance(request, config, defaults),
         seed=request.seed,
         batch_size=request.batch_size or default_batch_size(config, device_type),
     )
-    amm = choose_amm(request.amm, [info.config for info in infos])
+    amm = choose_amm(request, [info.config for info in infos])
     for info in infos:
         check_plan(info.config, plan)
-    refuse_idle_flags(request, plan)
+    refuse_idle_choices(request, choices_of(plan))
     stem = infos[0].path.stem if len(infos) == 1 else "-".join(info.path.stem for info in infos)
     output = request.output or Path("samples") / f"{stem}-{plan.schedule.kind}-{request.seed}"
     return SampleSetup(infos=infos, plan=plan, amm=amm, output=output)
 
 
+def choices_of(plan: SamplingPlan) -> dict[str, Any]:
+    """Return the values, by key, of the settings on which others depend."""
+    return {
+        "schedule": plan.schedule.kind,
+        "sampler": plan.sampler.sampler,
+        "last_step": plan.sampler.last_step,
+        "cfg_scale": plan.guidance.scale,
+    }
+
+
 def _checkpoints(request: SampleRequest) -> tuple[tuple[CheckpointInfo, ...], tuple[int, ...]]:
-    """The checkpoints and the ladder they make."""
+    """Return the checkpoints and the ladder they make."""
+    network: Any = request.network
 
     def read(path: Path) -> CheckpointInfo:
-        return describe(path, family=request.family, num_heads=request.num_heads, weights=request.weights)
+        return describe(path, family=network.family, num_heads=network.heads, weights=network.weights)
 
     if not request.stages:
-        info = read(request.checkpoint or asset_path(BUNDLED_MODEL))
+        info = read(Path(request.network.checkpoint or asset_path(BUNDLED_MODEL)))
         return (info,), info.config.mediators
-    if request.checkpoint is not None:
+    if request.network.checkpoint is not None:
         raise ConfigError(
-            f"both a checkpoint ({request.checkpoint}) and --stage are given",
-            hint=f"leave one out, or write --stage N={request.checkpoint}",
+            f"both a checkpoint ({request.network.checkpoint}) and --stage are given",
+            hint=f"leave one out, or write --stage N={request.network.checkpoint}",
         )
     counts = tuple(sorted(request.stages))
     if request.mediators not in (None, counts):
@@ -165,7 +129,7 @@ def _checkpoints(request: SampleRequest) -> tuple[tuple[CheckpointInfo, ...], tu
     return infos, counts
 
 
-def choose_sampler(request: SampleRequest, config: ModelConfig, defaults: Mapping[str, Any]) -> SamplerConfig:
+def choose_sampler(request: SamplerSettings, config: ModelConfig, defaults: Mapping[str, Any]) -> SamplerConfig:
     """The solver and its settings.
 
     Args:
@@ -187,7 +151,7 @@ def choose_sampler(request: SampleRequest, config: ModelConfig, defaults: Mappin
     return SamplerConfig(**{**values, "sampler": sampler})
 
 
-def choose_guidance(request: SampleRequest, config: ModelConfig, defaults: Mapping[str, Any]) -> Guidance:
+def choose_guidance(request: GuidanceSettings, config: ModelConfig, defaults: Mapping[str, Any]) -> Guidance:
     """The guidance: the papers' unless told otherwise, on upstream's three channels of latents, on all of pixels."""
     scale = request.cfg_scale
     if scale is None:

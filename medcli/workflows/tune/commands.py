@@ -10,7 +10,7 @@ from medcli.config import listing
 from medcli.tuning.space import Configuration, Layers, listing_of
 from medcli.workflows.tune.setup import TuneSetup
 
-READING_FLAGS = {"family": "--family", "num_heads": "--heads"}
+READING_FLAGS = {"family": "--family", "heads": "--heads"}
 """How to read a checkpoint that is not ours."""
 SAMPLING_FLAGS = {
     "sampler": "--sampler",
@@ -57,8 +57,8 @@ def sample_command(setup: TuneSetup, configuration: Configuration) -> str:
     words = ["medcli", "sample"]
     if file is not None:
         words.append(str(file))
-    elif sampling.checkpoint is not None:
-        words += [str(sampling.checkpoint), *_reading(setup)]
+    elif sampling.network.checkpoint is not None:
+        words += [str(sampling.network.checkpoint), *_reading(setup)]
     words += _schedule(setup, configuration)
     words += _given(sampling, SAMPLING_FLAGS)
     words += ["--cfg-scale", f"{setup.plan.guidance.scale!r}"]
@@ -85,8 +85,8 @@ def _schedule(setup: TuneSetup, configuration: Configuration) -> list[str]:
 
 def _reading(setup: TuneSetup) -> list[str]:
     sampling = setup.request.sampling
-    weights = ["--weights", sampling.weights] if sampling.weights != "ema" else []
-    return [*_given(sampling, READING_FLAGS), *weights]
+    weights = ["--weights", str(sampling.network.weights)] if sampling.network.weights != "ema" else []
+    return [*_given(sampling.network, READING_FLAGS), *weights]
 
 
 def _given(sampling: object, flags: dict[str, str]) -> list[str]:

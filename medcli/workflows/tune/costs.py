@@ -56,7 +56,7 @@ class Costs:
 
 def costs_of(setup: TuneSetup, model: DiffusionTransformer, store: Store) -> Costs:
     """Count, and measure time if the budget is one of time; a tuning that goes on keeps what was measured."""
-    if setup.request.budget.unit == "gmacs":
+    if setup.budget.unit == "gmacs":
         return Costs(config=setup.config)
     kept: dict[str, Any] | None = store.json(TIMES)
     if kept is None:

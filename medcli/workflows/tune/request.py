@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from medcli.errors import ConfigError
-from medcli.tuning.space import Layers, rounded_up
-from medcli.workflows.sample.settings import SampleRequest
+from medcli.settings.analysis import TuneRequest
+from medcli.tuning.space import rounded_up
 
 BudgetKind = Literal["gmacs", "ms", "saving"]
-Metric = Literal["error", "fid"]
 UNITS = {"gmacs": "GMACs an image", "ms": "ms an image"}
 EXAMPLES = "--gmacs 2.95, --ms 40 or --saving 5%"
 
@@ -87,51 +84,13 @@ class Budget:
         return f"--{self.kind} {self.value:g}{'%' if self.kind == 'saving' else ''}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TuneRequest:
-    """What to choose from, and by what."""
-
-    budget: Budget
-    sampling: SampleRequest
-    """How images are made: checkpoint, sampler, guidance, seed and the rest; its `num_images` are run for each
-    finalist. Its schedule is what is looked for: only `warmup_steps` and `distance` of it are used."""
-    output: Path = Path("tuning")
-    """Gets the answer and all that was measured; the same command again goes on, another budget uses it again."""
-    layers: Callable[[int], Layers] | None = None
-    """Blocks that may get mediators, given how many there are; None: the checkpoint's, of a dense one all."""
-    mediators: tuple[int, ...] | None = None
-    """Counts to build ladders from; None: the checkpoint's, of a dense one the default ladder."""
-    metric: Metric = "error"
-    """What finalists are judged by: distance from the dense parent's images, or FID."""
-    reference: str | None = None
-    """What FID is measured against; None: the checkpoint's."""
-    num_recorded: int = 16
-    """Images whose way under full attention is recorded for replays."""
-    num_finalists: int = 24
-    """Configurations that are run."""
-    num_random: int = 0
-    """Random configurations of equal cost to set beside the choice, on images that choosing has not seen."""
-    calibrate: bool = False
-    """Whether mediators put into a dense checkpoint are fitted to its full attention first."""
-
-    def __post_init__(self) -> None:
-        if self.metric not in get_args(Metric):
-            raise ConfigError(f"--metric {self.metric!r}: expected one of {', '.join(get_args(Metric))}")
-        if self.reference is not None and self.metric != "fid":
-            raise ConfigError("--reference does nothing with --metric error", hint="add --metric fid")
-        if self.num_finalists < 2:
-            raise ConfigError(f"--finalists must be at least 2, got {self.num_finalists}")
-        if self.sampling.num_images < 2 or self.num_recorded < 1:
-            raise ConfigError(f"--num-images must be at least 2 for error bars, got {self.sampling.num_images}")
-
-
-def budget_of(*, gmacs: float | None, ms: float | None, saving: float | None) -> Budget:
-    """The one budget that was given.
+def budget_of(request: TuneRequest) -> Budget:
+    """Return the one budget that was given.
 
     Raises:
         ConfigError: If none was, or several.
     """
-    given: dict[Any, float | None] = {"gmacs": gmacs, "ms": ms, "saving": saving}
+    given: dict[BudgetKind, float | None] = {"gmacs": request.gmacs, "ms": request.ms, "saving": request.saving}
     budgets = [Budget(kind, value) for kind, value in given.items() if value is not None]
     if len(budgets) != 1:
         found = " and ".join(map(str, budgets)) or "none"

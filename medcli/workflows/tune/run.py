@@ -16,6 +16,7 @@ from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
+from medcli.settings.analysis import TuneRequest
 from medcli.tuning.pareto import best_within, front
 from medcli.tuning.running import cost_of_moves, relative_error
 from medcli.tuning.search import Proposal, first_round, neighbours, second_round
@@ -36,7 +37,6 @@ from medcli.workflows.tune.costs import TIMES, Costs, costs_of
 from medcli.workflows.tune.measurements import MeasuredConfiguration, Workbench
 from medcli.workflows.tune.picture import draw_tuning
 from medcli.workflows.tune.report import Candidate, RandomCheck, TuneReport
-from medcli.workflows.tune.request import TuneRequest
 from medcli.workflows.tune.setup import TuneSetup, load_ladder, set_up_tuning
 
 RESULT = "tuning.json"
@@ -59,7 +59,7 @@ def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
     """
     device = pick_device(request.sampling.device)
     setup = set_up_tuning(request, device)
-    if request.budget.unit == "gmacs":
+    if setup.budget.unit == "gmacs":
         _check_budget(setup, Costs(config=setup.config))
     with Store(request.output) as store:
         store.claim(setup.settings)
@@ -70,9 +70,9 @@ def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
 def _check_budget(setup: TuneSetup, costs: Costs) -> None:
     """Refuse a budget that can't be met, or asks for nothing."""
     everywhere = [NetworkVariant(setup.layers, count) for count in setup.counts]
-    table = costs.table([DENSE, *everywhere], setup.request.budget.unit)
+    table = costs.table([DENSE, *everywhere], setup.budget.unit)
     passes = int(step_passes_of(setup).sum())
-    setup.request.budget.check(passes * min(table.values()), passes * table[DENSE])
+    setup.budget.check(passes * min(table.values()), passes * table[DENSE])
 
 
 def step_passes_of(setup: TuneSetup) -> torch.Tensor:
@@ -85,7 +85,7 @@ class _Tuning:
 
     def __init__(self, setup: TuneSetup, model: DiffusionTransformer, store: Store, reporter: Reporter) -> None:
         self._setup, self._store, self._reporter = setup, store, reporter
-        self._request, self._budget = setup.request, setup.request.budget
+        self._request, self._budget = setup.request, setup.budget
         self._costs = costs_of(setup, model, store)
         _check_budget(setup, self._costs)
         self._passes_K = step_passes_of(setup)
@@ -229,15 +229,15 @@ class _Tuning:
         """Write the checkpoint of the choice, the answer and its picture."""
         layers, output = made.chosen.configuration.layers, self._request.output
         if (file := converted_file(self._setup, layers)) and not file.exists():
-            sampling = self._request.sampling
+            network: Any = self._request.sampling.network
             convert(
                 ConvertRequest(
                     source=self._setup.ladder_file,
                     output=file,
                     layers=lambda depth: layers,
-                    weights=sampling.weights if not self._setup.is_dense else "ema",
-                    family=sampling.family,
-                    num_heads=sampling.num_heads,
+                    weights=network.weights if not self._setup.is_dense else "ema",
+                    family=network.family,
+                    num_heads=network.heads,
                     digest=False,
                 )
             )

@@ -21,13 +21,16 @@ from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter
 from medcli.schedule.spec import DEFAULT_WARMUP_STEPS, Schedule
+from medcli.settings.analysis import TuneRequest
+from medcli.settings.network import parse_layers
+from medcli.settings.sampling import SampleRequest
 from medcli.training.calibration import calibrate
 from medcli.training.objective import LossConfig
 from medcli.tuning.space import Layers
 from medcli.workflows.convert import ConvertRequest, convert
 from medcli.workflows.sample.defaults import sampling_defaults
-from medcli.workflows.sample.settings import SampleRequest, picture_settings, set_up
-from medcli.workflows.tune.request import TuneRequest
+from medcli.workflows.sample.settings import picture_settings, set_up
+from medcli.workflows.tune.request import Budget, budget_of
 
 LADDER_FILE = "ladder.safetensors"
 """A dense checkpoint with mediators in every layer that may be chosen."""
@@ -38,6 +41,7 @@ class TuneSetup:
     """A request with everything filled in."""
 
     request: TuneRequest
+    budget: Budget
     source: Path
     """The checkpoint that was given, or the bundled one."""
     ladder_file: Path
@@ -86,10 +90,16 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
     Raises:
         MedcliError: If the checkpoint can't be read, or wishes contradict each other or the model.
     """
-    sampling = request.sampling
-    source = sampling.checkpoint or asset_path(BUNDLED_MODEL)
+    budget, sampling = budget_of(request), request.sampling
+    source = Path(sampling.network.checkpoint or asset_path(BUNDLED_MODEL))
     # How images are made does not depend on what is chosen; the rest is what is looked for.
-    plain = replace(sampling, checkpoint=source, schedule="full", warmup_steps=None, distance=None)
+    plain = replace(
+        sampling,
+        network=replace(sampling.network, checkpoint=source),
+        schedule="full",
+        warmup_steps=None,
+        distance=None,
+    )
     setup = set_up(plain, device.type)
     if setup.plan.sampler.solver in ADAPTIVE_SOLVERS:
         raise ConfigError(
@@ -108,6 +118,7 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
     config = chosen_config(held, request)
     return TuneSetup(
         request=request,
+        budget=budget,
         source=source,
         ladder_file=source if info.config.mediators else request.output / LADDER_FILE,
         config=config,
@@ -124,7 +135,7 @@ def _carried(sampling: SampleRequest, defaults: Mapping[str, Any]) -> Schedule:
     return Schedule(
         kind="full",
         warmup_steps=sampling.warmup_steps or defaults.get("warmup_steps", DEFAULT_WARMUP_STEPS),
-        distance=sampling.distance or defaults.get("distance", "l1"),  # type: ignore[arg-type]  # checked by Schedule
+        distance=sampling.distance or defaults.get("distance", "l1"),
     )
 
 
@@ -145,7 +156,7 @@ def ladder_config(config: ModelConfig, request: TuneRequest) -> ModelConfig:
     """The model that holds every choice: the checkpoint's own, or a dense one with mediators put in."""
     if config.mediators:
         return config
-    layers = request.layers(config.depth) if request.layers else tuple(range(config.depth))
+    layers = parse_layers(request.layers, config.depth) if request.layers else tuple(range(config.depth))
     if not layers or request.mediators == ():
         raise ConfigError("nothing to choose from: no layer may get mediators", hint="leave --layers out, or name some")
     return target_config(config, mediators=request.mediators, layers=layers)
@@ -157,7 +168,7 @@ def chosen_config(held: ModelConfig, request: TuneRequest) -> ModelConfig:
     Raises:
         ConfigError: If the model lacks a layer or count that is named.
     """
-    layers = request.layers(held.depth) if request.layers else held.mediator_layers
+    layers = parse_layers(request.layers, held.depth) if request.layers else held.mediator_layers
     counts = held.mediators if request.mediators is None else request.mediators
     for flag, wanted, there in (("layers", layers, held.mediator_layers), ("mediators", counts, held.mediators)):
         if missing := [value for value in wanted if value not in there]:
@@ -174,13 +185,14 @@ def chosen_config(held: ModelConfig, request: TuneRequest) -> ModelConfig:
 def load_ladder(setup: TuneSetup, reporter: Reporter) -> DiffusionTransformer:
     """The model that holds every choice, on its device; a dense checkpoint gets its mediators first."""
     sampling = setup.request.sampling
+    network: Any = sampling.network
     dtype = DTYPES[sampling.dtype]
     if not setup.is_dense:
         return load_model(
             setup.source,
-            family=sampling.family,
-            num_heads=sampling.num_heads,
-            weights=sampling.weights,
+            family=network.family,
+            num_heads=network.heads,
+            weights=network.weights,
             device=setup.device,
             dtype=dtype,
         )
@@ -192,15 +204,16 @@ def load_ladder(setup: TuneSetup, reporter: Reporter) -> DiffusionTransformer:
 def _make_ladder(setup: TuneSetup, sampling: SampleRequest, reporter: Reporter) -> None:
     """Convert a dense checkpoint, and fit its mediators if that is asked for; the file appears when it is done."""
     config = setup.held
+    network: Any = sampling.network
     raw = setup.ladder_file.with_name(f"neutral-{LADDER_FILE}") if setup.request.calibrate else setup.ladder_file
     request = ConvertRequest(
         source=setup.source,
         output=raw,
         mediators=config.mediators,
         layers=lambda depth: config.mediator_layers,
-        weights=sampling.weights,
-        family=sampling.family,
-        num_heads=sampling.num_heads,
+        weights=network.weights,
+        family=network.family,
+        num_heads=network.heads,
         force=True,
         digest=False,
     )

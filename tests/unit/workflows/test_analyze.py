@@ -152,7 +152,7 @@ def test_layers_are_written_as_the_layers_flag_takes_them(numbers: tuple[int, ..
     assert ranges(numbers) == text
 
 
-@pytest.mark.parametrize("change", [{"points": 0}, {"max_pairs": 0}, {"sampling": SampleRequest(num_images=4)}])
+@pytest.mark.parametrize("change", [{"points": 0}, {"pairs": 0}, {"sampling": SampleRequest(num_images=4)}])
 def test_requests_from_python_are_checked_too(change: dict[str, Any]) -> None:
     request = AnalyzeRequest(**{"sampling": SampleRequest(num_images=4, schedule="full"), **change})
     with pytest.raises(ConfigError, match="at least 1|full attention"):

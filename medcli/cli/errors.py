@@ -1,13 +1,16 @@
-"""Anything that can stop a run, as a message, a hint and an exit code."""
+"""Exceptions as messages: a message, a hint and an exit code; and the process of a launch that shows them."""
 
 from __future__ import annotations
 
 import errno
 import os
+import time
+from collections.abc import Callable
 
 import typer
 
 from medcli.errors import ConfigError, EnvironmentProblem, ExitCode, MedcliError
+from medcli.runtime.processes import Processes
 
 # Typer names this class only from 0.28 on; its child BadParameter has always been public.
 USAGE_ERROR: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -22,11 +25,13 @@ DISK_HINTS = {
     errno.EPERM: "check who may read and write there, or choose another place",
     errno.ENAMETOOLONG: "use a shorter name",
 }
-"""Ways out of failures of the file system. Workflows say more where they can; this is for the rest."""
+"""Hints for failures of the file system that no workflow explains better."""
 
 MEMORY_HINT = "lower --batch-size, or use --dtype bf16"
 MEMORY_HINTS = {"finetune": "lower --micro-batch-size, or add --checkpoint-activations; --dry-run estimates both"}
 """For commands whose batch has another name."""
+PATIENCE_SECS = 10.0
+"""Most errors meet all processes of a launch, and the launcher stops the others once the first has left."""
 
 
 class Interrupted(MedcliError):
@@ -36,10 +41,10 @@ class Interrupted(MedcliError):
 
 
 def problem_of(err: BaseException, *, command: str = "") -> MedcliError:
-    """Turn what stopped a run into what the user is told.
+    """Turn an exception into a message for the user.
 
     Args:
-        err: What was raised.
+        err: The exception.
         command: Name of the command that ran, for a hint at its help; empty for the bare program.
 
     Returns:
@@ -60,7 +65,7 @@ def problem_of(err: BaseException, *, command: str = "") -> MedcliError:
 
 
 def _usage_problem(err: Exception, program: str) -> ConfigError:
-    """Say in our manner what Typer found wrong with the command line."""
+    """Rephrase Typer's message about the command line."""
     near = getattr(err, "possibilities", None) or []
     # With near spellings at hand, which go into the hint, the bare message will do.
     message = str(err.message if near else err.format_message())  # type: ignore[attr-defined]
@@ -69,7 +74,31 @@ def _usage_problem(err: Exception, program: str) -> ConfigError:
 
 
 def _is_out_of_memory(err: BaseException) -> bool:
-    """Recognise Python's and torch's ways to say so; torch itself may not be loaded."""
+    """Recognise Python's and torch's exceptions; torch itself may not be loaded."""
     if isinstance(err, MemoryError) or type(err).__name__ == "OutOfMemoryError":
         return True
     return isinstance(err, RuntimeError) and "can't allocate memory" in str(err)
+
+
+def is_reported_elsewhere(
+    problem: MedcliError, process: Processes, wait: Callable[[float], None] | None = None
+) -> bool:
+    """Check whether another process of the launch shows this error.
+
+    The first process never waits. Any other does, for the launcher to stop it: a process that is still there afterwards
+    has a problem of its own, such as a file that its machine alone can't read.
+
+    Args:
+        problem: The error of this process.
+        process: This process.
+        wait: Replaces `time.sleep`.
+    """
+    if process.is_first:
+        return False
+    if problem.exit_code == ExitCode.INTERRUPTED:
+        return True
+    try:
+        (wait or time.sleep)(PATIENCE_SECS)
+    except KeyboardInterrupt:
+        return True
+    return False

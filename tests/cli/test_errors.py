@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medcli.cli import speaker
-from medcli.cli.problems import Interrupted
-from medcli.cli.speaker import PATIENCE_SECS, is_said_elsewhere
+from medcli.cli import errors
+from medcli.cli.errors import PATIENCE_SECS, Interrupted, is_reported_elsewhere
 from medcli.errors import DataError
 from medcli.runtime.processes import Processes
 from tests.conftest import RunCli
@@ -24,22 +23,22 @@ def never(seconds: float) -> None:
 
 
 def test_the_first_process_speaks_at_once() -> None:
-    assert not is_said_elsewhere(DataError("no images"), FIRST, never)
-    assert not is_said_elsewhere(Interrupted("interrupted"), FIRST, never)
+    assert not is_reported_elsewhere(DataError("no images"), FIRST, never)
+    assert not is_reported_elsewhere(Interrupted("interrupted"), FIRST, never)
 
 
 def test_another_one_waits_to_be_stopped_and_is_silent() -> None:
-    assert is_said_elsewhere(DataError("no images"), SECOND, stopped)
+    assert is_reported_elsewhere(DataError("no images"), SECOND, stopped)
 
 
 def test_what_nobody_stops_has_a_trouble_of_its_own() -> None:
     waited: list[float] = []
-    assert not is_said_elsewhere(DataError("no images"), SECOND, waited.append)
+    assert not is_reported_elsewhere(DataError("no images"), SECOND, waited.append)
     assert waited == [PATIENCE_SECS]
 
 
 def test_an_interruption_is_nothing_to_wait_for() -> None:
-    assert is_said_elsewhere(Interrupted("interrupted"), SECOND, never)
+    assert is_reported_elsewhere(Interrupted("interrupted"), SECOND, never)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,7 @@ def test_of_two_processes_that_fail_one_is_heard(
 ) -> None:
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(speaker.time, "sleep", wait)
+    monkeypatch.setattr(errors.time, "sleep", wait)
     result = run_cli("finetune", "--data", "nothere", "--device", "cpu")
     assert result.code == 4
     assert result.err.splitlines()[:-1] == said

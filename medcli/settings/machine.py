@@ -1,0 +1,57 @@
+"""Settings of the device a command computes on and of its output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medcli.settings.declare import MACHINE, OUTPUT, setting
+
+Dtype = Literal["fp32", "bf16"]
+
+DEVICE: dict[str, Any] = {
+    "help": "cpu, cuda, cuda:1 or mps.",
+    "panel": MACHINE,
+    "metavar": "NAME",
+    "default_text": "the fastest available",
+    "example": "cpu",
+}
+MAX_BATCH = 2**20
+"""A larger batch is a mistake."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineSettings:
+    """Device and number format of a command that runs a network."""
+
+    device: str | None = setting(None, **DEVICE)
+    dtype: Dtype = setting("fp32", help="Number format of the network.", panel=MACHINE)
+    batch_size: int | None = setting(
+        None,
+        help="Batch size.",
+        panel=MACHINE,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_BATCH,
+        default_text="by device and model",
+        short=True,
+    )
+
+
+def output_setting(default: Path | None = None, **changes: Any) -> Any:
+    """Make the `-o/--output` setting of a command."""
+    declaration = {
+        "help": "Output path.", "panel": OUTPUT, "letter": "-o", "metavar": "PATH", "short": True, **changes,
+    }  # fmt: skip
+    return setting(default, **declaration)
+
+
+def force_setting(text: str = "Overwrite existing output.") -> Any:
+    """Make the `-f/--force` switch of a command."""
+    return setting(False, help=text, panel=OUTPUT, letter="-f")
+
+
+def seed_setting(panel: str) -> Any:
+    """Make the `--seed` setting; noise is keyed by 64 bits, so a larger seed would repeat a smaller one."""
+    return setting(0, help="Random seed.", panel=panel, metavar="N", minimum=0, maximum=2**64 - 1, short=True)

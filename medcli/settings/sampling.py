@@ -1,0 +1,328 @@
+"""Settings of `sample`, shared with `analyze`, `tune` and `flops`: schedule, sampler, guidance, labels, modulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from medcli.sampler_config import (
+    ODE_SOLVERS,
+    SDE_SOLVERS,
+    DiffusionForm,
+    LastStep,
+    PathName,
+    PredictionName,
+    SamplerName,
+)
+from medcli.settings.declare import INPUT, MACHINE, MODULATION, OUTPUT, SAMPLING, SCHEDULE, Needs, group, setting
+from medcli.settings.machine import MachineSettings, output_setting, seed_setting
+from medcli.settings.network import NetworkSource
+from medcli.settings.values import parse_float, parse_ints
+
+ScheduleKind = Literal["full", "static", "dynamic"]
+DistanceName = Literal["l1", "l2"]
+LabelSampling = Literal["equal", "random"]
+AmmForm = Literal["exp", "cos"]
+
+AUTO = "auto"
+MAX_STEPS = 100_000
+"""Solver steps; the references take up to 1000."""
+MAX_IMAGES = 10**8
+IN_CHECKPOINT = "from the checkpoint, else {}"
+DYNAMIC = Needs("schedule", ("dynamic",), words="--schedule dynamic")
+INTEGRATED = Needs("sampler", ("sde", "ode"), words="--sampler sde or ode")
+STOCHASTIC = Needs("sampler", ("sde",), words="--sampler sde")
+GUIDED = Needs("cfg_scale", unless=(1.0,), words="a --cfg-scale other than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """Mediator counts of an image and when it moves from one to the next."""
+
+    schedule: ScheduleKind | None = setting(
+        None,
+        help="Full attention, one mediator count, or a count that rises by image and step.",
+        panel=SCHEDULE,
+        default_text="from the checkpoint, else static",
+        short=True,
+    )
+    mediators: tuple[int, ...] | None = setting(
+        None,
+        help="Mediator counts: rising perfect squares such as 4,16,64; one for static.",
+        panel=SCHEDULE,
+        metavar="N,...",
+        default_text="the checkpoint's",
+        example="4,16,64",
+        short=True,
+    )
+    rho: tuple[float, ...] | None = setting(
+        None,
+        help="Falling thresholds of the dynamic schedule, one fewer than mediator counts.",
+        panel=SCHEDULE,
+        metavar="R,...",
+        needs=DYNAMIC,
+        default_text="from the checkpoint; 0.3,0.1 for three counts",
+        example="0.3,0.1",
+        short=True,
+    )
+    warmup_steps: int | None = setting(
+        None,
+        help="Number of first distances averaged into the dynamic schedule's baseline.",
+        panel=SCHEDULE,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_STEPS,
+        needs=DYNAMIC,
+        default_text=IN_CHECKPOINT.format(3),
+    )
+    distance: DistanceName | None = setting(
+        None,
+        help="Distance between the states of two steps in the dynamic schedule.",
+        panel=SCHEDULE,
+        needs=DYNAMIC,
+        default_text=IN_CHECKPOINT.format("l1"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """Sampler, solver and its steps."""
+
+    steps: int | None = setting(
+        None,
+        help="Number of solver steps.",
+        panel=SAMPLING,
+        metavar="N",
+        minimum=2,
+        maximum=MAX_STEPS,
+        default_text=IN_CHECKPOINT.format(250),
+        example="50",
+        short=True,
+    )
+    sampler: SamplerName | None = setting(
+        None,
+        help="sde or ode for SiT, ddpm or ddim for the other families.",
+        panel=SAMPLING,
+        default_text="from the checkpoint, else sde or ddpm",
+        short=True,
+    )
+    solver: str | None = setting(
+        None,
+        help="Integration scheme; sde takes euler and heun only, dopri5 is adaptive.",
+        panel=SAMPLING,
+        choices=tuple(dict.fromkeys((*SDE_SOLVERS, *ODE_SOLVERS))),
+        needs=INTEGRATED,
+        default_text="from the checkpoint, else euler; heun for ode",
+        short=True,
+    )
+    path: PathName | None = setting(
+        None,
+        help="Interpolant of a SiT model.",
+        panel=SAMPLING,
+        needs=INTEGRATED,
+        default_text=IN_CHECKPOINT.format("linear"),
+    )
+    prediction: PredictionName | None = setting(
+        None,
+        help="Output of a SiT network.",
+        panel=SAMPLING,
+        needs=INTEGRATED,
+        default_text=IN_CHECKPOINT.format("velocity"),
+    )
+    diffusion_form: DiffusionForm | None = setting(
+        None,
+        help="Diffusion coefficient of the SDE over time.",
+        panel=SAMPLING,
+        needs=STOCHASTIC,
+        default_text=IN_CHECKPOINT.format("sigma"),
+    )
+    diffusion_norm: float | None = setting(
+        None,
+        help="Factor of the diffusion coefficient.",
+        panel=SAMPLING,
+        metavar="X",
+        above=0,
+        needs=STOCHASTIC,
+        default_text=IN_CHECKPOINT.format(1),
+        example="1",
+    )
+    last_step: LastStep | None = setting(
+        None,
+        help="Final denoising step of the SDE sampler.",
+        panel=SAMPLING,
+        needs=STOCHASTIC,
+        default_text=IN_CHECKPOINT.format("mean"),
+    )
+    last_step_size: float | None = setting(
+        None,
+        help="Time covered by the last step, in [0, 1).",
+        panel=SAMPLING,
+        metavar="T",
+        minimum=0,
+        below=1,
+        needs=(
+            STOCHASTIC,
+            Needs("last_step", ("mean", "tweedie", "euler"), words="--last-step mean, tweedie or euler"),
+        ),
+        default_text=IN_CHECKPOINT.format(0.04),
+        example="0.04",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceSettings:
+    """Classifier-free guidance."""
+
+    cfg_scale: float | None = setting(
+        None,
+        help="Classifier-free guidance scale; 1 is off.",
+        panel=SAMPLING,
+        metavar="W",
+        minimum=0,
+        default_text="from the checkpoint, else the family's",
+        example="1.5",
+        short=True,
+    )
+    cfg_channels: Literal["3", "all"] | None = setting(
+        None,
+        help="Latent channels guidance acts on.",
+        panel=SAMPLING,
+        needs=GUIDED,
+        default_text="from the checkpoint, else 3; all for pixels",
+    )
+    cfg_interval: tuple[float, float] | None = setting(
+        None,
+        help="Apply guidance only in this fraction of sampling; elsewhere the unconditional pass is skipped.",
+        panel=SAMPLING,
+        metavar="LO,HI",
+        needs=GUIDED,
+        default_text="0,1",
+        example="0.2,0.8",
+    )
+    cfg_power: float | None = setting(
+        None,
+        help="Power of the guidance schedule; 0 is constant.",
+        panel=SAMPLING,
+        metavar="P",
+        minimum=0,
+        needs=GUIDED,
+        default_text="4 for MDTv2, else 0",
+        example="4",
+    )
+
+
+def parse_classes(text: str) -> tuple[int, ...] | None:
+    """Parse `3,5,8`; None for `all`."""
+    return None if text == "all" else parse_ints(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings:
+    """Class labels and noise."""
+
+    classes: tuple[int, ...] | None = setting(
+        None,
+        help="Class labels, taken in turn.",
+        panel=SAMPLING,
+        metavar="C,...|all",
+        parse=parse_classes,
+        expects="all or comma-separated whole numbers",
+        default_text="all",
+        example="1,2,3",
+        short=True,
+    )
+    label_sampling: LabelSampling = setting(
+        "equal", help="Cycle through the classes (equal) or draw them at random.", panel=SAMPLING
+    )
+    seed: int = seed_setting(SAMPLING)
+
+
+def parse_radius(text: str) -> float | Literal["auto"]:
+    """Parse `auto` or a radius in tokens."""
+    if text == AUTO:
+        return "auto"
+    radius = parse_float(text)
+    if not 0 <= radius < math.inf:
+        raise ValueError(text)
+    return radius
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModulationSettings:
+    """Attention modulation by distance (AMM)."""
+
+    amm: float | Literal["auto"] | None = setting(
+        None,
+        help="Weight attention by distance, without training, and cut it beyond R tokens; auto: almost nothing is cut. "
+        "Changes images, saves no work.",
+        panel=MODULATION,
+        metavar="auto|R",
+        minimum=0,
+        parse=parse_radius,
+        expects="auto or a radius in tokens",
+        default_text="off",
+        example="auto",
+    )
+    amm_blocks: tuple[int, ...] | None = setting(
+        None,
+        help="Blocks with modulated attention.",
+        panel=MODULATION,
+        metavar="N,...",
+        needs=Needs("amm", words="--amm auto"),
+        default_text="the references' for this size",
+        example="1,2,3",
+    )
+    amm_form: AmmForm | None = setting(
+        None,
+        help="exp: the paper's weight; cos: the reference code's for 512 px.",
+        panel=MODULATION,
+        needs=Needs("amm", words="--amm auto"),
+        default_text="exp",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest(
+    ScheduleSettings, LabelSettings, SamplerSettings, GuidanceSettings, ModulationSettings, MachineSettings
+):
+    """Images to generate. None: the checkpoint's default, else the family's."""
+
+    network: NetworkSource = group(NetworkSource, only=("checkpoint", "family", "heads", "weights"))
+    """The network; without a checkpoint the bundled digits model."""
+    stages: Mapping[int, Path] | None = setting(
+        None,
+        key="stage",
+        help="A checkpoint trained for N mediators, instead of CHECKPOINT; once for each.",
+        panel=INPUT,
+        metavar="N=PATH",
+        example="4=a.safetensors",
+    )
+    vae: str | None = setting(
+        None,
+        help="Autoencoder of the latents: a diffusers folder, or a hub name already in the cache.",
+        panel=INPUT,
+        metavar="NAME|PATH",
+        default_text="the checkpoint's",
+    )
+    num_images: int = setting(
+        16,
+        help="Total images in the output folder.",
+        panel=SAMPLING,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_IMAGES,
+        short=True,
+    )
+    compiled: bool = setting(
+        False,
+        key="compile",
+        help="Use torch.compile, one graph per mediator count (slow first steps).",
+        panel=MACHINE,
+    )
+    output: Path | None = output_setting(
+        metavar="DIR", help="Output folder.", default_text="samples/<checkpoint>-<schedule>-<seed>"
+    )
+    npz: bool = setting(False, help="Also write samples.npz, for scoring suites.", panel=OUTPUT)
