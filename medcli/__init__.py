@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcli.config import ModelConfig
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from medcli.model.amm import Amm
     from medcli.model.backbone import DiffusionTransformer
 
-__all__ = ["DynamicSchedule", "__version__", "count_macs", "load"]
+__all__ = ["DynamicSchedule", "ModelConfig", "__version__", "count_macs", "load", "new", "save"]
 
 
 def load(
@@ -44,13 +45,46 @@ def load(
         CheckpointError: If the file is missing, damaged, ambiguous or not a model of these families.
         ConfigError: If modulation does not fit the model.
     """
-    from medcli.checkpoint.load import load_model
     from medcli.model.amm import Amm
+    from medcli.network import open_network
+    from medcli.settings.network import NetworkSource
 
     modulation = amm if amm is None or isinstance(amm, Amm) else Amm(blocks=tuple(amm))
-    return load_model(
-        path, family=family, num_heads=num_heads, weights=weights, device=device, dtype=dtype, amm=modulation
-    )
+    source = NetworkSource(checkpoint=Path(path), family=family, heads=num_heads, weights=weights)
+    return open_network(source).load(device=device, dtype=dtype, amm=modulation)
+
+
+def new(config: ModelConfig, seed: int = 0) -> DiffusionTransformer:
+    """Build a model with fresh weights, initialised as the reference code initialises them.
+
+    Args:
+        config: The architecture.
+        seed: Random seed; the same seed gives the same weights. torch's global generator is left alone.
+
+    Returns:
+        The model in float32 on the CPU, in evaluation mode.
+    """
+    from medcli.model.backbone import fresh_model
+
+    return fresh_model(config, seed).eval()
+
+
+def save(model: DiffusionTransformer, path: str | os.PathLike[str]) -> None:
+    """Write a model as a medcli checkpoint, from which `load` rebuilds it without further arguments.
+
+    The file is written under a temporary name and renamed; an existing one is replaced.
+
+    Args:
+        model: The model; its configuration goes into the header, mediator ladder included.
+        path: The file, `.safetensors` by convention.
+
+    Raises:
+        CheckpointError: If a weight is NaN or infinite.
+        EnvironmentProblem: If the file can't be written or the disk is full.
+    """
+    from medcli.checkpoint.writer import save_checkpoint
+
+    save_checkpoint(path, model.config, model.state_dict(), weights="model", force=True)
 
 
 def count_macs(

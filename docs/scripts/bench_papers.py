@@ -21,14 +21,14 @@ from torch import Tensor
 from bench_papers_training import compare_training
 from medcli.engine.networks import LadderNetwork
 from medcli.engine.plan import FinishedImage, Noise, SamplingPlan, latent_shape_of, philox_noise
+from medcli.network import Network
 from medcli.runtime.precision import DTYPES, tf32
 from medcli.runtime.reporting import Silent
 from medcli.runtime.timing import Clock, clock_for, thread_limit
-from medcli.settings.network import parse_layers
+from medcli.settings.network import NetworkSource
 from medcli.workflows.bench.loops import LoopSettings, loop_plan, loop_variants
 from medcli.workflows.bench.rows import VariantTiming, measure
 from medcli.workflows.bench.run import BenchSettings, machine_name
-from medcli.workflows.bench.subject import Shape, Subject
 from medcli.workflows.bench.variants import (
     TimedVariant,
     forward_inputs,
@@ -46,7 +46,7 @@ PAPERS_IMAGES = 2
 
 def compare_sampling(
     settings: BenchSettings,
-    subject: Subject,
+    network: Network,
     plan: SamplingPlan | None,
     batch_size: int,
     device: torch.device,
@@ -56,13 +56,13 @@ def compare_sampling(
 
     Args:
         settings: Number format and timing.
-        subject: The network.
+        network: The network.
         plan: How to sample; None: network calls only.
         batch_size: Number of images of a network call, and of the engine's run.
         device: Where to run.
         clock: Clock of the timing.
     """
-    model = subject.load().to(device)
+    model = network.load(dtype=torch.float32).to(device)
     weights = dict(model.state_dict())  # the papers' code computes in float32, whatever the model is cast to
     model = model.to(DTYPES[settings.dtype])
     how: dict[str, Any] = {"device": device, "dtype": settings.dtype, "compiled": settings.compiled}
@@ -205,11 +205,12 @@ def main(argv: Sequence[str]) -> None:
     """Parse the command line, measure and print JSON."""
     args = _parser().parse_args(argv)
     settings = BenchSettings(
-        model=args.model,
-        shape=Shape(
-            resolution_px=args.res,
+        network=NetworkSource(
+            checkpoint=args.model,
+            weights=None,
             mediators=None if args.mediators is None else tuple(map(int, args.mediators.split(","))),
-            layers=None if args.layers is None else lambda depth: parse_layers(args.layers, depth),
+            layers=args.layers,
+            res=args.res,
         ),
         batch_size=args.batch_size,
         dtype=args.dtype,
@@ -218,15 +219,15 @@ def main(argv: Sequence[str]) -> None:
         device=args.device,
         num_threads=args.threads,
     )
-    subject, device = settings.prepare(Silent())
+    network, device = settings.prepare(Silent())
     with thread_limit(args.threads) as threads:
         clock = clock_for(device, threads)
         if args.train:
-            found = compare_training(settings, subject, args.batch_size, device, clock, args.vae)
+            found = compare_training(settings, network, args.batch_size, device, clock, args.vae)
         else:
-            plan = loop_plan(subject.config, LoopSettings(steps=args.steps, warmup_steps=1), args.batch_size)
-            found = compare_sampling(settings, subject, plan, args.batch_size, device, clock)
-    about = {"model": subject.name, "machine": machine_name(device), "threads": threads, "clock": clock.name}
+            plan = loop_plan(network.config, LoopSettings(steps=args.steps, warmup_steps=1), args.batch_size)
+            found = compare_sampling(settings, network, plan, args.batch_size, device, clock)
+    about = {"model": network.name, "machine": machine_name(device), "threads": threads, "clock": clock.name}
     sys.stdout.write(json.dumps({**about, "batch_size": args.batch_size, **found}, indent=2) + "\n")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medcli.cost.macs import closed_form_macs
 from medcli.errors import ConfigError
+from medcli.network import Network
 from medcli.runtime.memory import MIB, peak_memory_mib
 from medcli.runtime.precision import DTYPES, tf32
 from medcli.runtime.timing import Clock, Spread, take_turns
@@ -21,7 +22,6 @@ from medcli.training.config import TrainConfig
 from medcli.training.distributed import Distributed
 from medcli.training.trainer import Trainer
 from medcli.workflows.bench.run import BenchSettings
-from medcli.workflows.bench.subject import Subject
 from papers_training import PapersTraining, TrainingWork, training_work
 
 UNTIMED = 2
@@ -49,30 +49,30 @@ class Loop:
 
 
 def compare_training(
-    settings: BenchSettings, subject: Subject, batch_size: int, device: torch.device, clock: Clock, vae: str | None
+    settings: BenchSettings, network: Network, batch_size: int, device: torch.device, clock: Clock, vae: str | None
 ) -> dict[str, Any]:
     """Compare both loops at full attention and at each mediator count.
 
     Raises:
         ConfigError: If the papers have no training script for this family.
     """
-    if subject.config.family not in PAPERS_FAMILIES:
+    if network.config.family not in PAPERS_FAMILIES:
         raise ConfigError(
-            f"the papers' training loop is for {' and '.join(PAPERS_FAMILIES)} models, not {subject.config.family}",
+            f"the papers' training loop is for {' and '.join(PAPERS_FAMILIES)} models, not {network.config.family}",
             hint="name a DiT or SiT model",
         )
-    work = training_work(subject.config, batch_size, UNTIMED + settings.repeats, device, vae=vae)
+    work = training_work(network.config, batch_size, UNTIMED + settings.repeats, device, vae=vae)
     rows: list[dict[str, Any]] = []
     agreements = []
-    for count in (0, *subject.config.mediators):
-        own_rows, difference = _compare(settings, subject, work, count, batch_size, clock)
+    for count in (0, *network.config.mediators):
+        own_rows, difference = _compare(settings, network, work, count, batch_size, clock)
         rows += own_rows
         agreements.append({"num_mediators": count, "max_relative_difference": difference})
     return {"rows": rows, "agreements": agreements}
 
 
 def _compare(
-    settings: BenchSettings, subject: Subject, work: TrainingWork, count: int, batch_size: int, clock: Clock
+    settings: BenchSettings, network: Network, work: TrainingWork, count: int, batch_size: int, clock: Clock
 ) -> tuple[list[dict[str, Any]], float]:
     """Return the rows of one count, and the largest relative difference of the losses."""
     device = work.device
@@ -85,13 +85,13 @@ def _compare(
     )
     with ExitStack() as stack:
         stack.enter_context(tf32(device))
-        loops = [_ours(settings, subject, work, config, stack), _papers(subject, work, config, count)]
+        loops = [_ours(settings, network, work, config, stack), _papers(network, work, config, count)]
         peaks = [_warm_up(loop, device) for loop in loops]
         readings = take_turns([loop.run for loop in loops], settings.repeats, clock)
     spreads = [Spread.of([reading.seconds for reading in own]) for own in readings]
     full_dtype = "tf32" if device.type == "cuda" else "fp32"
     dtypes = (settings.dtype if settings.dtype != "fp32" else full_dtype, full_dtype)
-    gmacs = TRAINING_PASSES * batch_size * closed_form_macs(subject.config, num_mediators=count) / GIGA
+    gmacs = TRAINING_PASSES * batch_size * closed_form_macs(network.config, num_mediators=count) / GIGA
     rows = [
         {
             "variant": name,
@@ -111,9 +111,9 @@ def _compare(
     return rows, max(_relative(*map(float, pair)) for pair in zip(*(loop.losses for loop in loops), strict=True))
 
 
-def _ours(settings: BenchSettings, subject: Subject, work: TrainingWork, config: TrainConfig, stack: ExitStack) -> Loop:
+def _ours(settings: BenchSettings, network: Network, work: TrainingWork, config: TrainConfig, stack: ExitStack) -> Loop:
     """Build our loop, drawing of the batch included (a run leaves it to a thread)."""
-    model = subject.load().requires_grad_(True)
+    model = network.load(dtype=torch.float32).requires_grad_(True)
     model.pos_embed.requires_grad_(False)
     stack.enter_context(called_with(model.blocks, device=work.device, dtype=DTYPES[settings.dtype]))
     trainer = Trainer(model, None, config, Distributed(has_idle_parameters=True))
@@ -121,9 +121,9 @@ def _ours(settings: BenchSettings, subject: Subject, work: TrainingWork, config:
     return Loop(lambda step: trainer.learn(batches.draw(step)).loss)
 
 
-def _papers(subject: Subject, work: TrainingWork, config: TrainConfig, count: int) -> Loop:
-    weights = subject.load().to(work.device).state_dict()
-    training = PapersTraining(weights, subject.config, count, lr=config.lr, ema=config.ema, encoder=work.encoder)
+def _papers(network: Network, work: TrainingWork, config: TrainConfig, count: int) -> Loop:
+    weights = network.load(dtype=torch.float32).to(work.device).state_dict()
+    training = PapersTraining(weights, network.config, count, lr=config.lr, ema=config.ema, encoder=work.encoder)
     batches = [work.papers_batch(config, step) for step in range(config.steps)]
     return Loop(lambda step: training.step(batches[step]), lambda: training.gradient_bytes / MIB)
 

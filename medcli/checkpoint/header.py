@@ -1,4 +1,4 @@
-"""The one metadata key of our files: a JSON object from which a model is rebuilt with no flags."""
+"""The metadata key of medcli checkpoints: a JSON object from which a model is rebuilt without flags."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What our files say about the tensors they hold."""
+    """Metadata of a medcli checkpoint."""
 
     config: ModelConfig
     weights: str
@@ -28,6 +28,8 @@ class Header:
     """Name of the bundled reference set its samples are scored against."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """How it was trained, for people; empty if not by medcli."""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """Name and fingerprint of the checkpoint this one was converted from; empty for a trained or new model."""
 
     def to_metadata(self) -> dict[str, str]:
         """The safetensors metadata: one key, because the library writes several in random order."""
@@ -39,6 +41,7 @@ class Header:
             "sampling": dict(self.sampling),
             "reference": self.reference,
             "training": dict(self.training),
+            **({"source": dict(self.source)} if self.source else {}),
         }
         return {KEY: json.dumps(values, sort_keys=True, separators=(",", ":"))}
 
@@ -68,6 +71,7 @@ class Header:
                 sampling=dict(values["sampling"]),
                 reference=None if values["reference"] is None else str(values["reference"]),
                 training=dict(values["training"]),
+                source=dict(values.get("source", {})),
             )
         except ConfigError as err:
             raise CheckpointError(f"{source}: {err.message}", hint=err.hint or "convert the original again") from err

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcli.checkpoint.infer import Hints
-from medcli.checkpoint.reader import CheckpointInfo, describe, open_checkpoint
 from medcli.checkpoint.safetensors_file import DATA_ALIGNMENT
 from medcli.checkpoint.stream import CHUNK_BYTES, check_finite
 from medcli.checkpoint.tensor_record import ITEM_SIZES, Region, TensorRecord
+from medcli.config import ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -20,26 +18,22 @@ if TYPE_CHECKING:
     from medcli.model.amm import Amm
     from medcli.model.backbone import DiffusionTransformer
 
-__all__ = ["CheckpointInfo", "describe", "load_model", "load_tensors"]
 
-
-def load_model(
-    path: str | os.PathLike[str],
+def build_model(
+    config: ModelConfig,
+    records: Mapping[str, TensorRecord],
+    source: str,
     *,
-    family: str | None = None,
-    num_heads: int | tuple[int, ...] | None = None,
-    weights: str = "ema",
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     amm: Amm | None = None,
 ) -> DiffusionTransformer:
-    """Build the model a checkpoint holds, of any layout `open_checkpoint` reads.
+    """Build a model around tensors in files.
 
     Args:
-        path: A file or a diffusers folder.
-        family: `dit` or `sit`, where neither the file's contents nor its name tells.
-        num_heads: Attention heads, of an EDT those of each stage, where the tensors can't tell.
-        weights: `ema` or `model`, for training checkpoints that hold both.
+        config: The architecture.
+        records: All of its tensors.
+        source: Name of the checkpoint for error messages.
         device: Where the parameters go.
         dtype: Parameter type; None keeps the file's.
         amm: Attention modulation; None leaves attention alone.
@@ -49,18 +43,16 @@ def load_model(
         file: loaded when touched, and writing to them changes memory only.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, ambiguous, not a model of these families, or holds NaN or
-            infinite weights.
+        CheckpointError: If a weight is NaN or infinite.
         ConfigError: If modulation does not fit the model.
     """
     from medcli.model.amm import attach_amm, check_amm
     from medcli.model.backbone import empty_model
 
-    opened = open_checkpoint(path, hints=Hints(family=family, num_heads=num_heads), weights=weights)
     if amm is not None:
-        check_amm(amm, opened.info.config)
-    model = empty_model(opened.info.config)
-    model.load_state_dict(load_tensors(opened.records, opened.info.path.name), assign=True)
+        check_amm(amm, config)
+    model = empty_model(config)
+    model.load_state_dict(load_tensors(records, source), assign=True)
     model.to(device=device, dtype=dtype)
     if amm is not None:
         attach_amm(model, amm)

@@ -8,7 +8,7 @@ import typer
 
 from medcli.cli import options
 from medcli.cli.output import output_of, table_of
-from medcli.settings.network import parse_layers
+from medcli.settings.network import NetworkSource
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -142,17 +142,17 @@ def bench(
     from medcli.workflows.bench.loops import LoopSettings
     from medcli.workflows.bench.run import BenchRequest, BenchSettings
     from medcli.workflows.bench.run import bench as run
-    from medcli.workflows.bench.subject import Shape
 
     out = output_of(ctx)
     settings = BenchSettings(
-        model=model,
-        family=family,
-        num_heads=heads,
-        shape=Shape(
-            resolution_px=res,
+        network=NetworkSource(
+            checkpoint=model,
+            family=family,
+            heads=heads,
+            weights=None,
             mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
-            layers=None if layers is None else lambda depth: parse_layers(layers, depth),
+            layers=layers,
+            res=res,
         ),
         batch_size=batch_size,
         dtype=dtype,

@@ -24,10 +24,10 @@ from medcli.cli.options import (
     parse_ints,
 )
 from medcli.cli.output import output_of, printable
-from medcli.settings.network import parse_layers
+from medcli.settings.network import NetworkSource
 
 if TYPE_CHECKING:
-    from medcli.workflows.convert import ConvertReport, LayerChoice, Target
+    from medcli.workflows.convert import ConvertReport, Target
 
 SourceArg = Annotated[
     Path,
@@ -73,15 +73,17 @@ def convert(
 
     out = output_of(ctx)
     request = ConvertRequest(
-        source=source,
+        network=NetworkSource(
+            checkpoint=source,
+            family=family,
+            heads=heads,
+            weights=weights,
+            mediators=_ladder(mediators),
+            layers=layers,
+            res=res,
+            num_classes=num_classes,
+        ),
         output=output,
-        mediators=_ladder(mediators),
-        layers=_layer_choice(layers),
-        weights=weights,
-        resolution_px=res,
-        num_classes=num_classes,
-        family=family,
-        num_heads=heads,
         to=cast("Target", to),
         force=force,
         # Hashing takes longer than copying, and only the JSON shows it.
@@ -97,10 +99,6 @@ def _ladder(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     return () if text == "none" else parse_ints(text)
-
-
-def _layer_choice(text: str | None) -> LayerChoice | None:
-    return None if text is None else lambda depth: parse_layers(text, depth)
 
 
 def summary(report: ConvertReport) -> str:

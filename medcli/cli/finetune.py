@@ -13,7 +13,7 @@ from medcli.cli.command_line import command_line
 from medcli.cli.finetune_table import plan_table, report_table
 from medcli.cli.output import output_of
 from medcli.runtime.processes import this_process
-from medcli.settings.network import parse_layers
+from medcli.settings.network import NetworkSource
 
 if TYPE_CHECKING:
     from medcli.training.config import Dtype, TimestepRule
@@ -87,7 +87,7 @@ def finetune(
         medcli finetune --preset SiT-S/2 --data imagenet-latents --steps 400000 --dtype bf16 --compile
     """
     from medcli.training.config import TrainConfig
-    from medcli.workflows.finetune.initial_model import NO_AUTOENCODER, StartRequest
+    from medcli.workflows.finetune.initial_model import NO_AUTOENCODER
     from medcli.workflows.finetune.plan import plan_finetune
     from medcli.workflows.finetune.request import FinetuneRequest
     from medcli.workflows.finetune.run import finetune as run
@@ -115,17 +115,17 @@ def finetune(
             keep_last=keep_last,
             resume=resume,
         ),
-        start=StartRequest(
+        network=NetworkSource(
             checkpoint=checkpoint,
-            preset=preset,
-            weights=weights,
             family=family,
-            num_heads=heads,
+            heads=heads,
+            weights=weights,
             mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
-            layers=None if layers is None else lambda depth: parse_layers(layers, depth),
-            resolution_px=res,
+            layers=layers,
+            res=res,
             num_classes=num_classes,
         ),
+        preset=preset,
         data=data,
         flip=flip,
         vae=vae,

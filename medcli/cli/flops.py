@@ -10,7 +10,7 @@ import typer
 from medcli.cli import options
 from medcli.cli import sampling_options as sampling
 from medcli.cli.output import output_of, table_of
-from medcli.settings.network import parse_layers
+from medcli.settings.network import NetworkSource
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -90,11 +90,14 @@ def flops(
 
     request = FlopsRequest(
         models=tuple(models or ()),
-        family=family,
-        num_heads=heads,
+        network=NetworkSource(
+            family=family,
+            heads=heads,
+            weights=None,
+            mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
+            layers=layers,
+        ),
         resolutions_px=() if res is None else options.parse_ints(res, "--res"),
-        mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
-        layers=None if layers is None else lambda depth: parse_layers(layers, depth),
         qk_ratios=() if qk_ratio is None else options.parse_floats(qk_ratio, "--qk-ratio"),
         schedule=cast("ScheduleKind | None", schedule),
         rho=None if rho is None else options.parse_floats(rho),

@@ -9,6 +9,7 @@ import typer
 
 from medcli.cli.options import INPUT, FamilyOpt, HeadsOpt
 from medcli.cli.output import output_of
+from medcli.settings.network import NetworkSource
 
 FileArg = Annotated[
     Path,
@@ -30,7 +31,6 @@ def inspect(ctx: typer.Context, file: FileArg, family: FamilyOpt = None, heads: 
         medcli inspect sit_xl.pt
         medcli inspect 0400000.pt --json
     """
-    from medcli.workflows.inspect import InspectRequest
     from medcli.workflows.inspect import inspect as run_inspect
 
-    output_of(ctx).result(run_inspect(InspectRequest(source=file, family=family, num_heads=heads)))
+    output_of(ctx).result(run_inspect(NetworkSource(checkpoint=file, family=family, heads=heads)))

@@ -49,6 +49,16 @@ def check_folder(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | No
     return manifest
 
 
+def recorded_checkpoints(path: Path) -> object:
+    """Return what an existing manifest says of its checkpoints; None without a readable one."""
+    try:
+        manifest = read_manifest(path)
+    except DataError:  # reported by `check_folder`
+        return None
+    settings = (manifest or {}).get("settings")
+    return settings.get("checkpoints") if isinstance(settings, dict) else None
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     """The manifest, if there is one; refused where a run that goes on would find something else than it needs."""
     way_out = "choose another --output, or remove that folder"

@@ -180,3 +180,26 @@ def initialise(model: DiffusionTransformer, seed: int) -> None:
         elif fresh.ndim >= 2 and not ZERO_NAMES.search(name):
             nn.init.xavier_uniform_(fresh.view(len(fresh), -1), generator=generator)
         parameter.copy_(fresh)
+
+
+def fresh_model(config: ModelConfig, seed: int = 0) -> DiffusionTransformer:
+    """Build a model with the initial weights of `initialise`; torch's global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):  # modules draw values of their own when they are built
+        model = DiffusionTransformer(config)
+    initialise(model, seed)
+    return model
+
+
+@torch.no_grad()
+def random_model(config: ModelConfig, seed: int = 0) -> DiffusionTransformer:
+    """Build a model with random weights for measurements, in evaluation mode and without gradients.
+
+    A fresh model has zeros where a block ends and returns zeros; here they are small random numbers, so that outputs
+    can be compared and no device saves power on them.
+    """
+    model = fresh_model(config, seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            parameter.copy_(EMBEDDING_STD * torch.randn(parameter.shape, generator=generator))
+    return model.requires_grad_(False)

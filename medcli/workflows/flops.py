@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medcli.checkpoint.reader import describe
 from medcli.checkpoint.surgery import TooFewTokens, target_config
 from medcli.config import ModelConfig
 from medcli.cost.macs import dense
@@ -16,11 +14,14 @@ from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.engine.plan import Labels, SamplingPlan, check_plan
 from medcli.errors import ConfigError
 from medcli.model.absorption import absorbed_saving
+from medcli.model.backbone import random_model
 from medcli.model.layout import num_params
-from medcli.presets import DEFAULT_PRESET, PUBLISHED, default_ladder, means_preset, preset_config, preset_of
+from medcli.network import Network, open_network
+from medcli.presets import DEFAULT_PRESET, PUBLISHED, default_ladder
 from medcli.sampler_config import SamplerName
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
 from medcli.settings.build import refuse_idle_choices
+from medcli.settings.network import NetworkSource
 from medcli.settings.sampling import SampleRequest, ScheduleKind
 from medcli.workflows.flops_report import FlopsReport, FlopsRow, ModelCosts
 from medcli.workflows.image_cost import SamplingRun, image_cost, recorded_run, saving_percent
@@ -38,16 +39,11 @@ class FlopsRequest:
 
     models: tuple[str, ...] = ()
     """Checkpoints or presets; empty: the checkpoint of the run `manifest` names, else SiT-XL/2."""
-    family: str | None = None
-    """`dit` or `sit`, where neither the file's contents nor its name tells."""
-    num_heads: int | None = None
-    """Attention heads, where the width is not a preset's."""
+    network: NetworkSource = NetworkSource(weights=None)
+    """Hints and changes for every model. `mediators`: counts to compare; None: those of the checkpoint or of the run,
+    else 4, 16, 64; empty: none. `layers`: None: the checkpoint's, else the first four."""
     resolutions_px: tuple[int, ...] = ()
     """Sides of the square image; empty: the model's own."""
-    mediators: tuple[int, ...] | None = None
-    """Counts to compare; None: those of the checkpoint or of the run, else 4, 16, 64; empty: none."""
-    layers: Callable[[int], tuple[int, ...]] | None = None
-    """Blocks with mediators, given how many there are; None: the checkpoint's, else the first four."""
     qk_ratios: tuple[float, ...] = ()
     """Query and key widths to compare, as shares of the model's width."""
     schedule: ScheduleKind | None = None
@@ -70,16 +66,6 @@ class FlopsRequest:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    """What is counted."""
-
-    name: str
-    config: ModelConfig
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    """Default sampler and schedule values of a checkpoint."""
-
-
 def flops(request: FlopsRequest) -> FlopsReport:
     """Count what a network costs. Nothing is loaded: shapes decide.
 
@@ -97,25 +83,26 @@ def flops(request: FlopsRequest) -> FlopsReport:
 
 def _costs(request: FlopsRequest, name: str, recorded: SamplingRun | None, *, is_alone: bool) -> ModelCosts:
     """Count one network. Beside others, mediators it has no room for are left out with a remark."""
-    subject = _subject(request, name)
-    mediators = request.mediators
+    unchanged = replace(request.network, checkpoint=name, mediators=None, layers=None)
+    network = open_network(unchanged, fresh=random_model)
+    mediators = request.network.mediators
     if recorded is not None and recorded.schedule.kind != "full":
         mediators = recorded.schedule.counts
-    layers = request.layers(subject.config.depth) if request.layers else None
+    layers = request.network.layers_of(network.config.depth)
     targets, remarks = list[ModelConfig](), list[str]()
-    for side in dict.fromkeys(request.resolutions_px or (subject.config.resolution_px,)):
-        target = _target(subject.config, mediators, layers, side, remarks)
+    for side in dict.fromkeys(request.resolutions_px or (network.config.resolution_px,)):
+        target = _target(network.config, mediators, layers, side, remarks)
         if is_alone and mediators and not target.mediators:
             raise ConfigError(remarks[-1], hint="name blocks of the outer stages with --layers, or fewer --mediators")
         targets.append(target)
-    runs = [recorded] if recorded else _planned_runs(request, subject, targets[0])
+    runs = [recorded] if recorded else _planned_runs(request, network, targets[0])
     return ModelCosts(
-        model=subject.name,
-        rows=_rows(subject, targets, request.qk_ratios),
+        model=network.name,
+        rows=_rows(network, targets, request.qk_ratios),
         images=tuple(image_cost(run, target) for target in targets for run in runs),
         run=runs[0] if runs else None,
-        depth=subject.config.depth,
-        remarks=(*remarks, *_published_remarks(subject, targets)),
+        depth=network.config.depth,
+        remarks=(*remarks, *_published_remarks(network, targets)),
     )
 
 
@@ -140,9 +127,9 @@ def _target(
         return _target(config, fewer, layers if fewer else None, resolution_px, remarks)
 
 
-def _published_remarks(subject: _Subject, targets: list[ModelConfig]) -> list[str]:
+def _published_remarks(network: Network, targets: list[ModelConfig]) -> list[str]:
     """Where a paper's figures of a preset are not the network's."""
-    published = PUBLISHED.get(subject.name)
+    published = PUBLISHED.get(network.name)
     if published is None or not published.remark or PUBLISHED_PX not in {target.resolution_px for target in targets}:
         return []
     params = "" if published.million_params is None else f" and {published.million_params:g} M parameters"
@@ -152,22 +139,13 @@ def _published_remarks(subject: _Subject, targets: list[ModelConfig]) -> list[st
 def _recorded(request: FlopsRequest) -> SamplingRun | None:
     if request.manifest is None:
         return None
-    given = [*request.planned(), *(["mediators"] if request.mediators is not None else [])]
+    given = [*request.planned(), *(["mediators"] if request.network.mediators is not None else [])]
     if given:
         flag = f"--{given[0].replace('_', '-')}"
         raise ConfigError(
             f"--manifest already says how the images were made, so {flag} can't", hint=f"leave {flag} out"
         )
     return recorded_run(request.manifest)
-
-
-def _subject(request: FlopsRequest, given: str) -> _Subject:
-    """Find the network: a preset by its name, else a file."""
-    if means_preset(given):
-        config = preset_config(given)
-        return _Subject(preset_of(config) or given, config)
-    info = describe(given, family=request.family, num_heads=request.num_heads, weights=None)
-    return _Subject(info.path.name, info.config, sampling_defaults(info))
 
 
 def _file_of(recorded: SamplingRun) -> str:
@@ -180,11 +158,11 @@ def _file_of(recorded: SamplingRun) -> str:
     )
 
 
-def _rows(subject: _Subject, targets: list[ModelConfig], qk_ratios: tuple[float, ...]) -> tuple[FlopsRow, ...]:
+def _rows(network: Network, targets: list[ModelConfig], qk_ratios: tuple[float, ...]) -> tuple[FlopsRow, ...]:
     """Rows of every resolution; each kind of block is traced once for all of them."""
-    base = dense(subject.config)
+    base = dense(network.config)
     costs = trace_costs(base, (0, *(count for target in targets for count in target.mediators)))
-    ratios = dict.fromkeys((*((subject.config.qk_ratio,) if subject.config.qk_ratio != 1.0 else ()), *qk_ratios))
+    ratios = dict.fromkeys((*((network.config.qk_ratio,) if network.config.qk_ratio != 1.0 else ()), *qk_ratios))
     narrow = [(replace(base, qk_ratio=ratio), f"qk {ratio:g}") for ratio in ratios]
     narrow_costs = [trace_costs(config, (0,)) for config, _ in narrow]
     rows: list[FlopsRow] = []
@@ -195,7 +173,7 @@ def _rows(subject: _Subject, targets: list[ModelConfig], qk_ratios: tuple[float,
             variants.append((replace(config, latent_size=target.latent_size), attention, cost))
         gmacs = [cost.macs(config, config.resolve_count(None)) / GIGA for config, _, cost in variants]
         rows += [
-            _row(subject.name, config, attention, own, gmacs[0])
+            _row(network.name, config, attention, own, gmacs[0])
             for (config, attention, _), own in zip(variants, gmacs, strict=True)
         ]
     return tuple(rows)
@@ -215,7 +193,7 @@ def _row(name: str, config: ModelConfig, attention: str, gmacs: float, gmacs_den
     )
 
 
-def _planned_runs(request: FlopsRequest, subject: _Subject, target: ModelConfig) -> list[SamplingRun]:
+def _planned_runs(request: FlopsRequest, network: Network, target: ModelConfig) -> list[SamplingRun]:
     """The runs whose images are asked for; none if nothing says so."""
     if not request.planned():
         return []
@@ -228,27 +206,27 @@ def _planned_runs(request: FlopsRequest, subject: _Subject, target: ModelConfig)
         steps=request.steps,
         cfg_scale=request.cfg_scale,
     )
-    sampler = choose_sampler(settings, subject.config, subject.sampling)
-    guidance = choose_guidance(settings, subject.config, subject.sampling)
+    sampler = choose_sampler(settings, network.config, sampling_defaults(network))
+    guidance = choose_guidance(settings, network.config, sampling_defaults(network))
     runs = []
-    for schedule in _schedules(request, subject, target.mediators):
+    for schedule in _schedules(request, network, target.mediators):
         plan = SamplingPlan(sampler=sampler, schedule=schedule, labels=Labels(classes=(0,)), guidance=guidance)
-        check_plan(subject.config, plan)
+        check_plan(network.config, plan)
         refuse_idle_choices(settings, choices_of(plan))
         runs.append(SamplingRun(schedule=schedule, sampler=sampler, guidance=guidance))
     return runs
 
 
-def _schedules(request: FlopsRequest, subject: _Subject, ladder: tuple[int, ...]) -> list[Schedule]:
+def _schedules(request: FlopsRequest, network: Network, ladder: tuple[int, ...]) -> list[Schedule]:
     kind = request.schedule or ("dynamic" if request.rho is not None or request.warmup_steps is not None else None)
     if kind == "static" and not ladder:
         raise ConfigError("a static schedule needs mediators", hint="add --mediators 4,16,64")
     if kind != "dynamic":
         return [*([FULL] if kind != "static" else []), *(map(static, ladder) if kind != "full" else ())]
-    defaults = subject.sampling
+    defaults = sampling_defaults(network)
     rho = request.rho
     # The checkpoint's thresholds are for its whole ladder.
-    if rho is None and ladder == subject.config.mediators and "rho" in defaults:
+    if rho is None and ladder == network.config.mediators and "rho" in defaults:
         rho = tuple(defaults["rho"])
     warmup_steps = request.warmup_steps or defaults.get("warmup_steps")
     return [choose_schedule(kind="dynamic", counts=None, rho=rho, held=ladder, warmup_steps=warmup_steps)]

@@ -1,33 +1,22 @@
-"""Say what a checkpoint is, without building it."""
+"""Describe a checkpoint without building its model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from medcli.checkpoint.reader import CheckpointInfo, describe
+from medcli.checkpoint.reader import CheckpointInfo
 from medcli.cost.macs import closed_form_macs
+from medcli.network import open_network
+from medcli.settings.network import NetworkSource
 
 FAMILY_SETTINGS = ("stage_depths", "stage_widths", "stage_heads", "decoder_depth")
 """Shown where a family has them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InspectRequest:
-    """Which checkpoint, and what it can't tell by itself."""
-
-    source: Path
-    """A checkpoint file or a diffusers folder."""
-    family: str | None = None
-    """`dit` or `sit`, where neither the file's contents nor its name tells."""
-    num_heads: int | None = None
-    """Attention heads, where the width is not a preset's."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class InspectReport:
-    """What a checkpoint is and costs."""
+    """Description and cost of a checkpoint."""
 
     info: CheckpointInfo
     gmacs: float
@@ -58,11 +47,11 @@ class InspectReport:
         }
 
 
-def inspect(request: InspectRequest) -> InspectReport:
-    """Recognise a checkpoint and check that all of its model is there; no weights are read.
+def inspect(source: NetworkSource) -> InspectReport:
+    """Describe a checkpoint and check that its model is complete; no weights are read.
 
     Raises:
         CheckpointError: If it is missing, damaged, ambiguous or not a model of these families.
     """
-    info = describe(request.source, family=request.family, num_heads=request.num_heads, weights=None)
+    info = open_network(replace(source, weights=None)).opened.info
     return InspectReport(info=info, gmacs=closed_form_macs(info.config) / 1e9)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medcli.checkpoint.load import describe, load_model
+import medcli
+from medcli.checkpoint.reader import describe
+from medcli.settings.network import NetworkSource
 from medcli.workflows.convert import ConvertRequest, convert
 
 DATA = Path(__file__).parent / "data"
@@ -31,7 +33,7 @@ each_case = pytest.mark.parametrize(("name", "weights", "heads", "time", "record
 
 
 def output_of(path: Path, time: str, **options: object) -> torch.Tensor:
-    model = load_model(path, **options)  # type: ignore[arg-type]
+    model = medcli.load(path, **options)  # type: ignore[arg-type]
     with torch.no_grad():
         return model(IO["x"], IO[time], IO["y"])
 
@@ -49,11 +51,8 @@ def test_a_repack_gives_the_same_output_bit_for_bit(
     name: str, weights: str, heads: int | None, time: str, recorded: str, tmp_path: Path
 ) -> None:
     request = ConvertRequest(
-        source=FILES / name,
+        network=NetworkSource(checkpoint=FILES / name, layers="none", weights=weights, heads=heads),
         output=tmp_path / "repacked.safetensors",
-        layers=lambda depth: (),
-        weights=weights,
-        num_heads=heads,
     )
     report = convert(request)
     before = output_of(FILES / name, time, weights=weights, num_heads=heads)
@@ -74,14 +73,18 @@ def test_the_geometry_is_read_from_the_tensors(name: str) -> None:
 
 
 def test_both_diffusers_spellings_hold_the_tensors_of_the_original() -> None:
-    original = load_model(FILES / "dit_raw.pt", num_heads=2).state_dict()
+    original = medcli.load(FILES / "dit_raw.pt", num_heads=2).state_dict()
     for folder in ("diffusers_dit", "diffusers_dit_legacy"):
-        state = load_model(FILES / folder).state_dict()
+        state = medcli.load(FILES / folder).state_dict()
         assert all(torch.equal(state[name], tensor) for name, tensor in original.items())
 
 
 def test_our_diffusers_folder_holds_the_tensors_diffusers_wrote(tmp_path: Path) -> None:
-    convert(ConvertRequest(source=FILES / "dit_raw.pt", output=tmp_path / "out", to="diffusers", num_heads=2))
+    convert(
+        ConvertRequest(
+            network=NetworkSource(checkpoint=FILES / "dit_raw.pt", heads=2), output=tmp_path / "out", to="diffusers"
+        )
+    )
     name = "transformer/diffusion_pytorch_model.safetensors"
     ours, theirs = load_file(tmp_path / "out" / name), load_file(FILES / "diffusers_dit" / name)
     assert ours.keys() == theirs.keys()
@@ -94,7 +97,9 @@ def test_another_resolution_changes_the_tensors_and_the_output_as_recorded(tmp_p
     io = load_file(DATA / "sit_med_n4_hires_32/io.safetensors")
     source = DATA / "sit_med_n4/weights.safetensors"
     report = convert(
-        ConvertRequest(source=source, output=tmp_path / "hires.safetensors", resolution_px=32 * 8, family="sit")
+        ConvertRequest(
+            network=NetworkSource(checkpoint=source, res=32 * 8, family="sit"), output=tmp_path / "hires.safetensors"
+        )
     )
     assert sorted(report.resized) == sorted(settings["changed_keys"])
     after = load_file(report.output)
@@ -105,12 +110,12 @@ def test_another_resolution_changes_the_tensors_and_the_output_as_recorded(tmp_p
         else:
             assert torch.equal(tensor, before[name])
     with torch.no_grad():
-        out = load_model(report.output)(io["x"], io["t"], io["y"])
+        out = medcli.load(report.output)(io["x"], io["t"], io["y"])
     torch.testing.assert_close(out, io["out"], rtol=1e-4, atol=2e-5)
 
 
 def test_wrapper_prefixes_are_stripped(tmp_path: Path) -> None:
-    state = load_model(FILES / "dit_raw.pt", num_heads=2).state_dict()
+    state = medcli.load(FILES / "dit_raw.pt", num_heads=2).state_dict()
     path = tmp_path / "dit.safetensors"
     save_file({f"_orig_mod.module.{name}": tensor.clone() for name, tensor in state.items()}, path)
     assert torch.equal(output_of(path, "t_int", num_heads=2), output_of(FILES / "dit_raw.pt", "t_int", num_heads=2))

@@ -6,11 +6,9 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from medcli.checkpoint.load import load_model
 from medcli.config import ModelConfig
 from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.engine.attention_observer import AttentionWatch
@@ -50,21 +48,13 @@ def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
     setup = set_up(request.sampling, device.type)
     setup = replace(setup, plan=replace(setup.plan, batch_size=min(setup.plan.batch_size, request.sampling.num_images)))
     sampler = _check(request, setup)
-    stem, seed = setup.infos[0].path.stem, request.sampling.seed
+    stem, seed = setup.networks[0].opened.info.path.stem, request.sampling.seed
     output = request.output or Path("analysis") / f"{stem}-{seed}"
     refuse_existing(output, force=request.force)
     warn_if_slow(DTYPES[request.sampling.dtype], device, reporter)
     # The folder is tried before the work, and gets its name once everything is in it.
     with atomic_folder(output, force=request.force) as folder:
-        network: Any = request.sampling.network
-        model = load_model(
-            setup.infos[0].path,
-            family=network.family,
-            num_heads=network.heads,
-            weights=network.weights,
-            device=device,
-            dtype=DTYPES[request.sampling.dtype],
-        )
+        model = setup.networks[0].load(device=device, dtype=DTYPES[request.sampling.dtype])
         distances, watch = _look_on(request, setup, model, sampler, reporter)
         attention = None if watch is None else _findings(watch, setup, request.pairs, sampler.num_steps)
         report = _report(request, setup, output, sampler, distances, attention)
@@ -150,7 +140,7 @@ def _report(
     warmup, deciding = request.warmup_steps, num_deciding(sampler)
     return AnalyzeReport(
         output=str(output),
-        model=model_name(setup.infos[0]),
+        model=model_name(setup.networks[0].opened.info),
         settings={**settings, "max_pairs": request.pairs if attention else None},
         num_images=request.sampling.num_images,
         num_steps=sampler.num_steps,

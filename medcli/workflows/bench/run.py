@@ -13,6 +13,8 @@ import torch
 
 from medcli.engine.plan import SamplingPlan
 from medcli.errors import ConfigError
+from medcli.model.backbone import random_model
+from medcli.network import Network, open_network
 from medcli.runtime.compilation import require_compiler
 from medcli.runtime.device import pick_device
 from medcli.runtime.memory import MIB
@@ -20,12 +22,14 @@ from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for, thread_limit
 from medcli.runtime.versions import versions
+from medcli.settings.network import NetworkSource
 from medcli.workflows.bench.loops import LoopSettings, loop_plan, loop_variants
 from medcli.workflows.bench.rows import BenchRow, measure, rows_of
-from medcli.workflows.bench.subject import Shape, Subject, find_subject
 from medcli.workflows.bench.variants import TimedVariant, forward_variants, networks_by_count, unabsorbed_networks
 from medcli.workflows.sample.settings import default_batch_size
 
+DEFAULT_MODEL = "SiT-S/2"
+"""Small enough for a laptop, and a size that the papers' tables give for every variant."""
 CPU_BATCH = 4
 """Default batch size on a CPU, at which a default run takes about a minute on one thread."""
 FORWARD_UNTIMED = 2
@@ -38,14 +42,9 @@ LOOP_UNTIMED = 1
 class BenchSettings:
     """Network, number format and timing of a measurement."""
 
-    model: str | None = None
-    """A checkpoint or a preset; None: SiT-S/2 with random weights."""
-    family: str | None = None
-    """`dit` or `sit`; needed if neither the file's contents nor its name determines it."""
-    num_heads: int | None = None
-    """Number of attention heads; needed only if the width matches no preset."""
-    shape: Shape = Shape()
-    """Resolution, ladder and layers, if not the model's own."""
+    network: NetworkSource = NetworkSource(weights=None)
+    """A checkpoint, or a preset with random weights (default `DEFAULT_MODEL`), and its changes. A network without
+    mediators gets the default ladder, in every block."""
     batch_size: int | None = None
     """Number of images of a network call; None: 4 on a CPU, more elsewhere."""
     dtype: str = "fp32"
@@ -58,7 +57,7 @@ class BenchSettings:
     num_threads: int | None = None
     """Number of CPU threads; None: torch's default."""
 
-    def prepare(self, reporter: Reporter) -> tuple[Subject, torch.device]:
+    def prepare(self, reporter: Reporter) -> tuple[Network, torch.device]:
         """Find the network and the device; no weights are read yet.
 
         Raises:
@@ -72,7 +71,10 @@ class BenchSettings:
         warn_if_slow(DTYPES[self.dtype], device, reporter)
         if self.compiled:
             require_compiler(device)
-        return find_subject(self.model, self.shape, family=self.family, num_heads=self.num_heads), device
+        network = open_network(
+            self.network, default=DEFAULT_MODEL, add_mediators=True, default_layers="all", fresh=random_model
+        )
+        return network, device
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,18 +144,18 @@ def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = No
         EnvironmentProblem: If the device or a compiler is missing.
     """
     settings = request.settings
-    subject, device = settings.prepare(reporter)
-    batch_size = settings.batch_size or _batch_size(subject, device)
-    plan = loop_plan(subject.config, request.loop, batch_size)
+    network, device = settings.prepare(reporter)
+    batch_size = settings.batch_size or _batch_size(network, device)
+    plan = loop_plan(network.config, request.loop, batch_size)
     if request.loop.steps and plan is None:
         reporter.note("forward passes only: sampling runs are timed for SiT models")
     with thread_limit(settings.num_threads) as threads:
-        return _report(request, subject, plan, batch_size, device, clock or clock_for(device, threads), reporter)
+        return _report(request, network, plan, batch_size, device, clock or clock_for(device, threads), reporter)
 
 
 def _report(
     request: BenchRequest,
-    subject: Subject,
+    network: Network,
     plan: SamplingPlan | None,
     batch_size: int,
     device: torch.device,
@@ -161,11 +163,11 @@ def _report(
     reporter: Reporter,
 ) -> BenchReport:
     """Load the weights, measure, and collect the circumstances."""
-    settings, config = request.settings, subject.config
-    weights_mib, groups = _groups(request, subject, plan, batch_size, device)
+    settings, config = request.settings, network.config
+    weights_mib, groups = _groups(request, network, plan, batch_size, device)
     rows = _measure(groups, settings.repeats, clock, device, reporter)
     return BenchReport(
-        model=subject.name,
+        model=network.name,
         resolution_px=config.resolution_px,
         num_tokens=config.num_tokens,
         layers=config.mediator_layers,
@@ -185,8 +187,8 @@ def _report(
     )
 
 
-def _batch_size(subject: Subject, device: torch.device) -> int:
-    usual = default_batch_size(subject.config, device.type)
+def _batch_size(network: Network, device: torch.device) -> int:
+    usual = default_batch_size(network.config, device.type)
     return min(CPU_BATCH, usual) if device.type == "cpu" else usual
 
 
@@ -204,11 +206,11 @@ class _Group:
 
 
 def _groups(
-    request: BenchRequest, subject: Subject, plan: SamplingPlan | None, batch_size: int, device: torch.device
+    request: BenchRequest, network: Network, plan: SamplingPlan | None, batch_size: int, device: torch.device
 ) -> tuple[float, list[_Group]]:
     """Load the weights; return their size in MiB and the groups to measure."""
     settings = request.settings
-    model = subject.load().to(device, DTYPES[settings.dtype])
+    model = network.load(dtype=torch.float32).to(device, DTYPES[settings.dtype])
     networks = networks_by_count(model, compiled=settings.compiled)
     unabsorbed = unabsorbed_networks(model, compiled=settings.compiled)
     how: dict[str, Any] = {"device": device, "dtype": settings.dtype, "compiled": settings.compiled}

@@ -12,7 +12,7 @@ from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.model.layout import tensor_shapes
 from medcli.training.evaluation import evaluate
 from medcli.training.selection import Selection
-from medcli.workflows.finetune.initial_model import find_start, with_classes
+from medcli.workflows.finetune.initial_model import initial_network, with_classes
 from medcli.workflows.finetune.setup import FinetuneSetup
 
 CONTROL = "control"
@@ -66,11 +66,12 @@ def control_of(setup: FinetuneSetup) -> FinetuneSetup:
 
     It begins with the same weights but for the mediators', and trains the same of them on the same batches.
     """
-    request = replace(setup.request, start=replace(setup.request.start, mediators=(), layers=None))
-    seed = setup.training.seed
-    start = find_start(request.start, seed=seed, data=request.data, autoencoder=request.vae)
+    request = replace(setup.request, network=replace(setup.request.network, mediators=(), layers=None))
+    start = initial_network(
+        request.network, request.preset, seed=setup.training.seed, data=request.data, autoencoder=request.vae
+    )
     if start.config.num_classes != setup.config.num_classes:
-        start = with_classes(start, setup.config.num_classes, seed=seed)
+        start = with_classes(start, setup.config.num_classes)
     trained = setup.selection.trained & set(tensor_shapes(start.config))
     return replace(
         setup,

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from medcli.checkpoint.reader import CheckpointInfo, describe
 from medcli.config import ModelConfig
 from medcli.diffusion.losses import Weighting
 from medcli.errors import ConfigError
+from medcli.network import Network, open_network
 from medcli.runtime.reporting import Reporter
 from medcli.sampler_config import PathName, PredictionName
+from medcli.settings.network import NetworkSource
 from medcli.training.objective import PLAIN_LOSS, LossConfig
-from medcli.workflows.finetune.initial_model import Start
 from medcli.workflows.finetune.request import DEFAULT_DISTILL, FinetuneRequest
 from medcli.workflows.sample.defaults import sampling_defaults
 
@@ -23,13 +23,13 @@ SAME_TEACHER = ("family", "in_channels", "latent_size", "num_classes", "latent_s
 """What a teacher shares with its student."""
 
 
-def loss_of(request: FinetuneRequest, start: Start) -> LossConfig:
+def loss_of(request: FinetuneRequest, start: Network) -> LossConfig:
     """What is minimised: a flag comes first, then what the checkpoint's samplers read its output as.
 
     Raises:
         ConfigError: If the values contradict each other or the family.
     """
-    path, prediction = _output_kind(start.config, start.defaults)
+    path, prediction = _output_kind(start.config, sampling_defaults(start))
     loss = LossConfig(
         path=cast(PathName, request.path or path),
         prediction=cast(PredictionName, request.prediction or prediction),
@@ -46,38 +46,38 @@ def loss_of(request: FinetuneRequest, start: Start) -> LossConfig:
     return loss
 
 
-def remark_on_output(start: Start, loss: LossConfig, reporter: Reporter) -> None:
+def remark_on_output(start: Network, loss: LossConfig, reporter: Reporter) -> None:
     """Tell where a trained network is to learn another output than it has."""
-    known = _output_kind(start.config, start.defaults)
-    if start.source is not None and known != (loss.path, loss.prediction):
+    known = _output_kind(start.config, sampling_defaults(start))
+    if start.info is not None and known != (loss.path, loss.prediction):
         reporter.note(
             f"{start.name} predicts {_words(known)}; it is trained anew to predict "
             f"{_words((loss.path, loss.prediction))}"
         )
 
 
-def teacher_of(path: Path, config: ModelConfig, loss: LossConfig) -> CheckpointInfo:
+def teacher_of(path: Path, config: ModelConfig, loss: LossConfig) -> Network:
     """The network that is distilled.
 
     Raises:
         ConfigError: If its output is of another kind than the student's.
         CheckpointError: If it is missing or damaged.
     """
-    info = describe(path, family=config.family, weights=None)
+    teacher = open_network(NetworkSource(checkpoint=path, family=config.family, weights=None))
     for name in SAME_TEACHER:
-        theirs, ours = getattr(info.config, name), getattr(config, name)
+        theirs, ours = getattr(teacher.config, name), getattr(config, name)
         if theirs != ours:
             raise ConfigError(
                 f"{path.name} can't teach this model: its {name.replace('_', ' ')} is {theirs}, the model's {ours}",
                 hint="distil from the model's own dense parent",
             )
-    theirs, ours = _output_kind(info.config, sampling_defaults(info)), (loss.path, loss.prediction)
+    theirs, ours = _output_kind(teacher.config, sampling_defaults(teacher)), (loss.path, loss.prediction)
     if theirs != ours:
         raise ConfigError(
             f"{path.name} can't teach this model: it predicts {_words(theirs)}, the model {_words(ours)}",
             hint="distil from the model's own dense parent, and leave --path and --prediction out",
         )
-    return info
+    return teacher
 
 
 def _distill_weight(request: FinetuneRequest) -> float:

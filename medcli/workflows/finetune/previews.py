@@ -27,6 +27,7 @@ from medcli.schedule.spec import FULL, static
 from medcli.settings.sampling import SampleRequest
 from medcli.training.config import NEVER
 from medcli.workflows.finetune.setup import FinetuneSetup
+from medcli.workflows.sample.defaults import sampling_defaults
 from medcli.workflows.sample.settings import choose_guidance, choose_sampler
 
 FOLDER = "previews"
@@ -123,10 +124,10 @@ class Previews:
         if config.family == "sit":
             wish = replace(wish, path=loss.path, prediction=loss.prediction)
         return SamplingPlan(
-            sampler=choose_sampler(wish, config, setup.start.defaults),
+            sampler=choose_sampler(wish, config, sampling_defaults(setup.start)),
             schedule=static(count) if count else FULL,
             labels=Labels(classes=tuple(column * config.num_classes // columns for column in range(columns))),
-            guidance=choose_guidance(wish, config, setup.start.defaults),
+            guidance=choose_guidance(wish, config, sampling_defaults(setup.start)),
             seed=setup.training.seed,
             batch_size=columns,
         )

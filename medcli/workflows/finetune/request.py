@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcli.data.digits import DIGITS
+from medcli.settings.network import NetworkSource
 from medcli.training.config import TrainConfig
-from medcli.workflows.finetune.initial_model import StartRequest
 
 DEFAULT_DISTILL = 0.5
 """Share of the squared error that is towards a teacher."""
@@ -20,8 +20,10 @@ class FinetuneRequest:
 
     training: TrainConfig
     """The run; `counts` and `loss` are filled in from what follows, the model and the checkpoint."""
-    start: StartRequest = StartRequest()
-    """The network to begin with."""
+    network: NetworkSource = NetworkSource()
+    """The network to begin with, and its changes."""
+    preset: str | None = None
+    """A named size to train from scratch, instead of a checkpoint."""
     data: str = DIGITS
     """`digits`, or a path: see `open_training_set`."""
     flip: bool = True

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medcli.checkpoint.load import load_model
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import write_text
@@ -129,12 +128,12 @@ class _FinetuneRun:
 
     def losses_before(self) -> dict[int, float]:
         """Losses of the network the run starts from, before any calibration."""
-        return losses_of(self._setup, self._setup.start.load().requires_grad_(False))
+        return losses_of(self._setup, self._setup.start.load(dtype=torch.float32).requires_grad_(False))
 
     def go(self) -> tuple[FinetuneReport, dict[str, Tensor]]:
         """Train; returns what came out, and the averaged weights."""
         setup = self._setup
-        model = setup.start.load()
+        model = setup.start.load(dtype=torch.float32)
         calibration = calibrated(setup, model, self._reporter)
         setup.selection.apply(model)
         try:
@@ -155,10 +154,8 @@ class _FinetuneRun:
         return replace(self._written(result), calibration=calibration), result.ema
 
     def _teacher(self) -> DiffusionTransformer | None:
-        info = self._setup.teacher
-        if info is None:
-            return None
-        return load_model(info.path, family=info.config.family, weights=info.weights, dtype=torch.float32)
+        teacher = self._setup.teacher
+        return None if teacher is None else teacher.load(dtype=torch.float32)
 
     def _on_log(self, line: Mapping[str, Any]) -> None:
         self._begin()
@@ -220,7 +217,7 @@ class _FinetuneRun:
 
 def _history(setup: FinetuneSetup, result: TrainResult) -> dict[str, Any]:
     """How the checkpoint came to be, for its header: no time and no machine, so that equal runs give equal files."""
-    source = setup.start.source
+    source = setup.start.info
     return {
         "data": Path(setup.data.name).name,
         "steps": result.steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 import torch
 
-from medcli.checkpoint.reader import CheckpointInfo
+from medcli.checkpoint.fingerprint import PREFIX as FINGERPRINT_PREFIX
 from medcli.config import ModelConfig
 from medcli.data.datasets import open_training_set
 from medcli.data.training_set import TrainingSet
 from medcli.errors import CheckpointError, ConfigError
+from medcli.network import Network
 from medcli.runtime.device import own_device
 from medcli.runtime.files import file_sha256
 from medcli.runtime.precision import DTYPES
@@ -28,17 +30,19 @@ from medcli.training.selection import Selection, select
 from medcli.training.step_pieces import StepShape, stream_bytes
 from medcli.workflows.finetune.initial_model import (
     NO_AUTOENCODER,
-    Start,
-    find_start,
+    initial_network,
     remark_on_changes,
     with_classes,
 )
 from medcli.workflows.finetune.loss import loss_of, remark_on_output, teacher_of
 from medcli.workflows.finetune.request import FinetuneRequest
+from medcli.workflows.sample.defaults import sampling_defaults
 
 RUNS = Path("runs")
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the finished model in the run's folder."""
+STARTING_WEIGHTS = "set of starting weights"
+"""Key of the record that messages name, too."""
 STATES = "state-*.safetensors"
 """Names of its training states."""
 DEFAULT_EVALUATED = 512
@@ -52,11 +56,11 @@ class FinetuneSetup:
     """A request with everything filled in and checked; no weights are loaded."""
 
     request: FinetuneRequest
-    start: Start
+    start: Network
     data: TrainingSet
     training: TrainConfig
     selection: Selection
-    teacher: CheckpointInfo | None
+    teacher: Network | None
     output: Path
     device: torch.device
     processes: Processes
@@ -81,7 +85,7 @@ class FinetuneSetup:
     @property
     def sampling(self) -> dict[str, Any]:
         """Defaults for sampling from what is trained: the source's, with the path and prediction of the training."""
-        named = self.start.defaults
+        named = sampling_defaults(self.start)
         loss, plain = self.training.loss, LossConfig()
         for name in ("path", "prediction"):
             if name in named or getattr(loss, name) != getattr(plain, name):
@@ -125,8 +129,9 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     device = own_device(request.device, processes)
     _check_machine(request.training, device)
     equal_share(request.training.global_batch_size, processes.count)
-    seed = request.training.seed
-    start = find_start(request.start, seed=seed, data=request.data, autoencoder=request.vae)
+    start = initial_network(
+        request.network, request.preset, seed=request.training.seed, data=request.data, autoencoder=request.vae
+    )
     training = _in_pieces(_training(request, start), start.config, device, processes)
     selection = select(start.config, request.train, request.freeze)
     output = request.output or RUNS / Path(request.data).resolve().name
@@ -139,8 +144,8 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
         flip=request.flip,
         reporter=told,
     )
-    if request.start.preset is not None and request.start.num_classes is None:
-        start = with_classes(start, data.num_classes, seed=seed)
+    if request.preset is not None and request.network.num_classes is None:
+        start = with_classes(start, data.num_classes)
         selection = select(start.config, request.train, request.freeze)
     teacher = None if request.distill is None else teacher_of(request.distill, start.config, training.loss)
     remark_on_changes(start, told, is_calibrated=request.calibrate)
@@ -158,7 +163,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
         output=output,
         device=device,
         processes=processes,
-        identity=_identity(request, start, teacher),
+        identity=_identity(request, output, start, teacher),
     )
 
 
@@ -181,7 +186,7 @@ def _check_places(output: Path, resume: str) -> None:
         )
 
 
-def _training(request: FinetuneRequest, start: Start) -> TrainConfig:
+def _training(request: FinetuneRequest, start: Network) -> TrainConfig:
     """The run, with the counts it trains and what it minimises."""
     config = start.config
     training = replace(
@@ -198,7 +203,7 @@ def _training(request: FinetuneRequest, start: Start) -> TrainConfig:
         raise ConfigError("--calibrate fits mediators, and this model has none", hint="add --mediators 4,16,64")
     if request.calibrate:
         check_calibration(config)
-    if request.calibrate and request.start.preset is not None:
+    if request.calibrate and request.preset is not None:
         raise ConfigError(
             "--calibrate fits mediators to a trained network, and a preset has fresh weights",
             hint="leave --calibrate out",
@@ -232,7 +237,7 @@ def _trained_counts(ladder: tuple[int, ...], train_dense: bool | None) -> tuple[
     return (0, *ladder) if is_dense_trained else ladder
 
 
-def _remark_on_classes(data: TrainingSet, start: Start, reporter: Reporter) -> None:
+def _remark_on_classes(data: TrainingSet, start: Network, reporter: Reporter) -> None:
     """Tell where the model has classes without images: they keep what they were, or forget it."""
     if data.num_classes < start.config.num_classes:
         reporter.note(
@@ -241,12 +246,29 @@ def _remark_on_classes(data: TrainingSet, start: Start, reporter: Reporter) -> N
         )
 
 
-def _identity(request: FinetuneRequest, start: Start, teacher: CheckpointInfo | None) -> dict[str, Any]:
+def _identity(request: FinetuneRequest, output: Path, start: Network, teacher: Network | None) -> dict[str, Any]:
+    """Return what a resumed run must share; contents are hashed as its beginning has recorded them."""
+    earlier = _recorded_start(Path(request.training.resume).parent) or _recorded_start(output)
     weights: dict[str, Any] = {"fresh": start.name}
-    if start.source is not None:
-        weights = {"sha256": file_sha256(start.source.path), "weights": start.source.weights}
+    if start.info is not None:
+        weights = {**start.content_id(earlier.get(STARTING_WEIGHTS)), "weights": start.info.weights}
     return {
-        "set of starting weights": weights,
+        STARTING_WEIGHTS: weights,
         "calibration": request.calibrate,
-        "teacher": None if teacher is None else file_sha256(teacher.path),
+        "teacher": None if teacher is None else _teacher_id(teacher, earlier.get("teacher")),
     }
+
+
+def _teacher_id(teacher: Network, earlier: object) -> str:
+    """Return the teacher's fingerprint; to be compared with an older run's record, the hash of its file."""
+    is_whole = isinstance(earlier, str) and not earlier.startswith(FINGERPRINT_PREFIX)
+    return file_sha256(teacher.opened.info.path) if is_whole else teacher.fingerprint
+
+
+def _recorded_start(folder: Path) -> dict[str, Any]:
+    """Return what the `config.json` of a run says of the networks it started with; empty without a readable one."""
+    try:
+        start = json.loads((folder / "config.json").read_text(encoding="utf-8"))["start"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return start if isinstance(start, dict) else {}

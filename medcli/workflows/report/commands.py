@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Sequence
-from functools import cache
 
 from medcli.config import listing
-from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.data.assets import BUNDLED_MODEL
 from medcli.engine.networks import Guidance
 from medcli.errors import ConfigError
+from medcli.network import open_network
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
+from medcli.settings.network import NetworkSource
 from medcli.workflows.image_cost import SamplingRun
 from medcli.workflows.report.json_access import Json, look_up, number, rows_of, text
 
@@ -84,8 +84,7 @@ def _fid(shared: tuple[str, str, float | None], samples: list[str]) -> str:
 def _checkpoints(entries: list[Json], schedule: Schedule) -> list[str]:
     files = [text(one.get("file")) for one in entries]
     if len(files) == 1:
-        is_bundled = files[0] == BUNDLED_MODEL and entries[0].get("sha256") == _bundled_sha256()
-        return [] if is_bundled else files
+        return [] if files[0] == BUNDLED_MODEL and _is_bundled(entries[0]) else files
     stages = zip(schedule.counts, files, strict=False)
     return [word for count, file in stages for word in ("--stage", f"{count}={file}")]
 
@@ -104,9 +103,9 @@ def _making(settings: Json, sampler: SamplerConfig, guidance: Guidance) -> list[
     return [*words, "--seed", str(settings.get("seed", 0))]
 
 
-@cache
-def _bundled_sha256() -> str:
-    return hashlib.sha256(asset_path(BUNDLED_MODEL).read_bytes()).hexdigest()
+def _is_bundled(recorded: Json) -> bool:
+    """Check whether a recorded checkpoint is the bundled model of this installation."""
+    return open_network(NetworkSource()).identity(recorded) == recorded
 
 
 def _schedule(schedule: Schedule) -> list[str]:

@@ -83,9 +83,14 @@ def listed(values: Iterable[object], separator: str = ", ") -> str:
 
 
 def checkpoint_facts(settings: object) -> list[tuple[str, str]]:
-    """What each checkpoint of a run is called, and its hash."""
+    """Name of each checkpoint of a run, and its hash or fingerprint."""
     files = rows_of(look_up(settings, "checkpoints"))
-    return [(f"checkpoint {text(one.get('file'))}, SHA-256", text(one.get("sha256"))) for one in files]
+    return [
+        (f"checkpoint {text(one.get('file'))}, {name}", text(one[key]))
+        for one in files
+        for key, name in (("sha256", "SHA-256"), ("fingerprint", "fingerprint"))
+        if one.get(key)
+    ]
 
 
 def as_list(value: object) -> Sequence[Any]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from medcli.checkpoint.reader import CheckpointInfo
 from medcli.engine.plan import FAMILY_SAMPLERS
 from medcli.errors import CheckpointError, ConfigError
+from medcli.network import Network
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
 from medcli.settings.declare import settings_of
@@ -22,14 +22,17 @@ IN_HEADER = (
 """Settings of `sample` that a header may hold."""
 
 
-def sampling_defaults(info: CheckpointInfo) -> dict[str, Any]:
-    """Return the values under `sampling` in a checkpoint's header by setting; empty for other layouts.
+def sampling_defaults(network: Network) -> dict[str, Any]:
+    """Return the sampling defaults of a network by setting, without those its changes have made void.
 
     Names that are no settings are kept and decide nothing.
 
     Raises:
         CheckpointError: If a value is of the wrong type or out of range.
     """
+    info = network.info
+    if info is None:
+        return {}
     values = dict(info.sampling)
     declared = settings_of(SampleRequest)
     try:
@@ -46,7 +49,7 @@ def sampling_defaults(info: CheckpointInfo) -> dict[str, Any]:
         raise CheckpointError(
             f"{info.path.name} has invalid sampling settings: {err.message}", hint="convert the original again"
         ) from err
-    return values
+    return dict(network.sampling)
 
 
 def _check_rule(values: Mapping[str, Any], ladder: tuple[int, ...]) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from medcli.checkpoint.load import load_model
 from medcli.data.autoencoder import Decoder
 from medcli.engine.cost import image_gmacs, pass_gmacs
 from medcli.engine.decode_and_save import ImageWriter
@@ -71,19 +69,9 @@ class ImageGeneration:
 
     def _load_networks(self) -> tuple[LadderNetwork, ...]:
         """Load the weights: one model, or one a ladder index."""
-        request: Any
         request, counts = self.request, self.setup.plan.schedule.counts
         models = [
-            load_model(
-                info.path,
-                family=request.network.family,
-                num_heads=request.network.heads,
-                weights=request.network.weights,
-                device=self.device,
-                dtype=self.dtype,
-                amm=self.setup.amm,
-            )
-            for info in self.setup.infos
+            network.load(device=self.device, dtype=self.dtype, amm=self.setup.amm) for network in self.setup.networks
         ]
         by_count = dict(zip(counts, models, strict=True)) if request.stages else dict.fromkeys(counts, models[0])
         return ladder_networks(by_count, counts, compiled=request.compiled)

@@ -14,7 +14,13 @@ from medcli.diffusion.steps import build_sampler
 from medcli.engine.cost import call_gmacs, done_gmacs, gmacs_of_moves, pass_gmacs
 from medcli.engine.guidance_phases import step_passes
 from medcli.engine.image_records import totals_of
-from medcli.engine.manifest import FORMAT_VERSION, check_folder, require_image_space, write_manifest
+from medcli.engine.manifest import (
+    FORMAT_VERSION,
+    check_folder,
+    recorded_checkpoints,
+    require_image_space,
+    write_manifest,
+)
 from medcli.engine.plan import ADAPTIVE_SOLVERS
 from medcli.engine.sample_folder import ARCHIVE, GRID, SampleFolder
 from medcli.errors import ConfigError, DataError
@@ -92,7 +98,7 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     setup = set_up(request, device.type)
     dtype = DTYPES[request.dtype]
     decoder = open_decoder(setup.config, autoencoder=request.vae, device=device, dtype=dtype)
-    settings = picture_settings(setup, request)
+    settings = picture_settings(setup, request, earlier=recorded_checkpoints(setup.output))
     check_folder(setup.output, settings)
     require_image_space(setup.output, request.num_images, setup.config.resolution_px, archive=request.npz)
     with SampleFolder(setup.output, processes) as folder:
@@ -134,12 +140,13 @@ def _manifest(
     """The manifest of a run that starts, or of the run that goes on, unchanged where nothing is added to it."""
     if before and before["num_images"] >= request.num_images:
         return before
-    reference = setup.infos[0].reference
+    info = setup.networks[0].opened.info
+    reference = info.reference
     return {
         "format_version": FORMAT_VERSION,
         "num_images": request.num_images,
         "resolution_px": setup.config.resolution_px,
-        "model": model_name(setup.infos[0]),
+        "model": model_name(info),
         "reference": reference,
         "extractor": bundled_info(reference).extractor if reference and reference in BUNDLED else None,
         "settings": settings,

@@ -6,18 +6,17 @@ Precedence: a flag, then the defaults in the checkpoint's header, then the refer
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from medcli.checkpoint.reader import CheckpointInfo, describe
+from medcli.checkpoint.reader import CheckpointInfo
 from medcli.config import ModelConfig
-from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.engine.networks import ALWAYS, Guidance
 from medcli.engine.plan import FAMILY_SAMPLERS, Labels, SamplingPlan, check_plan
 from medcli.errors import ConfigError
 from medcli.model.amm import Amm
-from medcli.runtime.files import file_sha256
+from medcli.network import Network, identities, open_network
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule, choose_schedule
 from medcli.settings.build import refuse_idle_choices
@@ -43,7 +42,7 @@ FLOAT32_BYTES = 4
 class SampleSetup:
     """A request with everything filled in and checked, before anything is loaded."""
 
-    infos: tuple[CheckpointInfo, ...]
+    networks: tuple[Network, ...]
     """The checkpoint of each ladder index; one for all if there is only one."""
     plan: SamplingPlan
     amm: Amm | None
@@ -52,13 +51,17 @@ class SampleSetup:
     @property
     def config(self) -> ModelConfig:
         """The model's geometry; separately trained stages share it."""
-        return self.infos[0].config
+        return self.networks[0].config
 
     @property
     def configs(self) -> tuple[ModelConfig, ...]:
         """The model of each ladder index."""
         counts = self.plan.schedule.counts
-        return tuple(info.config for info in self.infos) if len(self.infos) > 1 else (self.config,) * len(counts)
+        return (
+            tuple(network.config for network in self.networks)
+            if len(self.networks) > 1
+            else (self.config,) * len(counts)
+        )
 
 
 def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
@@ -73,8 +76,8 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
     """
     if request.num_images < 1:
         raise ConfigError(f"--num-images must be at least 1, got {request.num_images}")
-    infos, held = _checkpoints(request)
-    config, defaults = infos[0].config, sampling_defaults(infos[0])
+    networks, held = _networks(request)
+    config, defaults = networks[0].config, sampling_defaults(networks[0])
     plan = SamplingPlan(
         sampler=choose_sampler(request, config, defaults),
         schedule=_schedule(request, held, defaults),
@@ -86,13 +89,13 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
         seed=request.seed,
         batch_size=request.batch_size or default_batch_size(config, device_type),
     )
-    amm = choose_amm(request, [info.config for info in infos])
-    for info in infos:
-        check_plan(info.config, plan)
+    amm = choose_amm(request, [network.config for network in networks])
+    for network in networks:
+        check_plan(network.config, plan)
     refuse_idle_choices(request, choices_of(plan))
-    stem = infos[0].path.stem if len(infos) == 1 else "-".join(info.path.stem for info in infos)
+    stem = "-".join(network.opened.info.path.stem for network in networks)
     output = request.output or Path("samples") / f"{stem}-{plan.schedule.kind}-{request.seed}"
-    return SampleSetup(infos=infos, plan=plan, amm=amm, output=output)
+    return SampleSetup(networks=networks, plan=plan, amm=amm, output=output)
 
 
 def choices_of(plan: SamplingPlan) -> dict[str, Any]:
@@ -105,16 +108,11 @@ def choices_of(plan: SamplingPlan) -> dict[str, Any]:
     }
 
 
-def _checkpoints(request: SampleRequest) -> tuple[tuple[CheckpointInfo, ...], tuple[int, ...]]:
-    """Return the checkpoints and the ladder they make."""
-    network: Any = request.network
-
-    def read(path: Path) -> CheckpointInfo:
-        return describe(path, family=network.family, num_heads=network.heads, weights=network.weights)
-
+def _networks(request: SampleRequest) -> tuple[tuple[Network, ...], tuple[int, ...]]:
+    """Open the checkpoints; returns them and the ladder they form."""
     if not request.stages:
-        info = read(Path(request.network.checkpoint or asset_path(BUNDLED_MODEL)))
-        return (info,), info.config.mediators
+        network = open_network(request.network)
+        return (network,), network.config.mediators
     if request.network.checkpoint is not None:
         raise ConfigError(
             f"both a checkpoint ({request.network.checkpoint}) and --stage are given",
@@ -123,10 +121,10 @@ def _checkpoints(request: SampleRequest) -> tuple[tuple[CheckpointInfo, ...], tu
     counts = tuple(sorted(request.stages))
     if request.mediators not in (None, counts):
         raise ConfigError("--stage already names the mediator counts", hint="leave --mediators out")
-    infos = tuple(read(request.stages[count]) for count in counts)
-    for count, info in zip(counts, infos, strict=True):
-        info.config.resolve_count(count)
-    return infos, counts
+    networks = tuple(open_network(replace(request.network, checkpoint=request.stages[count])) for count in counts)
+    for count, network in zip(counts, networks, strict=True):
+        network.config.resolve_count(count)
+    return networks, counts
 
 
 def choose_sampler(request: SamplerSettings, config: ModelConfig, defaults: Mapping[str, Any]) -> SamplerConfig:
@@ -211,16 +209,21 @@ def model_name(info: CheckpointInfo) -> str:
     return info.preset or f"{info.config.family}, {info.num_params:,} parameters"
 
 
-def picture_settings(setup: SampleSetup, request: SampleRequest) -> dict[str, Any]:
-    """All that decides what the images look like, as JSON values; hashes the checkpoints.
+def picture_settings(setup: SampleSetup, request: SampleRequest, earlier: object = None) -> dict[str, Any]:
+    """Collect everything that decides what the images look like, as JSON values.
 
     Two runs with equal settings may fill one folder. The device, the batch size and the number of images are not among
     them: they change rounding at most.
+
+    Args:
+        setup: The run.
+        request: Its request.
+        earlier: `checkpoints` of a run to compare with: an older one that holds whole hashes is compared by those.
     """
     plan = setup.plan
     return {
-        "checkpoints": [{"file": info.path.name, "sha256": file_sha256(info.path)} for info in setup.infos],
-        "weights": setup.infos[0].weights,
+        "checkpoints": identities(setup.networks, earlier),
+        "weights": setup.networks[0].opened.info.weights,
         "schedule": plan.schedule.to_json(),
         "sampler": plan.sampler.to_json(),
         "guidance": _guidance_settings(plan.guidance),

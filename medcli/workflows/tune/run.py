@@ -13,10 +13,12 @@ import torch
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.guidance_phases import step_passes
 from medcli.model.backbone import DiffusionTransformer
+from medcli.network import changed, open_network
 from medcli.runtime.device import pick_device
-from medcli.runtime.reporting import Reporter
+from medcli.runtime.reporting import Reporter, Silent
 from medcli.runtime.versions import versions
 from medcli.settings.analysis import TuneRequest
+from medcli.settings.network import NetworkSource, format_layers
 from medcli.tuning.pareto import best_within, front
 from medcli.tuning.running import cost_of_moves, relative_error
 from medcli.tuning.search import Proposal, first_round, neighbours, second_round
@@ -31,7 +33,7 @@ from medcli.tuning.space import (
 )
 from medcli.tuning.store import Store
 from medcli.tuning.tables import Tables
-from medcli.workflows.convert import ConvertRequest, convert
+from medcli.workflows.convert import ConvertRequest, write_network
 from medcli.workflows.tune.commands import convert_command, converted_file, sample_command
 from medcli.workflows.tune.costs import TIMES, Costs, costs_of
 from medcli.workflows.tune.measurements import MeasuredConfiguration, Workbench
@@ -229,18 +231,9 @@ class _Tuning:
         """Write the checkpoint of the choice, the answer and its picture."""
         layers, output = made.chosen.configuration.layers, self._request.output
         if (file := converted_file(self._setup, layers)) and not file.exists():
-            network: Any = self._request.sampling.network
-            convert(
-                ConvertRequest(
-                    source=self._setup.ladder_file,
-                    output=file,
-                    layers=lambda depth: layers,
-                    weights=network.weights if not self._setup.is_dense else "ema",
-                    family=network.family,
-                    num_heads=network.heads,
-                    digest=False,
-                )
-            )
+            source = NetworkSource(checkpoint=self._setup.ladder_file, layers=format_layers(layers))
+            ladder = open_network(source) if self._setup.is_dense else changed(self._setup.network, source)
+            write_network(ladder, ConvertRequest(network=source, output=file, digest=False), Silent())
         self._store.put_json(RESULT, made.to_json())
         draw_tuning(output / PICTURE, json.loads((output / RESULT).read_text(encoding="utf-8")))
 

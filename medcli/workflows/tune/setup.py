@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,25 +10,23 @@ from typing import Any
 
 import torch
 
-from medcli.checkpoint.load import load_model
-from medcli.checkpoint.reader import describe
-from medcli.checkpoint.surgery import target_config
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
-from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.engine.plan import ADAPTIVE_SOLVERS, SamplingPlan
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
+from medcli.network import Network, changed, open_network
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter
 from medcli.schedule.spec import DEFAULT_WARMUP_STEPS, Schedule
 from medcli.settings.analysis import TuneRequest
-from medcli.settings.network import parse_layers
+from medcli.settings.network import NetworkSource
 from medcli.settings.sampling import SampleRequest
 from medcli.training.calibration import calibrate
 from medcli.training.objective import LossConfig
 from medcli.tuning.space import Layers
-from medcli.workflows.convert import ConvertRequest, convert
+from medcli.tuning.store import SETTINGS
+from medcli.workflows.convert import ConvertRequest, write_network
 from medcli.workflows.sample.defaults import sampling_defaults
 from medcli.workflows.sample.settings import picture_settings, set_up
 from medcli.workflows.tune.request import Budget, budget_of
@@ -42,8 +41,8 @@ class TuneSetup:
 
     request: TuneRequest
     budget: Budget
-    source: Path
-    """The checkpoint that was given, or the bundled one."""
+    network: Network
+    """The checkpoint that was given, or the bundled one, as it is."""
     ladder_file: Path
     """The checkpoint that holds every choice: the source, or what is made of it if that is dense."""
     config: ModelConfig
@@ -74,6 +73,11 @@ class TuneSetup:
         return self.ladder_file != self.source
 
     @property
+    def source(self) -> Path:
+        """Path of the checkpoint that was given, or of the bundled one."""
+        return self.network.opened.info.path
+
+    @property
     def numbers(self) -> range:
         """Images that finalists make."""
         return range(self.request.sampling.num_images)
@@ -91,42 +95,39 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
         MedcliError: If the checkpoint can't be read, or wishes contradict each other or the model.
     """
     budget, sampling = budget_of(request), request.sampling
-    source = Path(sampling.network.checkpoint or asset_path(BUNDLED_MODEL))
     # How images are made does not depend on what is chosen; the rest is what is looked for.
-    plain = replace(
-        sampling,
-        network=replace(sampling.network, checkpoint=source),
-        schedule="full",
-        warmup_steps=None,
-        distance=None,
-    )
+    plain = replace(sampling, schedule="full", warmup_steps=None, distance=None)
     setup = set_up(plain, device.type)
     if setup.plan.sampler.solver in ADAPTIVE_SOLVERS:
         raise ConfigError(
             f"--solver {setup.plan.sampler.solver} chooses its own steps, so there are none to compare",
             hint="use --solver heun",
         )
-    info = setup.infos[0]
+    network = setup.networks[0]
+    info = network.opened.info
     if request.calibrate and info.config.mediators:
         raise ConfigError(
             "--calibrate fits new mediators, and this checkpoint has trained ones", hint="leave --calibrate out"
         )
     if request.calibrate and info.config.family not in ("dit", "sit"):
         raise ConfigError(f"--calibrate is for dit and sit, this is a {info.config.family}", hint="leave it out")
-    plan = replace(setup.plan, schedule=_carried(sampling, sampling_defaults(info)))
-    held = ladder_config(info.config, request)
+    plan = replace(setup.plan, schedule=_carried(sampling, sampling_defaults(network)))
+    held = ladder_config(network, request)
     config = chosen_config(held, request)
     return TuneSetup(
         request=request,
         budget=budget,
-        source=source,
-        ladder_file=source if info.config.mediators else request.output / LADDER_FILE,
+        network=network,
+        ladder_file=info.path if info.config.mediators else request.output / LADDER_FILE,
         config=config,
         held=held,
         plan=plan,
         device=device,
         reference=request.reference or info.reference,
-        settings={**picture_settings(setup, plain), **_own_settings(request, plan, config)},
+        settings={
+            **picture_settings(setup, plain, earlier=recorded_checkpoints(request.output)),
+            **_own_settings(request, plan, config),
+        },
     )
 
 
@@ -152,14 +153,23 @@ def _own_settings(request: TuneRequest, plan: SamplingPlan, config: ModelConfig)
     }
 
 
-def ladder_config(config: ModelConfig, request: TuneRequest) -> ModelConfig:
-    """The model that holds every choice: the checkpoint's own, or a dense one with mediators put in."""
-    if config.mediators:
-        return config
-    layers = parse_layers(request.layers, config.depth) if request.layers else tuple(range(config.depth))
-    if not layers or request.mediators == ():
+def recorded_checkpoints(output: Path) -> object:
+    """Return what the settings of an existing tuning folder say of its checkpoints; None without readable ones."""
+    try:
+        settings = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # reported by the store
+        return None
+    return settings.get("checkpoints") if isinstance(settings, dict) else None
+
+
+def ladder_config(network: Network, request: TuneRequest) -> ModelConfig:
+    """Return the model that holds every choice: the checkpoint's own, or a dense one with mediators added."""
+    if network.config.mediators:
+        return network.config
+    source = NetworkSource(mediators=request.mediators, layers=request.layers)
+    if source.layers_of(network.config.depth) == () or request.mediators == ():
         raise ConfigError("nothing to choose from: no layer may get mediators", hint="leave --layers out, or name some")
-    return target_config(config, mediators=request.mediators, layers=layers)
+    return changed(network, source, add_mediators=True, default_layers="all").config
 
 
 def chosen_config(held: ModelConfig, request: TuneRequest) -> ModelConfig:
@@ -168,7 +178,8 @@ def chosen_config(held: ModelConfig, request: TuneRequest) -> ModelConfig:
     Raises:
         ConfigError: If the model lacks a layer or count that is named.
     """
-    layers = parse_layers(request.layers, held.depth) if request.layers else held.mediator_layers
+    named = NetworkSource(layers=request.layers).layers_of(held.depth)
+    layers = held.mediator_layers if named is None else named
     counts = held.mediators if request.mediators is None else request.mediators
     for flag, wanted, there in (("layers", layers, held.mediator_layers), ("mediators", counts, held.mediators)):
         if missing := [value for value in wanted if value not in there]:
@@ -183,48 +194,29 @@ def chosen_config(held: ModelConfig, request: TuneRequest) -> ModelConfig:
 
 
 def load_ladder(setup: TuneSetup, reporter: Reporter) -> DiffusionTransformer:
-    """The model that holds every choice, on its device; a dense checkpoint gets its mediators first."""
-    sampling = setup.request.sampling
-    network: Any = sampling.network
-    dtype = DTYPES[sampling.dtype]
+    """Load the model that holds every choice onto its device; a dense checkpoint gets its mediators first."""
+    dtype = DTYPES[setup.request.sampling.dtype]
     if not setup.is_dense:
-        return load_model(
-            setup.source,
-            family=network.family,
-            num_heads=network.heads,
-            weights=network.weights,
-            device=setup.device,
-            dtype=dtype,
-        )
+        return setup.network.load(device=setup.device, dtype=dtype)
     if not setup.ladder_file.exists():
-        _make_ladder(setup, sampling, reporter)
-    return load_model(setup.ladder_file, device=setup.device, dtype=dtype)
+        _make_ladder(setup, reporter)
+    return open_network(NetworkSource(checkpoint=setup.ladder_file)).load(device=setup.device, dtype=dtype)
 
 
-def _make_ladder(setup: TuneSetup, sampling: SampleRequest, reporter: Reporter) -> None:
+def _make_ladder(setup: TuneSetup, reporter: Reporter) -> None:
     """Convert a dense checkpoint, and fit its mediators if that is asked for; the file appears when it is done."""
     config = setup.held
-    network: Any = sampling.network
     raw = setup.ladder_file.with_name(f"neutral-{LADDER_FILE}") if setup.request.calibrate else setup.ladder_file
-    request = ConvertRequest(
-        source=setup.source,
-        output=raw,
-        mediators=config.mediators,
-        layers=lambda depth: config.mediator_layers,
-        weights=network.weights,
-        family=network.family,
-        num_heads=network.heads,
-        force=True,
-        digest=False,
-    )
-    convert(request, reporter)
+    request = ConvertRequest(network=NetworkSource(), output=raw, force=True, digest=False)
+    write_network(replace(setup.network, config=config), request, reporter)
     if raw == setup.ladder_file:
         return
-    model = load_model(raw, device=setup.device, dtype=torch.float32)
+    neutral = open_network(NetworkSource(checkpoint=raw))
+    model = neutral.load(device=setup.device, dtype=torch.float32)
     sampler = setup.plan.sampler
     loss = LossConfig(path=sampler.path, prediction=sampler.prediction)
     calibrate(model, seed=setup.plan.seed, loss=loss, reporter=reporter)
-    info = describe(raw)
+    info = neutral.opened.info
     save_checkpoint(
         setup.ladder_file,
         config,

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import medcli
-from medcli.checkpoint.load import load_model
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.errors import CheckpointError, ConfigError
 from tests.unit.checkpoint.builders import TINY, random_state, save_flat, save_training
@@ -17,7 +16,7 @@ from tests.unit.checkpoint.builders import TINY, random_state, save_flat, save_t
 def test_loading_draws_no_random_numbers(tmp_path: Path) -> None:
     save_flat(tmp_path / "sit.pt")
     before = torch.get_rng_state()
-    load_model(tmp_path / "sit.pt", num_heads=2)
+    medcli.load(tmp_path / "sit.pt", num_heads=2)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -33,7 +32,7 @@ def test_the_package_loads_with_every_keyword_of_the_contract(tmp_path: Path) ->
 
 def test_parameters_share_one_mapping_of_the_file(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "x.safetensors", TINY, random_state())
-    model = load_model(tmp_path / "x.safetensors")
+    model = medcli.load(tmp_path / "x.safetensors")
     places = [parameter.data_ptr() for parameter in model.parameters()]
     assert max(places) - min(places) < (tmp_path / "x.safetensors").stat().st_size
 
@@ -41,7 +40,7 @@ def test_parameters_share_one_mapping_of_the_file(tmp_path: Path) -> None:
 def test_writing_to_a_parameter_leaves_the_file_alone(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "x.safetensors", TINY, random_state())
     before = (tmp_path / "x.safetensors").read_bytes()
-    model = load_model(tmp_path / "x.safetensors")
+    model = medcli.load(tmp_path / "x.safetensors")
     with torch.no_grad():
         model.final_layer.linear.weight.zero_()
     assert (tmp_path / "x.safetensors").read_bytes() == before
@@ -49,7 +48,7 @@ def test_writing_to_a_parameter_leaves_the_file_alone(tmp_path: Path) -> None:
 
 def test_dtype_and_gradient_flags(tmp_path: Path) -> None:
     save_flat(tmp_path / "sit.pt")
-    model = load_model(tmp_path / "sit.pt", num_heads=2, dtype=torch.bfloat16)
+    model = medcli.load(tmp_path / "sit.pt", num_heads=2, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {"pos_embed"}
@@ -68,11 +67,11 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str) -> N
     state[name][1, 2] = float("nan")
     torch.save(state, tmp_path / "sit.pt")
     with pytest.raises(CheckpointError, match=name):
-        load_model(tmp_path / "sit.pt", num_heads=2)
+        medcli.load(tmp_path / "sit.pt", num_heads=2)
 
 
 def test_a_transposed_weight_is_loaded_as_it_was(tmp_path: Path) -> None:
     state = random_state()
     name = "blocks.0.attn.proj.weight"
     torch.save({**state, name: state[name].T.contiguous().T}, tmp_path / "sit.pt")
-    assert torch.equal(load_model(tmp_path / "sit.pt", num_heads=2).state_dict()[name], state[name])
+    assert torch.equal(medcli.load(tmp_path / "sit.pt", num_heads=2).state_dict()[name], state[name])

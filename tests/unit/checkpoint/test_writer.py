@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+import medcli
 from medcli.checkpoint import stream
 from medcli.checkpoint.export import write_diffusers, write_official
 from medcli.checkpoint.header import Header
-from medcli.checkpoint.load import load_model
 from medcli.checkpoint.reader import describe, open_checkpoint
 from medcli.checkpoint.safetensors_file import read_safetensors
 from medcli.checkpoint.writer import record_of, save_checkpoint, write_safetensors
@@ -38,7 +38,7 @@ def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype
     save_checkpoint(
         tmp_path / "x.safetensors", LADDER, state, weights="model", sampling={"steps": 50}, reference="digits"
     )
-    model = load_model(tmp_path / "x.safetensors")
+    model = medcli.load(tmp_path / "x.safetensors")
     assert model.config == LADDER
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     info = describe(tmp_path / "x.safetensors")
@@ -134,7 +134,7 @@ def test_our_official_file_is_the_same_every_time_aligned_and_readable_by_us(tmp
     assert (tmp_path / "sit_a.pt").read_bytes() == (tmp_path / "sit_b.pt").read_bytes()
     for record in open_checkpoint(tmp_path / "sit_a.pt", hints=_heads()).records.values():
         assert record.pieces[0].offset % 64 == 0  # type: ignore[union-attr]
-    model = load_model(tmp_path / "sit_a.pt", num_heads=2)
+    model = medcli.load(tmp_path / "sit_a.pt", num_heads=2)
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from medcli.config import ModelConfig
-from medcli.model.backbone import DiffusionTransformer
+from medcli.model.backbone import DiffusionTransformer, random_model
 from medcli.model.block import FinalLayer
-from medcli.workflows.bench.subject import random_model
 from papers_network import PapersNetwork
 
 COUNTS = (0, 4, 16)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medcli.checkpoint.load import load_model
+import medcli
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.errors import ConfigError
@@ -53,7 +53,7 @@ def changed(model: DiffusionTransformer, before: dict[str, torch.Tensor]) -> set
 
 def test_calibration_halves_what_a_new_ladder_of_a_trained_model_gets_wrong() -> None:
     """Squared errors, on images that were not fitted to; the full-size figures are in docs/recovery.md."""
-    model = converted(load_model(asset_path(BUNDLED_MODEL)), (4, 16), (0, 1))
+    model = converted(medcli.load(asset_path(BUNDLED_MODEL)), (4, 16), (0, 1))
     config = CalibrationConfig(num_images=16, held_out=4, num_times=4, steps=40, network_steps=8, batch_size=16)
     before = output_errors(model, seed=3, config=config)
     errors = calibrate(model, seed=3, config=config)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from medcli.checkpoint.load import load_model
+import medcli
 from medcli.engine.generate import generate
 from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.plan import Labels, SamplingPlan
 from medcli.runtime.reporting import Silent
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
+from medcli.settings.network import NetworkSource, format_layers
 from medcli.tuning.networks import config_with, network_of
 from medcli.tuning.recording import Stepper, joined, measure_steps, record_parent
 from medcli.tuning.running import cost_of_moves, mean_and_error, relative_error, run_configuration, squared_errors
@@ -44,10 +45,12 @@ def test_mediators_in_some_layers_are_what_a_conversion_to_these_makes(tmp_path,
     ladder = () if variant == DENSE else None
     convert(
         ConvertRequest(
-            source=source, output=output, mediators=ladder, layers=lambda depth: variant.layers, digest=False
+            network=NetworkSource(checkpoint=source, mediators=ladder, layers=format_layers(variant.layers)),
+            output=output,
+            digest=False,
         )
     )
-    converted = load_model(output)
+    converted = medcli.load(output)
     network = network_of(model_of(), variant)
     assert network.config == converted.config == config_with(PIXELS, variant.layers)
     with torch.no_grad():

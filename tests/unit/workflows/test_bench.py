@@ -16,16 +16,17 @@ from medcli.engine.networks import Guidance
 from medcli.engine.plan import FinishedImage
 from medcli.errors import ConfigError
 from medcli.model.absorption import absorbed_saving
-from medcli.model.backbone import DiffusionTransformer
+from medcli.model.backbone import DiffusionTransformer, random_model
 from medcli.model.mediator import MediatorAttention
+from medcli.network import Network
 from medcli.presets import preset_config
 from medcli.runtime.reporting import Silent
 from medcli.runtime.timing import Clock
 from medcli.sampler_config import SamplerConfig
+from medcli.settings.network import NetworkSource
 from medcli.workflows.bench.loops import LoopSettings, even_rho, loop_plan
 from medcli.workflows.bench.rows import measure
 from medcli.workflows.bench.run import BenchReport, BenchRequest, BenchSettings, bench, machine_name
-from medcli.workflows.bench.subject import Shape, find_subject, random_model
 from medcli.workflows.bench.variants import TimedVariant, networks_by_count, unabsorbed_networks
 from tests.unit.engine.tiny import LADDER, PIXELS, save, with_ladder
 
@@ -68,7 +69,8 @@ def scripted(durations: Sequence[float]) -> Clock:
 
 def request_of(path: Path, **changes: Any) -> BenchRequest:
     loop = changes.pop("loop", LOOP)
-    settings = BenchSettings(**{"model": str(path), "repeats": 2, "batch_size": 3, "device": "cpu", **changes})
+    network = NetworkSource(checkpoint=str(path), weights=None, **changes.pop("network", {}))
+    settings = BenchSettings(**{"network": network, "repeats": 2, "batch_size": 3, "device": "cpu", **changes})
     return BenchRequest(settings=settings, loop=loop)
 
 
@@ -204,13 +206,18 @@ def test_a_dit_model_is_measured_by_network_calls_only_and_that_is_said(tmp_path
 
 @pytest.mark.parametrize(("mediators", "names"), [((), ["dense"]), ((4,), ["dense", "engine"])], ids=["none", "one"])
 def test_ladders_of_no_and_of_one_count_run_too(file: Path, mediators: tuple[int, ...], names: list[str]) -> None:
-    made = bench(request_of(file, repeats=1, shape=Shape(mediators=mediators)), Silent())
+    made = bench(request_of(file, repeats=1, network={"mediators": mediators}), Silent())
     assert [row.variant for row in made.rows if row.group == "loop"] == names
     assert made.rho == ()
 
 
+def network_of(**changes: Any) -> Network:
+    settings = BenchSettings(network=NetworkSource(weights=None, **changes), repeats=1, device="cpu")
+    return settings.prepare(Silent())[0]
+
+
 def test_a_preset_has_mediators_in_every_block_and_weights_that_do_something() -> None:
-    subject = find_subject(None, Shape())
+    subject = network_of()
     assert subject.name == "SiT-S/2"
     assert subject.config == replace(preset_config("SiT-S/2"), mediators=(4, 16, 64), mediator_layers=tuple(range(12)))
     model = random_model(PIXELS)
@@ -225,15 +232,15 @@ def test_a_preset_has_mediators_in_every_block_and_weights_that_do_something() -
 
 
 def test_a_checkpoint_keeps_its_ladder_unless_told_otherwise(file: Path) -> None:
-    assert find_subject(str(file), Shape()).config == PIXELS
-    changed = find_subject(str(file), Shape(resolution_px=16, mediators=(4, 9), layers=lambda depth: (0,)))
+    assert network_of(checkpoint=str(file)).config == PIXELS
+    changed = network_of(checkpoint=str(file), res=16, mediators=(4, 9), layers="0")
     assert changed.config == replace(PIXELS, latent_size=16, mediators=(4, 9), mediator_layers=(0,))
     assert changed.load().config == changed.config
 
 
 def test_a_dense_checkpoint_gets_mediators_in_every_block(tmp_path: Path) -> None:
     path = save(tmp_path / "dense.safetensors", with_ladder(PIXELS))
-    assert find_subject(str(path), Shape(mediators=(1, 4))).config == with_ladder(PIXELS, 1, 4)
+    assert network_of(checkpoint=str(path), mediators=(1, 4)).config == with_ladder(PIXELS, 1, 4)
 
 
 @pytest.mark.parametrize(("steps", "counts", "warmup"), [(5, 3, 1), (6, 3, 1), (30, 3, 1), (30, 4, 3), (250, 2, 3)])

@@ -1,0 +1,213 @@
+"""Find the network a command works on: one way from a `NetworkSource` to a configuration and a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medcli.checkpoint.fingerprint import fingerprint_of
+from medcli.checkpoint.header import Header
+from medcli.checkpoint.infer import Hints
+from medcli.checkpoint.load import build_model
+from medcli.checkpoint.reader import Checkpoint, CheckpointInfo, open_checkpoint
+from medcli.checkpoint.surgery import Surgery, operate, target_config
+from medcli.config import ModelConfig
+from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.presets import means_preset, preset_config, preset_of
+from medcli.runtime.files import file_sha256
+from medcli.settings.network import NetworkSource, parse_layers
+
+if TYPE_CHECKING:
+    import torch
+
+    from medcli.model.amm import Amm
+    from medcli.model.backbone import DiffusionTransformer
+
+LADDER_DEFAULTS = frozenset({"schedule", "rho", "warmup_steps", "distance"})
+"""Sampling defaults that were chosen for one mediator ladder and mean nothing for another."""
+
+SMALL_FILE_BYTES = 16 * 2**20
+"""Files up to this size are identified by their whole content, too: that takes some hundredths of a second."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """A network by its configuration and origin; weights are read or drawn by `load`."""
+
+    name: str
+    """File name of the checkpoint, or name of the preset."""
+    config: ModelConfig
+    """The architecture, with the changes its source asks for."""
+    checkpoint: Checkpoint | None = None
+    """The open checkpoint as it is on disk; None for a preset."""
+    fresh: Callable[[ModelConfig], DiffusionTransformer] | None = None
+    """Makes the weights of a preset; None for a checkpoint."""
+
+    @property
+    def info(self) -> CheckpointInfo | None:
+        """Description of the checkpoint as it is on disk; None for a preset."""
+        return None if self.checkpoint is None else self.checkpoint.info
+
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        """Sampling defaults of the checkpoint that still apply; thresholds belong to their ladder."""
+        if self.info is None:
+            return {}
+        if self.config.mediators == self.info.config.mediators:
+            return self.info.sampling
+        return {name: value for name, value in self.info.sampling.items() if name not in LADDER_DEFAULTS}
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the checkpoint: its tensors, and what they do not tell about the architecture."""
+        config, opened = self.opened.info.config, self.opened
+        described = {
+            "family": config.family,
+            "num_heads": config.stage_heads or config.num_heads,
+            "latent_size": config.latent_size,
+            "num_classes": config.num_classes,
+        }
+        return fingerprint_of((record for name, record in opened.records.items() if name not in opened.made), described)
+
+    def content_id(self, earlier: object = None) -> dict[str, str | None]:
+        """Return what identifies the checkpoint's contents: its `fingerprint`, and the `sha256` of a small file.
+
+        Args:
+            earlier: The identity to be compared with. Runs of older versions recorded the `sha256` of files of any
+                size and no fingerprint; for such a one, that is returned.
+        """
+        path = self.opened.info.path
+        if isinstance(earlier, dict) and "sha256" in earlier and "fingerprint" not in earlier:
+            return {"sha256": file_sha256(path)}
+        is_small = path.is_file() and path.stat().st_size <= SMALL_FILE_BYTES
+        return {"fingerprint": self.fingerprint, "sha256": file_sha256(path) if is_small else None}
+
+    def identity(self, earlier: object = None) -> dict[str, str | None]:
+        """Return the checkpoint's file name and `content_id`, as runs record them."""
+        return {"file": self.opened.info.path.name, **self.content_id(earlier)}
+
+    def surgery(self) -> Surgery:
+        """Return the tensors of the changed network and where each came from; for checkpoints only."""
+        opened = self.opened
+        return operate(opened.records, opened.info.config, self.config, made=opened.made)
+
+    def header(self) -> Header:
+        """Return the header of a file this network is written to; for checkpoints only.
+
+        The reference set is kept only if the network still makes the same kind of images.
+        """
+        info = self.opened.info
+        is_same_task = _dense(self.config) == _dense(info.config)
+        return Header(
+            config=self.config,
+            weights=info.weights,
+            sampling=self.sampling,
+            reference=info.reference if is_same_task else None,
+            training=info.training,
+            source={"name": info.path.name, "fingerprint": self.fingerprint},
+        )
+
+    def load(
+        self, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, amm: Amm | None = None
+    ) -> DiffusionTransformer:
+        """Build the model; see `medcli.checkpoint.load.build_model`.
+
+        Args:
+            device: Where the parameters go.
+            dtype: Parameter type; None keeps the checkpoint's.
+            amm: Attention modulation; None leaves attention alone.
+
+        Raises:
+            CheckpointError: If a weight is NaN or infinite.
+            ConfigError: If the modulation does not fit the model.
+        """
+        if self.fresh is not None:
+            return self.fresh(self.config).to(device=device, dtype=dtype)
+        opened = self.opened
+        records = opened.records if self.config == opened.info.config else self.surgery().records
+        return build_model(self.config, records, self.name, device=device, dtype=dtype, amm=amm)
+
+    @property
+    def opened(self) -> Checkpoint:
+        """The open checkpoint, of a network that is known to come from one."""
+        if self.checkpoint is None:
+            raise ValueError(f"{self.name} is a preset, which has no tensors")
+        return self.checkpoint
+
+
+def open_network(
+    source: NetworkSource,
+    *,
+    default: str | Path | None = None,
+    add_mediators: bool = False,
+    default_layers: str | None = None,
+    fresh: Callable[[ModelConfig], DiffusionTransformer] | None = None,
+) -> Network:
+    """Find a network and apply the changes its source asks for; no weights are read.
+
+    Args:
+        source: Checkpoint or preset, hints and changes.
+        default: Checkpoint or preset if the source names none; None: the bundled model.
+        add_mediators: Whether a network without mediators gets the default ladder when none is asked for.
+        default_layers: Blocks that get mediators when `layers` is not set, as `--layers` takes them; None: the first
+            four. Only for networks without mediators.
+        fresh: Makes the weights of a preset. Without it presets are not accepted: their names are read as paths.
+
+    Raises:
+        ConfigError: If the preset is unknown, or the changes contradict each other or do not fit the model.
+        CheckpointError: If the checkpoint is missing, damaged or not of a known family.
+    """
+    given = source.checkpoint or default or asset_path(BUNDLED_MODEL)
+    if fresh is not None and isinstance(given, str) and means_preset(given):
+        config = preset_config(given)
+        network = Network(name=preset_of(config) or given, config=config, fresh=fresh)
+    else:
+        hints = Hints(
+            family=source.family, num_heads=source.heads, num_classes=source.num_classes, resolution_px=source.res
+        )
+        opened = open_checkpoint(given, hints=hints, weights=source.weights)
+        network = Network(name=opened.info.path.name, config=opened.info.config, checkpoint=opened)
+    return changed(network, source, add_mediators=add_mediators, default_layers=default_layers)
+
+
+def changed(
+    network: Network, source: NetworkSource, *, add_mediators: bool = False, default_layers: str | None = None
+) -> Network:
+    """Apply the changes of a source to a network that is already open; see `open_network`.
+
+    Raises:
+        ConfigError: If the changes contradict each other or do not fit the model.
+    """
+    config = network.config
+    layers = source.layers_of(config.depth)
+    is_plain = not config.mediators and config.qk_ratio == 1.0
+    gets_ladder = bool(source.mediators) or (add_mediators and source.mediators is None)
+    if layers is None and default_layers is not None and is_plain and gets_ladder:
+        layers = parse_layers(default_layers, config.depth)
+    target = target_config(
+        config,
+        mediators=source.mediators,
+        layers=layers,
+        resolution_px=source.res,
+        num_classes=source.num_classes,
+        add_mediators=add_mediators,
+    )
+    return replace(network, config=target)
+
+
+def identities(networks: Sequence[Network], earlier: object = None) -> list[dict[str, str | None]]:
+    """Return the identities of several checkpoints; see `Network.identity`.
+
+    Args:
+        networks: The checkpoints.
+        earlier: A list of records to be compared with, if there is one.
+    """
+    before = list(earlier) if isinstance(earlier, list) and len(earlier) == len(networks) else [None] * len(networks)
+    return [network.identity(record) for network, record in zip(networks, before, strict=True)]
+
+
+def _dense(config: ModelConfig) -> ModelConfig:
+    """Return the same network without mediators."""
+    return replace(config, mediators=(), mediator_layers=())
