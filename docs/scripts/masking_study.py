@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medcli.charts.figure import save_png
+from medcli.charts.plots import add_legend
 from medcli.config import ModelConfig
 from medcli.data.digits import digit_set
 from medcli.model.backbone import DiffusionTransformer, empty_model, initialise
-from medcli.runtime.files import atomic_path, write_text
+from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.batches import Batches, TrainBatch
 from medcli.training.config import NEVER, TrainConfig
@@ -169,26 +171,22 @@ def measured(model: DiffusionTransformer, batches: list[TrainBatch], loss: LossC
 
 def draw(path: Path, found: Found) -> None:
     """Plot losses and cosines over the steps: mean and range over the seeds."""
-    from matplotlib.figure import Figure  # no pyplot: nothing global is touched
-
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
     panels = {"full_loss": "full loss", "masked_loss": "masked loss", "cosine": "cosine between their gradients"}
-    for axes, (key, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        for number, (way, curves) in enumerate(found.items()):
-            if key != "full_loss" and way.endswith("not masked"):
-                continue
-            steps = [point["step"] for point in curves[0]]
-            values = np.array([[point[key] for point in curve] for curve in curves])
-            axes.plot(steps, values.mean(0), color=f"C{number}", label=way)
-            axes.fill_between(steps, values.min(0), values.max(0), color=f"C{number}", alpha=0.2, linewidth=0)
-        axes.set(xlabel="step", title=title)
-        if key == "cosine":
-            axes.axhline(0, color="grey", linewidth=0.8)
-        else:
-            axes.set_yscale("log")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    with atomic_path(path, force=True) as temporary:
-        figure.savefig(temporary, format="png", dpi=80, metadata={"Software": None})
+
+    def draw_panels(figure: Any) -> None:
+        for axes, (key, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+            for number, (way, curves) in enumerate(found.items()):
+                if key != "full_loss" and way.endswith("not masked"):
+                    continue
+                steps = [point["step"] for point in curves[0]]
+                values = np.array([[point[key] for point in curve] for curve in curves])
+                axes.plot(steps, values.mean(0), color=f"C{number}", label=way)
+                axes.fill_between(steps, values.min(0), values.max(0), color=f"C{number}", alpha=0.2, linewidth=0)
+            axes.set(xlabel="step", title=title)
+            axes.set_yscale("linear" if key == "cosine" else "log")
+        add_legend(figure.axes[0])
+
+    save_png(path, draw_panels, title="Training with and without masking", size=(11, 3.8))
 
 
 class _Printed(Silent):

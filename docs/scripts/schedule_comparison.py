@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from medcli.charts.figure import save_png
 from medcli.checkpoint.reader import describe
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
@@ -27,8 +28,8 @@ from medcli.tuning.running import mean_and_error
 from medcli.workflows.fid.inputs import common_reference, survey, survey_reference
 from medcli.workflows.fid.scoring import FidRequest, load_yardstick, measure
 from medcli.workflows.image_cost import image_cost, recorded_run
+from medcli.workflows.report.result_charts import comparison_chart
 from medcli.workflows.sample.run import sample
-from schedule_chart import draw_comparison
 
 RESULT = "comparison.json"
 PICTURE = "comparison.png"
@@ -182,7 +183,8 @@ def compare_schedules(request: ComparisonRequest, reporter: Reporter) -> Compari
         outcomes=outcomes,
     )
     write_text(request.output / RESULT, json.dumps(made.to_json(), indent=2, sort_keys=True) + "\n", force=True)
-    draw_comparison(request.output / PICTURE, made.to_json())
+    title = f"{made.num_images} images, {len(made.seeds)} seeds; bars: one standard error"
+    save_png(request.output / PICTURE, comparison_chart(made.to_json()), title=title)
     return made
 
 

@@ -1,1 +1,1 @@
-"""HTML pages that stand alone: charts as inline SVG, templates that escape what they are given. No scripts at all."""
+"""Self-contained HTML pages without scripts; templates escape all text."""

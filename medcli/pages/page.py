@@ -1,65 +1,61 @@
-"""A page from its parts, and the page as HTML."""
+"""Parts of a page, and their rendering as HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from medcli.pages.svg import COLOURS
 from medcli.runtime.text import printable
 
 LONG_FACT = 48
-"""Characters from which a fact takes a line of its own."""
+"""Facts longer than this take a line of their own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """Rows under headings."""
+    """Table with headings."""
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     num_text_columns: int = 1
-    """Columns of words, from the left; the others hold numbers."""
+    """Text columns, from the left; the others hold numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """A chart and what is to be known about it."""
+    """Chart with title and caption."""
 
     svg: Markup
     title: str
     caption: str
-    legend: tuple[tuple[str, str], ...] = ()
-    """Class and name of each series: `s0` to `s5`, `level`, `front s1`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thumbnail:
-    """A picture inside the page."""
+    """Picture inside the page."""
 
     source: str
-    """A `data:` address."""
+    """`data:` URL."""
     alt: str
     side: int
-    """CSS pixels it wants."""
+    """Side in CSS pixels."""
     is_enlarged: bool
-    """Whether its pixels are shown as squares."""
+    """Show pixels as squares."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """Whatever is known of one thing."""
+    """Section of a page."""
 
     title: str
     anchor: str
     lead: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
-    """What a reader must not miss."""
+    """Warnings."""
     thumbnails: tuple[Thumbnail, ...] = ()
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
@@ -68,7 +64,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """All of it."""
+    """HTML page."""
 
     title: str
     lead: str
@@ -76,23 +72,18 @@ class Page:
     footer: str
 
 
-def legend_of(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """The legend of series that were drawn in this order."""
-    return tuple((f"s{place % COLOURS}", name) for place, name in enumerate(names))
-
-
 def html_of(page: Page) -> str:
-    """The page as one document: nothing is loaded, nothing is run, and text from files is escaped."""
+    """Render a page as one document without scripts or external files; text from files is escaped."""
     environment = Environment(
         loader=PackageLoader("medcli.pages"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_made_printable,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(page=page, long_fact=LONG_FACT)
 
 
-def _made_printable(value: object) -> object:
+def _printable(value: object) -> object:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

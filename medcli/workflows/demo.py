@@ -1,4 +1,4 @@
-"""The whole pipeline on the bundled model: dense attention, each static ladder index and the dynamic rule compared."""
+"""Compare dense attention, each static mediator count and the dynamic schedule on the bundled model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from medcli.charts.figure import save_png
+from medcli.charts.plots import add_legend
 from medcli.checkpoint.reader import describe
 from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.engine.image_records import RECORDS, Record, file_name
 from medcli.engine.pictures import grid_of, read_png, write_png
 from medcli.errors import ConfigError
-from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Reporter
 from medcli.scores.digits_extractor import digit_labels, load_digits_extractor
 from medcli.settings.sampling import SampleRequest, ScheduleKind
@@ -28,42 +29,42 @@ SWITCHES = "switches.png"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoRequest:
-    """What to compare."""
+    """Options of the demo."""
 
     num_images: int = 200
-    """Images of each variant."""
+    """Images per variant."""
     seed: int = 0
-    """Of all variants: image i starts from the same noise in each."""
+    """Random seed of all variants: image i starts from the same noise in each."""
     output: Path = Path("demo")
-    """Gets one sample folder a variant and two pictures; the same command again finishes what is missing."""
+    """One sample folder per variant and two pictures; the same command again completes missing images."""
     device: str | None = None
-    """None: the best there is."""
+    """None: the best available."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoRow:
-    """One variant, measured."""
+    """Measurements of one variant."""
 
     variant: str
     mediators: tuple[int, ...]
-    """Counts it visits; 0 is full attention."""
+    """Mediator counts it uses; 0 is full attention."""
     gmacs_per_image: float
-    """Mean over its images, from the network calls each really made."""
+    """Mean over its images, from the network calls each made."""
     saving_percent: float
     """Against the dense variant; negative where it costs more."""
     images_per_sec: float | None
-    """Wall-clock rate of sampling on this machine, this time; None if all images were there already."""
+    """Sampling rate of this run, wall-clock; None if all images existed."""
     fid: float
     """Against the real digits, with the bundled digit classifier's features."""
     label_agreement_percent: float
-    """Images that the classifier reads as the digit that was asked for."""
+    """Images that the classifier assigns to the requested class."""
     switch_steps_mean: tuple[float | None, ...]
     """Mean solver step of each move along the ladder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoReport:
-    """The table of the demo, and where its pictures are."""
+    """Table and pictures of the demo."""
 
     output: str
     num_images: int
@@ -82,10 +83,10 @@ class DemoReport:
 
 
 def run_demo(request: DemoRequest, reporter: Reporter) -> DemoReport:
-    """Sample every variant, score it, and draw the two pictures.
+    """Sample and score every variant, and draw two pictures.
 
     Raises:
-        ConfigError: If too few images are asked for to be scored, or the output belongs to another run.
+        ConfigError: If there are too few images to score, or the output belongs to another run.
         EnvironmentProblem: If a bundled file is missing, or the output can't be written.
     """
     ladder = describe(asset_path(BUNDLED_MODEL)).config.mediators
@@ -97,8 +98,8 @@ def run_demo(request: DemoRequest, reporter: Reporter) -> DemoReport:
     reports: dict[str, SampleReport] = {}
     rows: list[DemoRow] = []
     for name, (schedule, counts) in variants.items():
-        told = _Titled(reporter, f"{name}: {request.num_images} images")
-        reports[name] = sample(_sample_request(request, name, schedule, counts), told)
+        titled = _Titled(reporter, f"{name}: {request.num_images} images")
+        reports[name] = sample(_sample_request(request, name, schedule, counts), titled)
         rows.append(_row(name, reports[name], reports["dense"], reporter))
     folders = {name: Path(report.output) for name, report in reports.items()}
     write_png(request.output / GRID, _comparison(list(folders.values())))
@@ -109,22 +110,22 @@ def run_demo(request: DemoRequest, reporter: Reporter) -> DemoReport:
 
 
 class _Titled:
-    """Says a title before the first thing it passes on: a run that is refused, or done already, has none."""
+    """Reporter that prints a title before the first message it forwards."""
 
     def __init__(self, reporter: Reporter, title: str) -> None:
         self._reporter, self._title = reporter, title
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Pass it on."""
-        self._say_title()
+        """Forward it, after the title."""
+        self._print_title()
         self._reporter.progress(done, total, unit)
 
     def note(self, text: str) -> None:
-        """Pass it on."""
-        self._say_title()
+        """Forward it, after the title."""
+        self._print_title()
         self._reporter.note(text)
 
-    def _say_title(self) -> None:
+    def _print_title(self) -> None:
         if self._title:
             self._reporter.note(self._title)
             self._title = ""
@@ -160,7 +161,7 @@ def _row(name: str, report: SampleReport, dense: SampleReport, reporter: Reporte
 
 
 def label_agreement(folder: Path) -> float:
-    """Share of a folder's images that the bundled classifier reads as the digit asked for, in [0, 1].
+    """Return the share of images that the bundled classifier assigns to the requested class, in [0, 1].
 
     Args:
         folder: A finished sample folder of digits.
@@ -173,34 +174,33 @@ def label_agreement(folder: Path) -> float:
 
 
 def _comparison(folders: list[Path]) -> npt.NDArray[np.uint8]:
-    """One row a variant: the same ten image numbers in each, so columns show what the attention alone changes."""
+    """Arrange one row per variant, with the same ten image numbers in each."""
     columns = 10
     return grid_of([read_png(folder / file_name(index)) for folder in folders for index in range(columns)], columns)
 
 
 def _draw_switches(path: Path, report: SampleReport) -> None:
-    """Draw where each image climbed the ladder: one line an image, one colour a mediator count."""
-    from matplotlib.figure import Figure  # no pyplot: nothing global is touched
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
+    """Draw the moves of each image along the ladder: one line an image, one colour a mediator count."""
     order = sorted(report.switch_steps)
-    for ladder_index, count in enumerate(report.counts):
-        starts = [_entered(steps, ladder_index, report.num_steps) for steps in order]
-        ends = [_entered(steps, ladder_index + 1, report.num_steps) for steps in order]
-        widths = [end - start for start, end in zip(starts, ends, strict=True)]
-        axes.barh(
-            range(len(order)), widths, left=starts, height=1.0, label=f"{count} mediator{'s' if count > 1 else ''}"
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for index, count in enumerate(report.counts):
+            starts = [_first_step(steps, index, report.num_steps) for steps in order]
+            ends = [_first_step(steps, index + 1, report.num_steps) for steps in order]
+            widths = [end - start for start, end in zip(starts, ends, strict=True)]
+            name = f"{count} mediator{'s' if count > 1 else ''}"
+            axes.barh(range(len(order)), widths, left=starts, height=1.0, label=name)
+        axes.set(
+            xlabel="solver step", ylabel="image, sorted", xlim=(0, report.num_steps), ylim=(-0.5, len(order) - 0.5)
         )
-    axes.set(xlabel="solver step", ylabel="image, sorted", xlim=(0, report.num_steps), ylim=(-0.5, len(order) - 0.5))
-    axes.set_title("Mediators in use, step by step")
-    axes.legend(loc="lower left")
-    with atomic_path(path, force=True) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+        add_legend(axes)
+
+    save_png(path, draw, title="Mediators in use at each solver step")
 
 
-def _entered(switch_steps: tuple[int, ...], ladder_index: int, num_steps: int) -> int:
-    """First solver step at a ladder index; the end of the run if it was never reached."""
-    if ladder_index == 0:
+def _first_step(switch_steps: tuple[int, ...], index: int, num_steps: int) -> int:
+    """Return the first solver step at a ladder index; the number of steps if it was never reached."""
+    if index == 0:
         return 0
-    return switch_steps[ladder_index - 1] + 1 if len(switch_steps) >= ladder_index else num_steps
+    return switch_steps[index - 1] + 1 if len(switch_steps) >= index else num_steps

@@ -23,8 +23,9 @@ HOSTILE = "<img src=x onerror=alert(1)>&\"'\u202e"
 VOID = {"meta", "img"}
 ATTRIBUTES = re.compile(
     r"lang|charset|name|content|http-equiv|id|class|href|src|alt|title|width|height|scope|role|tabindex|aria-[a-z]+"
-    r"|viewbox|[xy][12]?|c[xy]|r|points|fill|transform"
+    r"|viewbox|[xy]|d|transform|clip-path|xlink:href|style"
 )
+STYLE = re.compile(r"([a-z-]+: *([^;:()]|var\(--[a-z0-9]+\)|url\(#\w+\))+;? *)*")
 
 
 class Reader(HTMLParser):
@@ -47,6 +48,9 @@ class Reader(HTMLParser):
         assert all(ATTRIBUTES.fullmatch(name) for name in given), given
         assert str(given.get("src", "data:image/")).startswith("data:image/")
         assert str(given.get("href", "#")).startswith("#")
+        assert re.match(r"#|data:image/png;", str(given.get("xlink:href", "#")))
+        assert STYLE.fullmatch(str(given.get("style", "")))
+        assert re.fullmatch(r"url\(#\w+\)", str(given.get("clip-path", "url(#p)")))
         if tag == "img":
             assert given["alt"]
         if tag == "svg":
@@ -300,7 +304,7 @@ def test_an_unfinished_run_says_so_and_shows_what_is_there(place: Path, run_cli:
     (DYNAMIC / "images.jsonl").write_text("".join(lines[:4]) + lines[4][:10])
     changed(DYNAMIC / "manifest.json", lambda manifest: manifest.pop("totals"))
     page = read(run_cli, DYNAMIC)
-    assert "Unfinished: 4 of 6 images are there." in page.text
+    assert "Unfinished: 4 of 6 images exist." in page.text
     assert page.tags.count("img") == 4
     assert page.tags.count("svg") == 1  # what a step costs stands in the totals
 
@@ -339,8 +343,8 @@ def test_nothing_to_show_points_to_sample(empty_folder: Path, run_cli: RunCli) -
         ("x.json", json.dumps({**ANALYSIS, "redundancy": [[0.1], [0.2, 0.3]]}), "is no layers by progress"),
         ("x.json", json.dumps({**ANALYSIS, "progress": [0.5, 0.0]}), "is no layers by progress"),
         ("x.json", json.dumps({**ANALYSIS, "redundancy": [["a", "b"]]}), "no list of numbers"),
-        ("x.json", json.dumps({**TUNING, "candidates": []}), "holds no candidates"),
-        ("x.json", json.dumps({**COMPARISON, "rows": 3}), "holds no rows"),
+        ("x.json", json.dumps({**TUNING, "candidates": []}), "no candidates"),
+        ("x.json", json.dumps({**COMPARISON, "rows": 3}), "no rows"),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be_is_named(

@@ -24,7 +24,7 @@ NEEDED_FOR = {
     "numpy": "everything but help",
     "safetensors": "reading and writing checkpoints",
     "pillow": "reading and writing images",
-    "matplotlib": "the pictures of demo, analyze and tune",
+    "matplotlib": "the charts of demo, analyze, tune and report",
     "fvcore": "flops",
     "torch-fidelity": "fid with the Inception extractor",
     "torchdiffeq": "the solver dopri5",

@@ -1,1 +1,1 @@
-"""What `medcli report` does."""
+"""HTML report."""

@@ -1,4 +1,4 @@
-"""Values out of files that anybody may have written: what is not of the type expected is refused or left out."""
+"""Read JSON files from any source: values of another type than expected are refused or left out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medcli.errors import DataError
 
 Json = Mapping[str, Any]
 LARGEST = 1e100
-"""Nothing that is measured is larger, and differences of smaller ones can be drawn."""
+"""Bound on numbers: no measurement is larger, and differences of smaller numbers stay finite."""
 
 
 def read_json(path: Path) -> Json:
@@ -32,19 +32,19 @@ def read_json(path: Path) -> Json:
 
 
 def number(value: object) -> float | None:
-    """A number that can be drawn; None for anything else."""
+    """Return a finite number as a float; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if -LARGEST < value < LARGEST else None
 
 
 def text(value: object, default: str = "-") -> str:
-    """Text; the default for anything else."""
+    """Return non-empty text; the default for anything else."""
     return value if isinstance(value, str) and value else default
 
 
 def look_up(values: object, *keys: str) -> Any:
-    """What stands under nested keys; None where there is no such thing."""
+    """Nested look-up; None if a key is missing."""
     for key in keys:
         if not isinstance(values, Mapping):
             return None
@@ -53,12 +53,12 @@ def look_up(values: object, *keys: str) -> Any:
 
 
 def rows_of(values: object) -> list[Json]:
-    """The objects of a list."""
+    """Return the objects in a list."""
     return [row for row in values if isinstance(row, Mapping)] if isinstance(values, list) else []
 
 
 def numbers(values: object, what: str) -> tuple[float, ...]:
-    """A list of finite numbers.
+    """Return a list of finite numbers.
 
     Raises:
         DataError: If it is anything else.
@@ -69,21 +69,21 @@ def numbers(values: object, what: str) -> tuple[float, ...]:
     return tuple(value for value in found if value is not None)
 
 
-def shown(value: object, digits: int = 4) -> str:
-    """A number with so many significant digits, or a dash."""
+def rounded(value: object, digits: int = 4) -> str:
+    """Format a number with `digits` significant digits; a dash for anything else."""
     found = number(value)
     if found is None:
         return "-"
     return f"{found:,.0f}" if found == round(found) and abs(found) < 1e12 else f"{found:.{digits}g}"
 
 
-def listed(values: Iterable[object], separator: str = ", ") -> str:
-    """Values one after the other, or a dash."""
+def join(values: Iterable[object], separator: str = ", ") -> str:
+    """Join values into text; a dash if there are none."""
     return separator.join(map(str, values)) or "-"
 
 
 def checkpoint_facts(settings: object) -> list[tuple[str, str]]:
-    """Name of each checkpoint of a run, and its hash or fingerprint."""
+    """Return the name of each checkpoint of a run, and its hash or fingerprint."""
     files = rows_of(look_up(settings, "checkpoints"))
     return [
         (f"checkpoint {text(one.get('file'))}, {name}", text(one[key]))
@@ -94,5 +94,5 @@ def checkpoint_facts(settings: object) -> list[tuple[str, str]]:
 
 
 def as_list(value: object) -> Sequence[Any]:
-    """A list; an empty one for anything else."""
+    """Return a list; an empty one for anything else."""
     return value if isinstance(value, list) else ()

@@ -1,4 +1,4 @@
-"""One page of sample folders, scores, analyses and tunings."""
+"""Write one HTML page of sample folders, scores, analyses and tunings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medcli.version import __version__
 from medcli.workflows.fid.compare import read_reports
 from medcli.workflows.fid.inputs import SAMPLES_ROOT
 from medcli.workflows.report.findings import SECTIONS
-from medcli.workflows.report.json_access import Json, read_json, shown
+from medcli.workflows.report.json_access import Json, read_json, rounded
 from medcli.workflows.report.run_section import run_section, schedule_in_words
 from medcli.workflows.report.runs import SampledRun, read_run
 from medcli.workflows.report.scores import score_sections
@@ -29,7 +29,7 @@ HINT = "a page shows sample folders, reports of medcli fid --json, and what anal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportRequest:
-    """What to show."""
+    """Inputs and appearance of a page."""
 
     inputs: tuple[Path, ...] = ()
     """Sample folders, folders of `analyze` and `tune`, and JSON files; none takes all folders under `./samples`."""
@@ -40,12 +40,12 @@ class ReportRequest:
     num_pictures: int = 24
     """Most images shown of a run."""
     force: bool = False
-    """Whether a page that is there is replaced."""
+    """Replace an existing page."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PageReport:
-    """What was written."""
+    """The written page."""
 
     output: str
     num_bytes: int
@@ -64,23 +64,23 @@ class PageReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Found:
-    """What the inputs hold, in their order."""
+    """Contents of the inputs, in order."""
 
     runs: list[SampledRun]
     scores: list[Json]
     findings: list[tuple[str, Json]]
-    """Name and content of files that say what they are."""
+    """Name and content of files with a known `kind`."""
     files: list[tuple[str, str]]
-    """Name and hash of every JSON file read, but for manifests."""
+    """Name and hash of every JSON file but manifests."""
 
 
 def report(request: ReportRequest, reporter: Reporter) -> PageReport:
-    """Write the page; the same inputs under the same names make the same bytes.
+    """Write the page; the same inputs under the same names give the same bytes.
 
     Raises:
         ConfigError: If the page exists and `force` is off.
-        DataError: If an input is missing, damaged, or nothing a page shows.
-        EnvironmentProblem: If the place can't be written to.
+        DataError: If an input is missing, damaged or of an unknown kind.
+        EnvironmentProblem: If the page can't be written.
     """
     refuse_existing(request.output, force=request.force)
     found = _Found(runs=[], scores=[], findings=[], files=[])
@@ -112,7 +112,7 @@ def _sample_folders() -> tuple[Path, ...]:
 
 
 def _read(path: Path, found: _Found, num_pictures: int) -> None:
-    """Recognise an input by what it holds, and read it."""
+    """Recognise an input by its content, and read it."""
     if path.is_dir():
         results = [path / name for name in RESULTS if (path / name).is_file()]
         if (path / MANIFEST).is_file():
@@ -177,15 +177,15 @@ def _overview(runs: Sequence[SampledRun]) -> Section:
             run.name,
             schedule_in_words(run.run.schedule),
             f"{run.num_images:,}",
-            shown(run.total("nfe")),
-            shown(run.total("gmacs_per_image")),
+            rounded(run.total("nfe")),
+            rounded(run.total("gmacs_per_image")),
             "-" if run.saved_percent is None else f"{abs(run.saved_percent):.1f}",
-            shown(run.total("images_per_sec"), 3),
+            rounded(run.total("images_per_sec"), 3),
         )
         for run in runs
     )
-    headings = ("run", "schedule", "images", "calls an image", "GMACs an image", "saved %", "images a second")
-    caption = "GMACs in the papers' convention, means over the images. Speed is that of the machine that made them."
+    headings = ("run", "schedule", "images", "NFE", "GMACs per image", "saved %", "images per second")
+    caption = "GMACs in the papers' convention, means over the images. Speed depends on the machine."
     table = Table(headings=headings, rows=rows, caption=caption, num_text_columns=2)
     return Section(title="Runs", anchor="runs", tables=(table,))
 

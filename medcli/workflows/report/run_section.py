@@ -1,39 +1,42 @@
-"""The section of one sample folder."""
+"""Section of a page for one sample folder."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Mapping
+from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from medcli.charts.figure import svg
+from medcli.charts.plots import Moves, move_histogram, step_curve
 from medcli.data.images import read_image
-from medcli.pages.curves import Curve, curves
-from medcli.pages.histogram import Moves, histogram
-from medcli.pages.page import Figure, Section, Thumbnail, legend_of
+from medcli.pages.page import Figure, Section, Thumbnail
 from medcli.schedule.spec import Schedule
-from medcli.workflows.report.json_access import Json, checkpoint_facts, listed, look_up, shown, text
+from medcli.workflows.report.json_access import Json, checkpoint_facts, join, look_up, rounded, text
 from medcli.workflows.report.runs import Picture, SampledRun
 
 LARGEST_PX = 192
-"""Side beyond which a picture is made smaller for the page."""
+"""Side above which a picture is scaled down for the page."""
 SMALLEST_PX = 64
-"""Side below which its pixels are shown as squares."""
+"""Side below which pixels are shown as squares."""
 QUALITY = 88
-"""Of pictures that were made smaller; the others are kept as they are."""
+"""JPEG quality of pictures that were scaled down; the others are kept as they are."""
 
 
 def run_section(run: SampledRun, anchor: str) -> Section:
-    """Pictures, cost, moves and where it all comes from.
+    """Return the section of a run: pictures, costs, moves, settings and hashes.
 
     Raises:
         DataError: If a picture is damaged.
     """
     notes = []
     if run.num_images < run.num_promised:
-        notes.append(f"Unfinished: {run.num_images} of {run.num_promised} images are there.")
+        notes.append(f"Unfinished: {run.num_images} of {run.num_promised} images exist.")
     return Section(
         title=run.name,
         anchor=anchor,
@@ -47,18 +50,18 @@ def run_section(run: SampledRun, anchor: str) -> Section:
 
 
 def schedule_in_words(schedule: Schedule) -> str:
-    """What the schedule does."""
+    """Describe a schedule in words."""
     if schedule.kind == "full":
         return "full attention"
-    counts = listed(schedule.counts)
+    counts = join(schedule.counts)
     if schedule.kind == "static":
         return f"{counts} mediators throughout"
-    rho = listed(f"{value:g}" for value in schedule.rho)
+    rho = join(f"{value:g}" for value in schedule.rho)
     return f"{counts} mediators in turn, thresholds {rho} on {schedule.distance.upper()} change"
 
 
 def thumbnail(picture: Picture) -> Thumbnail:
-    """A picture inside the page, as it is if it is small.
+    """Return a picture for the page, unchanged if it is small.
 
     Raises:
         DataError: If it is damaged.
@@ -86,22 +89,22 @@ def _facts(run: SampledRun) -> list[tuple[str, str]]:
     saved = run.saved_percent
     facts = [
         ("images", f"{run.num_images:,}"),
-        ("resolution", f"{shown(run.manifest.get('resolution_px'))} px"),
+        ("resolution", f"{rounded(run.manifest.get('resolution_px'))} px"),
         ("sampler", f"{sampler.sampler}, {sampler.solver}, {sampler.steps} steps"),
-        ("network calls an image", shown(run.total("nfe"))),
+        ("NFE", rounded(run.total("nfe"))),
         ("guidance", f"scale {guidance.scale:g}" if guidance.is_on else "off"),
-        ("seed", shown(settings.get("seed"))),
-        ("GMACs an image, as the papers count", shown(run.total("gmacs_per_image"))),
-        ("of them really multiplied", shown(run.total("gmacs_done_per_image"))),
-        ("GMACs with full attention", shown(run.total("gmacs_dense"))),
+        ("seed", rounded(settings.get("seed"))),
+        ("GMACs per image", rounded(run.total("gmacs_per_image"))),
+        ("GMACs per image (executed)", rounded(run.total("gmacs_done_per_image"))),
+        ("GMACs per image (dense)", rounded(run.total("gmacs_dense"))),
         ("saved", "-" if saved is None else f"{max(saved, 0) if abs(saved) < 0.05 else saved:.1f} %"),
-        ("images a second", shown(run.total("images_per_sec"), 3)),
+        ("images per second", rounded(run.total("images_per_sec"), 3)),
         ("device", text(look_up(run.manifest, "run", "device"))),
     ]
     facts += checkpoint_facts(settings)
     versions = run.manifest.get("versions")
     if isinstance(versions, Mapping):
-        facts.append(("made with", listed(f"{name} {text(versions[name])}" for name in sorted(versions))))
+        facts.append(("versions", join(f"{name} {text(versions[name])}" for name in sorted(versions))))
     return [*facts, ("manifest, SHA-256", run.sha256)]
 
 
@@ -111,30 +114,35 @@ def _figures(run: SampledRun) -> list[Figure]:
     if run.num_steps and len(counts) > 1:
         moves = [
             Moves(name=f"{before} to {after}", steps=run.moves_to(place))
-            for place, (before, after) in enumerate(zip(counts, counts[1:], strict=False), 1)
+            for place, (before, after) in enumerate(pairwise(counts), 1)
         ]
+        summaries = "; ".join(f"{move.name}: {move.summary(run.num_images)}" for move in moves)
+        draw = partial(move_histogram, moves=moves, num_steps=run.num_steps, num_images=run.num_images)
+        description = f"Switch steps of {run.name}. {summaries}"
         figures.append(
             Figure(
-                svg=histogram(moves, run.num_steps, run.num_images),
-                title="When images moved up the ladder",
-                caption="Images by the solver step whose result triggered the move.",
+                svg=svg(draw, height=50 + 85 * len(moves), description=description),
+                title="Switch steps",
+                caption="Number of images by the solver step whose result triggered the move.",
             )
         )
     if costs := run.step_costs():
-        figures.append(_cost_figure(*costs))
+        figures.append(_cost_figure(run.name, *costs))
     return figures
 
 
-def _cost_figure(means: tuple[float, ...], dense: tuple[float, ...]) -> Figure:
-    own, full = "mean over the images", "full attention"
-    lines = [Curve(name=own, values=means), Curve(name=full, values=dense, is_level=True)]
-    says = (
-        f"Cost of each of {len(means)} solver steps: from {means[0]:.4g} GMACs in the first to {means[-1]:.4g} in the "
-        f"last; full attention takes {dense[0]:.4g} to {dense[-1]:.4g}."
+def _cost_figure(name: str, means: tuple[float, ...], dense: tuple[float, ...]) -> Figure:
+    description = (
+        f"Cost of each of {len(means)} solver steps of {name}: from {means[0]:.4g} GMACs in the first to "
+        f"{means[-1]:.4g} in the last; full attention takes {dense[0]:.4g} to {dense[-1]:.4g}."
     )
+
+    def draw(figure: Any) -> None:
+        names = ("mean over the images", "full attention")
+        step_curve(figure.subplots(), means, dense, names=names, y="GMACs per image")
+
     return Figure(
-        svg=curves(lines, names=("solver step", "GMACs an image"), says=says),
+        svg=svg(draw, height=236, description=description),
         title="Cost of each step",
         caption="In the papers' convention, all network calls of a step together.",
-        legend=(*legend_of([own]), ("level", full)),
     )

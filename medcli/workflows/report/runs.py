@@ -1,4 +1,4 @@
-"""A sample folder as a page shows it: pictures, moves along the ladder, and what each solver step costs."""
+"""Read a sample folder for a page: pictures, moves along the ladder, and the cost of each solver step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medcli.workflows.report.commands import sample_command
 from medcli.workflows.report.json_access import Json, as_list, look_up, number, read_json
 
 MOST_STEPS = 100_000
-"""More solver steps than anybody takes: a manifest that says so is damaged."""
+"""Bound on solver steps of a manifest."""
 PER_PASS = "gmacs_per_pass"
 
 
@@ -34,7 +34,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampledRun:
-    """What is known of a sample folder."""
+    """Contents of a sample folder."""
 
     name: str
     manifest: Json
@@ -43,34 +43,34 @@ class SampledRun:
     pictures: tuple[Picture, ...]
     command: str
     sha256: str
-    """Of the manifest."""
+    """SHA-256 of the manifest."""
 
     @property
     def num_images(self) -> int:
-        """Images that are finished."""
+        """Number of finished images."""
         return len(self.run.moves or ())
 
     @property
     def num_steps(self) -> int:
-        """Solver steps of an image; 0 where the solver chooses them."""
+        """Solver steps of an image; 0 for adaptive solvers."""
         return 0 if self.run.sampler.solver in ADAPTIVE_SOLVERS else build_sampler(self.run.sampler).num_steps
 
     def total(self, name: str) -> float | None:
-        """One of the manifest's totals."""
+        """Return one of the manifest's totals."""
         return number(look_up(self.manifest, "totals", name))
 
     @property
     def saved_percent(self) -> float | None:
-        """Share of the dense cost that was saved, as the papers count."""
+        """Percentage of the dense cost saved, in the papers' convention."""
         gmacs, dense = self.total("gmacs_per_image"), self.total("gmacs_dense")
         return saving_percent(gmacs, dense) if gmacs is not None and dense else None
 
     def moves_to(self, place: int) -> tuple[int, ...]:
-        """Solver step of each image that moved to a ladder index, from the one before it."""
+        """Return the solver step of each image that moved to this ladder index."""
         return tuple(made[place - 1] for made in self.run.moves or () if len(made) >= place)
 
     def step_costs(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Mean GMACs of an image at each solver step, and with full attention; None where the files don't say."""
+        """Return mean GMACs per image of each solver step, and of full attention; None if the totals lack them."""
         passes, dense = self.num_steps and self._passes(), self.total("gmacs_dense")
         costs = [number(value) for value in as_list(look_up(self.manifest, "totals", PER_PASS))]
         if not passes or dense is None or None in costs or len(costs) != len(self.run.schedule.counts):
@@ -83,7 +83,7 @@ class SampledRun:
         return [int(num) for num in step_passes(build_sampler(self.run.sampler), self.run.guidance)]
 
     def _means(self, passes: list[int], costs: list[float]) -> tuple[float, ...]:
-        """Each image starts at the first ladder index; the step after the one that triggered a move is at the next."""
+        """Average over images; the step after the one that triggered a move uses the next ladder index."""
         moved = [Counter(self.moves_to(place)) for place in range(1, len(costs))]
         at_index = [self.num_images, *(0 for _ in moved)]
         means = []

@@ -1,4 +1,4 @@
-"""Scores of sample sets, and what they cost: the table of `medcli fid` reports, and quality against cost."""
+"""Sections of a page for scores: the table of `medcli fid` reports, and FID against cost."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from medcli.pages.page import Figure, Section, Table, legend_of
-from medcli.pages.scatter import Point, Series, scatter
+from medcli.charts.figure import svg
+from medcli.charts.plots import Point, Series, scatter
+from medcli.pages.page import Figure, Section, Table
 from medcli.scores.protocol import compared, differences
+from medcli.tuning.pareto import front
 from medcli.workflows.fid.compare import LOWER_IS_BETTER, SHOWN, CompareReport
 from medcli.workflows.fid.scoring import json_key
 from medcli.workflows.report.commands import fid_commands
-from medcli.workflows.report.json_access import Json, look_up, number, shown, text
+from medcli.workflows.report.json_access import Json, look_up, number, rounded, text
+from medcli.workflows.report.result_charts import COST_LABELS, ERROR_LABELS
 from medcli.workflows.report.runs import SampledRun
 
 HASHES = (("extractor_sha256", "weights of"), ("reference_sha256", "reference"), ("samples_sha256", "images of"))
-"""Key of a hash in a report's provenance, and what it is of."""
+"""Key of a hash in a report's provenance, and the file it belongs to."""
 EXACT = "Precision and recall in exact arithmetic; on ImageNet ADM's float16 reads about 0.001 and 0.002 higher."
-MARKS = "Best: *; not told apart from it: ~ (two standard errors). "
+MARKS = "Best: *; within two standard errors of the best: ~. "
 ERRORS = "Errors are standard errors over draws of the samples (recall: of the reference images). "
 
 
 def score_sections(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Section]:
-    """The table of scores, and FID against cost where the runs are on the page too.
+    """Return the table of scores, and FID against cost where the page has the runs too.
 
     Args:
         rows: Reports of `medcli fid`.
@@ -45,19 +48,19 @@ def score_sections(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Sec
 
 
 def _plain(row: Json) -> dict[str, Any]:
-    """A report whose scores and errors are numbers or None, whatever stood in the file."""
+    """Return a report with scores and errors that are numbers or None."""
     keys = [json_key(name) for name in SHOWN]
     errors = {key: number(look_up(row, "standard_errors", key)) for key in keys}
     return {**row, **{key: number(row.get(key)) for key in keys}, "standard_errors": errors}
 
 
 def error_of(row: Json, key: str) -> float | None:
-    """Standard error of one score of a report."""
+    """Return the standard error of one score of a report."""
     return number(look_up(row, "standard_errors", key))
 
 
 def cost_points(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Point]:
-    """FID against GMACs of every report that scores a folder of the page."""
+    """Return FID against GMACs of every report that scores a folder of the page."""
     by_path = {_place(run.name): run for run in runs}
     points = []
     for row in rows:
@@ -70,31 +73,27 @@ def cost_points(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Point]
 
 
 def _place(name: str) -> str:
-    """The folder a report speaks of: the one with the images, or with the archive of them."""
+    """Return the folder that was scored: the one with the images, or with their archive."""
     folder = os.path.dirname(name) if name.endswith(".npz") else name
     return os.path.abspath(folder)
 
 
 def _figure(points: Sequence[Point]) -> Figure:
-    best = pareto(points)
-    runs = Series(name="runs", points=tuple(points))
-    series = [runs, Series(name="front", points=best, is_line=True, has_marks=False)]
-    told = "; ".join(f"{point.name}: {point.x:.4g} GMACs, FID {point.y:.4g}" for point in points)
+    best = front(points, lambda point: point.x, lambda point: point.y)
+    series = [
+        Series(name="runs", points=tuple(points)),
+        Series(name="Pareto front", points=tuple(best), kind="reference"),
+    ]
+    values = "; ".join(f"{point.name}: {point.x:.4g} GMACs, FID {point.y:.4g}" for point in points)
+
+    def draw(figure: Any) -> None:
+        scatter(figure.subplots(), series, x=COST_LABELS["gmacs"], y=ERROR_LABELS["fid"])
+
     return Figure(
-        svg=scatter(series, names=("GMACs an image, as the papers count", "FID"), says=f"FID against cost. {told}"),
-        title="",
-        caption="Bars: one standard error. The line joins what no other run beats in both.",
-        legend=legend_of(["runs"]),
+        svg=svg(draw, height=270, description=f"FID against cost. {values}"),
+        title="FID against GMACs per image",
+        caption="Bars: one standard error. No other run beats those on the front in both.",
     )
-
-
-def pareto(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Points that no other beats in cost and quality at once, by rising cost."""
-    best: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.x, point.y)):
-        if not best or point.y < best[-1].y:
-            best.append(point)
-    return tuple(best)
 
 
 def _scores(rows: Sequence[Json], *, marks: bool) -> Table:
@@ -103,17 +102,17 @@ def _scores(rows: Sequence[Json], *, marks: bool) -> Table:
     cells = [
         (
             str(row["samples"]),
-            shown(row.get("num_samples")),
+            rounded(row.get("num_samples")),
             *(_cell(row, name, _mark(report, name, place) if marks else "") for name in metrics),
         )
         for place, row in enumerate(rows)
     ]
     exact = EXACT if {"precision", "recall"} & set(metrics) else ""
-    telling = MARKS if marks and len(rows) > 1 else ""
+    marking = MARKS if marks and len(rows) > 1 else ""
     return Table(
         headings=("samples", "N", *(f"{_title(name)} {'↓' if name in LOWER_IS_BETTER else '↑'}" for name in metrics)),
         rows=tuple(cells),
-        caption=f"{telling}{ERRORS}{exact}".strip(),
+        caption=f"{marking}{ERRORS}{exact}".strip(),
     )
 
 
@@ -137,11 +136,11 @@ def _cell(row: Json, metric: str, mark: str) -> str:
 
 
 def _origins(rows: Sequence[Json]) -> tuple[tuple[str, str], ...]:
-    """Names and hashes of what the scores rest on; what all rows share stands there once."""
-    said: dict[tuple[str, str], None] = {}
+    """Return names and hashes of the files behind the scores, each once."""
+    found: dict[tuple[str, str], None] = {}
     for row in rows:
         names = {"extractor_sha256": text(row.get("extractor")), "reference_sha256": text(row.get("reference"))}
         for key, kind in HASHES:
             if isinstance(sha256 := look_up(row, "provenance", key), str):
-                said[f"{kind} {names.get(key, row['samples'])}, SHA-256", sha256] = None
-    return tuple(said)
+                found[f"{kind} {names.get(key, row['samples'])}, SHA-256", sha256] = None
+    return tuple(found)

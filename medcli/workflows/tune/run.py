@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from random import Random
 from statistics import correlation
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from medcli.charts.figure import save_png
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.guidance_phases import step_passes
 from medcli.model.backbone import DiffusionTransformer
@@ -34,10 +34,10 @@ from medcli.tuning.space import (
 from medcli.tuning.store import Store
 from medcli.tuning.tables import Tables
 from medcli.workflows.convert import ConvertRequest, write_network
+from medcli.workflows.report.result_charts import tuning_chart
 from medcli.workflows.tune.commands import convert_command, converted_file, sample_command
 from medcli.workflows.tune.costs import TIMES, Costs, costs_of
 from medcli.workflows.tune.measurements import MeasuredConfiguration, Workbench
-from medcli.workflows.tune.picture import draw_tuning
 from medcli.workflows.tune.report import Candidate, RandomCheck, TuneReport
 from medcli.workflows.tune.setup import TuneSetup, load_ladder, set_up_tuning
 
@@ -234,8 +234,10 @@ class _Tuning:
             source = NetworkSource(checkpoint=self._setup.ladder_file, layers=format_layers(layers))
             ladder = open_network(source) if self._setup.is_dense else changed(self._setup.network, source)
             write_network(ladder, ConvertRequest(network=source, output=file, digest=False), Silent())
-        self._store.put_json(RESULT, made.to_json())
-        draw_tuning(output / PICTURE, json.loads((output / RESULT).read_text(encoding="utf-8")))
+        result = made.to_json()
+        self._store.put_json(RESULT, result)
+        title = f"{made.model}: {len(made.candidates)} runs of {made.settings['num_images']} images"
+        save_png(output / PICTURE, tuning_chart(result), title=title)
 
 
 def rank_correlation(candidates: Sequence[Candidate]) -> float | None:

@@ -1,0 +1,1 @@
+"""Charts on matplotlib, as SVG and PNG."""

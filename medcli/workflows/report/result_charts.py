@@ -1,0 +1,110 @@
+"""Charts of what `tune` and comparisons of schedules wrote, for their PNG and for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from medcli.charts.plots import Point, Series, scatter
+from medcli.errors import DataError
+from medcli.workflows.report.json_access import Json, as_list, join, look_up, number, rows_of, text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COST_LABELS = {"gmacs": "GMACs per image", "ms": "milliseconds per image, on that machine"}
+ERROR_LABELS = {"error": "relative error against dense", "fid": "FID (lower is better)"}
+KINDS = {"full": ("full attention", "D"), "static": ("static", "o"), "dynamic": ("dynamic", "s")}
+"""Name and marker by kind of schedule."""
+DISTANCES = ("l1", "l2")
+
+
+def configuration_text(row: Json) -> str:
+    """A configuration in words."""
+    if row.get("schedule") == "full":
+        return "full attention"
+    counts, rho = join(as_list(row.get("ladder") or row.get("mediators"))), as_list(row.get("rho"))
+    layers = f"layers {join(as_list(row.get('layers')))}: " if row.get("layers") else ""
+    return f"{layers}{counts} mediators" + (f", thresholds {join(rho)}" if rho else "")
+
+
+def tuning_axes(result: Json) -> tuple[str, str]:
+    """Keys of a row's cost and error: `gmacs` or `ms`, `error` or `fid`."""
+    cost = "ms" if look_up(result, "budget", "unit") == "ms" else "gmacs"
+    return cost, "fid" if result.get("metric") == "fid" else "error"
+
+
+def tuning_chart(result: Json) -> Callable[[Figure], None]:
+    """Chart error against cost: all candidates, their front, the choice and the budget.
+
+    Args:
+        result: The content of `tuning.json`; rows without numbers are left out.
+
+    Raises:
+        DataError: If no candidate has numbers.
+    """
+    cost, metric = tuning_axes(result)
+    rows = rows_of(result.get("candidates"))
+    series = [
+        Series(name=name, marker=marker, points=points)
+        for kind, (name, marker) in KINDS.items()
+        if (points := _points([row for row in rows if row.get("schedule") == kind], cost, metric))
+    ]
+    if not series:
+        raise DataError(f"no candidates with {cost} and {metric}", hint="run medcli tune again")
+    front = _points(rows_of(result.get("front")), cost, metric)
+    series.append(Series(name="Pareto front", points=front, kind="reference"))
+    chosen = result.get("chosen")
+    if isinstance(chosen, Mapping) and (points := _points([chosen], cost, metric)):
+        series.append(Series(name="chosen", points=points, kind="ring"))
+
+    limit = number(look_up(result, "budget", "limit"))
+    labels = {"x": COST_LABELS[cost], "y": ERROR_LABELS[metric]}
+    lines = {} if limit is None else {"budget": limit}
+    return lambda figure: scatter(figure.subplots(), series, vertical_lines=lines, **labels)
+
+
+def _points(rows: Sequence[Json], cost: str, metric: str) -> tuple[Point, ...]:
+    found = ((row, number(row.get(cost)), number(row.get(metric))) for row in rows)
+    return tuple(
+        Point(x=x, y=y, name=configuration_text(row)) for row, x, y in found if x is not None and y is not None
+    )
+
+
+def comparison_chart(result: Json) -> Callable[[Figure], None]:
+    """Chart FID against cost: static schedules as a line, dynamic ones by distance, full attention.
+
+    Args:
+        result: The content of `comparison.json`; rows without numbers are left out.
+
+    Raises:
+        DataError: If no row has numbers.
+    """
+    groups: dict[tuple[str, str], list[Json]] = {}
+    for row in rows_of(result.get("rows")):
+        kind, distance = text(row.get("schedule")), text(row.get("distance"))
+        if kind in KINDS:
+            groups.setdefault((kind, distance), []).append(row)
+    series = [
+        Series(
+            name=KINDS[kind][0] + (f", {distance.upper()}" if distance in DISTANCES else ""),
+            marker="^" if distance == "l2" else KINDS[kind][1],
+            points=points,
+            kind="line" if kind == "static" else "points",
+        )
+        for (kind, distance), rows in groups.items()
+        if (points := _compared(rows, has_label=kind == "static"))
+    ]
+    if not series:
+        raise DataError("no rows with gmacs and fid", hint="run the comparison again")
+    return lambda figure: scatter(figure.subplots(), series, x=COST_LABELS["gmacs"], y=ERROR_LABELS["fid"])
+
+
+def _compared(rows: Sequence[Json], *, has_label: bool) -> tuple[Point, ...]:
+    found = ((row, number(row.get("gmacs")), number(row.get("fid"))) for row in rows)
+    points = [
+        Point(x=x, y=y, name=text(row.get("variant")), error=number(row.get("fid_standard_error")), has_label=has_label)
+        for row, x, y in found
+        if x is not None and y is not None
+    ]
+    return tuple(sorted(points, key=lambda point: point.x))
