@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -199,3 +202,26 @@ class SharedLines:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+@contextmanager
+def spawned(target: Callable[..., None], orders: Sequence[Mapping[str, object]]) -> Iterator[list[SpawnProcess]]:
+    """Start worker processes, and end them when the block is left.
+
+    Args:
+        target: Called in each; a function of a module.
+        orders: Its keyword arguments in each process.
+    """
+    context = get_context("spawn")  # CUDA and threads do not survive a fork
+    processes: list[SpawnProcess] = []
+    try:
+        for order in orders:
+            process = context.Process(target=target, kwargs=order, daemon=True)
+            process.start()
+            processes.append(process)
+        yield processes
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()

@@ -18,13 +18,11 @@ import torch
 from medcli.data.images import ImageSource
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.runtime.reporting import Reporter
-from medcli.scores.crew import Crew
 from medcli.scores.extractor import LOGITS, POOL, FeatureExtractor
 from medcli.scores.feature_cache import FeatureCache
-from medcli.scores.gathering import parts_in_order
+from medcli.scores.feature_workers import FeatureWorkers, features_in_order
 from medcli.scores.moments import BlockMoments, Gaussian, Moments, RunningMoments
-from medcli.scores.shard_work import Job, Part
-from medcli.scores.shards import SHARD_IMAGES, content_sha256, plan_shards
+from medcli.scores.shards import SHARD_IMAGES, FeatureJob, ShardFeatures, content_sha256, plan_shards
 from medcli.scores.standard_error import NUM_BLOCKS
 
 
@@ -66,7 +64,7 @@ def extract(
     batch_size: int,
     reporter: Reporter,
     cache: FeatureCache | None = None,
-    crew: Crew | None = None,
+    workers: FeatureWorkers | None = None,
 ) -> FeatureSet:
     """Run the extractor over all images once, or read what it gave before.
 
@@ -80,7 +78,7 @@ def extract(
         batch_size: Most images in one network call.
         reporter: Told of progress and of what is odd about the images.
         cache: Where features are kept and looked for; None keeps them in memory alone.
-        crew: Processes to share the work with; None works alone.
+        workers: Processes to start for the work; None: this one alone.
 
     Raises:
         DataError: If there are fewer than two images, one can't be read, or a feature is not finite.
@@ -89,14 +87,14 @@ def extract(
     _check_source(source, reporter)
     with ExitStack() as stack:
         kept = cache
-        if cache is None and crew and len(crew.devices) > 1:
+        if cache is None and workers and len(workers.devices) > 1:
             # Files are how processes hand over features: for the time of the pass there must be a place for them.
             cache = FeatureCache(Path(stack.enter_context(TemporaryDirectory(prefix="medcli-features-"))))
-        num_threads = crew.num_threads if crew else None
+        num_threads = workers.num_threads if workers else None
         job = job_of(source, extractor, batch_size=batch_size, cache=cache, num_threads=num_threads)
         summary = _Summary(job, wanted, kept)
-        for part in parts_in_order(job, crew, reporter):
-            summary.add(part)
+        for shard in features_in_order(job, workers, reporter):
+            summary.add(shard)
     summary.report_copies(reporter)
     return summary.feature_set()
 
@@ -119,10 +117,10 @@ def job_of(
     batch_size: int,
     cache: FeatureCache | None,
     num_threads: int | None = None,
-) -> Job:
+) -> FeatureJob:
     """A pass over an image set, cut into shards as every process that makes it cuts them."""
     max_images = cache.shard_images if cache else SHARD_IMAGES
-    return Job(
+    return FeatureJob(
         source=source,
         extractor=extractor,
         shards=plan_shards(source.image_bytes, max_images=max_images),
@@ -135,7 +133,7 @@ def job_of(
 class _Summary:
     """What is wanted of the shards taken in so far, which come in order."""
 
-    def __init__(self, job: Job, wanted: Wanted, cache: FeatureCache | None) -> None:
+    def __init__(self, job: FeatureJob, wanted: Wanted, cache: FeatureCache | None) -> None:
         self._job, self._wanted, self._cache = job, wanted, cache
         num, dims = job.source.num_images, job.extractor.dims
         self._running = {kind: RunningMoments(dims[kind]) for kind in wanted.gaussians}
@@ -143,18 +141,18 @@ class _Summary:
         self._blocks = _StoredBlocks(job, cache, wanted.gaussians - wanted.rows) if wanted.blocks else None
         self._digests: list[bytes] = []
 
-    def add(self, part: Part) -> None:
+    def add(self, shard: ShardFeatures) -> None:
         """Take in the next shard."""
-        assert part.rows is not None
-        start, stop = len(self._digests), len(self._digests) + len(part.digests)
+        assert shard.rows is not None
+        start, stop = len(self._digests), len(self._digests) + len(shard.digests)
         for kind, running in self._running.items():
-            running.add(part.rows[kind])
+            running.add(shard.rows[kind])
         for kind, rows in self._rows.items():
-            found = self._job.extractor.logits(part.rows[POOL]) if kind == LOGITS else part.rows[kind]
+            found = self._job.extractor.logits(shard.rows[POOL]) if kind == LOGITS else shard.rows[kind]
             rows[start:stop] = found
         if self._blocks:
-            self._blocks.add(part)
-        self._digests += part.digests
+            self._blocks.add(shard)
+        self._digests += shard.digests
 
     def feature_set(self) -> FeatureSet:
         """Everything wanted."""
@@ -190,15 +188,15 @@ class _Summary:
 class _StoredBlocks:
     """Rows that are read again when a block of them is asked for: out of the cache, else out of memory."""
 
-    def __init__(self, job: Job, cache: FeatureCache | None, kinds: frozenset[str]) -> None:
+    def __init__(self, job: FeatureJob, cache: FeatureCache | None, kinds: frozenset[str]) -> None:
         self._job, self._cache, self._kinds = job, cache, kinds
         self._parts: list[tuple[range, str | None, dict[str, torch.Tensor]]] = []
 
-    def add(self, part: Part) -> None:
-        key = part.key if self._cache else None
-        rows = part.rows if part.rows and not key else {}
+    def add(self, shard: ShardFeatures) -> None:
+        key = shard.key if self._cache else None
+        rows = shard.rows if shard.rows and not key else {}
         kept = {kind: found for kind, found in rows.items() if kind in self._kinds}
-        self._parts.append((self._job.shards[part.number], key, kept))
+        self._parts.append((self._job.shards[shard.number], key, kept))
 
     def read(self, kind: str, start: int, stop: int) -> Iterator[torch.Tensor]:
         for span, key, rows in self._parts:

@@ -1,29 +1,97 @@
-"""Image sets cut into shards, the unit in which features are computed, kept and shared between processes."""
+"""Image sets cut into shards: the unit in which features are computed, cached and shared between processes.
+
+Dimension key: B batch, N images of a shard, D features.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from medcli.data.images import ImageSource
+from medcli.data.images import ImageSource, equal_sizes
+from medcli.errors import DataError, EnvironmentProblem
+from medcli.runtime.shared_work import SharedWork
+from medcli.runtime.timing import thread_limit
+from medcli.scores.extractor import FeatureExtractor, kinds_to_store
+from medcli.scores.feature_cache import FeatureCache
 
 SHARD_IMAGES = 1024
 SHARD_BYTES = 192 * 2**20
 """Most pixels of a shard: those of 1024 images of 256 x 256. They are held until their hash is known."""
+PREFETCH_BATCHES = 4
+"""Network calls left of a shard when the next one is claimed and read: early enough to hide the reading, late enough to
+leave it to another process that is idle."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """Some images of a set, one after the other."""
+    """Consecutive images of a set."""
 
     number: int
     images: Sequence[torch.Tensor]
     """(Y, X, 3) uint8 each."""
     digests: tuple[bytes, ...]
     """SHA-256 of each image's size and pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardFeatures:
+    """Features of a shard."""
+
+    number: int
+    digests: tuple[bytes, ...]
+    """SHA-256 of each image."""
+    key: str | None
+    """Name of the features in the cache; None if they are not there."""
+    rows: Mapping[str, torch.Tensor] | None = None
+    """(N, D) float32 features of all stored kinds; None: to be read from the cache."""
+    problem: str | None = None
+    """Why they could not be cached."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureJob:
+    """One pass of an extractor over an image set, the same in all processes that take part."""
+
+    source: ImageSource
+    extractor: FeatureExtractor
+    shards: tuple[range, ...]
+    batch_size: int
+    """Most images in one network call."""
+    cache: FeatureCache | None
+    num_threads: int | None = None
+    """Threads of the network on the CPU; None: torch's default."""
+
+    def share(self, cache: FeatureCache) -> SharedWork:
+        """Join the processes that make the same pass with the same cache.
+
+        Raises:
+            EnvironmentProblem: If the cache can't be written to.
+        """
+        about = (str(Path(self.source.name).absolute()), len(self.shards), self.source.num_images)
+        extractor = (self.extractor.name, self.extractor.weights_sha256)
+        name = hashlib.sha256(json.dumps([about, extractor]).encode()).hexdigest()
+        work = SharedWork(cache.folder / "claims" / f"{name}.lock")
+        work.share()
+        return work
+
+    def cached(self, shard: ShardFeatures) -> ShardFeatures | None:
+        """Return the shard with its features, read from the cache if need be; None if they are not there."""
+        if shard.rows is not None or shard.key is None or self.cache is None:
+            return shard
+        rows = self.cache.load(self.extractor, shard.key, len(shard.digests))
+        return ShardFeatures(number=shard.number, digests=shard.digests, key=shard.key, rows=rows) if rows else None
+
+    def keyed(self, number: int, digests: tuple[bytes, ...]) -> ShardFeatures:
+        """Return a shard under its key in the cache, its features not read yet."""
+        key = self.cache.key(self.extractor, digests) if self.cache else None
+        return ShardFeatures(number=number, digests=digests, key=key)
 
 
 def plan_shards(
@@ -61,12 +129,98 @@ def read_shards(source: ImageSource, shards: Sequence[range], numbers: Iterable[
 
 
 def image_digest(image_YXC: torch.Tensor) -> bytes:
-    """SHA-256 of an image's height, width and pixels."""
+    """Return the SHA-256 of an image's height, width and pixels."""
     digest = hashlib.sha256(f"{tuple(image_YXC.shape)}".encode())
     digest.update(image_YXC.reshape(-1).numpy().data)
     return digest.digest()
 
 
 def content_sha256(digests: Iterable[bytes]) -> str:
-    """Hash of a set of images in order: one and the same for PNGs and an npz of them, however it is cut."""
+    """Return the hash of a set of images in order: the same for PNGs and an npz of them, however it is cut."""
     return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def shard_features(job: FeatureJob, numbers: Iterable[int], progress: Callable[[int], None]) -> Iterator[ShardFeatures]:
+    """Yield the features of shards, from the cache or the network; the next shard is read meanwhile.
+
+    Args:
+        job: The pass.
+        numbers: Shards, rising; each is asked for shortly before it is read.
+        progress: Called with the number of images done since the last call.
+
+    Raises:
+        DataError: If an image can't be read, or its features are not finite.
+    """
+    with ThreadPoolExecutor(1) as reader:
+        shards, coming = read_shards(job.source, job.shards, numbers), list[Future[Shard | None]]()
+
+        def prefetch() -> None:
+            if not coming:
+                coming.append(reader.submit(next, shards, None))
+
+        while True:
+            prefetch()
+            if (shard := coming.pop().result()) is None:
+                return
+            keyed = job.keyed(shard.number, shard.digests)
+            if job.cache and (found := job.cached(keyed)):
+                progress(len(shard.images))
+            else:
+                found = _computed(job, shard, keyed.key, progress, prefetch)
+            del shard
+            yield found
+
+
+def _computed(
+    job: FeatureJob, shard: Shard, key: str | None, progress: Callable[[int], None], prefetch: Callable[[], None]
+) -> ShardFeatures:
+    first = job.shards[shard.number].start
+    with thread_limit(job.num_threads):
+        rows = network_rows(job, shard.images, progress, prefetch)
+    for found in rows.values():
+        is_bad_N = ~torch.isfinite(found).all(dim=1)
+        if is_bad_N.any():
+            raise DataError(
+                f"{job.source.name}: the features of image {first + int(is_bad_N.nonzero()[0])} are not finite",
+                hint="the extractor weights are damaged",
+            )
+    problem = None
+    if job.cache is not None and key is not None:
+        try:
+            job.cache.save(job.extractor, key, rows)
+        except EnvironmentProblem as err:  # a full disk or a read-only folder is no reason to stop
+            key, problem = None, err.message
+    return ShardFeatures(number=shard.number, digests=shard.digests, key=key, rows=rows, problem=problem)
+
+
+def network_rows(
+    job: FeatureJob,
+    images: Sequence[torch.Tensor],
+    progress: Callable[[int], None],
+    nearly_done: Callable[[], None],
+) -> dict[str, torch.Tensor]:
+    """Compute features of images of any sizes: (N, D) float32 on the CPU, all stored kinds.
+
+    Every network call has the same shape, the last one too, so no rounding depends on the number of images.
+
+    Args:
+        job: The pass.
+        images: (Y, X, 3) uint8 each.
+        progress: Called with the number of images of each call.
+        nearly_done: Called once, `PREFETCH_BATCHES` calls before the end.
+    """
+    extractor = job.extractor
+    size = min(job.batch_size, extractor.rows_per_call or job.batch_size)
+    rows = {kind: torch.empty(len(images), extractor.dims[kind]) for kind in kinds_to_store(extractor)}
+    starts = range(0, len(images), size)
+    for call, start in enumerate(starts):
+        if call == max(0, len(starts) - PREFETCH_BATCHES):
+            nearly_done()
+        batch = images[start : start + size]
+        seen = torch.cat([extractor.prepare(torch.stack(run)) for run in equal_sizes(batch)])
+        padding = seen[-1:].expand(size - len(batch), *seen.shape[1:])
+        found = extractor.run(torch.cat([seen, padding]) if len(padding) else seen)
+        for kind, kept in rows.items():
+            kept[start : start + len(batch)] = found[kind][: len(batch)].cpu()
+        progress(len(batch))
+    return rows

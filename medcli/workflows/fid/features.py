@@ -9,11 +9,10 @@ from medcli.data.images import ImageSource
 from medcli.errors import ConfigError
 from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter
-from medcli.scores.crew import Crew, plan_crew
 from medcli.scores.extractor import INCEPTION, FeatureExtractor
 from medcli.scores.feature_cache import FeatureCache
+from medcli.scores.feature_workers import FeatureWorkers, assist, plan_workers
 from medcli.scores.features import FeatureSet, Wanted, extract, job_of
-from medcli.scores.gathering import assist
 from medcli.scores.inception_weights import download_inception
 from medcli.scores.registry import load_extractor
 
@@ -50,7 +49,7 @@ class Computer:
     """A network that is loaded, and those who run it."""
 
     extractor: FeatureExtractor
-    crew: Crew
+    workers: FeatureWorkers
     cache: FeatureCache | None
     batch_size: int
 
@@ -67,7 +66,7 @@ class Computer:
             batch_size=self.batch_size,
             reporter=reporter,
             cache=self.cache,
-            crew=self.crew,
+            workers=self.workers,
         )
 
     def assist(self, source: ImageSource) -> None:
@@ -98,12 +97,12 @@ def load_computer(computing: Computing, name: str, reporter: Reporter) -> Comput
             f"{processes.count} processes were launched, and what they share is the cache",
             hint="leave out --no-cache, or start one process with --workers",
         )
-    crew = plan_crew(computing.device, computing.num_workers, computing.extractor_weights, processes)
+    workers = plan_workers(computing.device, computing.num_workers, computing.extractor_weights, processes)
     if computing.download and name == INCEPTION:
         download_inception(reporter=reporter)
     return Computer(
-        extractor=load_extractor(name, weights_path=computing.extractor_weights, device=crew.devices[0]),
-        crew=crew,
+        extractor=load_extractor(name, weights_path=computing.extractor_weights, device=workers.devices[0]),
+        workers=workers,
         cache=FeatureCache(computing.cache_folder) if computing.cache_folder else None,
         batch_size=computing.batch_size,
     )

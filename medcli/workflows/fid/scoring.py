@@ -168,7 +168,7 @@ def measure(yardstick: Yardstick, side: Side, reporter: Reporter) -> FidReport:
     if yardstick.is_extrapolated:
         wanted = replace(wanted, rows=wanted.rows | {POOL})
     samples = features_of(side, yardstick.computer, wanted, reporter)
-    device = yardstick.computer.crew.devices[0]
+    device = yardstick.computer.workers.devices[0]
     scores = score(yardstick.metrics, samples.features, reference.features, extractor, reporter, device)
     line = None
     if yardstick.is_extrapolated:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
@@ -20,12 +20,11 @@ from medcli.errors import ConfigError, EnvironmentProblem
 from medcli.runtime.locks import HAS_LOCKS
 from medcli.runtime.processes import Processes
 from medcli.runtime.reporting import Silent
-from medcli.scores.crew import plan_crew
 from medcli.scores.digits_extractor import DigitsExtractor
 from medcli.scores.extractor import POOL
 from medcli.scores.feature_cache import FeatureCache
+from medcli.scores.feature_workers import assist, plan_workers
 from medcli.scores.features import FeatureSet, Wanted, extract, job_of
-from medcli.scores.gathering import assist
 from medcli.scores.registry import load_extractor
 from tests.unit.scores.corners import Corners, images
 
@@ -138,7 +137,7 @@ def test_helpers_work_and_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         batch_size=SHARD,
         reporter=Silent(),
         cache=FeatureCache(tmp_path, SHARD),
-        crew=plan_crew("cpu", 2),
+        workers=plan_workers("cpu", 2),
     )
     assert num_here[0] < 6  # of six shards
     assert torch.equal(alone.rows[POOL], shared.rows[POOL])
@@ -190,28 +189,28 @@ def test_entries_that_can_not_be_written_cost_one_remark(tmp_path: Path, monkeyp
 def test_all_that_live_meet_on_one_file_and_leave_none(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, SHARD)
     job = job_of(images(NUM), Corners(), batch_size=SHARD, cache=cache)
-    with closing(job.claims(cache)):
+    with job.share(cache):
         assert len(list(tmp_path.rglob("*.lock"))) == 1
     assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_devices_are_named_in_short_and_shared_in_turn() -> None:
-    assert [str(device) for device in plan_crew("cpu,cpu", 3).devices] == ["cpu", "cpu", "cpu"]
-    assert plan_crew("cpu").devices == (torch.device("cpu"),)
+    assert [str(device) for device in plan_workers("cpu,cpu", 3).devices] == ["cpu", "cpu", "cpu"]
+    assert plan_workers("cpu").devices == (torch.device("cpu"),)
     with pytest.raises(ConfigError, match="1 workers for 2 devices"):
-        plan_crew("cpu,cpu", 1)
+        plan_workers("cpu,cpu", 1)
     with pytest.raises(EnvironmentProblem, match="device cuda:17 is not available"):
-        plan_crew("cuda:16,17" if torch.cuda.device_count() > 16 else "cpu,cuda:17")
+        plan_workers("cuda:16,17" if torch.cuda.device_count() > 16 else "cpu,cuda:17")
 
 
 def test_processes_on_one_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medcli.scores.crew.num_cores", lambda: 8)
-    assert plan_crew("cpu", 3).num_threads == 2
-    assert plan_crew("cpu", 20).num_threads == 1
-    assert plan_crew("cpu").num_threads is None
+    monkeypatch.setattr("medcli.scores.feature_workers.num_cores", lambda: 8)
+    assert plan_workers("cpu", 3).num_threads == 2
+    assert plan_workers("cpu", 20).num_threads == 1
+    assert plan_workers("cpu").num_threads is None
 
 
 def test_each_process_of_a_launch_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert plan_crew(launch=Processes(rank=6, count=8, local_rank=2)).devices == (torch.device("cuda", 2),)
+    assert plan_workers(launch=Processes(rank=6, count=8, local_rank=2)).devices == (torch.device("cuda", 2),)
