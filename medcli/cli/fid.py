@@ -48,9 +48,9 @@ def fid(
     """
     from medcli.runtime.cache_folder import default_cache_folder
     from medcli.runtime.processes import this_process
-    from medcli.workflows.fid.features import Computing
+    from medcli.workflows.fid.features import FeatureOptions
+    from medcli.workflows.fid.run import assist
     from medcli.workflows.fid.scoring import FidRequest
-    from medcli.workflows.fid.worker import assist
 
     output = output_of(ctx)
     request = FidRequest(
@@ -59,7 +59,7 @@ def fid(
         metrics=None if metrics is None else tuple(name.strip() for name in metrics.split(",")),
         num_images=num_images,
         extrapolate=extrapolate,
-        computing=Computing(
+        features=FeatureOptions(
             extractor=extractor,
             extractor_weights=extractor_weights,
             download=download,
@@ -136,7 +136,7 @@ def _write(output: Output, request: FidRequest, target: Path, num_stored: int | 
         output=target,
         num_reference_images=NUM_REFERENCE_IMAGES if num_stored is None else num_stored,
         num_images=request.num_images,
-        computing=request.computing,
+        features=request.features,
         force=force,
     )
     report = write_reference(made, output)

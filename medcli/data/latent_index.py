@@ -1,4 +1,4 @@
-"""`latents.json`: what a folder of latents that `medcli latents` makes is, so that the folder alone is a data set."""
+"""`latents.json`: settings and statistics of a folder of latents."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ AGAIN = "make the latents again with medcli latents"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentIndex:
-    """What decides the rows of a folder of latents, and what is known of them."""
+    """Settings and statistics of a folder of latents."""
 
     source: str
-    """Where the images came from."""
+    """Path of the images."""
     source_fingerprint: str
     """SHA-256 of the image set (`ImageListing.fingerprint`)."""
     num_images: int
@@ -47,14 +47,14 @@ class LatentIndex:
     storage: str
     """`fp32` or `fp16`: the type of the rows."""
     flip: bool
-    """Whether rows of the mirrored images are there too."""
+    """True if mirrored images are encoded too."""
     scale: float
-    """What training multiplies latents with, after the shift; rows are stored without either."""
+    """Factor applied after the shift in training; rows are stored without either."""
     shift: float
     shard_size: int
     """Images of a shard; the last may have fewer."""
     mean: tuple[float, ...] | None = None
-    """Mean of each channel of the scaled latents; None until all are there."""
+    """Mean of each channel of the scaled latents; None until all shards exist."""
     std: tuple[float, ...] | None = None
     """Their standard deviations, noise of the posterior included."""
 
@@ -65,12 +65,12 @@ class LatentIndex:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all shards were there when it was written."""
+        """True once the statistics of all shards are known."""
         return self.std is not None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What two runs must share to add to one folder; where the images lie may change."""
+        """Settings that runs on one folder must share; paths may differ."""
         free = ("source", "autoencoder", "mean", "std")
         return {key: value for key, value in self._values().items() if key not in free}
 
@@ -80,11 +80,11 @@ class LatentIndex:
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
     def shard_path(self, folder: Path, number: int) -> Path:
-        """Where a shard lies, or will."""
+        """Return the path of a shard."""
         return folder / f"latents-{number:05d}.safetensors"
 
     def write(self, folder: Path) -> None:
-        """Write `latents.json`, whole.
+        """Write `latents.json` atomically.
 
         Raises:
             EnvironmentProblem: If the place can't be written to or is full.
@@ -97,7 +97,7 @@ class LatentIndex:
 
 
 def read_index(folder: Path) -> LatentIndex | None:
-    """What a folder says it holds; None if it has no `latents.json`.
+    """Read `latents.json`; None if there is none.
 
     Raises:
         DataError: If that file is damaged or of a newer medcli.
@@ -123,7 +123,7 @@ def read_index(folder: Path) -> LatentIndex | None:
 
 
 def open_store(folder: Path, index: LatentIndex) -> ShardRows:
-    """Map the shards of a finished folder.
+    """Map the shards of a finished folder into memory.
 
     Raises:
         DataError: If it is not finished, or shards are missing, damaged or of another run.

@@ -1,4 +1,4 @@
-"""Two ways stored latents lie on disk: many in a safetensors shard, or one in each `.npy` file."""
+"""Stored latents: many in a safetensors shard, or one in each `.npy` file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ShardRows:
 
     @property
     def name(self) -> str:
-        """Folder they lie in."""
+        """Folder of the rows."""
         return str(self.path)
 
     @property
@@ -52,7 +52,7 @@ class ShardRows:
 
     @property
     def has_flips(self) -> bool:
-        """Whether rows of the mirrored images are there too."""
+        """True if there are rows of mirrored images."""
         return bool(self.mirrored)
 
     def read(self, picks: list[int], flips: list[bool]) -> Tensor:
@@ -64,7 +64,7 @@ class ShardRows:
         return batch_BRYX
 
     def place(self, pick: int) -> str:
-        """File, and row within it, of an image."""
+        """Return the file and row of an image."""
         number, place = self._find(pick)
         return f"row {place} of {self.files[number]}"
 
@@ -74,7 +74,7 @@ class ShardRows:
 
 
 def open_shards(path: Path, files: Sequence[Path], rows_key: str, mirrored_key: str) -> ShardRows:
-    """Map the tensors of shards.
+    """Map the tensors of shards into memory.
 
     Args:
         path: Their folder.
@@ -113,7 +113,7 @@ def open_shards(path: Path, files: Sequence[Path], rows_key: str, mirrored_key: 
 
 
 def _map_shard(file: Path, keys: Sequence[str]) -> dict[str, Tensor]:
-    """Tensors that stay on disk until their elements are touched: safetensors maps the file for torch."""
+    """Map tensors of a file: they stay on disk until they are read."""
     try:
         with safe_open(str(file), framework="pt") as shard:
             return {key: shard.get_tensor(key) for key in keys if key in shard.keys()}  # noqa: SIM118
@@ -149,7 +149,7 @@ class FileRows:
 
     @property
     def name(self) -> str:
-        """Folder they lie in."""
+        """Folder of the rows."""
         return str(self.path)
 
     def read(self, picks: list[int], flips: list[bool]) -> Tensor:
@@ -162,7 +162,7 @@ class FileRows:
         return torch.stack(read_all(self._read_one, files))
 
     def place(self, pick: int) -> str:
-        """File of an image."""
+        """Return the file of an image."""
         return str(self.path / self.names[pick])
 
     def _read_one(self, file: Path) -> Tensor:
@@ -178,7 +178,7 @@ class FileRows:
 
 
 def open_files(path: Path, names: NameList, labels_N: npt.NDArray[np.int64]) -> FileRows:
-    """Take `.npy` files as rows; the first says what shape they have.
+    """Open `.npy` files as rows; the first gives the shape.
 
     Raises:
         DataError: If the first is damaged or no latent, or labels are negative.
@@ -203,7 +203,7 @@ def open_files(path: Path, names: NameList, labels_N: npt.NDArray[np.int64]) -> 
 
 
 def read_npy(file: Path) -> npt.NDArray[np.generic]:
-    """Read an array; pickled objects are never read.
+    """Read an array; pickled objects are refused.
 
     Raises:
         DataError: If the file is damaged or holds objects.

@@ -28,7 +28,7 @@ to 1, unscaled ones 4 to 5, and 0.13 to 0.18 if the factor was applied twice."""
 
 
 class Content(Enum):
-    """What the rows of a layout are."""
+    """Content of stored rows."""
 
     LATENT = "latent"
     """One sample of the posterior."""
@@ -41,7 +41,7 @@ class StoredRows(Protocol):
 
     @property
     def name(self) -> str:
-        """Folder they lie in."""
+        """Folder of the rows."""
 
     @property
     def shape_RYX(self) -> tuple[int, int, int]:
@@ -53,11 +53,11 @@ class StoredRows(Protocol):
 
     @property
     def has_flips(self) -> bool:
-        """Whether rows of the mirrored images are there too."""
+        """True if there are rows of mirrored images."""
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what tells this data from other data."""
+        """SHA-256 that identifies the data."""
 
     def read(self, picks: list[int], flips: list[bool]) -> Tensor:
         """(B, R, Y, X) float32 rows, of the mirrored image where `flips` says so.
@@ -81,16 +81,16 @@ class LatentSet:
     shift: float
     """Subtracted first."""
     flip: bool = True
-    """Whether half of all draws are mirrored, where mirrored rows are there."""
+    """Mirror half of all draws, if there are mirrored rows."""
 
     @property
     def name(self) -> str:
-        """What messages and reports call it."""
+        """Name in messages and reports."""
         return self.rows.name
 
     @property
     def num_images(self) -> int:
-        """How many images there are: N."""
+        """Number of images: N."""
         return len(self.rows.labels_N)
 
     @property
@@ -106,7 +106,7 @@ class LatentSet:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what tells this data from other data."""
+        """SHA-256 that identifies the data."""
         return self.rows.fingerprint
 
     def read(self, pick_B: Tensor, position_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:

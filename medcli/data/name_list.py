@@ -1,4 +1,4 @@
-"""A million file names in a few dozen megabytes."""
+"""Compact list of file names: a million in a few dozen megabytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 
 class NameList:
-    """An unchanging list of file names, kept as one run of bytes: a Python string each would take three times that.
+    """Immutable list of file names in one run of bytes, a third of what Python strings take.
 
     Args:
         names: Relative paths.
@@ -32,5 +32,5 @@ class NameList:
         return (self[index] for index in range(len(self)))
 
     def digest_parts(self) -> tuple[bytes, bytes]:
-        """What a hash of the list is made of: all names, and where each ends."""
+        """Return all names and their ends, for a hash."""
         return self._content, self._ends.tobytes()

@@ -1,4 +1,4 @@
-"""Read many files at once: threads, for decoding an image or waiting for a disk leaves the interpreter free."""
+"""Read many files at once, in threads: decoding an image and waiting for a disk release the GIL."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Decode and save finished images in threads beside the sampling loop.
 
-One thread decodes, a few encode and write; all of them spend their time outside the interpreter's lock. The loop waits
-only when they fall behind. Order does not matter: an image's file and line depend on nothing else.
+One thread decodes, a few encode and write; all of them release the GIL. The loop waits only when they fall behind. The
+order of images does not matter: a file and a line depend on nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medcli.errors import CheckpointError
 
 MAX_WRITERS = 4
 MAX_WAITING_BATCHES = 8
-"""Batches of the decoder under way at most, which bounds the memory of what waits."""
+"""Most decoder batches in flight, which bounds memory."""
 
 Store = Callable[[FinishedImage, npt.NDArray[np.uint8]], None]
 """(image, pixels_YXC) -> nothing; called from several threads."""
@@ -35,13 +35,13 @@ class ImageWriter:
 
     Args:
         decoder: Takes batches of one size; the last is padded.
-        store: Keeps an image's pixels.
+        store: Saves an image's pixels.
     """
 
     def __init__(self, decoder: Decoder, store: Store) -> None:
         self._decoder, self._store = decoder, store
         self._held: list[FinishedImage] = []
-        self._under_way: deque[Future[list[Future[None]]]] = deque()
+        self._in_flight: deque[Future[list[Future[None]]]] = deque()
         self._decoding = ThreadPoolExecutor(1, "decode")
         self._writing = ThreadPoolExecutor(min(MAX_WRITERS, os.cpu_count() or 1), "write")
 
@@ -63,21 +63,21 @@ class ImageWriter:
         self._held.append(image)
         if len(self._held) == self._decoder.batch_size:
             self._send()
-        while self._under_way and (len(self._under_way) > MAX_WAITING_BATCHES or self._under_way[0].done()):
+        while self._in_flight and (len(self._in_flight) > MAX_WAITING_BATCHES or self._in_flight[0].done()):
             self._receive()
 
     def _flush(self) -> None:
         if self._held:
             self._send()
-        while self._under_way:
+        while self._in_flight:
             self._receive()
 
     def _send(self) -> None:
-        self._under_way.append(self._decoding.submit(self._decode, self._held))
+        self._in_flight.append(self._decoding.submit(self._decode, self._held))
         self._held = []
 
     def _receive(self) -> None:
-        for written in self._under_way.popleft().result():
+        for written in self._in_flight.popleft().result():
             written.result()
 
     def _decode(self, images: list[FinishedImage]) -> list[Future[None]]:

@@ -47,7 +47,7 @@ class Record:
 
     @property
     def _is_valid(self) -> bool:
-        """Whether types and ranges are those that are written; JSON may hold anything."""
+        """True if types and ranges are valid; JSON may hold anything."""
         numbers = (self.index, self.label, *self.switch_steps)
         if any(type(number) is not int or number < 0 for number in numbers) or self.file != file_name(self.index):
             return False

@@ -1,4 +1,4 @@
-"""What a sample folder is for: the settings that decide its images, and whether a run may add to it."""
+"""The manifest of a sample folder, and whether a run may continue it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from medcli.runtime import files
 
 FORMAT_VERSION = 1
 BYTES_BESIDE_PIXELS = 4096
-"""Room an image takes beyond its pixels: PNG headers, its line, a rounded-up file."""
+"""Bytes of an image beyond its pixels: PNG headers, its line, the file rounded up to blocks."""
 
 
 def check_folder(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Make sure that a run with these settings may write here.
+    """Check that a run with these settings may write to a folder.
 
     Args:
         path: The folder, or where it will be.
-        settings: All that decides what the images look like.
+        settings: Settings that decide the images.
 
     Returns:
-        The manifest of the run to go on with; None if there is none.
+        The manifest of the run to continue; None if there is none.
 
     Raises:
         ConfigError: If something else is there, or a run with other settings.
@@ -60,7 +60,7 @@ def recorded_checkpoints(path: Path) -> object:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The manifest, if there is one; refused where a run that goes on would find something else than it needs."""
+    """Read the manifest, if there is one, and check the parts a continued run needs."""
     way_out = "choose another --output, or remove that folder"
     try:
         manifest = read_manifest(path)
@@ -95,11 +95,11 @@ PARTS: Mapping[str, Callable[[Any], bool]] = {
     "run": _is_run,
     "sessions": lambda value: isinstance(value, list) and all(map(_is_session, value)),
 }
-"""What of a manifest a run that goes on reads, and whether it is what medcli writes."""
+"""Parts of a manifest a continued run reads, and their checks."""
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write `manifest.json`, whole, making the folder if need be.
+    """Write `manifest.json` atomically, making the folder if need be.
 
     Raises:
         EnvironmentProblem: If the place can't be written to or is full.
@@ -110,11 +110,11 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def require_image_space(path: Path, num_images: int, side_px: int, *, archive: bool) -> None:
-    """Refuse to start what the disk can't hold.
+    """Check that the disk has room for the images.
 
     Args:
-        path: The folder, or where it will be. What it holds already needs no room any more.
-        num_images: Images it shall hold.
+        path: The folder, or where it will be. Existing images need no more room.
+        num_images: Total images in the folder.
         side_px: Side of an image.
         archive: Whether an archive of all of them is asked for. It is written beside an older one that it replaces.
 

@@ -1,4 +1,4 @@
-"""Picture files of a sample folder: single images, the grid to look at, the archive to score."""
+"""Picture files of a sample folder: images, the grid, the archive."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def write_png(path: Path, pixels_YXC: npt.NDArray[np.uint8]) -> None:
-    """Write an image whole or not at all, replacing what is there."""
+    """Write an image atomically, replacing an older one."""
     with atomic_path(path, force=True) as temporary:
         Image.fromarray(pixels_YXC).save(temporary, format="PNG")
 
 
 def read_png(path: Path) -> npt.NDArray[np.uint8]:
-    """(Y, X, 3) uint8."""
+    """Read an image as (Y, X, 3) uint8."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def grid_columns(num_images: int, num_classes: int) -> int:
-    """Columns of a grid: one a class where that is a readable width, else as many as rows."""
+    """Return the columns of a grid: one a class for 4 to 16 classes, else a square."""
     if 4 <= num_classes <= 16 and num_images >= num_classes:
         return num_classes
     return max(1, int(np.ceil(np.sqrt(num_images))))
 
 
 def grid_capacity(side_px: int) -> int:
-    """Images a grid shows at most."""
+    """Return the most images a grid shows."""
     scale = max(1, CELL_PX // side_px)
     return min(MAX_GRID_IMAGES, max(1, GRID_PX // (scale * side_px)) ** 2)
 

@@ -1,10 +1,10 @@
-"""A folder of samples: finished images, and how processes add to it without ever leaving it broken.
+"""A folder of samples that can be continued after a kill at any moment.
 
     000000.png ...   an image under its number
     images.jsonl     one line an image, appended once its picture is in place
     manifest.json    everything that decides what the images look like, and the totals of the finished run
 
-An image is finished when its line and its picture are there. Both appear whole, so a run may be killed at any moment.
+An image is finished when its line and its picture exist; both are written atomically.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from medcli.runtime.processes import Processes
 from medcli.runtime.shared_work import SharedLines, SharedWork
 
 LOCK = ".lock"
-"""Where processes that fill a folder meet; removed by the last."""
+"""Lock file of the processes that fill a folder; removed by the last."""
 GRID = "grid.png"
 ARCHIVE = "samples.npz"
 
@@ -69,7 +69,7 @@ class SampleFolder:
         self._done.add(record.index)
 
     def is_done(self, index: int) -> bool:
-        """Whether an image is finished, by the lines read so far."""
+        """Return True for a finished image, by the lines read so far."""
         return index in self._done
 
     @property
@@ -149,7 +149,7 @@ def _tidy(path: Path) -> IndexSet:
 
 
 def _ends_a_line(file: Path) -> bool:
-    """Whether the next line would start on its own; true of no file, too."""
+    """Return True if the file is empty or missing, or ends with a line end."""
     if not file.is_file() or file.stat().st_size == 0:
         return True
     with file.open("rb") as content:
@@ -158,10 +158,10 @@ def _ends_a_line(file: Path) -> bool:
 
 
 def is_transient(name: str) -> bool:
-    """Whether a run that was killed before it wrote its manifest may have left this."""
+    """Return True for files that a run may leave that was killed before it wrote its manifest."""
     return name == LOCK or _is_temporary(name)
 
 
 def _is_temporary(name: str) -> bool:
-    """Whether a killed run left this half-written file (see `medcli.runtime.files`)."""
+    """Return True for temporary files (see `medcli.runtime.files`)."""
     return name.startswith(".") and ".tmp-" in name

@@ -1,1 +1,1 @@
-"""What touches the machine: files, noise, imports, reports."""
+"""Files, locks, processes, devices, random numbers and reporting."""

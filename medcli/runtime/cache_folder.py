@@ -1,4 +1,4 @@
-"""Where features are kept between runs."""
+"""Folder of the feature cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device a command runs on."""
+"""Choice of the device a command runs on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KNOWN = ("cpu", "cuda", "mps")
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """Turn a device's name into one that works.
+    """Return the device of a name, checked to be available.
 
     Args:
         name: `cpu`, `cuda`, `cuda:1`, `mps`; None or `auto` takes a CUDA device if there is one, else the CPU.
@@ -35,11 +35,11 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def own_device(name: str | None, processes: Processes) -> torch.device:
-    """The device asked for; of several GPUs, each process of a launch takes its own.
+    """Return the device of a name; of several GPUs, each process of a launch takes its own.
 
     Args:
         name: As for `pick_device`.
-        processes: Which one of the launch this is.
+        processes: This process of the launch.
 
     Raises:
         MedcliError: As `pick_device` does.

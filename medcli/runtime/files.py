@@ -39,7 +39,7 @@ def atomic_path(path: str | os.PathLike[str], force: bool = False) -> Iterator[P
 
     Args:
         path: The file to make.
-        force: Whether an existing file may be replaced.
+        force: Replace an existing file.
 
     Yields:
         The temporary path to write to.
@@ -72,7 +72,7 @@ def atomic_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator
 
     Args:
         path: The folder to make.
-        force: Whether an existing folder may be replaced, contents and all.
+        force: Replace an existing folder and all its contents.
 
     Yields:
         The temporary folder to fill; it exists and is empty.
@@ -98,7 +98,7 @@ def atomic_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Refuse an output that is already there.
+    """Refuse an output that exists.
 
     Raises:
         ConfigError: If it exists and `force` is off.
@@ -129,12 +129,12 @@ def file_sha256(path: Path) -> str:
 
 
 def require_space(path: Path, num_bytes: int, what: str) -> None:
-    """Refuse to start what the disk can't hold.
+    """Check that the disk has room.
 
     Args:
         path: The output, or where it will be.
-        num_bytes: Room it will take beyond what is there already.
-        what: What needs the room, in the plural: `12 images`.
+        num_bytes: Bytes that will be added.
+        what: Name of the output, in the plural: `12 images`.
 
     Raises:
         EnvironmentProblem: If there is not enough room.
@@ -174,7 +174,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 @contextmanager
 def _parents_of(target: Path) -> Iterator[None]:
-    """Make the missing parent folders, and take them back (while empty) when the block raises."""
+    """Make the missing parent folders; remove them, if empty, when the block raises."""
     made = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ def _parents_of(target: Path) -> Iterator[None]:
 
 @contextmanager
 def _translated(target: Path) -> Iterator[None]:
-    """Turn the operating system's refusals about the output into errors that say what to do."""
+    """Turn OSErrors about the output into errors with a hint."""
     try:
         yield
     except OSError as err:
@@ -200,7 +200,7 @@ def _translated(target: Path) -> Iterator[None]:
         # Reading an input inside the block may fail the same way; only our own paths are the output's fault.
         if err.errno in REFUSED and _is_about(err, target):
             raise EnvironmentProblem(
-                f"can't write {target}: {reason}", hint="choose a name in a folder you may write to with --output"
+                f"can't write {target}: {reason}", hint="choose a writable folder with --output"
             ) from err
         raise
 

@@ -26,16 +26,15 @@ FIRST_NUMBER = 1
 
 
 class FolderLocks:
-    """Presence in a folder, and numbers that this process alone works on.
+    """Presence in a folder, and numbers claimed by one process.
 
-    A process that is alone holds its presence exclusively, and may do what others must not see half done; the rest
-    share theirs.
+    A process that is alone holds its presence exclusively and may repair the folder; otherwise all share it.
 
     POSIX drops all of a process's locks on a file when it closes any descriptor of it: one process may open a lock
     file once at a time.
 
     Args:
-        path: The lock file, in a folder that is made if need be. The last process to leave in good order removes it.
+        path: The lock file, in a folder that is made if need be. The last process to close it removes it.
 
     Raises:
         EnvironmentProblem: If the place can't be written to.
@@ -44,7 +43,7 @@ class FolderLocks:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.works = HAS_LOCKS
-        """Whether the system keeps locks here; where it does not, a process takes itself to be alone."""
+        """True if the file system supports locks; if not, a single process is assumed."""
         self.is_alone = False
         self._file = self._open()
         while not self._enter():
@@ -52,19 +51,19 @@ class FolderLocks:
             self._file = self._open()
 
     def close(self) -> None:
-        """Leave, with all that is held."""
+        """Release everything."""
         if self._is_current() and self._try_presence(alone=True):
             with suppress(PermissionError):  # Windows keeps files that are open
                 self._path.unlink()
         os.close(self._file)
 
     def share(self) -> None:
-        """Let others in."""
+        """Let other processes in."""
         self._try_presence(alone=False)
         self.is_alone = False
 
     def wait_until_alone(self) -> None:
-        """Give everything up, and come back once no other process is here."""
+        """Release everything and return once no other process is present."""
         is_waiting = True
         while is_waiting:
             os.close(self._file)
@@ -74,11 +73,11 @@ class FolderLocks:
         self.is_alone = True
 
     def claim(self, number: int) -> bool:
-        """Take a number, from 0, unless another process that lives has it."""
+        """Claim a number, from 0, unless another live process has it."""
         return self._try_lock(FIRST_NUMBER + number, alone=True, wait=False)
 
     def _enter(self) -> bool:
-        """Become present; False if the file went away meanwhile, with the process that had it."""
+        """Become present; False if the last process removed the file meanwhile."""
         self.is_alone = self._try_presence(alone=True)
         if not self.is_alone:
             self._try_presence(alone=False, wait=True)
@@ -109,7 +108,7 @@ class FolderLocks:
             ) from err
 
     def _is_current(self) -> bool:
-        """Whether the file that is open is still the one under its name."""
+        """Return True if the open file is still the one under its name."""
         try:
             there = os.stat(self._path)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at its worst moment."""
+"""Peak memory of a piece of work."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MIB = 2**20
 KIB_PER_MIB = 2**10
 PROCESS = Path("/proc/self")
 RESET_PEAK = "5"
-"""What Linux takes as the wish to forget the highest resident memory so far (`man 5 proc`)."""
+"""Written to `clear_refs`, it resets the peak of resident memory (`man 5 proc`)."""
 
 
 def peak_memory_mib(work: Callable[[], object], device: torch.device) -> float | None:
-    """Run the work and measure the most memory it held at once, beyond what was held before it.
+    """Run the work and measure the peak of its memory, beyond what was held before.
 
-    On CUDA this is what torch's allocator handed out, to the byte. On a CPU it is the growth of the process's resident
+    On CUDA it is exact: what torch's allocator handed out. On a CPU it is the growth of the process's resident
     memory, after free memory has been handed back: precise to about a MiB for work that does not start other processes.
 
     Args:
@@ -27,7 +27,7 @@ def peak_memory_mib(work: Callable[[], object], device: torch.device) -> float |
         device: Where it takes its memory.
 
     Returns:
-        MiB, or None where the system does not tell.
+        MiB, or None where the system does not report it.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -36,15 +36,15 @@ def peak_memory_mib(work: Callable[[], object], device: torch.device) -> float |
         work()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / MIB
-    before_mib = _forget_peak_mib() if device.type == "cpu" else None
+    before_mib = _reset_peak_mib() if device.type == "cpu" else None
     work()
     if before_mib is None:
         return None
     return max(0.0, _status_mib("VmHWM") - before_mib)
 
 
-def _forget_peak_mib() -> float | None:
-    """Start a new peak; the resident memory it starts from, or None where Linux does not allow it."""
+def _reset_peak_mib() -> float | None:
+    """Reset the peak; return the resident memory it starts from, or None where Linux does not allow it."""
     try:
         # Memory that was freed but not handed back would hide what the work takes.
         ctypes.CDLL(None).malloc_trim(0)

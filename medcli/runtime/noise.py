@@ -34,7 +34,7 @@ Draw = Callable[[Word, Word, Tensor, Tensor], Tensor]
 
 
 class Stream(IntEnum):
-    """What numbers are drawn for. Two uses of one (seed, index, step) must not share a stream."""
+    """Purpose of random numbers. Two uses of one (seed, index, step) must not share a stream."""
 
     NOISE = 0
     LABEL = 1
@@ -53,7 +53,7 @@ class Stream(IntEnum):
 
 
 def _multiply(value: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """High and low words of a 32 x 32 bit product. int64 wraps modulo 2^64, which leaves all 64 bits right."""
+    """Return the high and low words of a 32 x 32 bit product. int64 wraps modulo 2^64, so all 64 bits are right."""
     product = value * multiplier
     return (product >> 32) & WORD_MASK, product & WORD_MASK
 
@@ -79,14 +79,14 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Word, Word
 
 
 def words(seed: int, index_B: Tensor, step_B: Tensor, count: int, stream: Stream) -> Tensor:
-    """Random 32-bit words for each image.
+    """Draw random 32-bit words for each image.
 
     Args:
         seed: Any integer; its low 64 bits count.
         index_B: (B,) int64 image numbers in [0, 2^48).
         step_B: (B,) int64 step numbers in [0, 2^32).
         count: Words per image.
-        stream: What the words are for.
+        stream: Purpose of the words.
 
     Returns:
         (B, count) int64 in [0, 2^32), on the device of `index_B`.
@@ -117,14 +117,14 @@ def integers(seed: int, index_B: Tensor, step_B: Tensor, high: int, stream: Stre
 
 
 def normal(seed: int, index_B: Tensor, step_B: Tensor, shape: tuple[int, ...], stream: Stream) -> Tensor:
-    """Standard normal noise for each image.
+    """Draw standard normal noise for each image.
 
     Args:
         seed: Any integer; its low 64 bits count.
         index_B: (B,) int64 image numbers.
         step_B: (B,) int64 step numbers; they may differ within the batch.
         shape: Shape of one image's noise.
-        stream: What the noise is for.
+        stream: Purpose of the noise.
 
     Returns:
         (B, *shape) float32, on the device of `index_B`. Box-Muller over pairs of words.
@@ -141,7 +141,7 @@ def normal(seed: int, index_B: Tensor, step_B: Tensor, shape: tuple[int, ...], s
 
 
 def drawing(size: int, stream: Stream) -> Draw:
-    """Make the function that draws `size` normal numbers an image."""
+    """Return a function that draws `size` normal numbers an image."""
 
     def draw(low: Word, high: Word, index_B: Tensor, step_B: Tensor) -> Tensor:
         half = math.ceil(size / 2)
@@ -156,7 +156,7 @@ def drawing(size: int, stream: Stream) -> Draw:
 
 @functools.cache
 def _fused(size: int, stream: Stream, device_type: str) -> Draw | None:
-    """`drawing`, compiled for a GPU; None where it is to run as it is."""
+    """`drawing`, compiled for a GPU; None where it runs uncompiled."""
     if device_type != "cuda" or importlib.util.find_spec("triton") is None:
         return None
     return compiled(drawing(size, stream), device_type)

@@ -1,4 +1,4 @@
-"""How exactly products are computed, and which number formats a device multiplies fast."""
+"""Number formats of matrix products, and which of them a device computes fast."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tf32(device: torch.device) -> Iterator[None]:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16 products; a CPU without them takes ten and more times as long."""
+    """Return True if a device has instructions for bfloat16 products; other CPUs are at least ten times slower."""
     if device.type != "cpu":
         return True
     asked = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not part of torch's public surface

@@ -1,6 +1,6 @@
-"""Which of the processes of a launch this one is: the only code that knows ranks.
+"""Rank of this process in its launch: the only code that reads ranks.
 
-`torchrun`, `accelerate launch` and MPI say so in the environment. Nothing else is asked of them: sampling processes
+`torchrun`, `accelerate launch` and MPI set it in the environment. Nothing else of them is used: sampling processes
 share files alone and need no process group.
 """
 
@@ -14,31 +14,31 @@ LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),  # Open MPI
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),  # MPICH and Intel MPI
 )
-"""Where launchers leave a process's number, their count, and its number on this machine."""
+"""Environment variables of rank, number of processes, and rank on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Processes:
-    """A launch as one of its processes sees it."""
+    """This process of a launch."""
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
-    """Number among the processes of this machine, for choosing a device."""
+    """Rank among the processes of this machine, for choosing a device."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks for all: it shows progress and the result."""
+        """True for rank 0, which shows progress and the result."""
         return self.rank == 0
 
     @property
     def is_alone(self) -> bool:
-        """Whether there are no others."""
+        """True if there is one process."""
         return self.count == 1
 
 
 def this_process() -> Processes:
-    """Read the environment a launcher has set; without a launcher, one process alone."""
+    """Read the launcher's environment variables; without a launcher, one process."""
     for rank, count, local_rank in LAUNCHERS:
         if rank in os.environ and count in os.environ:
             number = int(os.environ[rank])
@@ -48,7 +48,7 @@ def this_process() -> Processes:
 
 
 def launch_remark() -> str | None:
-    """What a user should know about how this process was launched; None if all is as it seems."""
+    """Return a remark on a launch that started fewer processes than were asked for."""
     # accelerate sets an address for processes to meet at when several were asked for.
     is_asked_for_several = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     if is_asked_for_several and this_process().is_alone:

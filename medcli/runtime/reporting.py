@@ -1,4 +1,4 @@
-"""How work below the command line tells what it is doing, without printing."""
+"""Progress and remarks from code below the command line, which prints nothing."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Receives progress and remarks; the command line shows them, a notebook may ignore them."""
+    """Receives progress and remarks: the command line shows them."""
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Say that `done` of `total` units (images, tensors, steps) are finished."""
+        """Report that `done` of `total` units (images, tensors, steps) are finished."""
 
     def note(self, text: str) -> None:
-        """Say one line a user should read, such as a warning or what to run next."""
+        """Report one line for the user, such as a warning."""
 
 
 class Silent:
-    """A reporter that says nothing."""
+    """A reporter that ignores everything."""
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Ignore progress."""

@@ -47,9 +47,9 @@ class SharedWork:
 
     Args:
         lock_file: Where processes that work on the same items meet. It exists while one of them lives.
-        is_done: Whether an item is complete, as far as this process knows. It is asked often.
+        is_done: Returns True for a complete item, as far as this process knows. Called often.
         refresh: Learns what other processes have completed.
-        mend: Repairs what killed processes left; called whenever this process has become the only one.
+        mend: Repairs the folder after killed processes; called whenever this process is alone in it.
         processes: The launch. One of several is refused where the file system has no locks.
 
     Raises:
@@ -90,7 +90,7 @@ class SharedWork:
 
     @property
     def is_alone(self) -> bool:
-        """Whether this process keeps others out of the folder."""
+        """True while this process excludes others from the folder."""
         return self._locks.is_alone
 
     def share(self) -> None:
@@ -128,7 +128,7 @@ class SharedWork:
         """Complete all items. Rank 0 returns when they are complete and it is alone in the folder.
 
         Args:
-            is_complete: Whether no item is missing, as far as this process knows.
+            is_complete: Returns True if no item is missing, as far as this process knows.
             fill: Completes what `claims` yields.
         """
         while not is_complete():

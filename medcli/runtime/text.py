@@ -1,4 +1,4 @@
-"""Text from elsewhere, such as file names, made fit to be shown."""
+"""Escaping of text from outside, such as file names, for display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time pieces of work against each other: a clock that fits the device, rounds in turn, median and quartiles."""
+"""Timing: a clock that fits the device, interleaved rounds, median and quartiles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How long one run took."""
+    """Duration of one run."""
 
     seconds: float
     """By the clock that is compared."""
@@ -25,19 +25,19 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clock:
-    """A way to time work; its parts can be replaced, so that tests need not wait."""
+    """A clock; its parts can be replaced by tests."""
 
     name: str
-    """`thread_cpu`, `wall`, or `wall_synchronised` where a device works behind the caller's back."""
+    """`thread_cpu`, `wall`, or `wall_synchronised` for asynchronous devices."""
     now: Callable[[], float]
     """Seconds from any start, of the clock that is compared."""
     wall: Callable[[], float]
     """Seconds from any start, of the wall clock."""
     synchronize: Callable[[], object]
-    """Waits until the device has done all it was given."""
+    """Waits until the device has finished its queue."""
 
     def time(self, work: Work) -> Reading:
-        """Run the work once, its device's queue empty before and after."""
+        """Time one run, synchronized before and after."""
         self.synchronize()
         wall, now = self.wall(), self.now()
         work()
@@ -46,7 +46,7 @@ class Clock:
 
 
 def clock_for(device: torch.device, num_threads: int) -> Clock:
-    """The fairest clock for a device.
+    """Return the clock for a device.
 
     One thread on a CPU is timed by the CPU time it got, which other programs on the machine hardly change; several
     threads by the wall, for waiting for each other is part of their work; a GPU by the wall between two
@@ -68,7 +68,7 @@ def clock_for(device: torch.device, num_threads: int) -> Clock:
 
 @contextmanager
 def thread_limit(num_threads: int | None) -> Iterator[int]:
-    """Let torch use this many threads on the CPU for a while, None as many as it likes; yields how many it uses."""
+    """Limit torch to this many threads on the CPU, None: its default; yields the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads or before)
     try:
@@ -80,16 +80,16 @@ def thread_limit(num_threads: int | None) -> Iterator[int]:
 def take_turns(
     works: Sequence[Work], repeats: int, clock: Clock, after_run: Callable[[], object] = lambda: None
 ) -> list[list[Reading]]:
-    """Time each work once a round, so that a machine that grows slower meets all of them alike.
+    """Time each work once a round, so that a machine that slows down affects all alike.
 
     Args:
-        works: What to time; warmed up by the caller.
+        works: The works; warmed up by the caller.
         repeats: Rounds.
-        clock: How to time.
-        after_run: Is called after each run, outside its time.
+        clock: The clock.
+        after_run: Called after each run, untimed.
 
     Returns:
-        The readings of each work, a round after the other.
+        The readings of each work, by round.
     """
     readings: list[list[Reading]] = [[] for _ in works]
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""Features kept on disk, a file for each shard of images, found again by what the images are.
+"""Features cached on disk, a file for each shard of images, under a hash of the images.
 
 A file's name is a hash of the pixels of its images, of the extractor, its weights and what it does to pixels first, so
 that renamed folders, copies and the same images in an npz are found, and a changed image is not. Files are safetensors,
@@ -29,12 +29,12 @@ HEADER = "medcli"
 VERSION = 1
 """Part of every key: raised when the same images would no longer give the same features."""
 STALE_S = 3600
-"""Age at which a temporary file is what a killed process left behind; writing one takes seconds."""
+"""Age in seconds of a temporary file that no live process is writing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheSize:
-    """How much a cache holds."""
+    """Size of a cache."""
 
     num_files: int
     num_bytes: int
@@ -47,10 +47,10 @@ class FeatureCache:
     folder: Path
     """Made when the first file is written."""
     shard_images: int = 1024
-    """Most images of a file: what an interruption costs. It decides what is found again."""
+    """Most images of a file. Other values find other files."""
 
     def key(self, extractor: FeatureExtractor, digests: Sequence[bytes]) -> str:
-        """Name of the features of some images.
+        """Return the name of the features of some images.
 
         Args:
             extractor: The network.
@@ -60,11 +60,11 @@ class FeatureCache:
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def path(self, extractor: FeatureExtractor, key: str) -> Path:
-        """The file of a key."""
+        """Return the file of a key."""
         return self.folder / extractor.name / (key + SUFFIX)
 
     def has(self, extractor: FeatureExtractor, key: str) -> bool:
-        """Whether there is a file of a key; what it is worth, `load` finds out."""
+        """Return True if there is a file of a key; `load` checks it."""
         return self.path(extractor, key).is_file()
 
     def load(
@@ -79,8 +79,8 @@ class FeatureCache:
             kinds: Kinds of features to read; None reads all that are stored.
 
         Returns:
-            (images, width) float32 by kind, or None if the file is not there or anything about it is not as it was
-            written: header, shapes, checksums. Nothing doubtful is used.
+            (images, width) float32 by kind, or None if the file is missing or its header, shapes or checksums are not
+            those that were written.
         """
         path = self.path(extractor, key)
         try:
@@ -101,7 +101,7 @@ class FeatureCache:
         return rows if is_whole else None
 
     def save(self, extractor: FeatureExtractor, key: str, rows: Mapping[str, torch.Tensor]) -> None:
-        """Write features, all stored kinds of them.
+        """Write features of all stored kinds.
 
         Raises:
             EnvironmentProblem: If the folder can't be written to or is full.
@@ -115,12 +115,12 @@ class FeatureCache:
             save_file(dict(rows), temporary, metadata={HEADER: json.dumps(header, sort_keys=True)})
 
     def size(self) -> CacheSize:
-        """Number and size of the files."""
+        """Count the files and their bytes."""
         sizes = [file.stat().st_size for file in self.folder.glob(f"*/*{SUFFIX}")]
         return CacheSize(num_files=len(sizes), num_bytes=sum(sizes))
 
     def sweep(self) -> None:
-        """Remove what killed processes left half written."""
+        """Remove temporary files of killed processes."""
         for file in self.folder.glob("*/.*.tmp-*"):
             with suppress(OSError):
                 if time.time() - file.stat().st_mtime > STALE_S:

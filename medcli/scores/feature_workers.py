@@ -157,7 +157,7 @@ class _Started:
 
     @property
     def are_gone(self) -> bool:
-        """Whether all have ended."""
+        """True if all have ended."""
         return not any(process.is_alive() for process in self._processes)
 
     def news(self) -> tuple[dict[int, tuple[bytes, ...]], int]:
@@ -218,7 +218,7 @@ class _Gathering:
             if self._has_complained:
                 return self._computed(number)
             if has_waited and named is None and (self._started is None or self._started.are_gone):
-                # Only the images tell under which key a process started elsewhere puts their features.
+                # The key under which another command caches features follows from the images alone.
                 digests = next(read_shards(self._job.source, self._job.shards, [number])).digests
                 named = self._job.keyed(number, digests)
             has_waited = True

@@ -1,4 +1,4 @@
-"""One pass over an image set: the features every metric reads.
+"""Features of an image set, computed in one pass for all metrics.
 
 Dimension key: N images, D features.
 """
@@ -28,22 +28,22 @@ from medcli.scores.standard_error import NUM_BLOCKS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """What a pass is to keep; whatever is not wanted is not held."""
+    """Results of a pass to keep; others take no memory."""
 
     gaussians: frozenset[str] = frozenset()
     """Kinds of features whose mean and covariance are needed; not `logits`."""
     rows: frozenset[str] = frozenset()
     """Kinds of features needed image by image."""
     blocks: bool = False
-    """Whether the moments of contiguous blocks are needed too, of the kinds in `gaussians`."""
+    """Also keep the moments of contiguous blocks, of the kinds in `gaussians`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureSet:
-    """What is known about the features of an image set; a statistics file knows less than images do."""
+    """Features of an image set, or statistics of them."""
 
     name: str
-    """What messages call the set."""
+    """Name of the set in messages."""
     num_images: int | None
     """Images whose features are or could be had one by one; None for a set known by statistics alone."""
     gaussians: Mapping[str, Gaussian] = field(default_factory=dict)
@@ -66,18 +66,18 @@ def extract(
     cache: FeatureCache | None = None,
     workers: FeatureWorkers | None = None,
 ) -> FeatureSet:
-    """Run the extractor over all images once, or read what it gave before.
+    """Run the extractor over all images once, or read its features from the cache.
 
-    The result depends on the images and the extractor alone: not on who computed what, on interruptions or on the
-    cache; on the batch size only where the device rounds differently for it.
+    The result depends on the images and the extractor alone, not on processes, interruptions or the cache; on the batch
+    size only where the device rounds differently for it.
 
     Args:
         source: The images.
         extractor: The network.
-        wanted: What to keep. Spatial maps, say, are large: wanted as a Gaussian, they are summed and forgotten.
+        wanted: Results to keep. Large ones, such as spatial maps, take little memory as a Gaussian.
         batch_size: Most images in one network call.
-        reporter: Told of progress and of what is odd about the images.
-        cache: Where features are kept and looked for; None keeps them in memory alone.
+        reporter: Receives progress and remarks on the images.
+        cache: The feature cache; None keeps features in memory.
         workers: Processes to start for the work; None: this one alone.
 
     Raises:
@@ -100,7 +100,7 @@ def extract(
 
 
 def _check_source(source: ImageSource, reporter: Reporter) -> None:
-    """Refuse too few images, and pass on what is odd about them."""
+    """Refuse too few images, and report remarks on them."""
     if source.num_images < 2:
         raise DataError(
             f"{source.name} holds {source.num_images} image, scores need at least 2",
@@ -118,7 +118,7 @@ def job_of(
     cache: FeatureCache | None,
     num_threads: int | None = None,
 ) -> FeatureJob:
-    """A pass over an image set, cut into shards as every process that makes it cuts them."""
+    """Return a pass over an image set, cut into the same shards in every process."""
     max_images = cache.shard_images if cache else SHARD_IMAGES
     return FeatureJob(
         source=source,
@@ -131,7 +131,7 @@ def job_of(
 
 
 class _Summary:
-    """What is wanted of the shards taken in so far, which come in order."""
+    """Accumulates the wanted results of shards, which come in order."""
 
     def __init__(self, job: FeatureJob, wanted: Wanted, cache: FeatureCache | None) -> None:
         self._job, self._wanted, self._cache = job, wanted, cache
@@ -142,7 +142,7 @@ class _Summary:
         self._digests: list[bytes] = []
 
     def add(self, shard: ShardFeatures) -> None:
-        """Take in the next shard."""
+        """Add the next shard."""
         assert shard.rows is not None
         start, stop = len(self._digests), len(self._digests) + len(shard.digests)
         for kind, running in self._running.items():
@@ -155,7 +155,7 @@ class _Summary:
         self._digests += shard.digests
 
     def feature_set(self) -> FeatureSet:
-        """Everything wanted."""
+        """Return the wanted results."""
         source = self._job.source
         blocks = {}
         if self._blocks:
@@ -173,7 +173,7 @@ class _Summary:
         )
 
     def report_copies(self, reporter: Reporter) -> None:
-        """Say if images are there more than once: a sampler that repeats itself, or a folder filled twice."""
+        """Warn of duplicate images: a sampler that repeats itself, or a folder filled twice."""
         counts = Counter(self._digests)
         num_copies = len(self._digests) - len(counts)
         if num_copies:
@@ -186,7 +186,7 @@ class _Summary:
 
 
 class _StoredBlocks:
-    """Rows that are read again when a block of them is asked for: out of the cache, else out of memory."""
+    """Rows of blocks, read on demand from the cache, else from memory."""
 
     def __init__(self, job: FeatureJob, cache: FeatureCache | None, kinds: frozenset[str]) -> None:
         self._job, self._cache, self._kinds = job, cache, kinds

@@ -49,7 +49,7 @@ class LatentsRequest:
     storage: str = "fp32"
     """`fp32` or `fp16`."""
     flip: bool = True
-    """Whether mirrored images are encoded too."""
+    """Encode mirrored images too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,7 +197,7 @@ def _index(request: LatentsRequest, listing: ImageListing, encoder: LatentEncode
 
 
 def _check_same(output: Path, before: LatentIndex | None, index: LatentIndex) -> None:
-    """Refuse to add to a run with other settings or of other images."""
+    """Refuse to continue a run with other settings or of other images."""
     if before is None:
         return
     differing = [name for name, value in index.settings.items() if before.settings[name] != value]
@@ -225,7 +225,7 @@ def _remove_temporaries(output: Path) -> None:
 
 
 def _begin(output: Path, index: LatentIndex) -> LatentIndex:
-    """Write the index of a new run; return that of the run to continue."""
+    """Write the index of a new run, or return that of the run to continue."""
     before = read_index(output)
     _check_same(output, before, index)
     if before is None:

@@ -1,4 +1,4 @@
-"""How features are computed: which network, on which devices, kept where."""
+"""Feature extraction for `medcli fid`: network, devices and cache."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from medcli.scores.registry import load_extractor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Computing:
-    """What a user may say about it; none of it changes a score but for the choice of the network."""
+class FeatureOptions:
+    """Options of feature extraction; only the choice of the network changes a score."""
 
     extractor: str | None = None
-    """Feature network; None takes the one the reference was made with, else Inception."""
+    """Name of the extractor; None: that of the reference, else Inception."""
     extractor_weights: Path | None = None
-    """Weights of the extractor; None looks where they belong."""
+    """Weights of the extractor; None: their usual places."""
     download: bool = False
-    """Whether Inception weights that are not on this machine may be fetched."""
+    """Download missing Inception weights."""
     batch_size: int = 64
     """Most images in one network call."""
     device: str | None = None
-    """Where the network runs: one device, or several as in `cuda:0,1`; None takes the best there is."""
+    """One device, or several as in `cuda:0,1`; None: CUDA if available, else the CPU."""
     num_workers: int | None = None
-    """Processes that share the work; None takes one a device."""
+    """Number of processes; None: one a device."""
     cache_folder: Path | None = None
-    """Where features are kept and looked for; None keeps them in memory alone."""
+    """Folder of the feature cache; None: memory only."""
 
     def __post_init__(self) -> None:
         if self.download and self.extractor_weights:
@@ -45,8 +45,8 @@ class Computing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Computer:
-    """A network that is loaded, and those who run it."""
+class FeatureComputer:
+    """A loaded extractor with its workers and cache."""
 
     extractor: FeatureExtractor
     workers: FeatureWorkers
@@ -54,7 +54,7 @@ class Computer:
     batch_size: int
 
     def features_of(self, source: ImageSource, wanted: Wanted, reporter: Reporter) -> FeatureSet:
-        """Features of an image set.
+        """Extract the features of an image set.
 
         Raises:
             DataError: If an image can't be read, or a feature is not finite.
@@ -70,7 +70,7 @@ class Computer:
         )
 
     def assist(self, source: ImageSource) -> None:
-        """Do a share of the work on an image set for the first process of this launch.
+        """Compute a share of the features of an image set for rank 0.
 
         Raises:
             DataError: If an image can't be read, or a feature is not finite.
@@ -78,13 +78,13 @@ class Computer:
         assist(job_of(source, self.extractor, batch_size=self.batch_size, cache=self.cache))
 
 
-def load_computer(computing: Computing, name: str, reporter: Reporter) -> Computer:
-    """Load a network, and fetch its weights before if that was asked for.
+def load_feature_computer(features: FeatureOptions, name: str, reporter: Reporter) -> FeatureComputer:
+    """Load the extractor; download its weights first if asked for.
 
     Args:
-        computing: What the user said.
-        name: The extractor, chosen by now.
-        reporter: Told of progress.
+        features: Options.
+        name: Name of the extractor.
+        reporter: Receives progress.
 
     Raises:
         ConfigError: If the extractor or a device is unknown, or processes of a launch have no cache to share.
@@ -92,17 +92,17 @@ def load_computer(computing: Computing, name: str, reporter: Reporter) -> Comput
         EnvironmentProblem: If the weights or a device are missing.
     """
     processes = this_process()
-    if computing.cache_folder is None and not processes.is_alone:
+    if features.cache_folder is None and not processes.is_alone:
         raise ConfigError(
-            f"{processes.count} processes were launched, and what they share is the cache",
+            f"{processes.count} processes were launched, which share features through the cache",
             hint="leave out --no-cache, or start one process with --workers",
         )
-    workers = plan_workers(computing.device, computing.num_workers, computing.extractor_weights, processes)
-    if computing.download and name == INCEPTION:
+    workers = plan_workers(features.device, features.num_workers, features.extractor_weights, processes)
+    if features.download and name == INCEPTION:
         download_inception(reporter=reporter)
-    return Computer(
-        extractor=load_extractor(name, weights_path=computing.extractor_weights, device=workers.devices[0]),
+    return FeatureComputer(
+        extractor=load_extractor(name, weights_path=features.extractor_weights, device=workers.devices[0]),
         workers=workers,
-        cache=FeatureCache(computing.cache_folder) if computing.cache_folder else None,
-        batch_size=computing.batch_size,
+        cache=FeatureCache(features.cache_folder) if features.cache_folder else None,
+        batch_size=features.batch_size,
     )

@@ -1,4 +1,4 @@
-"""The two sides of a score: what a path or a name stands for, and its features."""
+"""Samples and reference of a score: image sets, statistics files and bundled references."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from medcli.scores.reference import (
     load_bundled,
     read_statistics,
 )
-from medcli.workflows.fid.features import Computer
+from medcli.workflows.fid.features import FeatureComputer
 
 SAMPLES_ROOT = Path("samples")
-"""Where `medcli sample` puts its folders."""
+"""Default folder of `medcli sample`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """An image set that was looked at but not yet read."""
+    """Samples or reference, inspected but not read."""
 
     name: str
     bundled: str | None = None
@@ -43,7 +43,7 @@ class Side:
     """Its images; None if it holds statistics alone."""
 
     def images_for(self, wanted: Wanted) -> ImageSource | None:
-        """The images from which what is wanted is computed; None where nothing of it needs the network."""
+        """Return the images if the network must run on them, else None."""
         return self.source if wanted.rows or (wanted.gaussians and not self.statistics) else None
 
     @property
@@ -54,17 +54,17 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SideFeatures:
-    """Features of one side, and the hashes of what they were read from."""
+    """Features of samples or reference, and hashes of their source."""
 
     features: FeatureSet
     sha256: str | None
-    """Of what FID and sFID rest on: ready statistics where there are some, else the images."""
+    """Hash of the statistics behind FID and sFID if the file has some, else of the images."""
     images_sha256: str | None
-    """Of the images; None where none were read."""
+    """Hash of the images; None if none were read."""
 
 
 def newest_sample_folder(root: Path) -> Path:
-    """The folder under `root` whose manifest was written last.
+    """Return the folder under `root` with the newest manifest.
 
     Raises:
         DataError: If no folder there holds a manifest.
@@ -79,7 +79,7 @@ def newest_sample_folder(root: Path) -> Path:
 
 
 def survey(path: Path, num_images: int | None = None) -> Side:
-    """Find out what a path holds and check what can be checked without a network.
+    """Inspect a path, and check what can be checked without a network.
 
     Raises:
         ConfigError: If ready statistics are to be cut to fewer images.
@@ -96,7 +96,7 @@ def survey(path: Path, num_images: int | None = None) -> Side:
 
 
 def survey_reference(name: str) -> Side:
-    """As `survey`, of a bundled reference's name or a path.
+    """Inspect a bundled reference by name, or a path as `survey` does.
 
     Raises:
         DataError: If it is neither, or there is nothing usable.
@@ -112,15 +112,15 @@ def survey_reference(name: str) -> Side:
 
 
 def manifest_reference(samples_path: Path) -> str | None:
-    """Name or path of the reference the samples' manifest gives, if any."""
-    folder = samples_path if samples_path.is_dir() else samples_path.parent  # samples.npz lies beside the manifest
+    """Return the reference named by the samples' manifest, if any."""
+    folder = samples_path if samples_path.is_dir() else samples_path.parent  # samples.npz is beside the manifest
     manifest = read_manifest(folder) or {}
     named = manifest.get("reference")
     return named if isinstance(named, str) else None
 
 
 def common_reference(paths: Sequence[Path]) -> str:
-    """The one reference that the manifests of all sample sets name.
+    """Return the reference that the manifests of all sample sets name.
 
     Raises:
         DataError: If one names none, or they name different ones.
@@ -146,7 +146,7 @@ def _required_reference(samples_path: Path) -> str:
 
 
 def extractor_name(asked: str | None, reference: Side | None, samples_path: Path) -> str:
-    """The extractor asked for, else the reference's, else that of the reference the samples were made for.
+    """Return the extractor asked for, else the reference's, else that of the reference in the samples' manifest.
 
     Raises:
         ConfigError: If the reference is bundled and was made with another than the one asked for.
@@ -172,8 +172,8 @@ def _made_with(reference: Side | None) -> str | None:
     return info.extractor if info else None
 
 
-def features_of(side: Side, computer: Computer, wanted: Wanted, reporter: Reporter) -> SideFeatures:
-    """Features of one side: ready statistics where its file holds them (as ADM does), the rest from its images."""
+def features_of(side: Side, computer: FeatureComputer, wanted: Wanted, reporter: Reporter) -> SideFeatures:
+    """Return the features of samples or reference: statistics from its file if there are some, the rest from images."""
     extractor = computer.extractor
     if side.bundled:
         found = bundled_sha256(side.bundled)

@@ -13,7 +13,7 @@ from medcli.scores.extractor import POOL, SPATIAL
 from medcli.scores.features import Wanted
 from medcli.scores.protocol import PROTOCOL, protocol_details, software
 from medcli.scores.reference_file import ReferenceFile
-from medcli.workflows.fid.features import Computing, load_computer
+from medcli.workflows.fid.features import FeatureOptions, load_feature_computer
 from medcli.workflows.fid.inputs import extractor_name, features_of, survey
 
 NUM_REFERENCE_IMAGES = 10_000
@@ -32,7 +32,7 @@ class ReferenceRequest:
     """Most images to store, at even distances; 0 stores statistics alone."""
     num_images: int | None = None
     """Images to use, from the first; None uses all."""
-    computing: Computing = Computing()
+    features: FeatureOptions = FeatureOptions()
     """How features are computed; without an extractor named, the images' manifest points to one, else Inception."""
     force: bool = False
     """Whether an existing file is replaced."""
@@ -84,8 +84,8 @@ def write_reference(request: ReferenceRequest, reporter: Reporter) -> ReferenceR
     side = survey(request.images, request.num_images)
     if side.source is None or side.statistics:
         raise DataError(f"{side.name} holds ready statistics, a reference is made from images", hint="name its images")
-    name = extractor_name(request.computing.extractor, None, request.images)
-    computer = load_computer(request.computing, name, reporter)
+    name = extractor_name(request.features.extractor, None, request.images)
+    computer = load_feature_computer(request.features, name, reporter)
     extractor = computer.extractor
     num_stored = min(request.num_reference_images, side.source.num_images)
     wanted = Wanted(gaussians=frozenset({POOL, SPATIAL} & set(extractor.dims)))

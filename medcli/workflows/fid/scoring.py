@@ -17,7 +17,7 @@ from medcli.scores.inception_score import BLOCK_SIZE, order_loss
 from medcli.scores.protocol import PROTOCOL, protocol_details, software
 from medcli.scores.scores import METRICS, Scores, metrics_of, score, wanted_of
 from medcli.scores.standard_error import Estimate
-from medcli.workflows.fid.features import Computer, Computing, load_computer
+from medcli.workflows.fid.features import FeatureComputer, FeatureOptions, load_feature_computer
 from medcli.workflows.fid.inputs import Side, SideFeatures, extractor_name, features_of
 
 JSON_KEYS = {"is": "inception_score"}
@@ -44,7 +44,7 @@ class FidRequest:
     """Samples to score, from the first; None scores all."""
     extrapolate: bool = False
     """Whether to compute FID for infinitely many samples too."""
-    computing: Computing = Computing()
+    features: FeatureOptions = FeatureOptions()
     """How features are computed."""
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class FidReport:
 class Yardstick:
     """What sample sets are measured with: the network, the reference read once, and the metrics."""
 
-    computer: Computer
+    computer: FeatureComputer
     reference: SideFeatures
     metrics: tuple[str, ...]
     is_extrapolated: bool
@@ -141,8 +141,8 @@ def load_yardstick(
         DataError: If the reference is unusable, or the samples are too few to extrapolate.
         EnvironmentProblem: If the extractor's weights or the device are missing.
     """
-    name = extractor_name(request.computing.extractor, reference, samples[0][0])
-    computer = load_computer(request.computing, name, reporter)
+    name = extractor_name(request.features.extractor, reference, samples[0][0])
+    computer = load_feature_computer(request.features, name, reporter)
     extractor = computer.extractor
     if request.extrapolate:
         for _, side in samples:
