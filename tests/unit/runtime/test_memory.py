@@ -7,7 +7,7 @@ from medcli.runtime import memory
 from medcli.runtime.memory import MIB, peak_memory_mib
 
 CPU = torch.device("cpu")
-on_linux = pytest.mark.skipif(memory._forget_peak_mib() is None, reason="this system does not tell a process's peak")
+on_linux = pytest.mark.skipif(memory._reset_peak_mib() is None, reason="this system does not tell a process's peak")
 
 
 @on_linux
