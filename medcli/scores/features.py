@@ -23,7 +23,7 @@ from medcli.scores.feature_cache import FeatureCache
 from medcli.scores.feature_workers import FeatureWorkers, features_in_order
 from medcli.scores.moments import BlockMoments, Gaussian, Moments, RunningMoments
 from medcli.scores.shards import SHARD_IMAGES, FeatureJob, ShardFeatures, content_sha256, plan_shards
-from medcli.scores.standard_error import NUM_BLOCKS
+from medcli.scores.standard_error import num_blocks, random_blocks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class Wanted:
     rows: frozenset[str] = frozenset()
     """Kinds of features needed image by image."""
     blocks: bool = False
-    """Also keep the moments of contiguous blocks, of the kinds in `gaussians`."""
+    """Also keep the moments of random blocks, of the kinds in `gaussians`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ class FeatureSet:
     rows: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """(N, D) float32 features in index order, on the CPU, by kind of feature."""
     block_moments: Mapping[str, Sequence[Moments]] = field(default_factory=dict)
-    """Moments of contiguous blocks of rows by kind of feature, each computed when it is asked for."""
+    """Moments of random blocks of rows by kind of feature, each computed on access."""
     content_sha256: str | None = None
     """Hash of the pixels of all images in order, one and the same for PNGs and an npz of them; None without images."""
 
@@ -160,9 +160,9 @@ class _Summary:
         blocks = {}
         if self._blocks:
             for kind in self._wanted.gaussians:
-                read = partial(_split, self._rows[kind]) if kind in self._rows else partial(self._blocks.read, kind)
+                read = partial(_pick, self._rows[kind]) if kind in self._rows else partial(self._blocks.read, kind)
                 dim = self._job.extractor.dims[kind]
-                blocks[kind] = BlockMoments(read, num_rows=source.num_images, dim=dim, num_blocks=NUM_BLOCKS)
+                blocks[kind] = BlockMoments(read, blocks=random_blocks(source.num_images, num_blocks(dim)), dim=dim)
         return FeatureSet(
             name=source.name,
             num_images=source.num_images,
@@ -198,11 +198,12 @@ class _StoredBlocks:
         kept = {kind: found for kind, found in rows.items() if kind in self._kinds}
         self._parts.append((self._job.shards[shard.number], key, kept))
 
-    def read(self, kind: str, start: int, stop: int) -> Iterator[torch.Tensor]:
+    def read(self, kind: str, index_B: torch.Tensor) -> Iterator[torch.Tensor]:
         for span, key, rows in self._parts:
-            if span.start < stop and start < span.stop:
+            picked_B = index_B[(index_B >= span.start) & (index_B < span.stop)] - span.start
+            if len(picked_B):
                 found = self._load(key, len(span), kind) if key else rows[kind]
-                yield found[max(start - span.start, 0) : stop - span.start]
+                yield found[picked_B]
 
     def _load(self, key: str, num_images: int, kind: str) -> torch.Tensor:
         assert self._cache is not None
@@ -215,5 +216,6 @@ class _StoredBlocks:
         return rows[kind]
 
 
-def _split(rows_ND: torch.Tensor, start: int, stop: int) -> Iterator[torch.Tensor]:
-    yield from torch.split(rows_ND[start:stop], SHARD_IMAGES)
+def _pick(rows_ND: torch.Tensor, index_B: torch.Tensor) -> Iterator[torch.Tensor]:
+    for part_B in torch.split(index_B, SHARD_IMAGES):
+        yield rows_ND[part_B]

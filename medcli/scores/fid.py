@@ -7,13 +7,14 @@ Dimension key: D features, R and Q ranks of the two covariances, K directions fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 
 from medcli.scores.moments import Gaussian, Moments, check_same_width
-from medcli.scores.standard_error import standard_error
+from medcli.scores.standard_error import jackknife, without_interactions
 
 BLOCK_COLUMNS = 256
 """Columns of a triangular factor multiplied at once."""
@@ -143,22 +144,25 @@ def largest_eigenvalue(covariance_DD: torch.Tensor) -> float:
     return float(vector_D.norm())
 
 
-def frechet_error(
+def frechet_deviations(
     samples: Gaussian,
     blocks: Iterable[Moments],
     reference: Factored,
     on_progress: Callable[[int], None] = lambda _done: None,
-) -> float | None:
-    """Standard error of the Frechet distance over draws of the samples; the reference is held fixed.
+    *,
+    num_pairs: int = 0,
+) -> torch.Tensor | None:
+    """Parts of the standard error of the Frechet distance over draws of the samples; the reference is held fixed.
 
     Args:
         samples: All samples.
-        blocks: Moments of contiguous blocks that make them up, read one at a time; empty ones are skipped.
+        blocks: Moments of blocks that make them up, read one at a time; empty ones are skipped.
         reference: Reference statistics, factored once for all blocks.
         on_progress: Called with the number of blocks done.
+        num_pairs: Pairs of blocks that are left out together at most, see `without_interactions`.
 
     Returns:
-        None if no block can be left out because fewer than two samples would remain.
+        `Estimate.deviations_G`; None if no block can be left out because fewer than two samples would remain.
     """
     if samples.num_rows is None:
         return None
@@ -170,16 +174,36 @@ def frechet_error(
     span = _Span.of(samples) if whole.num_rows <= len(whole.mean_D) else None
     if span:
         whole, reference = span.moments(whole), factored(span.gaussian(reference.gaussian))
-    sizes, without = [], []
-    for block in blocks:
-        if whole.num_rows - block.num_rows < 2:
+    value = frechet_distance(whole.gaussian(), reference)
+    sizes, without, interactions = list[int](), list[float](), list[float]()
+    before: Moments | None = None
+    for block in (span.moments(block) if span else block for block in blocks if block.num_rows):
+        rest = _rest(whole, block)
+        if rest.num_rows < 2:
             return None
-        if block.num_rows:
-            rest = _rest(whole, span.moments(block) if span else block)
-            sizes.append(block.num_rows)
-            without.append(frechet_distance(rest.gaussian(), reference))
-            on_progress(len(sizes))
-    return standard_error(frechet_distance(whole.gaussian(), reference), sizes, without)
+        sizes.append(block.num_rows)
+        without.append(frechet_distance(rest.gaussian(), reference))
+        if before is None:
+            before = block if len(interactions) < num_pairs else None
+        elif rest.num_rows - before.num_rows >= 2:
+            pair = frechet_distance(_rest(rest, before).gaussian(), reference)
+            interactions.append(_interaction(whole.num_rows, sizes[-2:], value, without[-2:], pair))
+            before = None
+        on_progress(len(sizes))
+    second_order = (
+        fmean(each**2 for each in interactions) * (len(sizes) - 1) / (2 * len(sizes)) if interactions else 0.0
+    )
+    return without_interactions(jackknife(value, sizes, without), second_order)
+
+
+def _interaction(num_rows: int, sizes: Sequence[int], value: float, without: Sequence[float], pair: float) -> float:
+    """Efron and Stein's Q of two blocks, in which the effects of the two one by one cancel.
+
+    With G equal blocks it is G f - (G - 1) (f_i + f_j) + (G - 2) f_ij, f_i being the score without block i.
+    """
+    size = sum(sizes) / 2
+    singles = sum((num_rows - each) * score for each, score in zip(sizes, without, strict=True))
+    return (num_rows * value - singles + (num_rows - sum(sizes)) * pair) / size
 
 
 def _rest(whole: Moments, block: Moments) -> Moments:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 
 from medcli.errors import DataError
-from medcli.runtime.noise import Stream, words
 from medcli.scores.fid import Factored, frechet_distance
 from medcli.scores.moments import Moments
+from medcli.scores.standard_error import permutation
 
 NUM_SIZES = 15
 SMALLEST_SHARE = 5
@@ -72,7 +72,7 @@ def fid_at_infinity(
     sizes = tuple(round(size) for size in torch.linspace(num / SMALLEST_SHARE, num, NUM_SIZES).tolist())
     distances = []
     for place, size in enumerate(sizes):
-        distances.append(_mean_distance(rows_ND, _permutation(num, seed, place), size, reference))
+        distances.append(_mean_distance(rows_ND, permutation(num, seed, place), size, reference))
         on_progress(place + 1)
     return _line(sizes, tuple(distances))
 
@@ -81,13 +81,6 @@ def _mean_distance(rows_ND: torch.Tensor, order_N: torch.Tensor, size: int, refe
     subsets = [order_N[first : first + size] for first in range(0, len(order_N) - size + 1, size)]
     found = [frechet_distance(Moments.of(rows_ND[subset]).gaussian(), reference) for subset in subsets]
     return sum(found) / len(found)
-
-
-def _permutation(num: int, seed: int, place: int) -> torch.Tensor:
-    """Random permutation of `num` numbers, a function of the seed and the place."""
-    index_N = torch.arange(num)
-    keys_N2 = words(seed, index_N, torch.full_like(index_N, place), 2, Stream.SCORE_SUBSET)
-    return (keys_N2[:, 0] << 31 | keys_N2[:, 1] >> 1).argsort(stable=True)
 
 
 def _line(sizes: tuple[int, ...], distances: tuple[float, ...]) -> Extrapolation:

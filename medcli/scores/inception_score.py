@@ -1,6 +1,6 @@
 """Inception Score as ADM computes it: consecutive blocks in file order (metrics-facts 1.4).
 
-Dimension key: N images, K classes, G groups.
+Dimension key: N images, K classes, B images of a piece.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import torch
 
 from medcli.errors import DataError
 from medcli.scores.moments import finite
-from medcli.scores.standard_error import NUM_BLOCKS, Estimate, blocks_of, standard_error
+from medcli.scores.standard_error import Estimate
 
 BLOCK_SIZE = 5000
 """Rows of a block. The papers' 50,000 samples make ten; a short last block counts as much as a full one."""
+PIECE_ROWS = 512
+"""Rows left out in turn at once."""
 
 
 def inception_score(logits_NK: torch.Tensor, *, block_size: int = BLOCK_SIZE) -> float:
@@ -25,35 +27,24 @@ def inception_score(logits_NK: torch.Tensor, *, block_size: int = BLOCK_SIZE) ->
     Raises:
         DataError: If there are no rows, or one is not finite.
     """
-    scores = block_scores(logits_NK, block_size=block_size)
-    return sum(scores) / len(scores)
+    return inception_score_estimate(logits_NK, block_size=block_size, has_error=False).value
 
 
-def block_scores(logits_NK: torch.Tensor, *, block_size: int = BLOCK_SIZE) -> list[float]:
-    """The score of each block. Arguments and errors as for `inception_score`."""
-    if not len(logits_NK):
-        raise DataError("the Inception Score needs at least 1 image, got 0")
-    return [_block_score(block) for block in torch.split(finite(logits_NK), block_size)]
-
-
-def inception_score_estimate(logits_NK: torch.Tensor, *, block_size: int = BLOCK_SIZE) -> Estimate:
-    """The score with its standard error: from the spread of its blocks or, of a single block, by jackknife.
+def inception_score_estimate(
+    logits_NK: torch.Tensor, *, block_size: int = BLOCK_SIZE, has_error: bool = True
+) -> Estimate:
+    """The score with its standard error, by leaving out each row of its block in turn.
 
     Arguments and errors as for `inception_score`; a single row has no standard error.
     """
-    scores = block_scores(logits_NK, block_size=block_size)
-    if len(scores) == 1:
-        return Estimate(
-            value=scores[0],
-            standard_error=_jackknife(scores[0], logits_NK),
-            method=f"jackknife over {NUM_BLOCKS} blocks",
-        )
-    spread = float(torch.tensor(scores, dtype=torch.float64).std())
-    return Estimate(
-        value=sum(scores) / len(scores),
-        standard_error=spread / len(scores) ** 0.5,
-        method=f"spread of {len(scores)} blocks of {block_size}",
-    )
+    if not len(logits_NK):
+        raise DataError("the Inception Score needs at least 1 image, got 0")
+    blocks = torch.split(finite(logits_NK), block_size)
+    value = sum(_block_score(block) for block in blocks) / len(blocks)
+    deviations_N = None
+    if has_error and len(logits_NK) > 1:
+        deviations_N = torch.cat([_block_deviations(block) for block in blocks]) / len(blocks)
+    return Estimate.of(value, deviations_N, "jackknife over samples")
 
 
 def order_loss(logits_NK: torch.Tensor, *, block_size: int = BLOCK_SIZE) -> float:
@@ -74,28 +65,24 @@ def _block_score(logits_NK: torch.Tensor) -> float:
     return float(divergence_N.mean().exp())
 
 
-def _jackknife(score: float, logits_NK: torch.Tensor) -> float | None:
-    parts = blocks_of(logits_NK)
-    if len(parts) < 2:
-        return None
-    sizes = [len(part) for part in parts]
-    entropy_G, p_GK = (torch.stack(sums) for sums in zip(*map(_sums, parts), strict=True))
-    rests_GK, num = p_GK.sum(dim=0) - p_GK, len(logits_NK)
-    without = [
-        _score(entropy, p_K, num - size)
-        for entropy, p_K, size in zip(entropy_G.sum() - entropy_G, rests_GK, sizes, strict=True)
-    ]
-    return standard_error(score, sizes, without)
+def _block_deviations(logits_NK: torch.Tensor) -> torch.Tensor:
+    """(N,) `Estimate.deviations_G` of a block's score. The score of a single row is always 1, so its part is 0.
 
-
-def _sums(logits_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums over rows of sum_c p log p and of p, which determine the score of any union of rows."""
-    log_p_NK = logits_NK.double().log_softmax(dim=1)
-    p_NK = log_p_NK.exp()
-    return (p_NK * log_p_NK).sum(), p_NK.sum(dim=0)
-
-
-def _score(entropy: torch.Tensor, p_K: torch.Tensor, num_rows: int) -> float:
-    """exp(mean_i KL) from sums over rows."""
-    mean_K = p_K.clamp(min=0) / num_rows  # a difference of sums may fall below 0 by rounding
-    return float((entropy / num_rows - torch.special.xlogy(mean_K, mean_K).sum()).exp())
+    The score of any rows follows from their sums of p and of sum_c p log p.
+    """
+    num = len(logits_NK)
+    if num == 1:
+        return torch.zeros(1, dtype=torch.float64)
+    pieces = logits_NK.split(PIECE_ROWS)
+    entropy_N, p_K = torch.zeros(num, dtype=torch.float64), torch.zeros(logits_NK.shape[1], dtype=torch.float64)
+    for rows_B, piece_BK in zip(entropy_N.split(PIECE_ROWS), pieces, strict=True):
+        log_p_BK = piece_BK.double().log_softmax(dim=1)
+        rows_B.copy_((log_p_BK.exp() * log_p_BK).sum(dim=1))
+        p_K += log_p_BK.exp().sum(dim=0)
+    without = []
+    for rows_B, piece_BK in zip(entropy_N.split(PIECE_ROWS), pieces, strict=True):
+        mean_BK = (p_K - piece_BK.double().softmax(dim=1)).clamp(min=0) / (num - 1)
+        entropy_B = (entropy_N.sum() - rows_B) / (num - 1)
+        without.append((entropy_B - torch.special.xlogy(mean_BK, mean_BK).sum(dim=1)).exp())
+    without_N = torch.cat(without)
+    return ((num - 1) / num) ** 0.5 * (without_N.mean() - without_N)

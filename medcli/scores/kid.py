@@ -13,7 +13,7 @@ import torch
 from medcli.errors import DataError
 from medcli.scores.extractor import CPU
 from medcli.scores.moments import check_same_width, finite
-from medcli.scores.standard_error import Estimate
+from medcli.scores.standard_error import Estimate, without_interactions
 
 TILE_ROWS = 2048
 """Rows of one side of a tile: a tile of kernel values takes 32 MiB."""
@@ -48,37 +48,42 @@ def kernel_distance(
         raise DataError(f"KID needs at least 2 images on each side, got {num_samples} and {num_reference}")
     samples_ND, reference_MD = finite(samples_ND).cpu(), finite(reference_MD).cpu()
     tiles = _Tiles(num_samples, num_reference, device, on_progress)
-    within_N, across_N = tiles.within(samples_ND), tiles.across(samples_ND, reference_MD)
+    (within_N, squares), across_N = tiles.within(samples_ND), tiles.across(samples_ND, reference_MD)
     value = (
         within_N.sum() / (num_samples * (num_samples - 1))
-        + tiles.within(reference_MD).sum() / (num_reference * (num_reference - 1))
+        + tiles.within(reference_MD)[0].sum() / (num_reference * (num_reference - 1))
         - 2 * across_N.sum() / (num_samples * num_reference)
     )
-    return Estimate(
-        value=float(value),
-        standard_error=_error(within_N, across_N / num_reference),
-        method="jackknife over samples",
-    )
+    deviations_N = _deviations(within_N, squares, across_N / num_reference)
+    return Estimate.of(float(value), deviations_N, "jackknife over samples")
 
 
-def _error(within_N: torch.Tensor, mean_across_N: torch.Tensor) -> float | None:
-    """Standard error by the leave-one-out jackknife, from row sums.
+def _deviations(within_N: torch.Tensor, squares: float, mean_across_N: torch.Tensor) -> torch.Tensor | None:
+    """Parts of the standard error by the leave-one-out jackknife, from row sums.
 
     With r_i the sum of k over the other samples, c_i that over the reference, and
 
         u_i = 2 c_i / ((N - 1) M) - 2 r_i / ((N - 1) (N - 2)),
 
-    the value without sample i is u_i plus a constant, so the error is sqrt((N - 1) / N * sum_i (u_i - mean u)^2).
+    the value without sample i is u_i plus a constant, so the error is sqrt((N - 1) / N * sum_i (u_i - mean u)^2). The
+    part counted twice (`without_interactions`) is 2 / (N (N - 1)) times the mean square of the doubly centred kernel,
+    here in the unbiased form of Szekely and Rizzo 2014.
 
     Args:
         within_N: r, float64.
+        squares: Sum of k^2 over ordered pairs of different samples.
         mean_across_N: c / M, float64.
     """
     num = len(within_N)
     if num < 3:
         return None
     shift_N = 2 * mean_across_N / (num - 1) - 2 * within_N / ((num - 1) * (num - 2))
-    return float(((num - 1) / num * (shift_N - shift_N.mean()).square().sum()).sqrt())
+    deviations_N = ((num - 1) / num) ** 0.5 * (shift_N.mean() - shift_N)
+    if num < 4:
+        return deviations_N
+    rows, total = float(within_N.square().sum()) / (num - 2), float(within_N.sum()) ** 2 / ((num - 1) * (num - 2))
+    centred = max(squares - 2 * rows + total, 0.0) / (num * (num - 3))
+    return without_interactions(deviations_N, 2 * centred / (num * (num - 1)))
 
 
 class _Tiles:
@@ -91,17 +96,20 @@ class _Tiles:
         self._total = samples * (samples + 1) // 2 + reference * (reference + 1) // 2 + samples * reference
         self._done, self._device, self._on_progress = 0, device, on_progress
 
-    def within(self, rows_ND: torch.Tensor) -> torch.Tensor:
-        """(N,) sum of the kernel of each row with every other row; each pair is computed once."""
-        sums_N = torch.zeros(len(rows_ND), dtype=torch.float64)
+    def within(self, rows_ND: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """(N,) sum of the kernel of each row with every other row, and the sum of its squares over all these pairs."""
+        sums_N, squares = torch.zeros(len(rows_ND), dtype=torch.float64), 0.0
         for first in range(0, len(rows_ND), TILE_ROWS):
             left_BD = self._move(rows_ND, first)
-            sums_N[first : first + TILE_ROWS] += self._kernel(left_BD, left_BD).fill_diagonal_(0).sum(dim=1).cpu()
+            tile_BB = self._kernel(left_BD, left_BD).fill_diagonal_(0)
+            sums_N[first : first + TILE_ROWS] += tile_BB.sum(dim=1).cpu()
+            squares += float(tile_BB.square_().sum())
             for second in range(first + TILE_ROWS, len(rows_ND), TILE_ROWS):
                 tile_BB = self._kernel(left_BD, self._move(rows_ND, second))
                 sums_N[first : first + TILE_ROWS] += tile_BB.sum(dim=1).cpu()
                 sums_N[second : second + TILE_ROWS] += tile_BB.sum(dim=0).cpu()
-        return sums_N
+                squares += 2 * float(tile_BB.square_().sum())
+        return sums_N, squares
 
     def across(self, left_ND: torch.Tensor, right_MD: torch.Tensor) -> torch.Tensor:
         """(N,) sum of the kernel of each row with all rows of the other set."""

@@ -128,23 +128,21 @@ class RunningMoments:
 
 
 class BlockMoments(Sequence[Moments]):
-    """Moments of contiguous blocks of rows, each computed on access: with 2048 features one takes 33 MB.
+    """Moments of blocks of rows, each computed on access: with 2048 features one takes 33 MB.
 
     Args:
-        read: Yields the rows from one to before another, in order, as (N, D) pieces of any length.
-        num_rows: Rows in all.
-        dim: Their width.
-        num_blocks: Blocks; their sizes differ by at most one. With fewer rows than blocks, one row each.
+        read: Yields the rows of these numbers, which rise, as (N, D) pieces of any length.
+        blocks: Row numbers of each block, rising.
+        dim: Width of the rows.
     """
 
     def __init__(
-        self, read: Callable[[int, int], Iterator[torch.Tensor]], *, num_rows: int, dim: int, num_blocks: int
+        self, read: Callable[[torch.Tensor], Iterator[torch.Tensor]], *, blocks: Sequence[torch.Tensor], dim: int
     ) -> None:
-        self._read, self._num_rows, self._dim = read, num_rows, dim
-        self._num_blocks = min(num_blocks, num_rows)
+        self._read, self._blocks, self._dim = read, blocks, dim
 
     def __len__(self) -> int:
-        return self._num_blocks
+        return len(self._blocks)
 
     @overload
     def __getitem__(self, place: int) -> Moments: ...
@@ -155,12 +153,8 @@ class BlockMoments(Sequence[Moments]):
     def __getitem__(self, place: int | slice) -> Moments | Sequence[Moments]:
         if isinstance(place, slice):
             return [self[block] for block in range(*place.indices(len(self)))]
-        if not -len(self) <= place < len(self):
-            raise IndexError(place)
-        block = place % len(self)
-        start, stop = (self._num_rows * edge // len(self) for edge in (block, block + 1))
         running = RunningMoments(self._dim)
-        for rows_ND in self._read(start, stop):
+        for rows_ND in self._read(self._blocks[place]):
             running.add(rows_ND)
         return running.moments()
 

@@ -9,7 +9,7 @@ Dimension key: N and M rows, D features, P pairs, S candidates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -17,6 +17,7 @@ from medcli.errors import DataError
 from medcli.scores.distances import Frame, Tiles, exact_distances, frame_of, full_float32
 from medcli.scores.extractor import CPU
 from medcli.scores.moments import check_same_width, finite
+from medcli.scores.recall_error import RandomHalves
 
 NUM_NEIGHBOURS = 3
 TILE_ROWS = 2048
@@ -35,6 +36,10 @@ class PrecisionRecall:
     num_samples: int
     num_references_inside: int
     num_references: int
+    is_inside_N: torch.Tensor = field(compare=False, repr=False)
+    """Samples inside at least one ball around a reference image."""
+    recall_deviations_G: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    """Parts of the standard error of recall, see `recall_error`."""
 
     @property
     def precision(self) -> float:
@@ -45,6 +50,11 @@ class PrecisionRecall:
     def recall(self) -> float:
         """Share of reference images inside at least one ball around a sample."""
         return self.num_references_inside / self.num_references
+
+    @property
+    def precision_deviations_N(self) -> torch.Tensor:
+        """Parts of the standard error of precision: that of N independent answers."""
+        return (self.is_inside_N.double() - self.precision) / self.num_samples
 
 
 @full_float32()
@@ -78,8 +88,9 @@ def precision_recall(
     samples, reference = finite(samples_ND).cpu(), finite(reference_MD).cpu()
     frame = frame_of(reference, samples)
     counter = _RowCounter(on_progress, 2 * len(samples) + len(reference))
-    balls_N, balls_M = (_radii(rows, frame, k, device, counter) for rows in (samples, reference))
-    coverage = _Coverage(samples, reference, balls_N, balls_M, frame)
+    halves = RandomHalves(len(samples), len(reference), k)
+    balls_N, balls_M = _radii(samples, frame, k, device, counter, halves), _radii(reference, frame, k, device, counter)
+    coverage = _Coverage(samples, reference, balls_N, balls_M, frame, halves)
     for num_rows in coverage.passes(device):
         counter.add(num_rows)
     return PrecisionRecall(
@@ -87,6 +98,8 @@ def precision_recall(
         num_samples=len(samples),
         num_references_inside=int(coverage.is_in_M.sum()),
         num_references=len(reference),
+        is_inside_N=coverage.is_in_N,
+        recall_deviations_G=halves.deviations(),
     )
 
 
@@ -108,25 +121,37 @@ def radii(rows_ND: torch.Tensor, *, k: int = NUM_NEIGHBOURS, device: torch.devic
     return _radii(rows_ND.cpu(), frame_of(rows_ND.cpu()), k, device, counter)
 
 
-def _radii(rows_ND: torch.Tensor, frame: Frame, k: int, device: torch.device, counter: _RowCounter) -> torch.Tensor:
+def _radii(
+    rows_ND: torch.Tensor,
+    frame: Frame,
+    k: int,
+    device: torch.device,
+    counter: _RowCounter,
+    halves: RandomHalves | None = None,
+) -> torch.Tensor:
     tiles = Tiles(frame, min(TILE_ROWS, len(rows_ND)), TILE_COLUMNS, device)
     found = []
     for index_N in torch.split(torch.arange(len(rows_ND)), TILE_ROWS):
-        radius_N, is_certain_N = _kth_distances(rows_ND, index_N, tiles, k)
+        distance_NS, place_NS, is_certain_N = _nearest(rows_ND, index_N, tiles, k)
         if not is_certain_N.all():
             uncertain_N = index_N[~is_certain_N]
             exact_tiles = Tiles(frame, len(uncertain_N), TILE_COLUMNS, CPU, torch.float64)
             # Ties left by float64 differ by less than its rounding.
-            radius_N[~is_certain_N] = _kth_distances(rows_ND, uncertain_N, exact_tiles, k)[0]
-        found.append(radius_N)
+            distance_NS[~is_certain_N], place_NS[~is_certain_N], _ = _nearest(rows_ND, uncertain_N, exact_tiles, k)
+        if halves:
+            halves.add_neighbours(index_N, place_NS, distance_NS)
+        found.append(distance_NS[:, k - 1])
         counter.add(len(index_N))
     return torch.cat(found)
 
 
-def _kth_distances(
+def _nearest(
     rows_ND: torch.Tensor, index_N: torch.Tensor, tiles: Tiles, k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N,) float64 squared distance of the indexed rows to their k-th neighbour, and whether that is certain."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Nearest other rows of the indexed ones, the nearest first: (N, S) float64 squared distances, and row numbers.
+
+    The first k are the true ones where the last result, (N,) bool, says so; of the others some may be missing.
+    """
     num = min(k + NUM_SPARE, len(rows_ND) - 1)
     tiles.hold(rows_ND[index_N])
     low_NS, place_NS = torch.empty(len(index_N), 0), torch.empty(len(index_N), 0, dtype=torch.int64)
@@ -141,11 +166,12 @@ def _kth_distances(
         place_NS = place_NS.gather(1, picked_NS)
     pair_P = index_N.repeat_interleave(num)
     distance_NS = exact_distances(rows_ND, rows_ND, pair_P, place_NS.flatten()).view(len(index_N), num)
-    radius_N = distance_NS.sort(dim=1).values[:, k - 1]
+    distance_NS, order_NS = distance_NS.sort(dim=1, stable=True)
     # Every discarded row is at least as far away as the lower bound of the last candidate.
     discarded_N = low_NS[:, -1].double() / tiles.unit
-    is_certain_N = radius_N <= discarded_N if num < len(rows_ND) - 1 else torch.ones(len(index_N), dtype=torch.bool)
-    return radius_N, is_certain_N
+    is_all = num == len(rows_ND) - 1
+    is_certain_N = torch.ones_like(index_N, dtype=torch.bool) if is_all else distance_NS[:, k - 1] <= discarded_N
+    return distance_NS, place_NS.gather(1, order_NS), is_certain_N
 
 
 class _Coverage:
@@ -158,9 +184,10 @@ class _Coverage:
         balls_N: torch.Tensor,
         balls_M: torch.Tensor,
         frame: Frame,
+        halves: RandomHalves,
     ) -> None:
         self._samples, self._reference, self._balls_N, self._balls_M = samples, reference, balls_N, balls_M
-        self._frame = frame
+        self._frame, self._halves = frame, halves
         self.is_in_N = torch.zeros(len(samples), dtype=torch.bool)
         self.is_in_M = torch.zeros(len(reference), dtype=torch.bool)
 
@@ -186,6 +213,7 @@ class _Coverage:
         is_in_N |= (high_NM <= around_M * (1 - RADIUS_ROUNDING)).any(dim=1).cpu()
         is_in_M |= (high_NM <= around_N1 * (1 - RADIUS_ROUNDING)).any(dim=0).cpu()
         low_NM, more = tiles.low(), torch.finfo(high_NM.dtype).tiny
+        self._halves.add_tile(rows, columns, low_NM, tiles.unit)
         is_open_NM = (low_NM <= around_M * (1 + RADIUS_ROUNDING) + more).cpu()
         is_open_MN = (low_NM <= around_N1 * (1 + RADIUS_ROUNDING) + more).cpu().T
         samples, reference = self._samples[rows], self._reference[columns]

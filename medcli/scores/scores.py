@@ -11,11 +11,12 @@ from medcli.errors import DataError
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.scores.extractor import CPU, LOGITS, POOL, SPATIAL, FeatureExtractor
 from medcli.scores.features import FeatureSet, Wanted
-from medcli.scores.fid import factored, frechet_distance, frechet_error
+from medcli.scores.fid import factored, frechet_deviations, frechet_distance
 from medcli.scores.inception_score import inception_score_estimate
 from medcli.scores.kid import kernel_distance
 from medcli.scores.precision_recall import NUM_NEIGHBOURS, precision_recall
-from medcli.scores.standard_error import NUM_BLOCKS, Estimate, binomial_error
+from medcli.scores.recall_error import NUM_HALVES
+from medcli.scores.standard_error import Estimate, num_pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,13 +78,18 @@ def _sfid(samples: FeatureSet, reference: FeatureSet, context: ComputeContext) -
 
 def _frechet(kind: str, samples: FeatureSet, reference: FeatureSet, context: ComputeContext) -> Estimate:
     gaussian, target = samples.gaussians[kind], factored(reference.gaussians[kind])
-    error = None
-    if blocks := samples.block_moments.get(kind):
-        total, on_progress = min(NUM_BLOCKS, gaussian.num_rows or NUM_BLOCKS), context.on_progress("blocks left out")
-        error = frechet_error(gaussian, blocks, target, lambda done: on_progress(done, total))
-    return Estimate(
-        value=frechet_distance(gaussian, target), standard_error=error, method=f"jackknife over {NUM_BLOCKS} blocks"
-    )
+    deviations_G, blocks = None, samples.block_moments.get(kind, ())
+    if blocks:
+        on_progress = context.on_progress("blocks left out")
+        deviations_G = frechet_deviations(
+            gaussian,
+            blocks,
+            target,
+            lambda done: on_progress(done, len(blocks)),
+            num_pairs=num_pairs(len(gaussian.mean_D)),
+        )
+    method = f"jackknife over {len(blocks)} random blocks"
+    return Estimate.of(frechet_distance(gaussian, target), deviations_G, method)
 
 
 def _inception_score(samples: FeatureSet, _reference: FeatureSet, _context: ComputeContext) -> tuple[Estimate, ...]:
@@ -98,15 +104,9 @@ def _precision_recall(samples: FeatureSet, reference: FeatureSet, context: Compu
         on_progress=context.on_progress("rows compared"),
     )
     return (
-        Estimate(
-            value=counts.precision,
-            standard_error=binomial_error(counts.precision, counts.num_samples),
-            method="binomial over samples",
-        ),
-        Estimate(
-            value=counts.recall,
-            standard_error=binomial_error(counts.recall, counts.num_references),
-            method="binomial over reference images",
+        Estimate.of(counts.precision, counts.precision_deviations_N, "binomial over samples"),
+        Estimate.of(
+            counts.recall, counts.recall_deviations_G, f"spread over {NUM_HALVES} random halves of the samples"
         ),
     )
 

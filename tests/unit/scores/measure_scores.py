@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 from medcli.runtime.memory import peak_memory_mib
-from medcli.scores.fid import factored, frechet_distance, frechet_error
+from medcli.scores.fid import factored, frechet_deviations, frechet_distance
 from medcli.scores.inception import load_inception
 from medcli.scores.moments import Moments, RunningMoments
 from medcli.scores.precision_recall import precision_recall
-from medcli.scores.standard_error import blocks_of
+from medcli.scores.standard_error import random_blocks
 from tests.golden.inception_support import fidelitys_own, random_weights
 
 WIDTH, SPATIAL_WIDTH = 2048, 2023
@@ -88,13 +88,13 @@ def frechet() -> dict[str, float]:
     samples, few = rows(6000, 1), rows(64, 2)
     reference = Moments.of(rows(8000, 3)).gaussian()
     many, thin = Moments.of(samples).gaussian(), Moments.of(few).gaussian()
-    whole, blocks = factored(reference), [Moments.of(block) for block in blocks_of(samples)]
-    thin_blocks = [Moments.of(block) for block in blocks_of(few)]
+    whole, blocks = factored(reference), [Moments.of(samples[block]) for block in random_blocks(len(samples))]
+    thin_blocks = [Moments.of(few[block]) for block in random_blocks(len(few))]
     return {
         "distance_s": seconds(lambda: frechet_distance(many, reference)),
         "distance_of_few_samples_s": seconds(lambda: frechet_distance(thin, whole)),
-        "jackknife_s": seconds(lambda: frechet_error(many, blocks, whole)),
-        "jackknife_of_few_samples_s": seconds(lambda: frechet_error(thin, thin_blocks, whole)),
+        "jackknife_s": seconds(lambda: frechet_deviations(many, blocks, whole)),
+        "jackknife_of_few_samples_s": seconds(lambda: frechet_deviations(thin, thin_blocks, whole)),
     }
 
 

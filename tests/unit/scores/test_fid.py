@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from medcli.scores import fid
-from medcli.scores.fid import Factored, factored, frechet_distance, frechet_error
+from medcli.scores.fid import Factored, factored, frechet_deviations, frechet_distance
 from medcli.scores.moments import Gaussian, Moments
-from medcli.scores.standard_error import blocks_of
+from medcli.scores.standard_error import random_blocks
 
 
 def diagonal(mean: list[float], variances: list[float]) -> Gaussian:
@@ -142,21 +142,33 @@ def gaussian(rows_ND: torch.Tensor) -> Gaussian:
     return Moments.of(rows_ND).gaussian()
 
 
-def found_error(samples: torch.Tensor, reference: Gaussian) -> float | None:
-    blocks = (Moments.of(block) for block in blocks_of(samples))
-    return frechet_error(gaussian(samples), blocks, factored(reference))
+def found_error(
+    samples: torch.Tensor, reference: Gaussian, *, num_blocks: int = 20, num_pairs: int = 0
+) -> float | None:
+    blocks = (Moments.of(samples[block]) for block in random_blocks(len(samples), num_blocks))
+    deviations = frechet_deviations(gaussian(samples), blocks, factored(reference), num_pairs=num_pairs)
+    return None if deviations is None else float(deviations.norm())
 
 
-def brute_force(samples: torch.Tensor, reference: Gaussian) -> float:
-    """The textbook formula for equal blocks, every subset scored from its rows."""
-    blocks = torch.arange(len(samples)).tensor_split(20)
-    without = []
+def without(samples: torch.Tensor, reference: Gaussian, *blocks: torch.Tensor) -> float:
+    keep = torch.ones(len(samples), dtype=torch.bool)
     for block in blocks:
-        keep = torch.ones(len(samples), dtype=torch.bool)
         keep[block] = False
-        without.append(frechet_distance(gaussian(samples[keep]), reference))
-    values = torch.tensor(without, dtype=torch.float64)
-    return float((19 / 20 * (values - values.mean()).square().sum()).sqrt())
+    return frechet_distance(gaussian(samples[keep]), reference)
+
+
+def brute_force(samples: torch.Tensor, reference: Gaussian, *, num_pairs: int = 0) -> float:
+    """The textbook formulas for equal blocks, every subset scored from its rows."""
+    blocks = random_blocks(len(samples), 20)
+    values = torch.tensor([without(samples, reference, block) for block in blocks], dtype=torch.float64)
+    variance = float(19 / 20 * (values - values.mean()).square().sum())
+    interactions = []
+    for place in range(0, 2 * num_pairs, 2):
+        both = without(samples, reference, blocks[place], blocks[place + 1])
+        single = values[place] + values[place + 1]
+        interactions.append(20 * frechet_distance(gaussian(samples), reference) - 19 * float(single) + 18 * both)
+    second_order = sum(each**2 for each in interactions) / max(1, num_pairs) * 19 / 40
+    return max(variance - second_order, variance / 2) ** 0.5
 
 
 @pytest.mark.parametrize(
@@ -171,14 +183,16 @@ def brute_force(samples: torch.Tensor, reference: Gaussian) -> float:
 )
 def test_the_error_is_that_of_scoring_every_subset_from_its_rows(num: int, dim: int, num_reference: int) -> None:
     samples, reference = rows(num, dim, 0), gaussian(rows(num_reference, dim, 1, 1.3) + 0.2)
-    assert found_error(samples, reference) == pytest.approx(brute_force(samples, reference), rel=1e-10)
+    for num_pairs in (0, 3, 10):
+        expected = brute_force(samples, reference, num_pairs=num_pairs)
+        assert found_error(samples, reference, num_pairs=num_pairs) == pytest.approx(expected, rel=1e-8)
 
 
 def test_the_error_is_the_scatter_of_fresh_samples() -> None:
     reference = gaussian(rows(5000, 4, 99, 1.1))
     sets = [rows(500, 4, seed) for seed in range(60)]
     scatter = torch.tensor([frechet_distance(gaussian(samples), reference) for samples in sets]).std()
-    mean_error = sum(found_error(samples, reference) for samples in sets[:10]) / 10
+    mean_error = sum(found_error(samples, reference, num_blocks=100, num_pairs=50) for samples in sets[:10]) / 10
     assert mean_error == pytest.approx(float(scatter), rel=0.25)
 
 
@@ -190,12 +204,12 @@ def test_two_samples_must_remain(num: int, has_error: bool) -> None:
 def test_statistics_of_an_unknown_number_have_no_error() -> None:
     known = gaussian(rows(40, 3, 0))
     unknown = Gaussian(mean_D=known.mean_D, covariance_DD=known.covariance_DD, num_rows=None)
-    assert frechet_error(unknown, (), factored(gaussian(rows(9, 3, 1)))) is None
+    assert frechet_deviations(unknown, (), factored(gaussian(rows(9, 3, 1)))) is None
 
 
 def test_progress_is_reported_block_by_block() -> None:
     seen: list[int] = []
     samples = rows(100, 3, 0)
-    blocks = (Moments.of(block) for block in blocks_of(samples))
-    frechet_error(gaussian(samples), blocks, factored(gaussian(rows(9, 3, 1))), seen.append)
+    blocks = (Moments.of(samples[block]) for block in random_blocks(len(samples)))
+    frechet_deviations(gaussian(samples), blocks, factored(gaussian(rows(9, 3, 1))), seen.append)
     assert seen == list(range(1, 21))

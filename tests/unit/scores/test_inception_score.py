@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from medcli.errors import DataError
+from medcli.scores import inception_score as module
 from medcli.scores.inception_score import inception_score, inception_score_estimate, order_loss
 
 
@@ -33,27 +34,33 @@ def random_logits(num: int, seed: int = 0) -> torch.Tensor:
     return 2 * torch.randn(num, 10, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_error_of_several_blocks_is_their_spread() -> None:
+def leave_one_out(logits: torch.Tensor) -> torch.Tensor:
+    num = len(logits)
+    values = torch.tensor([inception_score(logits[torch.arange(num) != row]) for row in range(num)]).double()
+    return ((num - 1) / num) ** 0.5 * (values.mean() - values)
+
+
+def test_the_error_of_one_block_is_the_jackknife_over_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_ROWS", 7)
     logits = random_logits(30)
-    scores = torch.tensor([inception_score(block) for block in torch.split(logits, 10)], dtype=torch.float64)
-    found = inception_score_estimate(logits, block_size=10)
-    assert found.value == pytest.approx(float(scores.mean()), rel=1e-12)
-    assert found.standard_error == pytest.approx(float(scores.std()) / 3**0.5, rel=1e-9)
-    assert found.method == "spread of 3 blocks of 10"
-
-
-def test_the_error_of_one_block_is_the_jackknife() -> None:
-    logits = random_logits(60)
-    without = []
-    for block in torch.arange(60).tensor_split(20):
-        keep = torch.ones(60, dtype=torch.bool)
-        keep[block] = False
-        without.append(inception_score(logits[keep]))
-    values = torch.tensor(without, dtype=torch.float64)
-    expected = float((19 / 20 * (values - values.mean()).square().sum()).sqrt())
     found = inception_score_estimate(logits)
     assert found.value == inception_score(logits)
-    assert found.standard_error == pytest.approx(expected, rel=1e-9)
+    assert found.standard_error == pytest.approx(float(leave_one_out(logits).norm()), rel=1e-5)
+
+
+def test_the_error_of_several_blocks_adds_theirs_in_squares() -> None:
+    logits = random_logits(25)  # the last block holds five
+    found = inception_score_estimate(logits, block_size=10)
+    parts = torch.cat([leave_one_out(block) for block in torch.split(logits, 10)]) / 3
+    assert found.deviations_G is not None
+    torch.testing.assert_close(found.deviations_G, parts, rtol=1e-4, atol=1e-6)
+
+
+def test_a_last_block_of_one_image_has_no_part_in_the_error() -> None:
+    found = inception_score_estimate(random_logits(11), block_size=10)
+    assert found.deviations_G is not None
+    assert found.deviations_G[-1] == 0
+    assert found.standard_error == pytest.approx(float(leave_one_out(random_logits(11)[:10]).norm()) / 2, rel=1e-5)
 
 
 def test_verdicts_of_zero_probability_leave_the_error_finite() -> None:
