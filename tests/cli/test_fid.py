@@ -238,7 +238,7 @@ def test_every_score_comes_with_a_standard_error_and_how_it_was_found(empty_fold
     assert set(report["standard_errors"]) == set(report["standard_error_methods"]) == names
     assert all(isinstance(report[name], float | int) for name in names)
     assert 0 < report["standard_errors"]["fid"] < report["fid"]
-    assert report["standard_error_methods"]["fid"] == "jackknife over 20 blocks"
+    assert report["standard_error_methods"]["fid"] == "jackknife over 60 random blocks"
     table = run_cli("fid", "x").out
     assert f"{report['standard_errors']['fid']:.4f}" in table
     assert "ADM's float16 reads about 0.001 and 0.002 higher" in table
