@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the process tells its caller."""
+    """Exit codes of the program."""
 
     DONE = 0
     BUG = 1
@@ -19,7 +20,7 @@ class ExitCode(IntEnum):
 
 
 class MedcliError(Exception):
-    """A problem the user can fix.
+    """Base class of errors that the user can fix.
 
     Args:
         message: What is wrong, the offending value and what was expected, in one line.
@@ -62,6 +63,24 @@ class CheckFailed(MedcliError):
     """A check the user asked for did not hold."""
 
     exit_code = ExitCode.CHECK_FAILED
+
+
+def require_complete(what: str, table: Mapping[str, object], choices: Iterable[str]) -> None:
+    """Check on import that a table holds exactly the declared choices.
+
+    Args:
+        what: Name of a choice, for the message.
+        table: The implementation of each choice.
+        choices: The declared choices.
+
+    Raises:
+        TypeError: If a choice has no implementation, or an implementation is not declared.
+    """
+    declared = set(choices)
+    if missing := sorted(declared - set(table)):
+        raise TypeError(f"{what} {missing[0]!r} is declared but not implemented: add it to the table")
+    if extra := sorted(set(table) - declared):
+        raise TypeError(f"{what} {extra[0]!r} is implemented but not declared: add it to the choices")
 
 
 def listed(names: list[str], limit: int = 5) -> str:

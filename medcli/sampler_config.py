@@ -15,6 +15,8 @@ DiffusionForm = Literal["sigma", "linear", "sbdm", "decreasing", "increasing-dec
 LastStep = Literal["mean", "tweedie", "euler", "none"]
 SDE_SOLVERS = ("euler", "heun")
 ODE_SOLVERS = ("euler", "heun", "heun3", "midpoint", "rk4", "dopri5")
+ADAPTIVE_SOLVERS = ("dopri5",)
+"""Solvers that choose their own steps, for a whole batch at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
-"""The probability-flow ODE through torchdiffeq: adaptive dopri5.
+"""The probability-flow ODE by torchdiffeq's adaptive dopri5.
 
-An adaptive solver measures its error over the whole batch, so an image's result depends (within the tolerance) on the
-other images of its batch; with the fixed-step solvers of `steps` it does not.
+The solver measures its error over the whole batch, so an image's result depends, within the tolerance, on the other
+images of its batch; with the fixed-step solvers of `steps` it does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medcli.sampler_config import SamplerConfig
 REFERENCE_ATOL = 1e-6
 REFERENCE_RTOL = 1e-3
 
-# torchdiffeq's names, where they differ from ours.
+# Names of torchdiffeq that differ from ours.
 TORCHDIFFEQ_METHODS = {"heun": "heun2"}
 
 Field = Callable[[Tensor, Tensor], Tensor]
@@ -37,12 +37,12 @@ def integrate_adaptive(
     atol: float = REFERENCE_ATOL,
     rtol: float = REFERENCE_RTOL,
 ) -> Tensor:
-    """Carry noise to data with torchdiffeq and `config.solver`.
+    """Integrate from noise to data with torchdiffeq and `config.solver`.
 
     Args:
-        predict: The network. dopri5 calls it at times above 1 too: its last step overshoots and is read back.
+        predict: The network. dopri5 also calls it at times above 1: its last step overshoots and is interpolated.
         x_BCYX: Noise (data if `reverse`), float32.
-        config: With sampler `ode` and solver `dopri5`, whose steps do not depend on `config.steps`.
+        config: Settings with sampler `ode` and solver `dopri5`, which ignores `config.steps`.
         reverse: From data to noise.
         atol: Absolute tolerance, of the batch-wide error norm.
         rtol: Relative tolerance, likewise.
@@ -61,16 +61,16 @@ def solve(
     """Integrate a field over the ODE's interval with torchdiffeq.
 
     Args:
-        field: (0-d time, state) -> derivative of the state.
+        field: Maps 0-d time and state to the derivative of the state.
         start: The initial state.
         config: Solver, path and prediction.
-        num_points: Number of evenly spaced times at which the state is returned; a fixed-step solver's grid.
-        reverse: From data to noise: the same interval, walked backwards.
+        num_points: Number of evenly spaced output times; the grid of a fixed-step solver.
+        reverse: Integrate from data to noise.
         atol: Absolute tolerance.
         rtol: Relative tolerance.
 
     Returns:
-        The state with a leading time axis, the given one first and the result last.
+        The states with a leading time axis, initial state first, result last.
     """
     from torchdiffeq import odeint
 
@@ -81,7 +81,7 @@ def solve(
 
 
 def ode_field(predict: Predict, config: SamplerConfig) -> Field:
-    """Velocity field of the probability-flow ODE in SiT's time."""
+    """Return the velocity field of the probability-flow ODE in SiT's time."""
 
     def velocity(t: Tensor, x_BCYX: Tensor) -> Tensor:
         t_B = t.to(torch.float32).expand(len(x_BCYX))

@@ -1,7 +1,7 @@
 """DiT's Gaussian diffusion: noise tables, respacing, and one step's distribution.
 
 Source: DDPM (arXiv 2006.11239), Improved DDPM (arXiv 2102.09672) sections 2 to 4, reference-facts 6.
-Indices count *kept* timesteps from 0 (least noise); the network is told the original timestep.
+Indices count *kept* timesteps from 0 (least noise); the network gets the original timestep.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ BETA_END = 0.02
 
 
 def respace(spec: str, num_train_steps: int = NUM_TRAIN_TIMESTEPS) -> list[int]:
-    """Pick the timesteps to sample with.
+    """Select the timesteps of sampling.
 
     Args:
         spec: Empty: all. `N`: N timesteps spread from first to last. `a,b,c`: that many from each of equal sections.
             `ddimN`: an integer stride that keeps N.
-        num_train_steps: Timesteps the model was trained on.
+        num_train_steps: Timesteps of the training process.
 
     Returns:
         Increasing timestep indices in [0, num_train_steps), starting at 0.
@@ -78,7 +78,7 @@ class GaussianTables:
     """Coefficients of every kept timestep: (T,) tensors, float64 as built (`timesteps` int64)."""
 
     timesteps: Tensor
-    """Original timestep of each kept one: what the network is told."""
+    """Original timestep of each kept one: the network's input."""
     betas: Tensor
     alphas_cumprod: Tensor
     alphas_cumprod_prev: Tensor
@@ -90,20 +90,20 @@ class GaussianTables:
     log_betas: Tensor
     posterior_variance: Tensor
     posterior_log_variance: Tensor
-    """Entry 0, which would be log 0, repeats entry 1."""
+    """Element 0, which would be log 0, repeats element 1."""
     posterior_mean_coef1: Tensor
-    """Weight of x_0."""
+    """Factor of x_0."""
     posterior_mean_coef2: Tensor
-    """Weight of x_t."""
+    """Factor of x_t."""
 
     def to(self, device: torch.device | str) -> GaussianTables:
-        """The same tables on a device, cast to float32 as they are used."""
+        """Move the tables to a device, floats as float32."""
         columns = (getattr(self, field.name) for field in fields(self))
         return GaussianTables(*(c.to(device, torch.float32 if c.is_floating_point() else c.dtype) for c in columns))
 
 
 def gaussian_tables(timesteps: Sequence[int]) -> GaussianTables:
-    """Compute the tables of the process restricted to some timesteps.
+    """Compute the tables of the process restricted to the given timesteps.
 
     Args:
         timesteps: At least two rising indices of the 1000-step process, as from `respace`.
@@ -134,25 +134,25 @@ def gaussian_tables(timesteps: Sequence[int]) -> GaussianTables:
 
 
 def at(table_T: Tensor, index_B: Tensor, like: Tensor) -> Tensor:
-    """Look up one number per image, float32, shaped to multiply a batch like `like`."""
+    """Look up one number per image, float32, shaped to broadcast over a batch like `like`."""
     return table_T[index_B].to(torch.float32).view(-1, *[1] * (like.ndim - 1))
 
 
 def q_sample(tables: GaussianTables, data_BCYX: Tensor, noise_BCYX: Tensor, index_B: Tensor) -> Tensor:
-    """Noise the data to a timestep: sqrt(abar) x_0 + sqrt(1 - abar) noise (DDPM eq. 4)."""
+    """Add noise up to a timestep: sqrt(abar) x_0 + sqrt(1 - abar) noise (DDPM eq. 4)."""
     signal = at(tables.sqrt_alphas_cumprod, index_B, data_BCYX)
     return signal * data_BCYX + at(tables.sqrt_one_minus_alphas_cumprod, index_B, data_BCYX) * noise_BCYX
 
 
 def posterior_mean(tables: GaussianTables, data_BCYX: Tensor, x_BCYX: Tensor, index_B: Tensor) -> Tensor:
-    """Mean of q(x_{t-1} | x_t, x_0) (DDPM eq. 7); its (log) variance is in the tables."""
+    """Return the mean of q(x_{t-1} | x_t, x_0) (DDPM eq. 7); its (log) variance is in the tables."""
     weight = at(tables.posterior_mean_coef1, index_B, x_BCYX)
     return weight * data_BCYX + at(tables.posterior_mean_coef2, index_B, x_BCYX) * x_BCYX
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """p(x_{t-1} | x_t) as the network has it, and the data it implies; all (B, C, Y, X)."""
+    """The network's p(x_{t-1} | x_t) and its prediction of the data; all (B, C, Y, X)."""
 
     mean: Tensor
     log_variance: Tensor
@@ -160,22 +160,22 @@ class Step:
 
     @property
     def variance(self) -> Tensor:
-        """Of every element."""
+        """Variance of every element."""
         return torch.exp(self.log_variance)
 
 
 def p_mean_variance(
     tables: GaussianTables, x_BCYX: Tensor, output: Tensor, index_B: Tensor, *, clamp: bool = False
 ) -> Step:
-    """Read one denoising step off the network's output.
+    """Compute the distribution of a denoising step from the network's output.
 
     Args:
-        tables: Of the kept timesteps.
+        tables: Tables of the kept timesteps.
         x_BCYX: State, float32.
         output: (B, 2C, Y, X) noise and variance interpolation v in about [-1, 1], or (B, C, Y, X) noise alone, for
             which the fixed large variance beta is used.
         index_B: Index of each image's kept timestep.
-        clamp: Clamp the implied data to [-1, 1]; DiT's sampling never does.
+        clamp: Clamp the predicted data to [-1, 1]; DiT's sampling does not.
     """
     channels = x_BCYX.shape[1]
     data_BCYX = predicted_data(tables, x_BCYX, output[:, :channels], index_B)
@@ -189,18 +189,18 @@ def p_mean_variance(
 
 
 def predicted_data(tables: GaussianTables, x_BCYX: Tensor, noise_BCYX: Tensor, index_B: Tensor) -> Tensor:
-    """x_0 from the state and the noise in it: sqrt(1/abar) x - sqrt(1/abar - 1) noise."""
+    """Predict x_0 from the state and its noise: sqrt(1/abar) x - sqrt(1/abar - 1) noise."""
     scale = at(tables.sqrt_recip_alphas_cumprod, index_B, x_BCYX)
     return scale * x_BCYX - at(tables.sqrt_recipm1_alphas_cumprod, index_B, x_BCYX) * noise_BCYX
 
 
 def log_variance(tables: GaussianTables, x_BCYX: Tensor, output: Tensor, index_B: Tensor) -> Tensor:
-    """Log variance of a denoising step: between beta and the posterior's in the log domain (Improved DDPM eq. 15)."""
+    """Return the log variance of a denoising step, between the posterior's and log beta (Improved DDPM eq. 15)."""
     floor = at(tables.posterior_log_variance, index_B, x_BCYX)
     ceiling = at(tables.log_betas, index_B, x_BCYX)
     channels = x_BCYX.shape[1]
     if output.shape[1] == channels:
-        # DDPM section 3.2's fixed large variance; at index 0 beta would give noise to the finished image.
+        # DDPM section 3.2's fixed large variance; at index 0 beta would add noise to the finished image.
         return torch.where(index_B.view(-1, 1, 1, 1) == 0, floor, ceiling).expand_as(x_BCYX)
     fraction = (output[:, channels:] + 1) / 2
     return fraction * ceiling + (1 - fraction) * floor

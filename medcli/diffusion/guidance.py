@@ -14,11 +14,13 @@ REFERENCE_CHANNELS = 3
 
 
 def power_cosine_scale(scale: float, power: float, t_B: Tensor) -> Tensor:
-    """MDTv2's guidance, which grows while noise falls: 1 + (scale - 1) (1 - cos(pi (1 - t / 1000)^power)) / 2.
+    """Return MDTv2's guidance scale, which grows as noise falls.
+
+    It is 1 + (scale - 1) (1 - cos(pi (1 - t / 1000)^power)) / 2.
 
     Args:
-        scale: Where the scale ends.
-        power: How late it grows; the reference's sampler takes 4, its demo 0.01.
+        scale: Final scale.
+        power: The higher, the later the scale grows; the reference's sampler uses 4, its demo 0.01.
         t_B: Timesteps of the full process, 0..999.
 
     Source: edt-facts 5.
@@ -35,16 +37,15 @@ def combine(
     *,
     latent_channels: int,
 ) -> Tensor:
-    """Push the conditional output away from the unconditional one: null + scale (cond - null).
+    """Combine conditional and unconditional outputs: null + scale (cond - null).
 
     Args:
-        cond: (B, C or 2C, Y, X) output under the wanted labels.
-        null: The same under the null class.
-        scale: 1 leaves `cond` exactly as it is. A tensor has one for each image, (B, 1, 1, 1).
+        cond: (B, C or 2C, Y, X) output for the labels.
+        null: Output for the null class, of the same shape.
+        scale: A number, or one per image, (B, 1, 1, 1). 1 returns `cond` exactly.
         channels: Leading latent channels to guide, None for all. Scale 1 + s on three of four channels acts about like
             1 + 0.75 s on all (reference-facts 1.8).
-        latent_channels: C. Whatever the output has beyond them (DiT's variance) stays the conditional's, and so do
-            latent channels that are not guided.
+        latent_channels: C. Further output channels (DiT's variance) and unguided latent channels are those of `cond`.
     """
     guided = latent_channels if channels is None else min(channels, latent_channels)
     shift = (scale - 1) * (cond[:, :guided] - null[:, :guided])

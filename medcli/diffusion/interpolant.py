@@ -1,8 +1,8 @@
-"""Interpolants x_t = alpha(t) data + sigma(t) noise, and what a network's output means along them.
+"""Interpolants x_t = alpha(t) data + sigma(t) noise, and conversions between network outputs along them.
 
 Time runs from 0 (noise) to 1 (data), as in SiT. Velocity, score, noise, data, drift of the ODE and of the SDE are all
 *affine* in the state and the network output: `on_state * x + on_output * output`, with factors that depend on time
-only. This file computes those factors, so a solver step is a handful of multiply-adds on tabulated numbers.
+only. This file computes those factors, so a solver step is a few multiply-adds with tabulated numbers.
 
 Source: SiT (arXiv 2401.08740) section 2 and table 1; reference-facts 5.1, 5.2, 5.5.
 """
@@ -10,11 +10,15 @@ Source: SiT (arXiv 2401.08740) section 2 and table 1; reference-facts 5.1, 5.2, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from medcli.errors import require_complete
 from medcli.sampler_config import DiffusionForm, PathName, PredictionName
 
 # Dimension key: T times (one per image in training, one per grid point in a solver), B batch, C channels, Y X height
@@ -26,7 +30,7 @@ VP_BETA_MAX = 20.0
 
 
 def over_images(factor_T: Tensor | float, like: Tensor) -> Tensor | float:
-    """Shape one factor per image (or one for all) so that it multiplies a batch of any rank."""
+    """Reshape one factor per image (or one for all) to broadcast over a batch of any rank."""
     if not isinstance(factor_T, Tensor) or factor_T.ndim == 0:
         return factor_T
     return factor_T.view(-1, *[1] * (like.ndim - 1))
@@ -34,7 +38,7 @@ def over_images(factor_T: Tensor | float, like: Tensor) -> Tensor | float:
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """A quantity that is `on_state * x + on_output * output`; the factors are (T,) tensors or plain numbers."""
+    """The quantity `on_state * x + on_output * output`; factors are (T,) tensors or plain numbers."""
 
     on_state: Tensor | float
     on_output: Tensor | float
@@ -43,11 +47,11 @@ class Affine:
         return Affine(self.on_state + other.on_state, self.on_output + other.on_output)
 
     def scaled(self, factor: Tensor | float) -> Affine:
-        """The same quantity times a factor."""
+        """Multiply by a factor."""
         return Affine(self.on_state * factor, self.on_output * factor)
 
     def of(self, x: Tensor, output: Tensor) -> Tensor:
-        """Value for a batch of states and network outputs, first axis matching the factors."""
+        """Evaluate for a batch of states and network outputs, first axis matching the factors."""
         return over_images(self.on_state, x) * x + over_images(self.on_output, x) * output
 
 
@@ -57,18 +61,18 @@ OUTPUT = Affine(0.0, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class PathPoint:
-    """The interpolant's functions at given times: (T,) tensors, or 0-d."""
+    """The interpolant's coefficients at given times, (T,) or 0-d."""
 
     path: PathName
     t: Tensor
     alpha: Tensor
-    """Weight of the data."""
+    """Factor of the data."""
     d_alpha: Tensor
-    """Its time derivative."""
+    """Time derivative."""
     sigma: Tensor
-    """Weight of the noise."""
+    """Factor of the noise."""
     d_sigma: Tensor
-    """Its time derivative; infinite at t = 1 on the VP path."""
+    """Time derivative; infinite at t = 1 on the VP path."""
 
     @property
     def rate(self) -> Tensor:
@@ -83,11 +87,11 @@ class PathPoint:
         return self.sigma * (self.rate * self.sigma - self.d_sigma)
 
     def noised(self, data: Tensor, noise: Tensor) -> Tensor:
-        """x_t for a batch of data and noise of the same shape."""
+        """Return x_t for a batch of data and noise of the same shape."""
         return over_images(self.alpha, data) * data + over_images(self.sigma, data) * noise
 
     def target_velocity(self, data: Tensor, noise: Tensor) -> Tensor:
-        """Time derivative of x_t for a batch of data and noise of the same shape."""
+        """Return the time derivative of x_t for a batch of data and noise of the same shape."""
         return over_images(self.d_alpha, data) * data + over_images(self.d_sigma, data) * noise
 
 
@@ -98,22 +102,38 @@ def path_point(path: PathName, t: Tensor) -> PathPoint:
         path: `linear`, `gvp` (trigonometric, variance preserving) or `vp` (the diffusion of score-based models).
         t: Times in [0, 1], any floating type; the result keeps it.
     """
-    if path == "linear":
-        return PathPoint(path, t, t, torch.ones_like(t), 1 - t, -torch.ones_like(t))
-    if path == "gvp":
-        quarter = math.pi / 2
-        sine, cosine = torch.sin(quarter * t), torch.cos(quarter * t)
-        return PathPoint(path, t, sine, quarter * cosine, cosine, -quarter * sine)
+    return PathPoint(path, t, *PATHS[path](t))
+
+
+Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
+"""alpha, alpha', sigma and sigma'."""
+
+
+def _linear(t: Tensor) -> Coefficients:
+    return t, torch.ones_like(t), 1 - t, -torch.ones_like(t)
+
+
+def _gvp(t: Tensor) -> Coefficients:
+    quarter = math.pi / 2
+    sine, cosine = torch.sin(quarter * t), torch.cos(quarter * t)
+    return sine, quarter * cosine, cosine, -quarter * sine
+
+
+def _vp(t: Tensor) -> Coefficients:
     span = VP_BETA_MAX - VP_BETA_MIN
     log_alpha = -((1 - t) ** 2) * span / 4 - (1 - t) * VP_BETA_MIN / 2
     d_log_alpha = (1 - t) * span / 2 + VP_BETA_MIN / 2
     alpha = torch.exp(log_alpha)
     sigma = torch.sqrt(-torch.expm1(2 * log_alpha))  # expm1: 1 - exp(.) loses its digits near the data
-    return PathPoint(path, t, alpha, alpha * d_log_alpha, sigma, -(alpha**2) * d_log_alpha / sigma)
+    return alpha, alpha * d_log_alpha, sigma, -(alpha**2) * d_log_alpha / sigma
+
+
+PATHS: Mapping[str, Callable[[Tensor], Coefficients]] = MappingProxyType({"linear": _linear, "gvp": _gvp, "vp": _vp})
+require_complete("path", PATHS, get_args(PathName))
 
 
 def score(point: PathPoint, prediction: PredictionName) -> Affine:
-    """Gradient of the log-density at x_t. Infinite where sigma is 0."""
+    """Return the gradient of the log-density at x_t, infinite where sigma is 0."""
     if prediction == "score":
         return OUTPUT
     if prediction == "noise":
@@ -124,44 +144,47 @@ def score(point: PathPoint, prediction: PredictionName) -> Affine:
 
 
 def noise(point: PathPoint, prediction: PredictionName) -> Affine:
-    """The noise x_t is made of."""
+    """Return the noise in x_t."""
     return OUTPUT if prediction == "noise" else score(point, prediction).scaled(-point.sigma)
 
 
 def data(point: PathPoint, prediction: PredictionName) -> Affine:
-    """The data x_t is made of: Tweedie's formula, x / alpha + sigma^2 / alpha score."""
+    """Return the data in x_t by Tweedie's formula, x / alpha + sigma^2 / alpha score."""
     return STATE.scaled(1 / point.alpha) + score(point, prediction).scaled(point.sigma**2 / point.alpha)
 
 
 def ode_drift(point: PathPoint, prediction: PredictionName) -> Affine:
-    """dx/dt of the probability-flow ODE: the velocity."""
+    """Return the velocity, dx/dt of the probability-flow ODE."""
     if prediction == "velocity":
         return OUTPUT
     return STATE.scaled(point.rate) + score(point, prediction).scaled(point.variance)
 
 
 def sde_drift(point: PathPoint, prediction: PredictionName, diffusion: Tensor) -> Affine:
-    """Drift of the SDE whose noise amplitude is sqrt(2 diffusion): ODE drift + diffusion * score (SiT eq. 5)."""
+    """Return the drift of the SDE of noise amplitude sqrt(2 diffusion): ODE drift + diffusion * score (SiT eq. 5)."""
     return ode_drift(point, prediction) + score(point, prediction).scaled(diffusion)
 
 
 def diffusion_of(point: PathPoint, form: DiffusionForm, norm: float) -> Tensor:
-    """w(t), half the squared noise amplitude of the SDE.
+    """Return w(t), half the squared noise amplitude of the SDE.
 
     Args:
-        point: Where.
+        point: The times.
         form: Shape of w. SiT's code names all six, but fails on `constant` (square root of a plain number) and on
             `increasing-decreasing` (its own key is misspelt); both work here.
         norm: Factor of the shape.
     """
-    if form == "sigma":
-        return norm * point.sigma
-    if form == "linear":
-        return norm * (1 - point.t)
-    if form == "sbdm":
-        return norm * point.variance
-    if form == "decreasing":
-        return (norm * torch.cos(math.pi * point.t) + 1) ** 2 / 4
-    if form == "increasing-decreasing":
-        return norm * torch.sin(math.pi * point.t) ** 2
-    return torch.full_like(point.t, norm)
+    return DIFFUSIONS[form](point, norm)
+
+
+DIFFUSIONS: Mapping[str, Callable[[PathPoint, float], Tensor]] = MappingProxyType(
+    {
+        "sigma": lambda point, norm: norm * point.sigma,
+        "linear": lambda point, norm: norm * (1 - point.t),
+        "sbdm": lambda point, norm: norm * point.variance,
+        "decreasing": lambda point, norm: (norm * torch.cos(math.pi * point.t) + 1) ** 2 / 4,
+        "increasing-decreasing": lambda point, norm: norm * torch.sin(math.pi * point.t) ** 2,
+        "constant": lambda point, norm: torch.full_like(point.t, norm),
+    }
+)
+require_complete("diffusion form", DIFFUSIONS, get_args(DiffusionForm))

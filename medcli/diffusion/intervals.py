@@ -1,6 +1,6 @@
-"""How near to pure noise and to pure data training and sampling go, where a formula divides by zero at the end.
+"""Time intervals of training and sampling: margins from the ends where formulas are singular.
 
-Source: reference-facts 5.3 and 5.4. Departures, each because the reference breaks there, are in docs/samplers.md.
+Source: reference-facts 5.3 and 5.4. Departures, each where the reference fails, are listed in docs/samplers.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SAMPLE_EPS = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Margins:
-    """Distances kept from the singular ends of [0, 1]."""
+    """Margins from the singular ends of [0, 1]."""
 
     train: float
     sample: float
@@ -35,7 +35,7 @@ def margins(
             value silences or undefines the other.
 
     Returns:
-        Both 0 for velocity on the linear and GVP paths, whatever was given: nothing is singular there.
+        Both 0 for velocity on the linear and GVP paths, which have no singularity, whatever was given.
     """
     if prediction == "velocity" and path != "vp":
         return Margins(0.0, 0.0)
@@ -49,12 +49,12 @@ def margins(
 def training_interval(
     path: PathName, prediction: PredictionName, *, train_eps: float | None = None
 ) -> tuple[float, float]:
-    """Times to draw uniformly in training: (t0, t1), t0 nearest the noise."""
+    """Return the interval of training times, (t0, t1), noise end first."""
     return _smooth_interval(path, prediction, margins(path, prediction, train_eps=train_eps).train)
 
 
 def ode_interval(path: PathName, prediction: PredictionName, *, sample_eps: float | None = None) -> tuple[float, float]:
-    """Ends of the probability-flow ODE, noise end first. Encoding data runs from the second to the first."""
+    """Return the interval of the probability-flow ODE, noise end first; encoding runs it backwards."""
     return _smooth_interval(path, prediction, margins(path, prediction, sample_eps=sample_eps).sample)
 
 
@@ -66,13 +66,13 @@ def sde_interval(
     last_step_size: float,
     sample_eps: float | None = None,
 ) -> tuple[float, float]:
-    """Ends of the SDE's grid, noise end first.
+    """Return the interval of the SDE's grid, noise end first.
 
     Args:
         path: The interpolant.
         prediction: What the network predicts.
         form: Shape of the noise; `sbdm` is infinite at t = 0 on the linear and GVP paths, so it starts a margin later.
-        last_step_size: Time left to the last step; 0 where there is none.
+        last_step_size: Time covered by the last step; 0: no last step.
         sample_eps: The user's margin, None for the default.
     """
     margin = margins(path, prediction, sample_eps=sample_eps).sample
@@ -84,6 +84,6 @@ def sde_interval(
 
 
 def _smooth_interval(path: PathName, prediction: PredictionName, margin: float) -> tuple[float, float]:
-    """Interval without injected noise: the VP path has no singularity at the noise end."""
+    """Return the interval without injected noise; the VP path has no singularity at the noise end."""
     start = 0.0 if path == "vp" or prediction == "velocity" else margin
     return start, 1 - margin

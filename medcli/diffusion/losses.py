@@ -1,14 +1,16 @@
-"""Training losses of SiT and DiT, one number per image, with time and noise given: nothing here is random.
+"""Training losses of SiT and DiT, one number per image, as functions of given times and noise.
 
 Source: SiT (arXiv 2401.08740) section 2; Improved DDPM (arXiv 2102.09672) section 3.1; reference-facts 5.7 and 6.
-Times to draw: `intervals.training_interval` for SiT, integers below `gaussian.NUM_TRAIN_TIMESTEPS` for DiT.
+Times: in `intervals.training_interval` for SiT, integers below `gaussian.NUM_TRAIN_TIMESTEPS` for DiT.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,36 +19,37 @@ from medcli.diffusion import gaussian
 from medcli.diffusion.gaussian import GaussianTables, at
 from medcli.diffusion.interpolant import PathPoint, over_images, path_point
 from medcli.diffusion.steps import Predict
+from medcli.errors import require_complete
 from medcli.sampler_config import PathName, PredictionName
 
 # Dimension key: B batch, C latent channels, Y X latent height and width.
 
 Weighting = Literal["none", "velocity", "likelihood"]
 
-# Half the width of an 8-bit level when pixels span [-1, 1], and where the outermost levels begin.
+# Half the width of an 8-bit level of pixels in [-1, 1], and the start of the outermost levels.
 HALF_LEVEL = 1 / 255
 OUTER_LEVEL = 0.999
 LEAST_PROBABILITY = 1e-12
 
 
 def per_image_mean(value: Tensor) -> Tensor:
-    """Mean over all axes but the first."""
+    """Average over all axes but the first."""
     return value.flatten(1).mean(1)
 
 
 def squared_error(value: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of each image, (B,)."""
+    """Return the mean squared difference of each image, (B,)."""
     return per_image_mean((value - target) ** 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A second target beside the data's: what another network says of the same noisy latents."""
+    """A second target for distillation: the output of another network for the same noisy latents."""
 
     predict: Predict
-    """The network; called once per loss."""
+    """The teacher network; called once per loss."""
     weight: float
-    """Share w of the squared error towards the teacher, in [0, 1]; the error towards the data keeps 1 - w."""
+    """Weight w of the squared error to the teacher, in [0, 1]; the error to the data has 1 - w."""
 
 
 def sit_loss(
@@ -60,7 +63,7 @@ def sit_loss(
     weighting: Weighting = "none",
     teacher: Teacher | None = None,
 ) -> Tensor:
-    """Squared error of a SiT network at the given times.
+    """Compute the squared error of a SiT network at the given times.
 
     With o the output, o' the teacher's and w its weight: velocity (1 - w)(o - u)^2 + w (o - o')^2; noise
     W [(1 - w)(o - noise)^2 + w (o - o')^2]; score W [(1 - w)(sigma o + noise)^2 + w (sigma o - sigma o')^2].
@@ -89,32 +92,46 @@ def sit_loss(
 
 
 def _target(point: PathPoint, prediction: PredictionName, data_BCYX: Tensor, noise_BCYX: Tensor) -> Tensor:
-    """What the data ask of the output; for score, of sigma times the output, which stays finite at the data end."""
-    if prediction == "velocity":
-        return point.target_velocity(data_BCYX, noise_BCYX)
-    return noise_BCYX if prediction == "noise" else -noise_BCYX
+    """Return the target of the output; for score of sigma times the output, which is finite at the data end."""
+    return TARGETS[prediction](point, data_BCYX, noise_BCYX)
+
+
+TARGETS: Mapping[str, Callable[[PathPoint, Tensor, Tensor], Tensor]] = MappingProxyType(
+    {
+        "velocity": lambda point, data, noise: point.target_velocity(data, noise),
+        "noise": lambda point, data, noise: noise,
+        "score": lambda point, data, noise: -noise,
+    }
+)
+require_complete("prediction", TARGETS, get_args(PredictionName))
 
 
 def _time_weight(point: PathPoint, prediction: PredictionName, weighting: Weighting) -> Tensor | float:
-    if weighting == "none" or prediction == "velocity":
-        return 1.0
-    if weighting == "velocity":
-        return (point.variance / point.sigma) ** 2
-    return point.variance / point.sigma**2
+    return 1.0 if prediction == "velocity" else WEIGHTINGS[weighting](point)
+
+
+WEIGHTINGS: Mapping[str, Callable[[PathPoint], Tensor | float]] = MappingProxyType(
+    {
+        "none": lambda point: 1.0,
+        "velocity": lambda point: (point.variance / point.sigma) ** 2,
+        "likelihood": lambda point: point.variance / point.sigma**2,
+    }
+)
+require_complete("weighting", WEIGHTINGS, get_args(Weighting))
 
 
 @dataclass(frozen=True, slots=True)
 class DitLoss:
-    """DiT's two terms, (B,) each."""
+    """The two terms of DiT's loss, (B,) each."""
 
     mse: Tensor
-    """Squared error of the noise, the teacher's share included."""
+    """Squared error of the noise, including the teacher's term."""
     vb: Tensor
-    """Variational bound of the step, bits per element; trains the variance alone; 0 where that is not learned."""
+    """Variational bound of the step in bits per element; trains the variance only; 0 if that is not learned."""
 
     @property
     def total(self) -> Tensor:
-        """What training minimises: the plain sum."""
+        """Sum of both, the training loss."""
         return self.mse + self.vb
 
 
@@ -128,20 +145,19 @@ def dit_loss(
     teacher: Teacher | None = None,
     min_snr: float | None = None,
 ) -> DitLoss:
-    """Loss of a DiT network at the given timesteps.
+    """Compute the loss of a DiT network at the given timesteps.
 
     With e the noise channels, e' the teacher's and w its weight: mse = (1 - w)(e - noise)^2 + w (e - e')^2. The bound
-    learns from the data alone, and whole: it is what trains the variance channels.
+    has no teacher's term; it trains the variance channels.
 
     Args:
         predict: The network; called once.
         data_BCYX: Scaled latents, float32.
         noise_BCYX: Standard normal.
         t_B: int64 timesteps.
-        tables: Of the full process (`gaussian_tables(respace(""))`), on the same device.
+        tables: Tables of the full process (`gaussian_tables(respace(""))`), on the same device.
         teacher: A second target, for distillation; it may or may not have variance channels.
-        min_snr: Weight the squared error by `min_snr_weight` with this limit, the teacher's share included; None: no
-            weight.
+        min_snr: Limit of `min_snr_weight` for the squared error, including the teacher's term; None: unweighted.
     """
     x_BCYX = gaussian.q_sample(tables, data_BCYX, noise_BCYX, t_B)
     output = predict(x_BCYX, t_B)
@@ -154,13 +170,13 @@ def dit_loss(
         mse_B = mse_B * min_snr_weight(tables, t_B, min_snr)
     if output.shape[1] == channels:
         return DitLoss(mse_B, torch.zeros_like(mse_B))
-    # The bound must not pull on the noise prediction: only the variance channels keep their gradient.
+    # The bound must not train the noise prediction: only the variance channels keep their gradient.
     frozen = torch.cat([output[:, :channels].detach(), output[:, channels:]], dim=1)
     return DitLoss(mse_B, variational_bound(tables, data_BCYX, x_BCYX, frozen, t_B))
 
 
 def min_snr_weight(tables: GaussianTables, t_B: Tensor, limit: float) -> Tensor:
-    """(B,) weights min(snr, limit) / snr of the noise's squared error: steps with little noise count less.
+    """Return the weights min(snr, limit) / snr of the squared error, (B,): steps with little noise count less.
 
     Source: Min-SNR (arXiv 2303.09556), as EDT and MDTv2 train, with limit 5; edt-facts 4.
     """
@@ -171,9 +187,9 @@ def min_snr_weight(tables: GaussianTables, t_B: Tensor, limit: float) -> Tensor:
 def variational_bound(
     tables: GaussianTables, data_BCYX: Tensor, x_BCYX: Tensor, output: Tensor, index_B: Tensor
 ) -> Tensor:
-    """One term of the variational bound in bits per element: (B,).
+    """Compute one term of the variational bound in bits per element, (B,).
 
-    KL(true posterior || model); at index 0 the negative log-likelihood of the data in 8-bit levels instead.
+    KL(true posterior || model); at index 0 instead the negative log-likelihood of the data in 8-bit levels.
     """
     step = gaussian.p_mean_variance(tables, x_BCYX, output, index_B)
     true_mean = gaussian.posterior_mean(tables, data_BCYX, x_BCYX, index_B)
@@ -186,11 +202,11 @@ def variational_bound(
 
 
 def discretised_log_likelihood(data: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log-probability, in nats, of 8-bit data in [-1, 1] under a Gaussian; the outermost levels take the tails.
+    """Return the log-probability, in nats, of 8-bit data in [-1, 1] under a Gaussian; outermost levels take the tails.
 
     Args:
         data: Values in [-1, 1].
-        mean: Of the Gaussian.
+        mean: Mean of the Gaussian.
         log_scale: Natural logarithm of its standard deviation.
     """
     inverse_scale = torch.exp(-log_scale)
@@ -202,5 +218,5 @@ def discretised_log_likelihood(data: Tensor, mean: Tensor, log_scale: Tensor) ->
 
 
 def normal_cdf(value: Tensor) -> Tensor:
-    """Tanh approximation of the standard normal distribution function, the one DiT was trained with."""
+    """Approximate the standard normal distribution function by tanh, as DiT's training does."""
     return (1 + torch.tanh(math.sqrt(2 / math.pi) * (value + 0.044715 * value**3))) / 2

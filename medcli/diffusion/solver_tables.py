@@ -1,4 +1,4 @@
-"""Every SiT solver as one table of numbers: a row per step, a column per network call.
+"""SiT solvers as tables of coefficients: a row per step, a column per network call.
 
 A step of Euler-Maruyama, stochastic Heun, any explicit Runge-Kutta method and each of the SDE's last steps is
 
@@ -17,16 +17,19 @@ Images at different steps, the last step included, share a batch by looking up d
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from medcli.diffusion import interpolant
-from medcli.diffusion.interpolant import STATE, Affine, path_point
+from medcli.diffusion.interpolant import STATE, Affine, PathPoint, path_point
 from medcli.diffusion.intervals import ode_interval, sde_interval
-from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
+from medcli.errors import ConfigError, require_complete
+from medcli.sampler_config import ADAPTIVE_SOLVERS, ODE_SOLVERS, SDE_SOLVERS, LastStep, SamplerConfig
 
 # Dimension key: L steps, S stages (network calls of one step), R stages already done.
 
@@ -51,16 +54,17 @@ TABLEAUS: dict[str, Tableau] = {
     "midpoint": Tableau((0, 1 / 2), ((), (1 / 2,)), (0, 1)),
     "rk4": Tableau((0, 1 / 3, 2 / 3, 1), ((), (1 / 3,), (-1 / 3, 1), (1, -1, 1)), (1 / 8, 3 / 8, 3 / 8, 1 / 8)),
 }
+require_complete("solver", TABLEAUS, {*SDE_SOLVERS, *ODE_SOLVERS} - {*ADAPTIVE_SOLVERS})
 
 
 @dataclass(frozen=True, slots=True)
 class StepTable:
-    """The numbers of every step, float32. A step that needs fewer stages than others has weight 0 on the rest."""
+    """The coefficients of every step, float32. A step of fewer stages than others has b = 0 for the rest."""
 
     calls: tuple[int, ...]
-    """Network calls of each step: the stages whose result is used."""
+    """Network calls of each step: stages whose result is used."""
     is_noisy: tuple[bool, ...]
-    """Whether each step has a noise factor."""
+    """Whether each step uses noise."""
     time_LS: Tensor
     on_state_LS: Tensor
     on_output_LS: Tensor
@@ -71,7 +75,7 @@ class StepTable:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor column, in field order."""
+        """Tensor columns, in field order."""
         columns = (getattr(self, field.name) for field in fields(self))
         return tuple(column for column in columns if isinstance(column, Tensor))
 
@@ -88,19 +92,19 @@ class StepTable:
         return StepTable(self.calls[kept], self.is_noisy[kept], *(column[kept] for column in self.tensors))
 
     def then(self, other: StepTable) -> StepTable:
-        """Append another table: these steps followed by its own."""
+        """Append the steps of another table."""
         columns = zip(self.tensors, other.tensors, strict=True)
         joined = (torch.cat(pair) for pair in columns)
         return StepTable(self.calls + other.calls, self.is_noisy + other.is_noisy, *joined)
 
 
 def ode_table(config: SamplerConfig, *, reverse: bool = False, sample_eps: float | None = None) -> StepTable:
-    """Fixed-step solution of the probability-flow ODE on `config.steps` grid points.
+    """Tabulate a fixed-step solver of the probability-flow ODE on `config.steps` grid points.
 
     Args:
-        config: With sampler `ode` and a fixed-step solver.
-        reverse: From data to noise.
-        sample_eps: Margin kept from the singular ends, None for the default.
+        config: Settings with sampler `ode` and a fixed-step solver.
+        reverse: Integrate from data to noise.
+        sample_eps: Margin from the singular ends, None for the default.
     """
     start, end = ode_interval(config.path, config.prediction, sample_eps=sample_eps)
     grid_T = torch.linspace(end, start, config.steps) if reverse else torch.linspace(start, end, config.steps)
@@ -112,11 +116,11 @@ def ode_table(config: SamplerConfig, *, reverse: bool = False, sample_eps: float
 
 
 def sde_table(config: SamplerConfig, *, sample_eps: float | None = None) -> StepTable:
-    """Stochastic Euler or Heun on `config.steps` grid points (one step fewer), then the last step as a row of its own.
+    """Tabulate stochastic Euler or Heun on `config.steps` grid points (one step fewer), and the last step.
 
     Args:
-        config: With sampler `sde`.
-        sample_eps: Margin kept from the singular ends, None for the default.
+        config: Settings with sampler `sde`.
+        sample_eps: Margin from the singular ends, None for the default.
 
     Raises:
         ConfigError: If the last step covers the whole interval.
@@ -147,14 +151,14 @@ def sde_table(config: SamplerConfig, *, sample_eps: float | None = None) -> Step
 
 
 def _stage_times(tableau: Tableau, heads_L: Tensor, sizes_L: Tensor) -> Tensor:
-    """Network time of every stage, float32."""
+    """Return the network time of every stage, float32."""
     return heads_L[:, None] + sizes_L[:, None] * torch.tensor(tableau.c)
 
 
 def _table(
     tableau: Tableau, time_LS: Tensor, sizes_L: Tensor, slope_LS: Affine, before_L: Tensor, after_L: Tensor
 ) -> StepTable:
-    """Fill in a table whose steps all follow one tableau."""
+    """Build a table whose steps all use one tableau."""
     num_stages = len(tableau.c)
     a_SR = torch.tensor([row + (0.0,) * (num_stages - len(row)) for row in tableau.a], dtype=torch.float64)
     b_S = torch.tensor(tableau.b, dtype=torch.float64)
@@ -179,14 +183,14 @@ def _column(factor: Tensor | float, like: Tensor) -> Tensor:
 def _single_slope_row(
     time: Tensor, slope: Affine, size: Tensor | float, *, noise_before: float, stages: int
 ) -> StepTable:
-    """One row that makes one network call: x + noise_before noise, plus size times the slope there.
+    """Build a row of one network call: x + noise_before noise, plus size times the slope there.
 
     Args:
-        time: The call's time, shape (1,) float32.
-        slope: Its factors, shape (1,).
+        time: Time of the call, shape (1,) float32.
+        slope: Factors of the slope, shape (1,).
         size: Factor of the slope.
         noise_before: Factor of the noise.
-        stages: Stages of the table the row goes into; the surplus repeats the first with weight 0.
+        stages: Stages of the table; surplus stages repeat the first with b = 0.
     """
     first_1S = torch.eye(1, stages)
     return StepTable(
@@ -203,7 +207,7 @@ def _single_slope_row(
 
 
 def _without_last_corrector(table: StepTable) -> StepTable:
-    """Make Heun's last step a first-order one.
+    """Replace Heun's last step by a first-order one.
 
     Its corrector would be evaluated at t = 1, where the score is infinite (the references return NaN or infinities
     there). As in Karras et al. (arXiv 2206.00364), algorithm 1, the step into the singular end keeps the predictor.
@@ -214,20 +218,29 @@ def _without_last_corrector(table: StepTable) -> StepTable:
 
 
 def _last_step(config: SamplerConfig, end: Tensor, size: float, *, stages: int) -> StepTable:
-    """The evaluation at the end of the SDE's grid, which adds no noise.
+    """Build the last step at the end of the SDE's grid, which adds no noise.
 
     Args:
-        config: With a last step other than `none`.
+        config: Settings with a last step other than `none`.
         end: Last grid point, shape (1,) float32.
-        size: Time to cover; `tweedie` jumps to the data whatever it is.
-        stages: Stages of the table the row goes into.
+        size: Time covered; ignored by `tweedie`, which jumps to the data.
+        stages: Stages of the table.
     """
-    point = path_point(config.path, end.double())
-    if config.last_step == "tweedie":
-        slope = interpolant.data(point, config.prediction) + STATE.scaled(-1.0)
-        return _single_slope_row(end, slope, 1.0, noise_before=0.0, stages=stages)
-    slope = interpolant.ode_drift(point, config.prediction)
-    if config.last_step == "mean":
-        diffusion = interpolant.diffusion_of(point, config.diffusion_form, config.diffusion_norm)
-        slope = interpolant.sde_drift(point, config.prediction, diffusion)
+    slope = LAST_SLOPES[config.last_step](config, path_point(config.path, end.double()))
+    size = 1.0 if config.last_step == "tweedie" else size
     return _single_slope_row(end, slope, size, noise_before=0.0, stages=stages)
+
+
+def _mean_slope(config: SamplerConfig, point: PathPoint) -> Affine:
+    diffusion = interpolant.diffusion_of(point, config.diffusion_form, config.diffusion_norm)
+    return interpolant.sde_drift(point, config.prediction, diffusion)
+
+
+LAST_SLOPES: Mapping[str, Callable[[SamplerConfig, PathPoint], Affine]] = MappingProxyType(
+    {
+        "mean": _mean_slope,
+        "tweedie": lambda config, point: interpolant.data(point, config.prediction) + STATE.scaled(-1.0),
+        "euler": lambda config, point: interpolant.ode_drift(point, config.prediction),
+    }
+)
+require_complete("last step", LAST_SLOPES, set(get_args(LastStep)) - {"none"})

@@ -1,7 +1,7 @@
-"""One step of each sampler, vectorised over images that may be at different steps.
+"""Solver steps of each sampler, vectorised over images that may be at different steps.
 
-A sampler holds no state: everything about an image is its latent and its step number. The network is any function
-`predict(x, t) -> raw output`, guidance already applied, with t in the family's native time.
+A sampler holds no state: an image is its latent and its step number. The network is any function
+`predict(x, t) -> raw output`, guidance included, with t in the family's native time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medcli.diffusion import gaussian
 from medcli.diffusion.gaussian import GaussianTables, at, gaussian_tables, respace
 from medcli.diffusion.solver_tables import StepTable, ode_table, sde_table
 from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
+from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 
 # Dimension key: B batch, C latent channels, Y X latent height and width.
 
@@ -35,21 +35,21 @@ class Sampler(Protocol):
 
     @property
     def num_observed(self) -> int:
-        """How many first steps yield states the dynamic schedule looks at."""
+        """Number of first steps whose states the dynamic schedule observes."""
 
     @property
     def nfe(self) -> int:
-        """Network calls of an image over the whole run; the two halves of guidance are one call."""
+        """Network calls per image in total; the two halves of guidance are one call."""
 
     @property
     def noisy(self) -> bool:
         """Whether any step uses noise."""
 
     def takes_noise(self, step: int) -> bool:
-        """Whether this step uses the noise it is given."""
+        """Return whether a step uses noise."""
 
     def calls(self, step: int) -> int:
-        """Network calls whose result this step uses."""
+        """Return the number of network calls of a step."""
 
     def step(
         self,
@@ -66,9 +66,9 @@ class Sampler(Protocol):
             predict: The network.
             x_BCYX: States, float32.
             step_B: int64 step number of each image, on the sampler's device.
-            noise_BCYX: Standard normal noise, finite everywhere; None if no image's step takes any.
-            num_calls: Network calls to make: the largest `calls` of the batch. None makes the most any step needs,
-                which differs only where solvers of several calls end with a step of one.
+            noise_BCYX: Standard normal noise, finite everywhere; None if no image's step uses noise.
+            num_calls: Network calls to make: the largest `calls` of the batch. None: the most any step needs, which
+                differs only where solvers of several calls end with a step of one.
 
         Returns:
             The next states, float32.
@@ -82,19 +82,19 @@ def build_sampler(
     reverse: bool = False,
     sample_eps: float | None = None,
 ) -> Sampler:
-    """Tabulate a sampler.
+    """Build a fixed-step sampler.
 
     Args:
-        config: Which one. `dopri5` chooses its own steps: use `adaptive.integrate_adaptive`.
-        device: Where the tables live, which is where `step` expects its tensors.
-        reverse: From data to noise; `ode` only.
-        sample_eps: Time kept from the singular ends, None for the default of the path and prediction. SiT only.
+        config: The settings. `dopri5` chooses its own steps: use `adaptive.integrate_adaptive`.
+        device: Device of the tables and of the tensors passed to `step`.
+        reverse: Integrate from data to noise; `ode` only.
+        sample_eps: Margin from the singular ends, None for the default of the path and prediction. SiT only.
 
     Raises:
         ConfigError: If the combination has no fixed-step sampler.
     """
-    if config.solver == "dopri5":
-        raise ConfigError("dopri5 chooses its own steps, and has no fixed ones", hint="use --solver heun")
+    if config.solver in ADAPTIVE_SOLVERS:
+        raise ConfigError(f"{config.solver} is adaptive and has no fixed steps", hint="use --solver heun")
     if reverse and config.sampler != "ode":
         raise ConfigError(f"only the ode sampler runs from data to noise, not {config.sampler}")
     if config.sampler == "ode":
@@ -102,16 +102,20 @@ def build_sampler(
     if config.sampler == "sde":
         return TransportSampler(sde_table(config, sample_eps=sample_eps).to(device), config.steps - 1)
     tables = gaussian_tables(kept_timesteps(config)).to(device)
-    return AncestralSampler(tables) if config.sampler == "ddpm" else DdimSampler(tables, config.eta)
+    if config.sampler == "ddpm":
+        return AncestralSampler(tables)
+    if config.sampler == "ddim":
+        return DdimSampler(tables, config.eta)
+    raise ConfigError(f"sampler {config.sampler!r} is not implemented")
 
 
 def kept_timesteps(config: SamplerConfig) -> list[int]:
-    """Training timesteps DDPM or DDIM keeps, rising.
+    """Return the training timesteps kept by DDPM or DDIM, rising.
 
-    DDIM takes the integer stride its authors use where one keeps `config.steps` timesteps, else spreads them like DDPM.
+    DDIM uses its authors' integer stride if one keeps `config.steps` timesteps, else the spacing of DDPM.
 
     Raises:
-        ConfigError: If there are fewer timesteps than asked for.
+        ConfigError: If the model has fewer timesteps.
     """
     if config.steps > gaussian.NUM_TRAIN_TIMESTEPS:
         raise ConfigError(f"--steps {config.steps}: the model has {gaussian.NUM_TRAIN_TIMESTEPS} timesteps")
@@ -125,32 +129,32 @@ def kept_timesteps(config: SamplerConfig) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class TransportSampler:
-    """SDE or fixed-step ODE of SiT, as `solver_tables` lays it out."""
+    """SDE or fixed-step ODE of SiT, given by a table of `solver_tables`."""
 
     table: StepTable
     num_observed: int
 
     @property
     def num_steps(self) -> int:
-        """Rows of the table."""
+        """Number of rows of the table."""
         return len(self.table)
 
     @property
     def nfe(self) -> int:
-        """Calls of all rows."""
+        """Network calls of all rows."""
         return sum(self.table.calls)
 
     @property
     def noisy(self) -> bool:
-        """Whether any row has a noise factor."""
+        """Whether any row uses noise."""
         return any(self.table.is_noisy)
 
     def takes_noise(self, step: int) -> bool:
-        """Whether the row has a noise factor."""
+        """Return whether the row uses noise."""
         return self.table.is_noisy[step]
 
     def calls(self, step: int) -> int:
-        """Stages of the row."""
+        """Return the number of stages of the row."""
         return self.table.calls[step]
 
     def step(
@@ -162,7 +166,7 @@ class TransportSampler:
         *,
         num_calls: int | None = None,
     ) -> Tensor:
-        """See `Sampler.step`; the arithmetic is `solver_tables`' opening lines."""
+        """See `Sampler.step`; the formulas are in the docstring of `solver_tables`."""
         table = self.table
         if noise_BCYX is not None:
             x_BCYX = x_BCYX + at(table.noise_before_L, step_B, x_BCYX) * noise_BCYX
@@ -182,20 +186,20 @@ class TransportSampler:
 
 @dataclass(frozen=True, slots=True)
 class _GaussianSampler(ABC):
-    """What DDPM and DDIM share: one network call per kept timestep, the noisiest first."""
+    """Common part of DDPM and DDIM: one network call per kept timestep, noisiest first."""
 
     tables: GaussianTables
 
     @property
     def num_steps(self) -> int:
-        """Kept timesteps."""
+        """Number of kept timesteps."""
         return len(self.tables.timesteps)
 
     num_observed = num_steps
     nfe = num_steps
 
     def calls(self, step: int) -> int:
-        """Always one."""
+        """Return 1."""
         return 1
 
     def step(
@@ -214,20 +218,20 @@ class _GaussianSampler(ABC):
 
     @abstractmethod
     def _next(self, x_BCYX: Tensor, output: Tensor, index_B: Tensor, noise_BCYX: Tensor | None) -> Tensor:
-        """The next states, from the network's output at each image's kept timestep, number index_B of the tables."""
+        """Return the next states from the network's output at each image's kept timestep, index_B of the tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class AncestralSampler(_GaussianSampler):
-    """DDPM: a draw from each denoising step's Gaussian, the mean at the last (DDPM algorithm 2)."""
+    """DDPM: samples each denoising step's Gaussian; the last step takes the mean (DDPM algorithm 2)."""
 
     @property
     def noisy(self) -> bool:
-        """Always."""
+        """True."""
         return True
 
     def takes_noise(self, step: int) -> bool:
-        """All but the last; the references draw noise there too, and drop it."""
+        """Return true except for the last step, whose noise the references draw and drop."""
         return step < self.num_steps - 1
 
     def _next(self, x_BCYX: Tensor, output: Tensor, index_B: Tensor, noise_BCYX: Tensor | None) -> Tensor:
@@ -243,15 +247,15 @@ class DdimSampler(_GaussianSampler):
     """DDIM (arXiv 2010.02502, eq. 12), ignoring the variance channels."""
 
     eta: float
-    """Noise share, 0 = deterministic."""
+    """Noise fraction; 0 is deterministic."""
 
     @property
     def noisy(self) -> bool:
-        """Only with a noise share."""
+        """Whether eta is above 0."""
         return self.eta > 0
 
     def takes_noise(self, step: int) -> bool:
-        """All but the last, with a noise share."""
+        """Return true except for the last step, if eta is above 0."""
         return self.noisy and step < self.num_steps - 1
 
     def _next(self, x_BCYX: Tensor, output: Tensor, index_B: Tensor, noise_BCYX: Tensor | None) -> Tensor:

@@ -1,8 +1,8 @@
-"""Adaptive solvers in the engine: whole groups of images at once, always the same ones.
+"""Adaptive solvers in the engine: fixed groups of images are integrated together.
 
-dopri5 chooses its steps by the error of the whole batch, so an image's result depends, within the tolerance, on its
-neighbours. Groups are therefore fixed: image i always shares its integration with the images of group i // batch_size,
-whether they are asked for or not. An interruption changes nothing; another batch size does, within the tolerance.
+dopri5 chooses its steps by the error of the whole batch, so an image's result depends, within the tolerance, on the
+rest of the batch. Groups are therefore fixed: image i is always integrated with all images of group i // batch_size,
+requested or not. An interruption changes nothing; another batch size does, within the tolerance.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from medcli.runtime.reporting import Reporter
 def integrate_groups(
     network: LadderNetwork, plan: SamplingPlan, indices: Indices, device: torch.device, noise: Noise, reporter: Reporter
 ) -> Iterator[FinishedImage]:
-    """Make images group by group.
+    """Generate images group by group.
 
     Args:
-        network: The one network that runs.
-        plan: How; its solver is adaptive.
-        indices: Numbers of the images to make; those of a group should follow one another.
-        device: Where the network is.
-        noise: Gives the initial states.
-        reporter: Is told about finished images.
+        network: The network.
+        plan: Sampling settings with an adaptive solver.
+        indices: Numbers of the images to generate, those of a group consecutive.
+        device: Device of the network.
+        noise: Source of the initial states.
+        reporter: Receives progress in images.
 
     Yields:
-        The images asked for, a group at a time.
+        The requested images, one group at a time.
     """
     size, done = plan.batch_size, 0
     for group, members in groupby(indices, key=lambda index: index // size):
@@ -55,7 +55,7 @@ def integrate_groups(
 def _integrate(
     network: LadderNetwork, plan: SamplingPlan, index_B: Tensor, label_B: Tensor, noise: Noise
 ) -> tuple[Tensor, int]:
-    """Final states (B, C, Y, X), and how often the network was called."""
+    """Return the final states (B, C, Y, X) and the number of network calls."""
     predict, calls = guided(network, label_B, plan.guidance), 0
 
     def counted(x_BCYX: Tensor, t_B: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""How redundant attention is while images are made: an observer that scores it at chosen solver steps.
+"""An observer that scores the redundancy of attention at chosen solver steps.
 
-The model has no mode for it. While a chosen step's network runs, each block's attention tells what it is about to mix;
-its distributions are made again from that, a few rows at a time, scored and forgotten. Other steps run as always.
+During a chosen step, a forward pre-hook on each block's attention receives its input; the attention distributions are
+recomputed from it a few rows at a time, scored and discarded. Other steps run unchanged.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from medcli.scores.redundancy import CPU_PIECE, GPU_PIECE, AttentionRows, Redund
 
 @dataclass(frozen=True, slots=True)
 class LayerScores:
-    """What was seen of one layer, float64; NaN where nothing was seen."""
+    """Scores of one layer, float64; NaN where nothing was observed."""
 
     divergence_ILH: npt.NDArray[np.float64]
     """Mean Jensen-Shannon divergence between queries, nats; see `medcli.scores.redundancy`."""
     error_ILH: npt.NDArray[np.float64]
-    """Its standard error by the choice of pairs."""
+    """Standard error due to the choice of pairs."""
     distinct_ILH: npt.NDArray[np.float64]
-    """How many queries really differ."""
+    """Effective number of distinct queries."""
 
 
-class AttentionWatch:
-    """Scores the attention of every block, at chosen steps of the images that are made. An `Observer`.
+class AttentionObserver:
+    """An `Observer` that scores the attention of every block at chosen steps.
 
-    Of a step with several network calls the first is scored, of a guided one the conditional half.
+    In a step of several network calls the first is scored, in a guided one the conditional half.
 
     Args:
-        model: What makes the images.
-        indices: Their numbers.
-        steps: Solver steps to watch.
-        seed: Start of the random pairs, drawn for each image, step and layer.
-        max_pairs: Pairs of queries to compare in each head; None for all of them.
+        model: The model that is sampled.
+        indices: Numbers of the images.
+        steps: Solver steps to observe.
+        seed: Seed of the random pairs, drawn for each image, step and layer.
+        max_pairs: Maximum pairs of queries to compare in each head; None: all.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class AttentionWatch:
         self._image_of = {index: place for place, index in enumerate(indices)}
         self._step_of = {step: place for place, step in enumerate(steps)}
         self.steps = tuple(steps)
-        """Solver steps that are watched."""
+        """Observed solver steps."""
         self._seed, self._max_pairs = seed, max_pairs
         self._rows: StepRows | None = None
         shape = (len(self._image_of), len(self._step_of))
         self.layers = tuple(
             LayerScores(*(np.full((*shape, block.attn.num_heads), np.nan) for _ in range(3))) for block in self._blocks
         )
-        """What has been seen, a block each."""
+        """Scores of each block."""
 
-    def watching(self, network: LadderNetwork) -> LadderNetwork:
+    def wrapped(self, network: LadderNetwork) -> LadderNetwork:
         """Wrap a network so that its calls are observed; sample with the result."""
         forward: Network = network.forward
 
@@ -84,16 +84,16 @@ class AttentionWatch:
         return replace(network, forward=watched)
 
     def before(self, rows: StepRows) -> None:
-        """Get ready if any of the images makes a watched step."""
+        """Remember the rows if any image is at an observed step."""
         is_watched = any(step in self._step_of for step in rows.step_B.tolist())
         self._rows = rows if is_watched else None
 
     def after(self, rows: StepRows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
-        """The states do not matter here."""
+        """No-op."""
 
     @contextmanager
     def _hooked(self) -> Iterator[None]:
-        """Listen to the blocks for as long as one network call takes, if it is one to be seen."""
+        """Install the hooks for one network call, if it is observed."""
         rows, self._rows = self._rows, None
         handles = []
         if rows is not None:
@@ -106,13 +106,13 @@ class AttentionWatch:
                 handle.remove()
 
     def note(self, layer: int, rows: StepRows, attention: Attention, x_BND: Tensor) -> None:
-        """Score what a layer is about to mix.
+        """Score the attention of a layer.
 
         Args:
-            layer: Its number.
-            rows: Which of the tokens' images are at which step.
+            layer: Layer number.
+            rows: Image and step of the leading rows of the input.
             attention: The layer.
-            x_BND: Its input; rows of padding and null halves follow those of `rows`.
+            x_BND: Input of the layer; padding and null halves follow the rows of `rows`.
         """
         picked = [row for row, step in enumerate(rows.step_B.tolist()) if step in self._step_of]
         index_B, step_B = rows.index_B[picked], rows.step_B[picked]
@@ -148,9 +148,9 @@ class AttentionWatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Listener:
-    """Passes a layer's input on to the watch. Called by torch before the layer runs."""
+    """Forward pre-hook that passes a layer's input on to the observer."""
 
-    watch: AttentionWatch
+    watch: AttentionObserver
     layer: int
     rows: StepRows
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import get_args
+
 import torch
 from torch import Tensor
 
 from medcli.diffusion.steps import Sampler
+from medcli.errors import require_complete
 from medcli.schedule.dynamic import DynamicSchedule
+from medcli.schedule.spec import DistanceName
 
-# Dimension key: B images.
+# Dimension key: B images, E elements of a state.
+
+DISTANCES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({"l1": Tensor.abs, "l2": Tensor.square})
+"""Elementwise part of each distance, a mean over the state. Source: reference-facts 4 (`mae` and `mse`)."""
+require_complete("distance", DISTANCES, get_args(DistanceName))
 
 
 def observe(
     rule: DynamicSchedule, index_B: Tensor, warmup_sum_B: Tensor, observed_B: Tensor, distance_B: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Take note of one solver step of each image and decide the ladder index of its next.
+    """Observe one solver step of each image and decide the ladder index of its next.
 
     Args:
         rule: Thresholds and warm-up.
@@ -37,17 +47,17 @@ def observe(
 
 
 def distance(name: str, before_BCYX: Tensor, after_BCYX: Tensor) -> Tensor:
-    """How far each image's state moved in one step: (B,) float32 over all its elements.
+    """Distance between each image's states before and after a step: (B,) float32, a mean over all elements.
 
     Args:
-        name: `l1`: mean absolute difference; `l2`: mean squared difference (reference-facts 4, `mae` and `mse`).
+        name: `l1`: mean absolute difference; `l2`: mean squared difference.
         before_BCYX: States before the step.
         after_BCYX: States after it.
     """
     change_BE = (after_BCYX.float() - before_BCYX.float()).flatten(1)
-    return (change_BE.abs() if name == "l1" else change_BE.square()).mean(dim=1)
+    return DISTANCES[name](change_BE).mean(dim=1)
 
 
 def num_deciding(sampler: Sampler) -> int:
-    """First solver steps whose result can still change the ladder index of a later step."""
+    """Number of first solver steps whose result can still change the ladder index of a later step."""
     return min(sampler.num_observed, sampler.num_steps - 1)

@@ -1,4 +1,4 @@
-"""What an image cost, from the network calls it really made."""
+"""GMACs of an image, from the network calls it made."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ GIGA = 1e9
 
 
 def pass_gmacs(config: ModelConfig, num_mediators: int) -> float:
-    """GMACs of one forward pass for one image, in the papers' convention; 0 mediators is full attention."""
+    """Return the GMACs of a forward pass of one image in the papers' convention; 0 mediators is full attention."""
     return closed_form_macs(config, num_mediators=num_mediators) / GIGA
 
 
 def done_gmacs(config: ModelConfig, num_mediators: int) -> float:
-    """The same without the queries and keys that sampling never computes (`medcli.model.absorption`)."""
+    """Return the GMACs executed in a forward pass: without absorbed queries and keys (`medcli.model.absorption`)."""
     return pass_gmacs(config, num_mediators) - absorbed_saving(config, num_mediators=num_mediators) / GIGA
 
 
 def call_gmacs(config: ModelConfig, num_mediators: int, guidance: Guidance) -> float:
-    """GMACs of one network call for one image inside the guidance interval, both halves included."""
+    """Return the GMACs of a network call of one image inside the guidance interval, both halves included."""
     return guidance.num_halves * pass_gmacs(config, num_mediators)
 
 
 def image_gmacs(calls: Sequence[int], gmacs_a_call: Sequence[float]) -> float:
-    """GMACs of one image.
+    """Return the GMACs of an image.
 
     Args:
-        calls: Network calls, or forward passes, it made at each ladder index.
-        gmacs_a_call: What one of them costs at each ladder index.
+        calls: Network calls, or forward passes, at each ladder index.
+        gmacs_a_call: GMACs of a call, or pass, at each ladder index.
     """
     return sum(count * cost for count, cost in zip(calls, gmacs_a_call, strict=True))
 
 
 def gmacs_of_moves(passes_L: Tensor, moves: Sequence[tuple[int, ...]], gmacs_a_pass: Sequence[float]) -> list[float]:
-    """GMACs of images, from when they climbed the ladder.
+    """Return the GMACs of images from their moves along the ladder.
 
     Args:
         passes_L: Forward passes of each solver step.
         moves: Each image's `switch_steps`.
-        gmacs_a_pass: What a pass costs at each ladder index.
+        gmacs_a_pass: GMACs of a pass at each ladder index.
     """
     # Many images make the same moves.
     known = {

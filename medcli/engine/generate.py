@@ -1,4 +1,4 @@
-"""Sampling: images in, in any number and order; finished latents out, each a function of (seed, its number) alone.
+"""Sampling: image numbers in, in any order; finished latents out, each a function of (seed, number) alone.
 
 Every image carries its own state, and images at different solver steps share a batch as long as they are at the same
 ladder index. Batches always have `batch_size` rows: one shape for compiled graphs, and an image's rounding does not
@@ -20,19 +20,11 @@ from medcli.engine.batched_rule import distance, num_deciding
 from medcli.engine.guidance_phases import null_calls, phases
 from medcli.engine.networks import Guidance, LadderNetwork, guided
 from medcli.engine.observer import Observer, StepRows
-from medcli.engine.plan import (
-    ADAPTIVE_SOLVERS,
-    FinishedImage,
-    Indices,
-    Noise,
-    SamplingPlan,
-    check_plan,
-    latent_shape_of,
-    philox_noise,
-)
+from medcli.engine.plan import FinishedImage, Indices, Noise, SamplingPlan, check_plan, latent_shape_of, philox_noise
 from medcli.engine.pool import NO_MOVE, Pool, SlotBatch, advance, empty_pool, enter, leave, num_slots, pick_batch
 from medcli.errors import ConfigError
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.sampler_config import ADAPTIVE_SOLVERS
 
 # Dimension key: B images of a batch, C latent channels, Y X latent height and width.
 
@@ -48,20 +40,20 @@ def generate(
     observer: Observer | None = None,
     reporter: Reporter | None = None,
 ) -> Iterator[FinishedImage]:
-    """Make images.
+    """Generate images.
 
     Args:
         networks: The network of each ladder index of `plan.schedule`, on `device`.
-        plan: How.
-        indices: Numbers of the images to make, each once; asked for one by one, as there is room for them.
-        max_in_flight: Images to work on at once at most; None: as many as keep every batch full.
-        device: Where the networks are.
-        noise: Replaces the seeded noise, for comparing with recorded runs.
-        observer: Is told about every batch; needs a solver of fixed steps.
-        reporter: Is told about solver steps done.
+        plan: Sampling settings.
+        indices: Numbers of the images to generate, each once; consumed one by one, as slots become free.
+        max_in_flight: Maximum number of images in flight; None: as many as keep every batch full.
+        device: Device of the networks.
+        noise: Replaces the seeded noise, for comparison with recorded runs.
+        observer: Called for every batch; needs a fixed-step solver.
+        reporter: Receives progress in solver steps.
 
     Returns:
-        Images as they finish; the order depends on the schedule and the batch size, what they look like does not.
+        Images as they finish; their order depends on the schedule and the batch size, their content does not.
 
     Raises:
         ConfigError: If the plan and the networks do not fit together.
@@ -74,7 +66,7 @@ def generate(
     if plan.sampler.solver in ADAPTIVE_SOLVERS:
         if observer is not None:
             raise ConfigError(
-                f"--solver {plan.sampler.solver} chooses its own steps, so there are none to look at",
+                f"--solver {plan.sampler.solver} chooses its own steps, so there are none to observe",
                 hint="use --solver heun",
             )
         return integrate_groups(networks[0], plan, indices, device, noise, reporter)
@@ -99,7 +91,7 @@ def _run(loop: _Loop, indices: Indices, limit: int, reporter: Reporter) -> Itera
 
 @dataclass(frozen=True, slots=True)
 class _Loop:
-    """What stays the same over the iterations of one `generate`."""
+    """Constants of one call of `generate`."""
 
     networks: tuple[LadderNetwork, ...]
     plan: SamplingPlan
@@ -109,11 +101,11 @@ class _Loop:
     calls_L: Tensor
     """Network calls of each solver step."""
     null_calls_L: Tensor
-    """How many of them run the null half too."""
+    """Those of them that run the null half too."""
     noisy_L: Tensor
-    """Which solver steps take noise."""
+    """Whether each solver step takes noise."""
     phase_L: Tensor
-    """Where each solver step stands to the guidance interval."""
+    """Guidance phase of each solver step."""
     observer: Observer | None
 
     @classmethod
@@ -133,7 +125,7 @@ class _Loop:
         return cls(tuple(networks), plan, sampler, device, noise, calls_L, null_calls_L, noisy_L, phase_L, observer)
 
     def refill(self, pool: Pool, queue: Iterator[int]) -> None:
-        """Let waiting images into the free slots."""
+        """Fill free slots with queued images."""
         free = pool.free_slots()
         fresh = list(islice(queue, len(free)))
         if not fresh:
@@ -146,7 +138,7 @@ class _Loop:
 
     @torch.no_grad()
     def step(self, pool: Pool, batch: SlotBatch) -> None:
-        """Run one batch, padded by repeating its first image, and move its images on."""
+        """Run a solver step of one batch, padded by repeating its first image, and update its images."""
         slot_B = batch.slot_B
         rows = (
             None if self.observer is None else StepRows(pool.index_P[slot_B], pool.step_P[slot_B], batch.ladder_index)
@@ -170,12 +162,12 @@ class _Loop:
             self.observer.after(rows, before_BCYX[: len(slot_B)], after_BCYX[: len(slot_B)])
         schedule, distance_B = self.plan.schedule, None
         if schedule.is_dynamic:
-            # The iteration's one wait for the device.
+            # The iteration's only synchronisation with the device.
             distance_B = distance(schedule.distance, before_BCYX, after_BCYX)[: len(slot_B)].cpu().double()
         advance(pool, slot_B, distance_B, schedule.rule() if schedule.is_dynamic else None, num_deciding(self.sampler))
 
     def take_finished(self, pool: Pool, slot_B: Tensor) -> list[FinishedImage]:
-        """Take out the images of a batch that have made all their steps."""
+        """Remove and return the images of a batch that have finished."""
         ended_B = slot_B[pool.step_P[slot_B] == self.sampler.num_steps]
         if not len(ended_B):
             return []
@@ -195,14 +187,14 @@ class _Loop:
 
 
 def calls_by_ladder_index(calls_L: Tensor, switch_steps: tuple[int, ...], ladder_length: int) -> tuple[int, ...]:
-    """Network calls an image made at each ladder index.
+    """Return the network calls of an image at each ladder index.
 
     Args:
         calls_L: Network calls of each solver step.
         switch_steps: Its moves; a move triggered by step k takes effect at step k + 1.
         ladder_length: Length of the ladder.
     """
-    # Entries an image never reached start after the end.
+    # Indices an image never reached start after the end.
     ends = [step + 1 for step in switch_steps] + [len(calls_L)] * (ladder_length - len(switch_steps))
     starts = [0, *ends[:-1]]
     return tuple(int(calls_L[start:end].sum()) for start, end in zip(starts, ends, strict=True))

@@ -1,8 +1,8 @@
-"""Where along its way an image is guided: before, inside and after the guidance interval.
+"""Phases of sampling relative to the guidance interval: before, inside and after.
 
 Progress counts solver steps: of L steps, step k starts at progress k / L, so 0 is the start of the first and 1 the end
 of the last. A step is guided, in all its network calls, if it starts inside the half-open interval. So [0, 1] guides
-every step, an interval without length none, and two intervals that meet share no step.
+every step, an empty interval none, and two adjacent intervals share no step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medcli.engine.networks import Guidance
 
 
 class Phase(IntEnum):
-    """Images pass through phases in this order and never back. Outside, the null half is not computed."""
+    """Phase of an image, in order of time; the null half is computed only inside."""
 
     BEFORE = 0
     INSIDE = 1
@@ -27,7 +27,7 @@ class Phase(IntEnum):
 
 
 def phases(guidance: Guidance, num_steps: int) -> Tensor:
-    """(L,) int64: the phase of each solver step. Without guidance there is only one, and it is not inside."""
+    """Return the phase of each solver step, (L,) int64; without guidance all are `BEFORE`."""
     start_L = torch.arange(num_steps, dtype=torch.float64) / num_steps
     if not guidance.is_on:
         return torch.full((num_steps,), Phase.BEFORE)
@@ -36,17 +36,17 @@ def phases(guidance: Guidance, num_steps: int) -> Tensor:
 
 
 def null_calls(sampler: Sampler, guidance: Guidance) -> Tensor:
-    """(L,) int64: network calls of each solver step that also run the null half."""
+    """Return the number of network calls of each solver step that also run the null half, (L,) int64."""
     calls_L = torch.tensor([sampler.calls(step) for step in range(sampler.num_steps)])
     return calls_L * (phases(guidance, sampler.num_steps) == Phase.INSIDE)
 
 
 def step_passes(sampler: Sampler, guidance: Guidance) -> Tensor:
-    """(L,) int64: forward passes of each solver step: its network calls, those under guidance twice."""
+    """Return the forward passes of each solver step, (L,) int64: its network calls, guided ones twice."""
     calls_L = torch.tensor([sampler.calls(step) for step in range(sampler.num_steps)])
     return calls_L + null_calls(sampler, guidance)
 
 
 def num_passes(sampler: Sampler, guidance: Guidance) -> int:
-    """Forward passes of an image."""
+    """Return the total number of forward passes of an image."""
     return int(step_passes(sampler, guidance).sum())

@@ -1,4 +1,4 @@
-"""The networks an image goes through, one a ladder index, and guidance around them."""
+"""The network of each ladder index, and classifier-free guidance around it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 ALWAYS = (0.0, 1.0)
-"""The guidance interval that covers the whole way."""
+"""Guidance interval that covers all of sampling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ class Guidance:
     channels: int | None = REFERENCE_CHANNELS
     """Leading latent channels that are guided, None for all."""
     interval: tuple[float, float] = ALWAYS
-    """Progress at which guidance starts and ends, see `medcli.engine.guidance_phases`. Outside it only the conditional
-    half runs.
+    """Fractions of sampling at which guidance starts and ends, see `medcli.engine.guidance_phases`. Outside only the
+    conditional half runs.
 
     Source: arXiv 2404.07724.
     """
     power: float | None = None
-    """The scale grows over the timesteps, the later the higher this is (`power_cosine_scale`); None: it is constant."""
+    """Exponent of the growing scale (`power_cosine_scale`): the higher, the later it grows; None: constant scale."""
 
     def __post_init__(self) -> None:
         low, high = self.interval
@@ -68,17 +68,17 @@ class Guidance:
 
     @property
     def is_on(self) -> bool:
-        """Whether the null half is computed at all."""
+        """Whether the null half is ever computed."""
         return self.scale != 1.0 and self.interval[0] < self.interval[1]
 
     @property
     def is_partial(self) -> bool:
-        """Whether some steps may be guided and some not."""
+        """Whether only some steps are guided."""
         return self.is_on and tuple(self.interval) != ALWAYS
 
     @property
     def num_halves(self) -> int:
-        """Forward passes of an image in one network call inside the interval."""
+        """Forward passes per image of a network call inside the interval."""
         return 2 if self.is_on else 1
 
 
@@ -89,17 +89,17 @@ def ladder_networks(
     compiled: bool = False,
     absorb: bool = True,
 ) -> tuple[LadderNetwork, ...]:
-    """Bind each count of a schedule to its network.
+    """Build the network of each mediator count of a schedule.
 
     Args:
         models: One model that holds every count, or a model for each count.
         counts: Mediator count of each ladder index, 0 for full attention.
-        compiled: Whether blocks run by `torch.compile`, at each ladder index one graph for all blocks of a kind.
-        absorb: Whether queries and keys may be left out, see `medcli.model.absorption`.
+        compiled: Run blocks with `torch.compile`: one graph per ladder index and kind of block.
+        absorb: Allow skipping queries and keys where that is cheaper, see `medcli.model.absorption`.
 
     Raises:
         ConfigError: If a model does not hold its count, or the models do not fit together.
-        EnvironmentProblem: If the machine has nothing to compile with.
+        EnvironmentProblem: If no compiler is installed.
     """
     of_count = dict.fromkeys(counts, models) if isinstance(models, DiffusionTransformer) else models
     networks = tuple(_ladder_network(of_count[count], count, compiled=compiled, absorb=absorb) for count in counts)
@@ -108,7 +108,7 @@ def ladder_networks(
         if _geometry(network.config) != _geometry(first.config):
             raise ConfigError(
                 f"the models for {first.num_mediators} and {network.num_mediators} mediators differ in architecture",
-                hint="networks must be trained from the same architecture; compare them with medcli inspect",
+                hint="use checkpoints of one architecture; compare them with medcli inspect",
             )
     return networks
 
@@ -131,7 +131,7 @@ def _ladder_network(model: DiffusionTransformer, num_mediators: int, *, compiled
 
 
 def _geometry(config: ModelConfig) -> ModelConfig:
-    """What models that share an image's state must agree on."""
+    """Return the part of a configuration that models sharing an image's state must have in common."""
     return replace(config, mediators=(), mediator_layers=())
 
 
@@ -141,7 +141,7 @@ def guided(network: LadderNetwork, label_B: Tensor, guidance: Guidance) -> Predi
     Args:
         network: The network.
         label_B: int64 label of each image.
-        guidance: How the null class pushes the output; off, half the rows are run.
+        guidance: Guidance settings; without guidance only the conditional half runs.
     """
     if not guidance.is_on:
         return lambda x_BCYX, t_B: network.forward(x_BCYX, t_B, label_B)

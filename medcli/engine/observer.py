@@ -1,6 +1,6 @@
-"""Looking on while images are made: what an observer is told, and one that notes how far each step moves an image.
+"""Observers of sampling: the protocol, and one that records how far each step moves an image.
 
-An observer is an argument of `medcli.engine.generate.generate`. It changes nothing: images are the same with it.
+An observer is an argument of `medcli.engine.generate.generate` and does not change the images.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from medcli.schedule.spec import DistanceName
 
 @dataclass(frozen=True, slots=True)
 class StepRows:
-    """Which images of a batch make which solver step; rows that only pad the batch are not among them."""
+    """Image number and solver step of each row of a batch, without padding rows."""
 
     index_B: Tensor
-    """int64 image numbers, on the CPU."""
+    """Image numbers, int64 on the CPU."""
     step_B: Tensor
-    """int64 solver step each of them makes, on the CPU; they may differ within a batch."""
+    """Solver step of each image, int64 on the CPU; steps may differ within a batch."""
     ladder_index: int
-    """Ladder index of all of them."""
+    """Common ladder index."""
 
 
 class Observer(Protocol):
-    """Is told about every batch, in the order they run; each image's steps come in their order."""
+    """Callbacks around every batch, in the order batches run; the steps of each image come in order."""
 
     def before(self, rows: StepRows) -> None:
-        """Learn which images' networks run next: first those of `rows`, then padding, then any null halves."""
+        """Called before a batch; network inputs hold the images of `rows`, then padding, then any null halves."""
 
     def after(self, rows: StepRows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
-        """See what the step did.
+        """Called after a batch.
 
         Args:
-            rows: As told before.
-            before_BCYX: float32 states the step started from, on the device; not to be written to.
-            after_BCYX: States it led to.
+            rows: The rows passed to `before`.
+            before_BCYX: States before the step, float32 on the device; read-only.
+            after_BCYX: States after the step.
         """
 
 
 class Distances:
-    """Notes how far each step moves each image, in both distances of the dynamic rule.
+    """Records the distance of each step of each image, in every distance of the dynamic rule.
 
     Args:
-        indices: Numbers of the images that will be made.
-        num_steps: Solver steps of an image.
+        indices: Numbers of the images.
+        num_steps: Solver steps per image.
     """
 
     def __init__(self, indices: Sequence[int], num_steps: int) -> None:
@@ -62,30 +62,30 @@ class Distances:
             name: np.full(shape, np.nan) for name in get_args(DistanceName)
         }
         """By name of the distance, float64: `medcli.engine.batched_rule.distance` of image i at step l. NaN until
-        seen. The rule never looks at step 0, the jump from the initial noise."""
+        observed. The rule ignores step 0, the jump from the initial noise."""
 
     def before(self, rows: StepRows) -> None:
-        """Nothing is needed in advance."""
+        """No-op."""
 
     def after(self, rows: StepRows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
-        """Measure."""
+        """Record the distances."""
         places = [self._place[index] for index in rows.index_B.tolist()]
         for name, values_IL in self.distance_IL.items():
             values_IL[places, rows.step_B.numpy()] = distance(name, before_BCYX, after_BCYX).cpu().numpy()
 
 
 class Together:
-    """Several observers as one; they are told in order."""
+    """Several observers as one, called in order."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
 
     def before(self, rows: StepRows) -> None:
-        """Tell all."""
+        """Call every observer."""
         for observer in self._observers:
             observer.before(rows)
 
     def after(self, rows: StepRows, before_BCYX: Tensor, after_BCYX: Tensor) -> None:
-        """Tell all."""
+        """Call every observer."""
         for observer in self._observers:
             observer.after(rows, before_BCYX, after_BCYX)

@@ -1,20 +1,20 @@
-"""What is asked of the engine and what it gives back."""
+"""Inputs and outputs of the sampling engine: labels, plans and finished images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from medcli.config import ModelConfig
+from medcli.config import Family, ModelConfig
 from medcli.engine.networks import Guidance, LadderNetwork
-from medcli.errors import ConfigError
+from medcli.errors import ConfigError, require_complete
 from medcli.runtime.noise import Stream, integers, normal
-from medcli.sampler_config import SamplerConfig
+from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.schedule.spec import Schedule
 from medcli.settings.sampling import LabelSampling
 
@@ -23,23 +23,28 @@ from medcli.settings.sampling import LabelSampling
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labels:
-    """The classes to show and how images take turns.
+    """The classes to sample and how they are assigned to image numbers.
 
     Raises:
-        ConfigError: If no class is given.
+        ConfigError: If no class is given or the way of sampling is unknown.
     """
 
     classes: tuple[int, ...]
-    """Labels; one named twice comes twice as often."""
+    """Labels; a repeated label is sampled more often."""
     sampling: LabelSampling = "equal"
-    """`equal`: image i takes class i modulo their number; `random`: each draws one by itself, seeded."""
+    """`equal`: image i has class i modulo their number; `random`: drawn per image number from the seed."""
 
     def __post_init__(self) -> None:
         if not self.classes:
             raise ConfigError("no classes to sample", hint="try --classes all")
+        if self.sampling not in get_args(LabelSampling):
+            raise ConfigError(
+                f"--label-sampling {self.sampling!r}: expected one of {', '.join(get_args(LabelSampling))}",
+                hint="try --label-sampling equal",
+            )
 
     def of(self, seed: int, index_B: Tensor) -> Tensor:
-        """(B,) int64 labels of the images with these numbers."""
+        """Return the labels of the images with these numbers, (B,) int64."""
         classes_K = torch.tensor(self.classes, device=index_B.device)
         if self.sampling == "equal":
             return classes_K[index_B % len(classes_K)]
@@ -48,28 +53,27 @@ class Labels:
 
 # Dimension key: B images of a batch, C latent channels, Y X latent height and width.
 
-ADAPTIVE_SOLVERS = ("dopri5",)
-"""Solvers that choose their own steps, for a whole batch at once."""
 FAMILY_SAMPLERS = {"sit": ("sde", "ode"), **dict.fromkeys(("dit", "edt", "mdtv2"), ("ddpm", "ddim"))}
-"""Samplers that read each family's output; the first is the references' default."""
+"""Samplers for the output of each family; the first is the references' default."""
+require_complete("family", FAMILY_SAMPLERS, get_args(Family))
 
 Noise = Callable[[Tensor, Tensor], Tensor]
 """(index_B, draw_B) -> (B, C, Y, X) float32 standard normal. Draw 0 is the initial state, draw k + 1 solver step k."""
 
 
 class Indices(Protocol):
-    """Numbers of images to make. A list or a range is one; so is a source that finds out as it goes."""
+    """Numbers of images to generate: a list, a range, or a source that yields them on demand."""
 
     def __len__(self) -> int:
-        """How many there are at most."""
+        """Return an upper bound of their number."""
 
     def __iter__(self) -> Iterator[int]:
-        """The numbers, each once."""
+        """Iterate over the numbers, each once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingPlan:
-    """How images are made; with the networks, all that decides what image i looks like."""
+    """Settings of a sampling run: with the networks, everything that determines image i."""
 
     sampler: SamplerConfig
     schedule: Schedule
@@ -77,23 +81,23 @@ class SamplingPlan:
     guidance: Guidance = Guidance()
     seed: int = 0
     batch_size: int = 16
-    """Images of one network call, guidance halves not counted."""
+    """Images in a network call, guidance halves not counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedImage:
-    """A latent at the end of its way."""
+    """A fully denoised latent and its record."""
 
     index: int
     label: int
     latent_CYX: Tensor
     """float32, on the device, in the model's latent scale."""
     switch_steps: tuple[int, ...]
-    """switch_steps[j]: solver step whose result triggered the move to ladder index j + 1."""
+    """Element j is the solver step whose result triggered the move to ladder index j + 1."""
     calls: tuple[int, ...]
     """Network calls at each ladder index; the two halves of guidance are one call."""
     null_calls: tuple[int, ...] = ()
-    """How many of them ran the null half too; empty if guidance is off."""
+    """Network calls at each ladder index that also ran the null half; empty if guidance is off."""
 
     @property
     def passes(self) -> tuple[int, ...]:
@@ -102,21 +106,21 @@ class FinishedImage:
 
 
 def philox_noise(seed: int, latent_shape: tuple[int, ...]) -> Noise:
-    """The engine's noise: counter-based, so that it does not depend on batch, order or process."""
+    """Return counter-based noise, independent of batch, order and process."""
     return lambda index_B, draw_B: normal(seed, index_B, draw_B, latent_shape, Stream.NOISE)
 
 
 def latent_shape_of(network: LadderNetwork) -> tuple[int, int, int]:
-    """(C, Y, X) of one image's state."""
+    """Return the shape (C, Y, X) of an image's state."""
     return network.config.in_channels, network.config.latent_size, network.config.latent_size
 
 
 def check_plan(config: ModelConfig, plan: SamplingPlan) -> None:
-    """Refuse a plan a model can't follow; nothing needs to be loaded for it.
+    """Check a plan against the model's configuration; no weights are needed.
 
     Args:
         config: The model, or any of the models of a schedule with several.
-        plan: What is asked of it.
+        plan: The plan.
 
     Raises:
         ConfigError: If the classes, the sampler or guidance do not fit the model.
@@ -129,7 +133,7 @@ def check_plan(config: ModelConfig, plan: SamplingPlan) -> None:
         )
     if plan.sampler.solver in ADAPTIVE_SOLVERS and plan.schedule.is_dynamic:
         raise ConfigError(
-            f"--solver {plan.sampler.solver} chooses its own steps, so the dynamic schedule has none to look at",
+            f"--solver {plan.sampler.solver} chooses its own steps, so the dynamic schedule has none to observe",
             hint="use --solver heun, or --schedule static",
         )
     if plan.sampler.solver in ADAPTIVE_SOLVERS and plan.guidance.is_partial:

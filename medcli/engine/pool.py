@@ -1,7 +1,7 @@
-"""The images in flight: everything about each of them, as tensors, and which of them share the next batch.
+"""The state of images in flight, as tensors, and the choice of the next batch.
 
-Latents live on the device. The rest is a few numbers an image that decide what runs next; it lives on the CPU, so one
-transfer an iteration (the distances) is all the device waits for.
+Latents live on the device. The scheduling state, a few numbers per image, lives on the CPU, so the device waits for one
+transfer per iteration (the distances).
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from medcli.schedule.dynamic import DynamicSchedule
 # Dimension key: P images in flight, B images of a batch, J moves along the ladder, C Y X latent.
 
 FREE = -1
-"""Index of a slot that holds no image."""
+"""Index of a free slot."""
 NO_MOVE = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pool:
-    """State of the images in flight, a slot each. The tensors are updated in place; latents on the device."""
+    """State of the images in flight, one slot per image. Tensors are updated in place; latents are on the device."""
 
     latent_PCYX: Tensor
     index_P: Tensor
     """Image number, or `FREE`."""
     label_P: Tensor
     step_P: Tensor
-    """Solver step that comes next."""
+    """Next solver step."""
     ladder_index_P: Tensor
-    """Ladder index of that step."""
+    """Ladder index at that step."""
     observed_P: Tensor
-    """Distances seen."""
+    """Number of distances observed."""
     warmup_sum_P: Tensor
-    """float64 sum of the warm-up distances."""
+    """Sum of the warm-up distances, float64."""
     moved_at_PJ: Tensor
     """Step whose result triggered each move, or `NO_MOVE`."""
 
@@ -47,15 +47,15 @@ class Pool:
         return bool((self.index_P == FREE).all())
 
     def free_slots(self) -> Tensor:
-        """Slots without an image."""
+        """Return the free slots."""
         return (self.index_P == FREE).nonzero()[:, 0]
 
 
 def empty_pool(num_slots: int, latent_shape: tuple[int, ...], num_moves: int, device: torch.device) -> Pool:
-    """A pool without images.
+    """Create a pool without images.
 
     Args:
-        num_slots: Images it can hold.
+        num_slots: Capacity in images.
         latent_shape: (C, Y, X).
         num_moves: Length of the ladder minus one.
         device: Where the latents live.
@@ -77,12 +77,12 @@ def empty_pool(num_slots: int, latent_shape: tuple[int, ...], num_moves: int, de
 
 
 def num_slots(num_buckets: int, batch_size: int, num_images: int) -> int:
-    """Images in flight that always fill one batch of equals: S (B - 1) + 1, by the pigeonhole principle."""
+    """Return the images in flight that always fill one bucket: S (B - 1) + 1, by the pigeonhole principle."""
     return max(1, min(num_buckets * (batch_size - 1) + 1, num_images))
 
 
 def enter(pool: Pool, slot_B: Tensor, index_B: Tensor, label_B: Tensor, latent_BCYX: Tensor) -> None:
-    """Put new images into free slots."""
+    """Place new images in free slots."""
     pool.latent_PCYX[slot_B.to(pool.latent_PCYX.device)] = latent_BCYX
     pool.index_P[slot_B], pool.label_P[slot_B] = index_B, label_B
     for numbers in (pool.step_P, pool.ladder_index_P, pool.observed_P, pool.warmup_sum_P):
@@ -97,33 +97,33 @@ def leave(pool: Pool, slot_B: Tensor) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SlotBatch:
-    """What the next network call is for."""
+    """The images of the next network call."""
 
     slot_B: Tensor
-    """Slots of its images."""
+    """Slots of the images."""
     ladder_index: int
-    """Their ladder index."""
+    """Common ladder index."""
     is_guided: bool
-    """Whether the null half runs with them."""
+    """Whether the null half runs too."""
 
 
 def pick_batch(pool: Pool, batch_size: int, ladder_length: int, phase_L: Tensor) -> SlotBatch:
     """Choose the next batch: at most `batch_size` images that share a ladder index, all of them guided or none.
 
-    The fullest bucket of equals runs while it fills a batch. Once none does (no image is left to refill the pool), the
-    earliest phase and in it the lowest index run: images only move on, so those ahead wait and gather, and fewer
-    batches run part-empty. Low image numbers go first.
+    The fullest bucket runs while it fills a batch. Once none does (no image is left to refill the pool), the earliest
+    phase runs, and in it the lowest index: images never go back, so running the laggards first lets later buckets
+    fill, and fewer batches run partly empty. Low image numbers go first.
 
     Args:
         pool: The images in flight.
-        batch_size: Rows of a batch.
+        batch_size: Rows per batch.
         ladder_length: Length of the ladder.
         phase_L: (L,) guidance phase of each solver step.
     """
     taken_P = (pool.index_P != FREE).nonzero()[:, 0]
     phase_P = phase_L[pool.step_P[taken_P]]
     rank_P = phase_P * ladder_length + pool.ladder_index_P[taken_P]
-    # Before and after the interval the network runs alike.
+    # Before and after the interval the network runs the same way, without the null half.
     bucket_P = torch.where(phase_P == Phase.AFTER, pool.ladder_index_P[taken_P], rank_P)
     counts = torch.bincount(bucket_P)
     is_full = bool(counts.max() >= batch_size)
@@ -136,14 +136,14 @@ def pick_batch(pool: Pool, batch_size: int, ladder_length: int, phase_L: Tensor)
 def advance(
     pool: Pool, slot_B: Tensor, distance_B: Tensor | None, rule: DynamicSchedule | None, num_deciding: int
 ) -> None:
-    """Move images on by the step they have just made.
+    """Update images after a solver step.
 
     Args:
-        pool: Their state.
-        slot_B: Slots of the images that made a step.
-        distance_B: (B,) float64 on the CPU, how far each moved; None if no rule looks at it.
+        pool: The images in flight.
+        slot_B: Slots of the images that made the step.
+        distance_B: (B,) float64 on the CPU, each image's distance; None without a dynamic rule.
         rule: The dynamic rule, or None.
-        num_deciding: How many first steps the rule may look at.
+        num_deciding: Number of first steps the rule observes.
     """
     step_B = pool.step_P[slot_B]
     pool.step_P[slot_B] = step_B + 1

@@ -1,9 +1,8 @@
-"""What distances between solver steps say about thresholds: when each rho would move images up the ladder.
+"""Replay of the dynamic rule on recorded distances: the step at which each threshold would move each image.
 
-Made from distances alone, so a recorded run answers for any number of thresholds. The threshold rho[j] of a schedule
-moves an image at the first step after the warm-up whose distance is below rho[j] times the image's baseline; thresholds
-fall, so no image has to wait for an earlier index, and each threshold can be read by itself. On the images' own way:
-mediators change the network, so a dynamic run's own distances differ a little from those of the dense run.
+Threshold rho[j] moves an image at the first step after the warm-up whose distance is below rho[j] times the image's
+baseline. Thresholds fall, so no image waits for an earlier index and each threshold can be replayed by itself.
+Mediators change the network, so the distances of a dynamic run differ slightly from those of the recorded run.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trigger:
-    """What one threshold does to the images."""
+    """Moves triggered by one threshold."""
 
     rho: float
     switch_I: npt.NDArray[np.int64]
@@ -37,11 +36,11 @@ class Trigger:
 
     @property
     def share(self) -> float:
-        """Part of the images that move at all, in [0, 1]."""
+        """Fraction of images that move at all."""
         return float((self.switch_I != NEVER).mean())
 
     def quantile(self, level: float) -> int | None:
-        """Step by which this part of all images has moved; None if fewer ever do."""
+        """Return the step by which this fraction of all images has moved; None if fewer ever do."""
         rank = max(1, int(np.ceil(level * len(self.switch_I))))
         moved = np.sort(self.switch_I[self.switch_I != NEVER])
         return int(moved[rank - 1]) if rank <= len(moved) else None
@@ -57,10 +56,10 @@ def switch_steps(distance_IL: Floats, rho: float, *, warmup_steps: int, num_deci
     """Replay the dynamic rule with one threshold.
 
     Args:
-        distance_IL: float64 distance of each step, as `medcli.engine.observer.Distances` notes them.
+        distance_IL: Distance of each step, float64, as recorded by `medcli.engine.observer.Distances`.
         rho: The threshold.
         warmup_steps: Distances in the baseline.
-        num_deciding: First steps whose result can still change the network of a later one.
+        num_deciding: Number of first steps whose result can still change the network of a later one.
     """
     # The counts do not matter here: any ladder of two has one threshold.
     rule = DynamicSchedule(ladder=(1, 4), rho=(rho,), warmup_steps=warmup_steps)
@@ -83,14 +82,14 @@ def switch_steps(distance_IL: Floats, rho: float, *, warmup_steps: int, num_deci
 def triggers(
     distance_IL: Floats, rhos: Sequence[float], *, warmup_steps: int, num_deciding: int
 ) -> tuple[Trigger, ...]:
-    """`switch_steps` of each threshold."""
+    """Replay each threshold with `switch_steps`."""
     return tuple(switch_steps(distance_IL, rho, warmup_steps=warmup_steps, num_deciding=num_deciding) for rho in rhos)
 
 
 def relative(distance_IL: Floats, warmup_steps: int) -> Floats:
-    """Distances as parts of each image's baseline, the mean of its distances 1 to `warmup_steps`: what rho is held to.
+    """Return distances divided by each image's baseline, the mean of its distances 1 to `warmup_steps`.
 
-    NaN where the baseline is 0, and at step 0, which no rule looks at.
+    NaN where the baseline is 0, and at step 0, which the rule ignores.
     """
     baseline_I = distance_IL[:, 1 : warmup_steps + 1].mean(axis=1)
     parts_IL = distance_IL / np.where(baseline_I > 0, baseline_I, np.nan)[:, None]
@@ -99,7 +98,7 @@ def relative(distance_IL: Floats, warmup_steps: int) -> Floats:
 
 
 def quantiles(values_IL: Floats) -> Floats:
-    """(Q, L) `QUANTILES` over the images at each step; NaN where there is no value."""
+    """Return `QUANTILES` over the images at each step, (Q, L); NaN where there is no value."""
     seen_L = ~np.isnan(values_IL).all(axis=0)
     result_QL = np.full((len(QUANTILES), values_IL.shape[1]), np.nan)
     result_QL[:, seen_L] = np.nanquantile(values_IL[:, seen_L], QUANTILES, axis=0)

@@ -1,1 +1,1 @@
-"""When an image climbs its ladder. Torch-free: floats in, an index out."""
+"""Schedules of mediator counts, torch-free."""

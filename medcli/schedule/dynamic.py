@@ -1,4 +1,4 @@
-"""The step-wise dynamic rule: more mediators once the latent has calmed down. Floats in, ladder index out."""
+"""The step-wise dynamic rule: more mediators once the latent changes less. Floats in, ladder index out."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from medcli.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class ScheduleState:
-    """What the rule remembers of one image."""
+    """State of the rule for one image."""
 
     index: int = 0
-    """Ladder index of the next step."""
+    """Ladder index at the next step."""
     observed: int = 0
-    """Distances seen so far."""
+    """Number of distances observed."""
     warmup_sum: float = 0.0
-    """Sum of the distances that make the baseline."""
+    """Sum of the warm-up distances."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DynamicSchedule:
-    """Moves an image up its ladder when its change falls under thresholds.
+    """Moves an image up its ladder when its distance per step falls below thresholds.
 
     The baseline is the mean of the first `warmup_steps` distances. From the next distance on, the image climbs from
     index j to j + 1 while distance < rho[j] x baseline; several moves may happen at once, none is undone. Comparison is
@@ -55,14 +55,14 @@ class DynamicSchedule:
             raise ConfigError(f"warm-up must be at least 1 step, got {self.warmup_steps}")
 
     def start(self) -> ScheduleState:
-        """The state of an image before its first step."""
+        """Return the state of an image before its first step."""
         return ScheduleState()
 
     def observe(self, state: ScheduleState, distance: float) -> ScheduleState:
-        """Take note of one solver step and decide the ladder index of the next.
+        """Observe one solver step and decide the ladder index of the next.
 
         Args:
-            state: The image's state; left as it is.
+            state: The image's state, not modified.
             distance: Distance between the states after steps k and k - 1, for k = 1, 2, ... (the jump from the
                 initial noise is not counted).
 

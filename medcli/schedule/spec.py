@@ -1,4 +1,4 @@
-"""Which mediator counts an image goes through: full attention, one count, or a count that rises. Torch-free values."""
+"""Schedules of mediator counts: full attention, one count, or a rising count. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from medcli.settings.sampling import ScheduleKind as ScheduleKind
 DEFAULT_WARMUP_STEPS = 3
 """The papers' published command uses 3 (reference-facts 4)."""
 DEFAULT_RHO = {3: (0.3, 0.1)}
-"""Thresholds taken when none are given, by the length of the ladder."""
+"""Default thresholds by the length of the ladder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """The counts an image may use and, if there are several, when it moves from one to the next.
+    """The mediator counts of an image and, if there are several, the rule for moving between them.
 
     Raises:
         ConfigError: If the values contradict each other, or thresholds do not fall.
@@ -63,7 +63,7 @@ class Schedule:
         return self.kind == "dynamic"
 
     def rule(self) -> DynamicSchedule:
-        """The rule one image follows.
+        """Return the dynamic rule.
 
         Raises:
             ConfigError: If the schedule is not dynamic.
@@ -73,7 +73,7 @@ class Schedule:
         return DynamicSchedule(ladder=self.counts, rho=self.rho, warmup_steps=self.warmup_steps)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; what a kind does not use is left out."""
+        """Return plain JSON values without the settings that the kind does not use."""
         used = ("kind", "counts", "rho", "warmup_steps", "distance") if self.is_dynamic else ("kind", "counts")
         values = asdict(self)
         return {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in used}
@@ -84,7 +84,7 @@ FULL = Schedule(kind="full")
 
 
 def static(num_mediators: int) -> Schedule:
-    """One count throughout.
+    """Return the static schedule of one count.
 
     Raises:
         ConfigError: If it is not a perfect square.
@@ -101,16 +101,16 @@ def choose_schedule(
     warmup_steps: int | None = None,
     distance: str | None = None,
 ) -> Schedule:
-    """Fill in what the user left open.
+    """Choose a schedule, filling in defaults.
 
     Args:
         kind: `full`, `static` or `dynamic`. None: `dynamic` if there are several counts and thresholds for them are
-            given or known, else `static` with the largest count, `full` without any.
-        counts: The counts asked for; None takes what the checkpoint holds (its largest for `static`).
-        rho: Thresholds; None takes `DEFAULT_RHO` for a ladder of that length.
+            given or known, else `static` with the largest count, or `full` without mediators.
+        counts: Requested counts; None: those of the checkpoint (its largest for `static`).
+        rho: Thresholds; None: `DEFAULT_RHO` for a ladder of that length.
         held: The ladder of the checkpoint.
-        warmup_steps: Distances in the baseline; None takes `DEFAULT_WARMUP_STEPS`.
-        distance: `l1` or `l2`; None takes `l1`.
+        warmup_steps: Distances in the baseline; None: `DEFAULT_WARMUP_STEPS`.
+        distance: `l1` or `l2`; None: `l1`.
 
     Raises:
         ConfigError: If the values contradict each other or the checkpoint does not hold a count.
@@ -169,10 +169,10 @@ def _default_rho(counts: tuple[int, ...]) -> tuple[float, ...]:
 
 
 def _check_thresholds(num_counts: int, rho: tuple[float, ...]) -> None:
-    """Refuse thresholds that could only make two moves at once.
+    """Check the number of thresholds, and that they fall.
 
-    The count of thresholds is checked by the rule. A later threshold that is not lower fires whenever the earlier one
-    does, so its network would never run: a mistake on a command line, though the rule itself is well defined.
+    A later threshold that is not lower fires whenever the earlier one does, so the network between them would never
+    run: a mistake on a command line, though the rule itself is well defined.
     """
     wanted, given = num_counts - 1, ",".join(map(str, rho)) or "none"
     if len(rho) != wanted:
@@ -185,5 +185,5 @@ def _check_thresholds(num_counts: int, rho: tuple[float, ...]) -> None:
 
 
 def _example(num_thresholds: int) -> str:
-    """A `--rho` that is accepted."""
+    """Return a valid `--rho`."""
     return "--rho " + ",".join(f"{0.5**step:g}" for step in range(1, num_thresholds + 1))

@@ -14,9 +14,8 @@ from medcli.engine.cost import done_gmacs, gmacs_of_moves, pass_gmacs
 from medcli.engine.guidance_phases import num_passes, step_passes
 from medcli.engine.image_records import RECORDS, Record
 from medcli.engine.networks import Guidance
-from medcli.engine.plan import ADAPTIVE_SOLVERS
 from medcli.errors import ConfigError, DataError
-from medcli.sampler_config import SamplerConfig
+from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.schedule.spec import Schedule
 
 TUPLES = ("counts", "rho")

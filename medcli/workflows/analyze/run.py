@@ -11,12 +11,11 @@ import numpy as np
 
 from medcli.config import ModelConfig
 from medcli.diffusion.steps import Sampler, build_sampler
-from medcli.engine.attention_observer import AttentionWatch
+from medcli.engine.attention_observer import AttentionObserver
 from medcli.engine.batched_rule import num_deciding
 from medcli.engine.generate import generate
 from medcli.engine.networks import ladder_networks
 from medcli.engine.observer import Distances, Observer, Together
-from medcli.engine.plan import ADAPTIVE_SOLVERS
 from medcli.engine.threshold_replay import triggers
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
@@ -25,6 +24,7 @@ from medcli.runtime.device import pick_device
 from medcli.runtime.files import atomic_folder, refuse_existing
 from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.reporting import Reporter
+from medcli.sampler_config import ADAPTIVE_SOLVERS
 from medcli.scores.redundancy import num_rings
 from medcli.settings.analysis import AnalyzeRequest
 from medcli.settings.sampling import SampleRequest
@@ -88,15 +88,15 @@ def _check(request: AnalyzeRequest, setup: SampleSetup) -> Sampler:
 
 def _look_on(
     request: AnalyzeRequest, setup: SampleSetup, model: DiffusionTransformer, sampler: Sampler, reporter: Reporter
-) -> tuple[dict[str, Floats], AttentionWatch | None]:
+) -> tuple[dict[str, Floats], AttentionObserver | None]:
     """Make the images and keep what was seen of them; the images themselves are not wanted."""
     indices, networks = range(request.sampling.num_images), ladder_networks(model, setup.plan.schedule.counts)
     distances, watch = Distances(indices, sampler.num_steps), None
     observers: list[Observer] = [distances]
     if request.attention:
         steps = watched_steps(sampler.num_steps, request.points)
-        watch = AttentionWatch(model, indices, steps, seed=setup.plan.seed, max_pairs=request.pairs)
-        networks = tuple(map(watch.watching, networks))
+        watch = AttentionObserver(model, indices, steps, seed=setup.plan.seed, max_pairs=request.pairs)
+        networks = tuple(map(watch.wrapped, networks))
         observers.append(watch)
     device, observer = model.pos_embed.device, Together(observers)
     for _ in generate(networks, setup.plan, indices, device=device, observer=observer, reporter=reporter):
@@ -114,7 +114,7 @@ def watched_steps(num_steps: int, points: int) -> tuple[int, ...]:
     return tuple(sorted({round(place) for place in np.linspace(0, num_steps - 1, points)}))
 
 
-def _findings(watch: AttentionWatch, setup: SampleSetup, max_pairs: int, num_steps: int) -> AttentionFindings:
+def _findings(watch: AttentionObserver, setup: SampleSetup, max_pairs: int, num_steps: int) -> AttentionFindings:
     num_tokens = tuple(block.num_tokens for block in blocks(setup.config))
     seen = summed_up(watch.layers, num_tokens)
     return AttentionFindings(

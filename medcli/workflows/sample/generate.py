@@ -16,11 +16,12 @@ from medcli.engine.decode_and_save import ImageWriter
 from medcli.engine.generate import generate
 from medcli.engine.image_records import Record, file_name
 from medcli.engine.networks import LadderNetwork, ladder_networks
-from medcli.engine.plan import ADAPTIVE_SOLVERS, FinishedImage
+from medcli.engine.plan import FinishedImage
 from medcli.engine.sample_folder import SampleFolder
 from medcli.runtime.precision import warn_if_slow
 from medcli.runtime.processes import Processes, launch_remark
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.sampler_config import ADAPTIVE_SOLVERS
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.settings import SampleSetup
 

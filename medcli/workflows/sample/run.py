@@ -21,7 +21,6 @@ from medcli.engine.manifest import (
     require_image_space,
     write_manifest,
 )
-from medcli.engine.plan import ADAPTIVE_SOLVERS
 from medcli.engine.sample_folder import ARCHIVE, GRID, SampleFolder
 from medcli.errors import ConfigError, DataError
 from medcli.runtime.device import own_device
@@ -29,6 +28,7 @@ from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
+from medcli.sampler_config import ADAPTIVE_SOLVERS
 from medcli.scores.reference import BUNDLED, bundled_info
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.amm import amm_report

@@ -12,12 +12,13 @@ import torch
 
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
-from medcli.engine.plan import ADAPTIVE_SOLVERS, SamplingPlan
+from medcli.engine.plan import SamplingPlan
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.network import Network, changed, open_network
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter
+from medcli.sampler_config import ADAPTIVE_SOLVERS
 from medcli.schedule.spec import DEFAULT_WARMUP_STEPS, Schedule
 from medcli.settings.analysis import TuneRequest
 from medcli.settings.network import NetworkSource

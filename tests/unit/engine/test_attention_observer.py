@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.diffusion.steps import build_sampler
-from medcli.engine.attention_observer import AttentionWatch
+from medcli.engine.attention_observer import AttentionObserver
 from medcli.engine.generate import generate
 from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.observer import StepRows
@@ -54,10 +54,10 @@ def plan_of(sampler: SamplerConfig, **settings: Any) -> SamplingPlan:
     return SamplingPlan(**{"sampler": sampler, "schedule": FULL, "labels": labels, "batch_size": 3, **settings})
 
 
-def make(model: DiffusionTransformer, plan: SamplingPlan, watch: AttentionWatch | None) -> list[FinishedImage]:
+def make(model: DiffusionTransformer, plan: SamplingPlan, watch: AttentionObserver | None) -> list[FinishedImage]:
     networks = ladder_networks(model, FULL.counts)
     if watch is not None:
-        networks = tuple(map(watch.watching, networks))
+        networks = tuple(map(watch.wrapped, networks))
     return sorted(generate(networks, plan, IMAGES, observer=watch), key=lambda image: image.index)
 
 
@@ -107,7 +107,7 @@ def test_scores_are_those_of_the_attention_that_runs(family: str) -> None:
     config, sampler = FAMILIES[family]
     model = model_of(config)
     plan = plan_of(sampler, seed=5)
-    watch = AttentionWatch(model, IMAGES, STEPS)
+    watch = AttentionObserver(model, IMAGES, STEPS)
     watched, plain = make(model, plan, watch), make(model, plan, None)
     assert all(torch.equal(one.latent_CYX, other.latent_CYX) for one, other in zip(watched, plain, strict=True))
     assert not any(block.attn._forward_pre_hooks for block in model.ordered_blocks()), "nothing stays attached"
@@ -123,7 +123,7 @@ def test_scores_are_those_of_the_attention_that_runs(family: str) -> None:
 def test_guided_steps_score_the_conditional_half_and_heun_its_first_call() -> None:
     model = model_of(DENSE)
     heun, euler = (SamplerConfig(sampler="ode", solver=solver, steps=6) for solver in ("heun", "euler"))
-    watch, unguided = AttentionWatch(model, IMAGES, (0,)), AttentionWatch(model, IMAGES, (0,))
+    watch, unguided = AttentionObserver(model, IMAGES, (0,)), AttentionObserver(model, IMAGES, (0,))
     make(model, plan_of(heun, guidance=Guidance(scale=3.0, channels=None)), watch)
     make(model, plan_of(euler), unguided)
     # All start from the same noise, so their first network call is the same.
@@ -133,10 +133,10 @@ def test_guided_steps_score_the_conditional_half_and_heun_its_first_call() -> No
 
 def test_a_random_choice_of_pairs_does_not_depend_on_the_batch() -> None:
     model, plan = model_of(DENSE), plan_of(SDE)
-    watches = [AttentionWatch(model, IMAGES, STEPS, seed=1, max_pairs=32) for _ in range(2)]
+    watches = [AttentionObserver(model, IMAGES, STEPS, seed=1, max_pairs=32) for _ in range(2)]
     make(model, plan, watches[0])
     make(model, replace(plan, batch_size=5), watches[1])
-    other = AttentionWatch(model, IMAGES, STEPS, seed=2, max_pairs=32)
+    other = AttentionObserver(model, IMAGES, STEPS, seed=2, max_pairs=32)
     make(model, plan, other)
     for one, two, three in zip(watches[0].layers, watches[1].layers, other.layers, strict=True):
         np.testing.assert_allclose(one.divergence_ILH, two.divergence_ILH, atol=1e-5)
@@ -148,7 +148,7 @@ def test_a_random_choice_of_pairs_does_not_depend_on_the_batch() -> None:
 def test_images_at_different_steps_are_told_apart_within_a_batch() -> None:
     attn = model_of(DENSE).ordered_blocks()[1].attn
     x_BND = torch.randn(4, DENSE.num_tokens, DENSE.hidden_size, generator=torch.Generator().manual_seed(0))
-    watch = AttentionWatch(model_of(DENSE), IMAGES, STEPS)
+    watch = AttentionObserver(model_of(DENSE), IMAGES, STEPS)
     with torch.no_grad():
         watch.note(1, StepRows(torch.tensor([7, 0, 2]), torch.tensor([1, 5, 0]), 0), attn, x_BND)
         expected_BH = torch.stack([_score(weights_HNN) for weights_HNN in brute_weights(attn, x_BND)])
@@ -162,7 +162,7 @@ def test_pairs_are_drawn_anew_for_each_image_step_and_layer() -> None:
     model = model_of(DENSE)
     attn = model.ordered_blocks()[0].attn
     x_1ND = torch.randn(1, DENSE.num_tokens, DENSE.hidden_size, generator=torch.Generator().manual_seed(0))
-    watch = AttentionWatch(model, IMAGES, STEPS, max_pairs=16)
+    watch = AttentionObserver(model, IMAGES, STEPS, max_pairs=16)
     with torch.no_grad():
         watch.note(0, StepRows(torch.tensor([0, 2]), torch.tensor([0, 0]), 0), attn, x_1ND.expand(2, -1, -1))
         watch.note(0, StepRows(torch.tensor([0]), torch.tensor([2]), 0), attn, x_1ND)
