@@ -1,4 +1,4 @@
-"""Multiply-adds of the network by closed form. Torch-free; `medcli.cost.traced_macs` counts them from the code.
+"""Multiply-adds of the network in closed form. Torch-free; `medcli.cost.traced_macs` counts them from the code.
 
 The convention is fvcore's, which is the papers': a multiply-add is one MAC (their "1 FLOP"); one image, one pass.
 Counted beyond matrix products and convolutions: LayerNorm 4 per element, average pooling 1 per input element, bilinear
@@ -16,19 +16,19 @@ from medcli.config import ModelConfig
 from medcli.model.layout import FREQUENCY_FEATURES, BlockGeometry, blocks, stages
 
 LAYER_NORM_MACS = 4
-"""Per element of a LayerNorm without affine parameters."""
+"""MACs per element of a LayerNorm without affine parameters."""
 RESIZE_MACS = 4
-"""Per output element of a bilinear resize."""
+"""MACs per output element of a bilinear resize."""
 LOCAL_TAPS = 9
-"""Weights a channel of the 3 x 3 depth-wise convolution has."""
+"""Weights per channel of the 3 x 3 depth-wise convolution."""
 RESIZED_TABLES = 2
-"""Bias tables of a mediator count that are resized to the token grid."""
+"""Number of bias tables of a mediator count that are resized to the token grid."""
 
 
 def closed_form_macs(
     config: ModelConfig, *, resolution_px: int | None = None, num_mediators: int | None = None
 ) -> float:
-    """Multiply-adds of one forward pass of one image.
+    """Return the multiply-adds of a forward pass of one image.
 
     Args:
         config: The network.
@@ -43,7 +43,7 @@ def closed_form_macs(
 
 
 def macs_by_operator(config: ModelConfig, *, num_mediators: int | None = None) -> dict[str, int]:
-    """Multiply-adds of one forward pass of one image, under fvcore's names of the operators.
+    """Return the multiply-adds of a forward pass of one image by operator, under fvcore's names.
 
     Both matrix products of full attention and all four of mediator attention are `matmul`; the patch embedding and the
     depth-wise convolutions are `conv`. The bias tables' resize is counted in each pass, as the papers do, although
@@ -54,7 +54,7 @@ def macs_by_operator(config: ModelConfig, *, num_mediators: int | None = None) -
         num_mediators: A count of the ladder; None the largest, 0 full attention in every block.
 
     Returns:
-        Operators that cost something.
+        Multiply-adds of the operators that have any.
 
     Raises:
         ConfigError: If the count is not in the ladder.
@@ -71,7 +71,7 @@ def macs_by_operator(config: ModelConfig, *, num_mediators: int | None = None) -
 
 
 def block_macs(config: ModelConfig, block: BlockGeometry, num_mediators: int) -> dict[str, int]:
-    """Multiply-adds of one block by operator; 0 mediators is full attention."""
+    """Return the multiply-adds of a block by operator; 0 mediators is full attention."""
     tokens, width = block.num_tokens, block.width
     qk_size, mlp_size = round(width * config.qk_ratio), round(width * config.mlp_ratio)
     per_token = (
@@ -102,7 +102,7 @@ def _final_macs(config: ModelConfig) -> int:
 
 
 def _between_macs(config: ModelConfig) -> int:
-    """Linear layers between the stages of an EDT (edt-facts 7); 0 in a network of one stage."""
+    """Return the MACs of linear layers between the stages of an EDT (edt-facts 7); 0 for one stage."""
     total, width = 0, config.hidden_size
     for here, after in pairwise(stages(config)):
         tokens = max(here.num_tokens, after.num_tokens)  # of the finer grid
@@ -114,7 +114,7 @@ def _between_macs(config: ModelConfig) -> int:
 
 
 def _between_normed(config: ModelConfig) -> int:
-    """Values normed between the stages of an EDT: all four of a neighbourhood, or both of a skip."""
+    """Return the number of normalised values between the stages of an EDT."""
     return sum(
         here.num_tokens * here.width if here.num_tokens > after.num_tokens else 2 * after.num_tokens * after.width
         for here, after in pairwise(stages(config))
@@ -122,5 +122,5 @@ def _between_normed(config: ModelConfig) -> int:
 
 
 def dense(config: ModelConfig) -> ModelConfig:
-    """The same network with full attention at full width in every block: what savings are measured against."""
+    """Return the network with full attention of full width in every block, the baseline of savings."""
     return replace(config, mediators=(), mediator_layers=(), qk_ratio=1.0)

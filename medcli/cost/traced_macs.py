@@ -1,8 +1,8 @@
-"""Multiply-adds of the network as fvcore reads them off the code, exact at any resolution in a second.
+"""Multiply-adds of the network counted by fvcore, exact at any resolution within a second.
 
-Tracing runs the network, and a large one at 1024 px takes a minute. But blocks of one kind cost the same, and each cost
-is a polynomial of degree two in the number of tokens. So a network with one block of each kind is traced on three small
-grids; what all blocks cost on a large grid follows exactly, and is compared with the closed form each time.
+Tracing runs the network, which takes a minute for a large one at 1024 px. But blocks of one kind cost the same, and
+each cost is a polynomial of degree two in the number of tokens. So a network with one block of each kind is traced on
+three small grids, extrapolated exactly to any grid, and compared with the closed form.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ with warnings.catch_warnings():
     from fvcore.nn import FlopCountAnalysis
 
 TRACED_SIDES = (1, 2, 3)
-"""Sides, in tokens, of the innermost grids that are traced: one more than the degree of the costs."""
+"""Sides, in tokens, of the innermost traced grids: one more than the degree of the costs."""
 
 FREE_OPERATORS = (
     "add", "cos", "div", "embedding", "exp", "flip", "gelu", "mT", "mul", "pow", "silu", "sin", "softmax", "sub",
     "unflatten", "unfold",
 )  # fmt: skip
-"""Free by convention, beside what fvcore leaves out itself: operators that only move data or handle sizes."""
+"""Operators that are free by convention, beside those fvcore itself ignores (moving data, sizes)."""
 
 BUG_HINT = "this is a bug in medcli: please report it with your command and your versions of torch and fvcore"
 
@@ -48,15 +48,15 @@ Polynomial = tuple[Fraction, ...]
 
 @dataclass(frozen=True, slots=True)
 class TracedCosts:
-    """What the parts of a network cost by operator, at any resolution."""
+    """MACs of the parts of a network by operator, at any resolution."""
 
     around: Mapping[str, Polynomial]
-    """Embedders, final layer, and what stands between stages."""
+    """Embedders, final layer, and modules between stages."""
     blocks: Mapping[int, Sequence[Mapping[str, Polynomial]]]
-    """At each mediator count, 0 for full attention, a block of each kind, in N tokens of the network's input."""
+    """A block of each kind at each mediator count (0: full attention), in N tokens of the network's input."""
 
     def by_operator(self, config: ModelConfig, num_mediators: int) -> dict[str, int]:
-        """MACs of a forward pass, under fvcore's names of the operators.
+        """Return the MACs of a forward pass by operator, under fvcore's names.
 
         Args:
             config: The traced network, at any resolution and with mediators in any blocks.
@@ -71,10 +71,10 @@ class TracedCosts:
         return dict(total)
 
     def macs(self, config: ModelConfig, num_mediators: int) -> float:
-        """MACs of a forward pass, checked against the closed form. Arguments as in `by_operator`.
+        """Return the MACs of a forward pass, checked against the closed form. Arguments as in `by_operator`.
 
         Raises:
-            MedcliError: If the two disagree: the network's code and its description have drifted apart.
+            MedcliError: If the two disagree: the network's code and its description differ.
         """
         traced = self.by_operator(config, num_mediators)
         expected = macs_by_operator(config, num_mediators=num_mediators)
@@ -88,21 +88,21 @@ class TracedCosts:
 
 
 def trace_costs(config: ModelConfig, counts: Iterable[int]) -> TracedCosts:
-    """Trace one block of each kind, and what stands around the blocks.
+    """Trace one block of each kind, and the modules around the blocks.
 
     Args:
-        config: The network; its resolution, its ladder and which blocks have mediators do not matter.
+        config: The network; its resolution, ladder and layers with mediators do not matter.
         counts: Mediator counts, 0 for full attention.
 
     Raises:
         ConfigError: If a count is no perfect square.
-        MedcliError: If the network uses an operator nobody knows the cost of.
+        MedcliError: If the network uses an operator of unknown cost.
     """
     around: dict[str, Polynomial] = {}
     blocks: dict[int, Sequence[dict[str, Polynomial]]] = {}
     small = one_of_each_kind(config)
     sides = [side * config.halvings for side in TRACED_SIDES]
-    # What weights are does not matter, only that they are (the meta device can't be traced): one tensor for each shape.
+    # Values do not matter, but the meta device can't be traced: one zero tensor per shape.
     blank = cache(torch.zeros)
     with thread_limit(1):  # on these small grids more threads make tracing several times slower
         for count in dict.fromkeys(counts):
@@ -115,7 +115,7 @@ def trace_costs(config: ModelConfig, counts: Iterable[int]) -> TracedCosts:
 def _trace(
     config: ModelConfig, count: int, side: int, blank: Callable[[tuple[int, ...]], Tensor]
 ) -> list[Counter[str]]:
-    """MACs by operator around the blocks, then in each of them, of a network on a grid of `side`^2 tokens."""
+    """Return MACs by operator around the blocks, then in each block, on a grid of `side`^2 tokens."""
     ladder, layers = ((count,), tuple(range(config.depth))) if count else ((), ())
     small = replace(config, latent_size=side * config.patch_size, mediators=ladder, mediator_layers=layers)
     model = empty_model(small)
@@ -129,7 +129,7 @@ def _trace(
 
 
 class _AtCount(nn.Module):
-    """The network at one mediator count: fvcore passes tensors only."""
+    """The network at a fixed mediator count, since fvcore only passes tensors."""
 
     def __init__(self, network: DiffusionTransformer, num_mediators: int) -> None:
         super().__init__()
@@ -143,17 +143,17 @@ class _AtCount(nn.Module):
 
 
 def counts_by_module(model: DiffusionTransformer, num_mediators: int) -> dict[str, Counter[str]]:
-    """Trace a model as it is and count.
+    """Count the MACs of each module by tracing a model.
 
     Args:
-        model: Any, with memory for its parameters; what they hold does not matter.
+        model: A model with memory for its parameters; their values do not matter.
         num_mediators: A count of its ladder; 0 is full attention.
 
     Returns:
-        MACs by operator of each module, under its name in the model; the whole model is "".
+        MACs by operator of each module, by its name in the model; the whole model is "".
 
     Raises:
-        MedcliError: If an operator has no handler: it would pass for free.
+        MedcliError: If an operator has no handler.
     """
     config = model.config
     latent_BCYX = torch.zeros(1, config.in_channels, config.latent_size, config.latent_size)
@@ -161,22 +161,22 @@ def counts_by_module(model: DiffusionTransformer, num_mediators: int) -> dict[st
     analysis = FlopCountAnalysis(_AtCount(model, num_mediators), inputs)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.set_op_handle(**HANDLERS)
-    # With gradients on, the network composes its position biases in each pass instead of keeping them.
+    # With gradients enabled, the network composes its position biases in each pass instead of caching them.
     with torch.enable_grad():
         counts = analysis.by_module_and_operator()
     if unknown := sorted(analysis.unsupported_ops()):
         raise MedcliError(
-            f"no handler says what {', '.join(unknown)} costs, so this network can't be counted", hint=BUG_HINT
+            f"the cost of {', '.join(unknown)} is unknown, so this network can't be counted", hint=BUG_HINT
         )
     return {name.removeprefix("network").removeprefix("."): count for name, count in counts.items() if name}
 
 
 def _attention_handler(inputs: Sequence[Any], outputs: Sequence[Any]) -> Counter[str]:
-    """Both matrix products of scaled-dot-product attention, which fvcore does not know.
+    """Count both matrix products of scaled-dot-product attention.
 
     Args:
         inputs: Values of the trace: queries (..., N, K), keys (..., L, K), values (..., L, V), and options.
-        outputs: Values of the trace; not needed.
+        outputs: Values of the trace; not used.
     """
     query, key, value = (operand.type().sizes() for operand in inputs[:3])
     return Counter({"matmul": math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])})
@@ -187,18 +187,18 @@ HANDLERS: dict[str, Handler | None] = {
     "aten::scaled_dot_product_attention": _attention_handler,
     **{f"aten::{name}": None for name in FREE_OPERATORS},
 }
-"""What fvcore is told beyond its own handlers; None is free."""
+"""Handlers beyond fvcore's own; None: free."""
 
 
 def _polynomials(sides: Sequence[int], counts: Sequence[Mapping[str, int]]) -> dict[str, Polynomial]:
-    """Fit each operator's counts on the traced grids."""
+    """Interpolate each operator's counts on the traced grids."""
     tokens = [side**2 for side in sides]
     names = sorted(set[str]().union(*counts))
     return {name: _through(tokens, [count.get(name, 0) for count in counts]) for name in names}
 
 
 def _through(points: Sequence[int], values: Sequence[int]) -> Polynomial:
-    """Coefficients of the polynomial of least degree that has these values at these points (Lagrange's form)."""
+    """Return the coefficients of the interpolating polynomial of least degree (Lagrange's form)."""
     terms = [Fraction(0)] * len(points)
     for point, value in zip(points, values, strict=True):
         basis = [Fraction(value)]
@@ -212,7 +212,7 @@ def _through(points: Sequence[int], values: Sequence[int]) -> Polynomial:
 
 
 def _at(polynomials: Mapping[str, Polynomial], num_tokens: int) -> dict[str, int]:
-    """Counts on a grid of so many tokens."""
+    """Evaluate the counts for a number of tokens."""
     return {
         name: int(sum(term * num_tokens**power for power, term in enumerate(terms)))
         for name, terms in polynomials.items()

@@ -64,7 +64,7 @@ class StepTable:
     calls: tuple[int, ...]
     """Network calls of each step: stages whose result is used."""
     is_noisy: tuple[bool, ...]
-    """Whether each step uses noise."""
+    """Per step, true if it uses noise."""
     time_LS: Tensor
     on_state_LS: Tensor
     on_output_LS: Tensor

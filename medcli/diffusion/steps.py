@@ -43,7 +43,7 @@ class Sampler(Protocol):
 
     @property
     def noisy(self) -> bool:
-        """Whether any step uses noise."""
+        """True if any step uses noise."""
 
     def takes_noise(self, step: int) -> bool:
         """Return whether a step uses noise."""
@@ -146,7 +146,7 @@ class TransportSampler:
 
     @property
     def noisy(self) -> bool:
-        """Whether any row uses noise."""
+        """True if any row uses noise."""
         return any(self.table.is_noisy)
 
     def takes_noise(self, step: int) -> bool:
@@ -251,7 +251,7 @@ class DdimSampler(_GaussianSampler):
 
     @property
     def noisy(self) -> bool:
-        """Whether eta is above 0."""
+        """True if eta is above 0."""
         return self.eta > 0
 
     def takes_noise(self, step: int) -> bool:

@@ -101,9 +101,9 @@ class _Loop:
     calls_L: Tensor
     """Network calls of each solver step."""
     null_calls_L: Tensor
-    """Those of them that run the null half too."""
+    """Network calls of each solver step that also run the null half."""
     noisy_L: Tensor
-    """Whether each solver step takes noise."""
+    """Per solver step, true if it takes noise."""
     phase_L: Tensor
     """Guidance phase of each solver step."""
     observer: Observer | None

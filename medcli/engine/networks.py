@@ -68,12 +68,12 @@ class Guidance:
 
     @property
     def is_on(self) -> bool:
-        """Whether the null half is ever computed."""
+        """True if the null half is ever computed."""
         return self.scale != 1.0 and self.interval[0] < self.interval[1]
 
     @property
     def is_partial(self) -> bool:
-        """Whether only some steps are guided."""
+        """True if only some steps are guided."""
         return self.is_on and tuple(self.interval) != ALWAYS
 
     @property

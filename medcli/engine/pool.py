@@ -43,7 +43,7 @@ class Pool:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no image is in flight."""
+        """True if no image is in flight."""
         return bool((self.index_P == FREE).all())
 
     def free_slots(self) -> Tensor:
@@ -104,7 +104,7 @@ class SlotBatch:
     ladder_index: int
     """Common ladder index."""
     is_guided: bool
-    """Whether the null half runs too."""
+    """True if the null half runs too."""
 
 
 def pick_batch(pool: Pool, batch_size: int, ladder_length: int, phase_L: Tensor) -> SlotBatch:

@@ -1,4 +1,4 @@
-"""When it pays to multiply mediators into the weights of queries and keys, and what that saves. Torch-free.
+"""Savings of multiplying mediators into the weights of queries and keys. Torch-free.
 
 The scores of head h's mediators m_h against the keys are m_h (x W_k + b_k)^T = (m_h W_k^T) x^T + m_h b_k^T, and the
 last term is constant along the tokens: their softmax ignores it. The scores of the queries are
@@ -13,7 +13,7 @@ from medcli.model.layout import blocks
 
 
 def layer_saving(num_mediators: int, *, num_heads: int, width: int, num_tokens: int) -> int:
-    """Multiply-adds that absorption saves in one attention layer of one image; below zero where it costs more.
+    """Return the multiply-adds that absorption saves in one attention layer of one image; negative if it costs more.
 
     Args:
         num_mediators: Mediators M.
@@ -28,13 +28,13 @@ def layer_saving(num_mediators: int, *, num_heads: int, width: int, num_tokens: 
 
 
 def absorbed_saving(config: ModelConfig, *, num_mediators: int | None = None) -> int:
-    """Multiply-adds of one forward pass of one image that the papers count and sampling does not do.
+    """Return the multiply-adds of a forward pass of one image that the papers count and sampling skips.
 
-    Subtract it from `medcli.cost.macs.closed_form_macs` for the cost of sampling in the papers' convention.
+    Subtract them from `medcli.cost.macs.closed_form_macs` for the executed multiply-adds.
 
     Args:
         config: The network.
-        num_mediators: An count of the ladder; None the largest, 0 full attention, which has nothing to absorb.
+        num_mediators: A count of the ladder; None the largest, 0 full attention, which has nothing to absorb.
 
     Raises:
         ConfigError: If the count is not in the ladder.

@@ -1,13 +1,15 @@
-"""The attention modulation matrix: attention weighted by distance after the softmax, added to trained models.
+"""The attention modulation matrix: attention of trained models is weighted by distance after the softmax.
 
-It needs no training, is never part of the weights, and costs work instead of saving any. Rows are not renormalised.
+It needs no training, is not part of the weights, and adds a little work. Rows are not renormalised.
 Source: EDT (arXiv 2410.23788) section 3.2; edt-facts 2.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from medcli.config import ModelConfig
-from medcli.errors import ConfigError
+from medcli.errors import ConfigError, require_complete
 from medcli.model.layout import blocks
 from medcli.settings.sampling import AmmForm
 
@@ -25,22 +27,26 @@ if TYPE_CHECKING:
 
 # Dimension key: N tokens of a square grid, row by row.
 
+FORMS: Mapping[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = MappingProxyType(
+    {"exp": lambda cosine: np.exp(cosine) / 2, "cos": lambda cosine: 1.3 * cosine}
+)
+require_complete("AMM form", FORMS, get_args(AmmForm))
 SMALLEST_SIDE = 3
-"""Tokens along a side from which the matrix is defined."""
+"""Smallest grid side, in tokens, for which the matrix is defined."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Amm:
-    """Which blocks weight their attention, and how.
+    """Settings of attention modulation.
 
     Raises:
         ConfigError: If a value is out of range.
     """
 
     blocks: tuple[int, ...]
-    """Block numbers over the whole network, rising."""
+    """Numbers of the modulated blocks, rising."""
     radius: float | None = None
-    """Distance, in tokens, beyond which attention is cut; None: sqrt((side - 1)^2 + 4) for each block's own grid."""
+    """Distance in tokens beyond which attention is 0; None: sqrt((side - 1)^2 + 4) of each block's grid."""
     form: AmmForm = "exp"
     """`exp`: e^cos(f d) / 2, the paper's; `cos`: 1.3 cos(f d), the reference's for 512 px."""
 
@@ -56,7 +62,7 @@ class Amm:
             raise ConfigError(f"unknown AMM form {self.form!r}", hint=f"choose from {', '.join(get_args(AmmForm))}")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; a radius that is each grid's own is `auto`."""
+        """Return plain JSON values; a radius of None is `auto`."""
         return {
             "blocks": list(self.blocks),
             "radius": "auto" if self.radius is None else self.radius,
@@ -65,7 +71,7 @@ class Amm:
 
 
 def modulation_matrix(side: int, radius: float | None = None, form: AmmForm = "exp") -> npt.NDArray[np.float64]:
-    """Weights of attention between the tokens of a grid.
+    """Compute the factors of attention between the tokens of a grid.
 
     Args:
         side: Tokens along one side.
@@ -85,22 +91,22 @@ def modulation_matrix(side: int, radius: float | None = None, form: AmmForm = "e
     row_N, column_N = np.divmod(np.arange(side**2), side)
     squared_NN = (row_N[:, None] - row_N) ** 2 + (column_N[:, None] - column_N) ** 2
     cosine_NN = np.cos(np.pi / (2 * math.sqrt(2) * (side - 1)) * np.sqrt(squared_NN.astype(np.float64)))
-    weight_NN = np.exp(cosine_NN) / 2 if form == "exp" else 1.3 * cosine_NN
+    weight_NN = FORMS[form](cosine_NN)
     limit = (side - 1) ** 2 + 4 if radius is None else radius**2
-    # Squared distances are whole numbers: one that equals the squared radius stays, however that was rounded.
+    # Squared distances are integers: one equal to the squared radius is kept despite rounding.
     return np.where(squared_NN <= limit + 1e-9, weight_NN, 0.0)
 
 
 def check_amm(amm: Amm, config: ModelConfig) -> None:
-    """Refuse modulation that does not fit a network.
+    """Check modulation against a network.
 
     Raises:
-        ConfigError: If a block is not there, has mediators, or too small a grid.
+        ConfigError: If a block does not exist, has mediators, or has too small a grid.
     """
     places = blocks(config)
     if amm.blocks[-1] >= config.depth:
         raise ConfigError(
-            f"AMM block {amm.blocks[-1]} is not there: this model has blocks 0..{config.depth - 1}",
+            f"AMM block {amm.blocks[-1]} does not exist: this model has blocks 0..{config.depth - 1}",
             hint="name other blocks with --amm-blocks",
         )
     if both := sorted(set(amm.blocks) & set(config.mediator_layers)):
@@ -118,7 +124,7 @@ def check_amm(amm: Amm, config: ModelConfig) -> None:
 
 
 def attach_amm(model: DiffusionTransformer, amm: Amm) -> None:
-    """Modulate the attention of a loaded model. Its weights, and what is saved of it, stay as they are.
+    """Attach modulation to a loaded model; its weights and state dict do not change.
 
     Raises:
         ConfigError: If modulation does not fit the model.
@@ -134,6 +140,6 @@ def attach_amm(model: DiffusionTransformer, amm: Amm) -> None:
 
 
 def amm_multiplications(amm: Amm, config: ModelConfig) -> int:
-    """Multiplications AMM adds to one forward pass of one image: h N^2 in each of its blocks. Source: edt-facts 2.4."""
+    """Return the multiplications added to a forward pass of one image: H N^2 per block. Source: edt-facts 2.4."""
     places = blocks(config)
     return sum(places[block].num_heads * places[block].num_tokens ** 2 for block in amm.blocks)

@@ -1,4 +1,4 @@
-"""Full softmax attention, the part every other attention is compared with."""
+"""Full softmax attention with its relative position bias, and the cache of tensors computed from weights."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class WeightCache(Generic[Made]):
 # Dimension key: H heads, N tokens, S tokens along one side, W = 2 S - 1 offsets along one side.
 
 KEPT_BYTES = 2**25
-"""Most that one layer keeps of its composed bias: it grows with N^2, and a large grid's would outgrow the weights."""
+"""Largest composed bias that a layer caches: it grows with N^2 and would outgrow the weights on a large grid."""
 
 
 class RelativeBias(nn.Module):
-    """Position bias of one attention layer.
+    """Learned bias for the offset between two tokens of one attention layer. Source: edt-facts 1.2 and 5.
 
     Args:
-        shape: Rows and heads of its table. MDTv2's has three rows more than there are offsets; they are not used.
+        shape: Rows and heads of the table. MDTv2's has three unused rows beyond the offsets.
         tokens_side: Tokens along one side of the grid.
     """
 
@@ -56,19 +56,19 @@ class RelativeBias(nn.Module):
         self._composed = WeightCache[Tensor]()
 
     def forward(self) -> Tensor:
-        """(H, N, N): entry i, j is the table's row for the offset of query i from key j, rows of the grid first.
+        """Compose the bias (H, N, N): element i, j is the table's row for the offset of query i from key j.
 
-        Kept between calls while no gradient is wanted, if it is no more than KEPT_BYTES.
+        Cached between calls without gradients, if not larger than KEPT_BYTES.
         """
         table = self.relative_position_bias_table
         num_bytes = table.shape[1] * self.tokens_side**4 * table.element_size()
         return self._composed.of(self._compose, table) if num_bytes <= KEPT_BYTES else self._compose(table)
 
     def _compose(self, table: Tensor) -> Tensor:
-        """Lay the table out; keys run backwards through windows of it, so no table of indices is needed."""
+        """Compose the bias by windows over the table, keys in reverse, instead of a table of indices."""
         side, offsets = self.tokens_side, 2 * self.tokens_side - 1
         table_WWH = table[: offsets**2].unflatten(0, (offsets, offsets))
-        # Axes: query row and column, head, then key row and column from the last to the first.
+        # Axes: query row and column, head, key row and column in reverse.
         windows_SSHSS = table_WWH.unfold(0, side, 1).unfold(1, side, 1)
         return windows_SSHSS.flip(-2, -1).permute(2, 0, 1, 3, 4).flatten(3).flatten(1, 2)
 
@@ -77,17 +77,17 @@ class RelativeBias(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused q-k-v projection.
+    """Multi-head self-attention with a fused q-k-v projection.
 
     Args:
         hidden_size: Model width D.
         num_heads: Heads H.
         qk_size: Total width of the queries and of the keys; D unless q and k are compressed.
-        relative_bias: Bias for the offset between two tokens, if the family has one.
+        relative_bias: Relative position bias, if the family has one.
     """
 
     modulation_NN: Tensor | None
-    """Weights of attention between two tokens, which `attach_amm` of `medcli.model.amm` sets; None: attention alone."""
+    """Factors of the attention between two tokens, set by `medcli.model.amm.attach_amm`; None: no modulation."""
 
     def __init__(
         self,
@@ -110,13 +110,13 @@ class Attention(nn.Module):
         self.proj = Linear(hidden_size, hidden_size)
 
     def project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, N, width)."""
+        """Return queries, keys and values, each (B, N, width)."""
         qkv_BNE = self.qkv(x_BND)
         query_BND, key_BND, value_BND = qkv_BNE.split([self.qk_size, self.qk_size, self.proj.in_features], dim=-1)
         return query_BND, key_BND, value_BND
 
     def split_heads(self, x_BND: Tensor) -> Tensor:
-        """(B, N, D) as (B, H, N, K)."""
+        """Split (B, N, D) into heads, (B, H, N, K)."""
         return x_BND.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(self, x_BND: Tensor, num_mediators: int, kept_BK: Tensor | None = None, absorb: bool = True) -> Tensor:
@@ -124,16 +124,16 @@ class Attention(nn.Module):
 
         Args:
             x_BND: Tokens.
-            num_mediators: Ignored, since this attention has none.
-            kept_BK: In masked training, which tokens of the grid these are; None: all, in order.
-            absorb: Ignored as well.
+            num_mediators: Ignored.
+            kept_BK: In masked training, grid numbers of the tokens; None: all, in order.
+            absorb: Ignored.
         """
         query_BHNK, key_BHNK, value_BHNK = (self.split_heads(part) for part in self.project(x_BND))
         bias = self.offset_bias(kept_BK) if self.has_relative_bias else None
         if self.modulation_NN is None:
             mixed_BHNK = F.scaled_dot_product_attention(query_BHNK, key_BHNK, value_BHNK, attn_mask=bias)
         else:
-            # Weighted after the softmax and not normalised again, so fused attention can't do it.
+            # Modulated after the softmax without renormalisation, which fused attention does not support.
             scores_BHNN = query_BHNK * self.head_width**-0.5 @ key_BHNK.mT
             shares_BHNN = (scores_BHNN if bias is None else scores_BHNN + bias).softmax(dim=-1)
             mixed_BHNK = (shares_BHNN * self.modulation_NN.to(shares_BHNN.dtype)) @ value_BHNK
@@ -141,7 +141,7 @@ class Attention(nn.Module):
         return out_BND
 
     def offset_bias(self, kept_BK: Tensor | None) -> Tensor:
-        """Bias of the scores, (H, N, N), or (B, H, K, K) for the tokens that are kept."""
+        """Return the bias of the scores, (H, N, N), or (B, H, K, K) for kept tokens."""
         bias_HNN: Tensor = self.rel_pos_bias()
         if kept_BK is None:
             return bias_HNN

@@ -1,4 +1,4 @@
-"""The one diffusion transformer: the blocks of every family, with full or mediator attention in each.
+"""The diffusion transformer of every family, with full or mediator attention in each block.
 
 Parameter names are upstream's, so official state dicts load with no renaming.
 Source: DiT (arXiv 2212.09748), SiT (arXiv 2401.08740); reference-facts 1.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import cast
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from medcli.config import ModelConfig
-from medcli.errors import ConfigError
+from medcli.config import Family, ModelConfig
+from medcli.errors import ConfigError, require_complete
 from medcli.model.block import NO_MASKS, Block, FinalLayer, RunBlock, RunBlocks, TokenMasks, attention_of
 from medcli.model.edt import edt_parts, edt_route
 from medcli.model.embed import LabelEmbedder, PatchEmbed, TimestepEmbedder
@@ -27,14 +27,15 @@ from medcli.model.mdt import mdt_parts, mdt_route
 def straight_route(
     model: DiffusionTransformer, x_BND: Tensor, condition_BD: Tensor, run: RunBlocks, masks: TokenMasks
 ) -> Tensor:
-    """One block after the other: DiT and SiT, which know no masks."""
+    """Run the blocks in order: DiT and SiT, which have no masks."""
     for block in model.blocks:
         x_BND = run(block, x_BND)
     return x_BND
 
 
 ROUTES = {"dit": straight_route, "sit": straight_route, "edt": edt_route, "mdtv2": mdt_route}
-"""How each family takes its tokens through its blocks."""
+"""Order of the blocks in each family."""
+require_complete("family", ROUTES, get_args(Family))
 
 
 class DiffusionTransformer(nn.Module):
@@ -77,7 +78,7 @@ class DiffusionTransformer(nn.Module):
         self.final_layer = FinalLayer(width, config.patch_size**2 * config.out_channels)
 
     def _add_blocks(self, config: ModelConfig) -> None:
-        """Put every block where the state dict has it."""
+        """Register every block under its name in the state dict."""
         places = list(blocks(config)) + ([side_block(config)] if config.family == "mdtv2" else [])
         for layer, geometry in enumerate(places):
             attention = attention_of(config, geometry, mediated=layer in config.mediator_layers)
@@ -87,7 +88,7 @@ class DiffusionTransformer(nn.Module):
             cast(nn.ModuleList, self.get_submodule(group)).append(Block(config, geometry, attention))
 
     def ordered_blocks(self) -> list[Block]:
-        """The blocks in the order they run, which is how blocks are numbered."""
+        """Return the blocks in the order they run, which is how they are numbered."""
         return [cast(Block, self.get_submodule(name)) for name in block_names(self.config)]
 
     def forward(
@@ -100,15 +101,15 @@ class DiffusionTransformer(nn.Module):
         *,
         run_block: RunBlock = Block.__call__,
     ) -> Tensor:
-        """Predict from a noisy latent, as upstream's `forward` does.
+        """Run the network on a noisy latent, as upstream's `forward` does.
 
         Args:
             latent_BCYX: (B, in_channels, latent_size, latent_size), scaled latent.
             t_B: (B,) native time: SiT floats in [0, 1], 0 = noise; others integers 0..999, 999 = most noise.
             label_B: (B,) integer labels; `num_classes` is the null class.
             num_mediators: Mediator count of the ladder; None = the largest, 0 = full attention in every layer.
-            masks: Tokens that masked training leaves out, by site, see `medcli.model.block`.
-            run_block: How to run each block, such as by its compiled `forward`.
+            masks: Tokens left out in masked training, by site, see `medcli.model.block`.
+            run_block: Calls a block, such as its compiled `forward`.
 
         Returns:
             DiT, EDT, MDTv2: (B, out_channels, Y, X), noise prediction and, with learn_sigma, variance channels.
@@ -124,8 +125,8 @@ class DiffusionTransformer(nn.Module):
                 f"latent of shape {tuple(latent_BCYX.shape)} does not fit a model of "
                 f"(B, {config.in_channels}, {config.latent_size}, {config.latent_size})"
             )
-        # What the blocks add to stays float32 from the latent to the output, and narrower types are for their products:
-        # that halves the error of bfloat16.
+        # The residual stream stays float32; narrower types are for the products of the blocks. That halves the error
+        # of bfloat16.
         dtype = torch.promote_types(self.pos_embed.dtype, torch.float32)
         x_BND = self.x_embedder(latent_BCYX.to(dtype)) + self.pos_embed
         condition_BD = self.t_embedder(t_B) + self.y_embedder(label_B)
@@ -141,28 +142,28 @@ class DiffusionTransformer(nn.Module):
         return out_BCYX.to(latent_BCYX.dtype)
 
     def unpatchify(self, x_BNP: Tensor) -> Tensor:
-        """Lay patches out as an image: features are (row in patch, column in patch, channel), channel fastest."""
+        """Arrange patches as an image; features are (row in patch, column in patch, channel), channel fastest."""
         side, patch = self.config.tokens_side, self.config.patch_size
         x = x_BNP.unflatten(2, (patch, patch, self.config.out_channels)).unflatten(1, (side, side))
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
 def empty_model(config: ModelConfig) -> DiffusionTransformer:
-    """The model on the meta device, in evaluation mode: shapes without memory, for `load_state_dict(assign=True)`."""
+    """Create the model on the meta device in evaluation mode, for `load_state_dict(assign=True)`."""
     with torch.device("meta"):
         return DiffusionTransformer(config).eval()
 
 
 EMBEDDING_STD = 0.02
 NORMAL_NAMES = ("_bias", "embedding_table.weight", "relative_position_bias_table", "mask_token")
-"""How tensors end that start as normal noise: mediator and offset biases, labels, what stands in the holes."""
+"""Suffixes of tensors with normal initialisation: mediator and offset biases, labels, the mask token."""
 ZERO_NAMES = re.compile(r"^(?!down_|concat_).*blocks\.\d+\.adaLN_modulation|^final_layer")
-"""Weights that start at zero. What stands between an EDT's stages does not."""
+"""Weights initialised to zero; those between the stages of an EDT are not."""
 
 
 @torch.no_grad()
 def initialise(model: DiffusionTransformer, seed: int) -> None:
-    """Fill every parameter in place; the same seed gives the same weights on every device type.
+    """Initialise every parameter in place; the same seed gives the same weights on every device type.
 
     Linear and patch weights are Xavier uniform with zero biases; label table, time MLP and mediator bias tables normal
     with standard deviation 0.02; depth-wise convolutions uniform in +-1/3; adaLN and the final projection zero, so a

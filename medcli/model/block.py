@@ -1,4 +1,4 @@
-"""What a diffusion transformer is made of: the adaLN-zero block around the attention it is given, and the final layer.
+"""The adaLN-zero block, the final layer, and the token masks that blocks run under.
 
 Source: DiT (arXiv 2212.09748); reference-facts 1.
 """
@@ -19,25 +19,26 @@ from medcli.model.linear import Linear, add_product, linear_gelu, modulated_norm
 from medcli.model.mediator import MediatorAttention
 
 TokenMasks = Mapping[str, Tensor]
-"""By site. EDT: (B, N) bool, True where a token is kept. MDTv2: (B, K) int64, numbers of the tokens that are kept."""
+"""Masks of training by site. EDT: (B, N) bool, True for kept tokens. MDTv2: (B, K) int64, numbers of the kept tokens.
+Inference has none. Source: edt-facts 3 and 5."""
 
 NO_MASKS: TokenMasks = MappingProxyType({})
 
 DOWN_SITE = "down{}"
 """Inside a down-sampler of an EDT, numbered from 0."""
 MID_SITE = "mid"
-"""Within the first stage of an EDT."""
+"""Inside the first stage of an EDT."""
 INPUT_SITE = "input"
-"""Before the first block: an MDTv2's sequence loses the tokens, in an EDT they become their positions."""
+"""Before the first block: MDTv2 removes the tokens, EDT replaces them by their positions."""
 
 
 def rows_of_masks(masks: TokenMasks, rows: slice) -> TokenMasks:
-    """The masks of some images of a batch."""
+    """Select the masks of some images of a batch."""
     return {site: mask[rows] for site, mask in masks.items()} if masks else NO_MASKS
 
 
 RunBlocks = Callable[..., Tensor]
-"""Runs a block on tokens, with what else it joins by name; condition and mediator count are bound."""
+"""Runs a block on tokens, further inputs by name; condition and mediator count are bound."""
 
 
 # Dimension key: B batch, N tokens, K of them kept, D model width.
@@ -52,18 +53,18 @@ class Mlp(nn.Module):
         self.fc2 = Linear(mlp_size, hidden_size)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Transform each token on its own."""
+        """Transform each token by itself."""
         out_BND: Tensor = self.fc2(linear_gelu(x_BND, self.fc1.weight, self.fc1.bias))
         return out_BND
 
 
 class Block(nn.Module):
-    """An adaLN-zero transformer block around the attention it is given.
+    """An adaLN-zero transformer block with the given attention.
 
     Args:
         config: The network.
-        geometry: The block's place in it.
-        attention: What mixes its tokens.
+        geometry: Place and size of the block.
+        attention: Attention of the block.
     """
 
     def __init__(self, config: ModelConfig, geometry: BlockGeometry, attention: Attention) -> None:
@@ -87,15 +88,15 @@ class Block(nn.Module):
     ) -> Tensor:
         """Update tokens under a condition.
 
-        Their type stays; products are in that of the parameters, or of an automatic cast.
+        Tokens keep their dtype; products use that of the parameters, or of autocast.
 
         Args:
             x_BND: Tokens.
             condition_BD: The condition.
             num_mediators: Mediator count of the attention, if it has mediators.
             skip_BND: Earlier tokens, for a block that joins them.
-            kept_BK: In masked training, which tokens of the grid these are; None: all, in order.
-            absorb: Whether mediators may be multiplied into the weights of queries and keys where that costs less.
+            kept_BK: In masked training, grid numbers of the tokens; None: all, in order.
+            absorb: Allow multiplying mediators into the weights of queries and keys where that costs less.
         """
         if skip_BND is not None:
             x_BND = product(self.skip_linear, torch.cat([x_BND, skip_BND], dim=2))
@@ -109,11 +110,11 @@ class Block(nn.Module):
 
 
 RunBlock = Callable[..., Tensor]
-"""Calls a block as `Block.forward` is called, the block first."""
+"""Calls a block with the arguments of `Block.forward`, the block first."""
 
 
 class FinalLayer(nn.Module):
-    """Modulated norm and the projection of each token to the values of its patch."""
+    """Modulated norm and projection of each token to the values of its patch."""
 
     def __init__(self, hidden_size: int, patch_values: int) -> None:
         super().__init__()
@@ -121,7 +122,7 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
 
     def forward(self, x_BND: Tensor, condition_BD: Tensor) -> Tensor:
-        """Project tokens (B, N, D) to (B, N, patch values), in the tokens' type."""
+        """Project tokens (B, N, D) to (B, N, patch values), in the tokens' dtype."""
         dtype = x_BND.dtype
         shift_BD, scale_BD = self.adaLN_modulation(condition_BD).to(dtype).chunk(2, dim=1)
         normed_BND = modulated_norm(x_BND, shift_BD, scale_BD)
@@ -129,7 +130,7 @@ class FinalLayer(nn.Module):
 
 
 def attention_of(config: ModelConfig, geometry: BlockGeometry, *, mediated: bool) -> Attention:
-    """The attention a block has under this configuration."""
+    """Create the attention of a block."""
     width, heads, side = geometry.width, geometry.num_heads, geometry.tokens_side
     relative = RelativeBias(relative_table_shape(config, geometry), side) if config.has_relative_bias else None
     if mediated:

@@ -1,4 +1,4 @@
-"""The way of an EDT: tokens are down-sampled between stages, up-sampled again, and joined with what they were.
+"""EDT: tokens are down-sampled between stages, then up-sampled with long skips.
 
 The blocks are those of DiT. Source: EDT (arXiv 2410.23788); edt-facts 1.
 """
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 MID_BLOCK = 4
 FIRST_STAGE_SITES = {0: INPUT_SITE, MID_BLOCK: MID_SITE}
 """Blocks of the first stage before which masked training may replace tokens by their positions. The second is the
-reference's (edt-facts 3); the first stands for MDT's way in a network whose grid can't lose tokens."""
+reference's (edt-facts 3); the first is the equivalent of MDT's masking for a grid that can't lose tokens."""
 
 
 class TokenEnhancement(nn.Module):
-    """What down-sampling and long skips share: a norm modulated by the condition, and positions added again.
+    """Common part of down-sampling and long skips: a norm modulated by the condition, and added positions.
 
     Args:
-        width: Values of a token that are normed.
-        out: The tokens that come out.
+        width: Width of the normed tokens.
+        out: Stage of the output tokens.
         condition_size: Width of the condition.
     """
 
@@ -44,7 +44,7 @@ class TokenEnhancement(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(condition_size, 2 * width))
 
     def enhance(self, x_BND: Tensor, condition_BC: Tensor) -> Tensor:
-        """Norm, scale and shift tokens."""
+        """Normalise, scale and shift tokens."""
         shift_BD, scale_BD = self.adaLN_modulation(condition_BC).to(x_BND.dtype).chunk(2, dim=1)
         return modulated_norm(x_BND, shift_BD, scale_BD)
 
@@ -57,12 +57,12 @@ class DownSample(TokenEnhancement):
         self.reduction = nn.Linear(4 * width, out.width, bias=False)
 
     def forward(self, x_BND: Tensor, condition_BC: Tensor, keep_BN: Tensor | None = None) -> Tensor:
-        """(B, N, D) tokens as (B, N / 4, E).
+        """Map (B, N, D) tokens to (B, N / 4, E).
 
         Args:
             x_BND: Tokens of a square grid with an even side.
             condition_BC: The condition.
-            keep_BN: Masked training: False where a token's values count as zero.
+            keep_BN: In masked training, False where a token's values are set to zero.
         """
         x_BQD = self.enhance(neighbourhoods(x_BND, self.tokens_side).flatten(2), condition_BC)
         if keep_BN is not None:
@@ -80,32 +80,32 @@ class UpSample(nn.Module):
         self.expand = nn.Linear(here.width, 4 * out_width, bias=False)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """(B, N, D) tokens as (B, 4 N, E). Outputs are read as row offset, column offset, channel: not as they join."""
+        """Map (B, N, D) tokens to (B, 4 N, E); features are (row, column, channel), unlike in `DownSample`."""
         parts = product(self.expand, x_BND).unflatten(2, (2, 2, -1)).unflatten(1, (self.tokens_side, self.tokens_side))
         return parts.transpose(2, 3).flatten(1, 4)
 
 
 class LongSkip(TokenEnhancement):
-    """Join up-sampled tokens with those that entered the mirror stage. Source: edt-facts 1.5."""
+    """Concatenate up-sampled tokens with the input of the mirrored stage. Source: edt-facts 1.5."""
 
     def __init__(self, here: StageGeometry, condition_size: int) -> None:
         super().__init__(2 * here.width, here, condition_size)
         self.cat = nn.Linear(2 * here.width, here.width)
 
     def forward(self, x_BND: Tensor, skip_BND: Tensor, condition_BC: Tensor) -> Tensor:
-        """Two times (B, N, D) as one."""
+        """Map two (B, N, D) tensors to one."""
         joined_BND = self.enhance(torch.cat([x_BND, skip_BND], dim=2), condition_BC)
         return product(self.cat, joined_BND) + self.pos_embed
 
 
 def neighbourhoods(x_BND: Tensor, side: int) -> Tensor:
-    """Tokens of a grid by its `side` x `side` neighbourhoods: (B, N / 4, 4, D), the row within one running fastest."""
+    """Group tokens by `side` x `side` neighbourhoods: (B, N / 4, 4, D), the row within one fastest."""
     grid = x_BND.unflatten(1, (side, 2, side, 2))  # row, row within, column, column within
     return grid.permute(0, 1, 3, 4, 2, 5).flatten(3, 4).flatten(1, 2)
 
 
 def edt_parts(config: ModelConfig) -> dict[str, nn.ModuleList]:
-    """What stands between the stages, by its place in the state dict."""
+    """Create the modules between the stages, by their names in the state dict."""
     all_stages = stages(config)
     middle, condition = len(all_stages) // 2, config.hidden_size
     down, up = pairwise(all_stages[: middle + 1]), pairwise(all_stages[middle:])
@@ -119,16 +119,16 @@ def edt_parts(config: ModelConfig) -> dict[str, nn.ModuleList]:
 def edt_route(
     model: DiffusionTransformer, x_BND: Tensor, condition_BC: Tensor, run: RunBlocks, masks: TokenMasks
 ) -> Tensor:
-    """Take tokens through all stages.
+    """Run all stages.
 
     Args:
         model: An EDT.
         x_BND: Embedded tokens.
         condition_BC: The condition.
         run: Runs a block under the condition.
-        masks: Of masked training, by site; empty otherwise.
+        masks: In masked training, masks by site; empty otherwise.
 
-    Source: edt-facts 1.2. Skips are what enters a stage, and so are never masked.
+    Source: edt-facts 1.2. Skips are the inputs of stages, so they are never masked.
     """
     depths, waiting = model.config.stage_depths, iter(model.blocks)
     middle, skips = len(depths) // 2, list[Tensor]()

@@ -1,4 +1,4 @@
-"""Patches, timesteps and labels turned into vectors of the model's width."""
+"""Embeddings of patches, timesteps and labels."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from medcli.model.layout import FREQUENCY_FEATURES
 
 
 class PatchEmbed(nn.Module):
-    """A strided convolution that turns each patch of the latent into one token."""
+    """Strided convolution that maps each patch of the latent to a token."""
 
     def __init__(self, in_channels: int, hidden_size: int, patch_size: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, latent_BCYX: Tensor) -> Tensor:
-        """Embed (B, C, Y, X) as (B, N, D), tokens row by row, in the latent's type."""
+        """Embed (B, C, Y, X) as (B, N, D), tokens row by row, in the latent's dtype."""
         proj, dtype = self.proj, latent_BCYX.dtype
         bias = cast(Tensor, proj.bias).to(dtype)
         return F.conv2d(latent_BCYX, proj.weight.to(dtype), bias, stride=proj.stride).flatten(2).transpose(1, 2)
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoids of the timestep through a two-layer MLP."""
+    """Sinusoidal features of the timestep, then a two-layer MLP."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -37,25 +37,25 @@ class TimestepEmbedder(nn.Module):
 
     @staticmethod
     def sinusoids(t_B: Tensor) -> Tensor:
-        """Cosines, then sines, of t x 10000^(-k/128): (B, 256) float32. Source: reference-facts 1.4."""
+        """Return cosines, then sines, of t x 10000^(-k/128): (B, 256) float32. Source: reference-facts 1.4."""
         half = FREQUENCY_FEATURES // 2
         exponent_K = torch.arange(half, dtype=torch.float32, device=t_B.device) / half
         angle_BK = t_B.float()[:, None] * torch.exp(-math.log(10000.0) * exponent_K)
         return torch.cat([angle_BK.cos(), angle_BK.sin()], dim=1)
 
     def forward(self, t_B: Tensor) -> Tensor:
-        """Embed timesteps in the family's native unit, (B,) integer or float, as (B, D)."""
+        """Embed timesteps (B,), integers or floats in the family's native unit, as (B, D)."""
         dtype = next(self.parameters()).dtype
         embedded_BD: Tensor = self.mlp(self.sinusoids(t_B).to(dtype))
         return embedded_BD
 
 
 class LabelEmbedder(nn.Module):
-    """A table with one row a class and, usually, a last row for the null class."""
+    """Embedding table with a row per class and, usually, a last row for the null class."""
 
     def __init__(self, num_rows: int, hidden_size: int) -> None:
         super().__init__()
-        # A table given, not drawn: drawing on the meta device costs seconds of imports, and init.py draws anyway.
+        # Given, not drawn: drawing on the meta device costs seconds of imports, and `initialise` draws anyway.
         self.embedding_table = nn.Embedding.from_pretrained(torch.empty(num_rows, hidden_size), freeze=False)
 
     def forward(self, label_B: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where each block stands and how large it is: what tensors, costs and the network itself follow. Torch-free."""
+"""Place and size of each block, name and shape of each tensor, and fixed position tables. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import numpy.typing as npt
 from medcli.config import ModelConfig
 
 SIDE_BLOCK = "sideblocks.0"
-"""Block of an MDTv2 that only masked training runs; it is not counted among the blocks."""
+"""Block of an MDTv2 that runs only in masked training; it is not one of the numbered blocks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockGeometry:
-    """One transformer block."""
+    """Place and size of a transformer block."""
 
     name: str
-    """Its place in the state dict, such as `blocks.3`."""
+    """State-dict prefix, such as `blocks.3`."""
     width: int
-    """Width D of its tokens."""
+    """Width D of the tokens."""
     num_heads: int
     tokens_side: int
-    """Tokens along one side of its grid."""
+    """Tokens along one side of the grid."""
     has_skip: bool = False
-    """Whether it first joins its tokens with a skip (`skip_linear`, MDTv2)."""
+    """True if tokens are first joined with a skip (`skip_linear`, MDTv2)."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens N."""
+        """Number of tokens N."""
         return self.tokens_side**2
 
 
@@ -45,12 +45,12 @@ class StageGeometry:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens N."""
+        """Number of tokens N."""
         return self.tokens_side**2
 
 
 def stages(config: ModelConfig) -> tuple[StageGeometry, ...]:
-    """The stages of an EDT in order; any other network is one stage."""
+    """Return the stages of an EDT in order; any other network is one stage."""
     if not config.stage_depths:
         whole = StageGeometry(
             depth=config.depth, width=config.hidden_size, num_heads=config.num_heads, tokens_side=config.tokens_side
@@ -70,12 +70,12 @@ def stages(config: ModelConfig) -> tuple[StageGeometry, ...]:
 
 
 def encoder_half(config: ModelConfig) -> int:
-    """Blocks of either half of an MDTv2's encoder."""
+    """Return the number of blocks in each half of an MDTv2's encoder."""
     return (config.depth - config.decoder_depth) // 2
 
 
 def block_names(config: ModelConfig) -> tuple[str, ...]:
-    """State-dict prefixes of the blocks in the order they run, which is how blocks are numbered."""
+    """Return the state-dict prefixes of the blocks in the order they run, which is how they are numbered."""
     if config.family != "mdtv2":
         return tuple(f"blocks.{layer}" for layer in range(config.depth))
     half = encoder_half(config)
@@ -84,7 +84,7 @@ def block_names(config: ModelConfig) -> tuple[str, ...]:
 
 
 def blocks(config: ModelConfig) -> tuple[BlockGeometry, ...]:
-    """Every block in the order it runs."""
+    """Return every block in the order it runs."""
     of_stage = [stage for stage in stages(config) for _ in range(stage.depth)]
     with_skip = encoder_half(config) if config.family == "mdtv2" else config.depth
     return tuple(
@@ -100,14 +100,14 @@ def blocks(config: ModelConfig) -> tuple[BlockGeometry, ...]:
 
 
 def side_block(config: ModelConfig) -> BlockGeometry:
-    """The block by which masked training of an MDTv2 fills the holes."""
+    """Return the block that predicts masked tokens in the training of an MDTv2."""
     return BlockGeometry(
         name=SIDE_BLOCK, width=config.hidden_size, num_heads=config.num_heads, tokens_side=config.tokens_side
     )
 
 
 def block_kinds(config: ModelConfig) -> tuple[int, ...]:
-    """For each block the number of its kind: blocks of one kind cost the same. An EDT has one kind a stage."""
+    """Return the kind of each block; blocks of one kind cost the same. An EDT has one kind per stage."""
     half = encoder_half(config)
     lengths = config.stage_depths or (
         (half, half, config.decoder_depth) if config.family == "mdtv2" else (config.depth,)
@@ -116,7 +116,7 @@ def block_kinds(config: ModelConfig) -> tuple[int, ...]:
 
 
 def one_of_each_kind(config: ModelConfig) -> ModelConfig:
-    """A network of the same family with one block of each kind, and no mediators."""
+    """Return a network of the same family with one block of each kind and no mediators."""
     num_kinds = block_kinds(config)[-1] + 1
     return replace(
         config,
@@ -129,17 +129,17 @@ def one_of_each_kind(config: ModelConfig) -> ModelConfig:
 
 
 TABLE_SIDE = 7
-"""Side of the learned bias maps that are resized to the token grid (reference-facts 3.1)."""
+"""Side of the learned bias maps, which are resized to the token grid (reference-facts 3.1)."""
 
 BIAS_TABLES = ("an_bias", "na_bias", "ah_bias", "aw_bias", "ha_bias", "wa_bias")
 """The position-bias tables of one mediator count. Letters: a mediator, n token, h row, w column."""
 
 FREQUENCY_FEATURES = 256
-"""Sinusoidal features of a timestep."""
+"""Number of sinusoidal features of a timestep."""
 
 
 def bias_shapes(heads: int, side: int, num_mediators: int) -> dict[str, tuple[int, ...]]:
-    """The six position-bias tables one mediator count needs in one layer, by their upstream names.
+    """Return the shapes of the six position-bias tables of a mediator count in a layer, by upstream name.
 
     Args:
         heads: Attention heads.
@@ -158,18 +158,18 @@ def bias_shapes(heads: int, side: int, num_mediators: int) -> dict[str, tuple[in
 
 
 def ladder_prefix(ladder: tuple[int, ...], num_mediators: int) -> str:
-    """Where a count's tables live below `blocks.{i}.attn.`: upstream's own place when the ladder is one count."""
+    """Return the prefix of a count's tables below `blocks.{i}.attn.`: upstream's if the ladder has one count."""
     return "" if len(ladder) == 1 else f"ladder.{num_mediators}."
 
 
 def relative_table_shape(config: ModelConfig, block: BlockGeometry) -> tuple[int, int]:
-    """Rows and heads of a block's relative position bias; MDTv2 has three rows more than it uses (edt-facts 5)."""
+    """Return rows and heads of a block's relative position bias; MDTv2 has three unused rows (edt-facts 5)."""
     unused = 3 if config.family == "mdtv2" else 0
     return ((2 * block.tokens_side - 1) ** 2 + unused, block.num_heads)
 
 
 def mediator_shapes(config: ModelConfig, block: BlockGeometry) -> dict[str, tuple[int, ...]]:
-    """The tensors mediators add to one attention layer, names relative to the layer."""
+    """Return the shapes of the tensors that mediators add to an attention layer, by name in the layer."""
     shapes: dict[str, tuple[int, ...]] = {}
     for count in config.mediators:
         prefix = ladder_prefix(config.mediators, count)
@@ -181,12 +181,12 @@ def mediator_shapes(config: ModelConfig, block: BlockGeometry) -> dict[str, tupl
 
 
 def linear_shapes(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
-    """Weight and bias of a linear layer."""
+    """Return the shapes of weight and bias of a linear layer."""
     return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
 
 
 def block_shapes(config: ModelConfig, block: BlockGeometry, *, mediated: bool) -> dict[str, tuple[int, ...]]:
-    """The tensors of one block, under their full names."""
+    """Return the shapes of the tensors of a block, by full name."""
     name, width = block.name, block.width
     qk_size, mlp_size = round(width * config.qk_ratio), round(width * config.mlp_ratio)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -204,7 +204,7 @@ def block_shapes(config: ModelConfig, block: BlockGeometry, *, mediated: bool) -
 
 
 def between_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The tensors between the stages of an EDT, and those beside the blocks of an MDTv2; none in other families."""
+    """Return the shapes of the tensors between the stages of an EDT or beside the blocks of an MDTv2."""
     shapes: dict[str, tuple[int, ...]] = {}
     if config.family == "mdtv2":
         shapes["mask_token"] = (1, 1, config.hidden_size)
@@ -228,7 +228,7 @@ def between_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every state-dict name of the model with its shape, in a fixed order."""
+    """Return the shape of every tensor in the state dict, in a fixed order."""
     width, patch = config.hidden_size, config.patch_size
     shapes: dict[str, tuple[int, ...]] = {"pos_embed": (1, config.num_tokens, width)}
     shapes["x_embedder.proj.weight"] = (width, config.in_channels, patch, patch)
@@ -244,10 +244,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def position_tables(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Width and grid side of the fixed position tables by name: they follow from the configuration.
-
-    An MDTv2 learns its own, so it has none.
-    """
+    """Return width and grid side of the fixed position tables by name; MDTv2 learns its own and has none."""
     if config.family == "mdtv2":
         return {}
     tables = {"pos_embed": (config.hidden_size, config.tokens_side)}
@@ -258,12 +255,12 @@ def position_tables(config: ModelConfig) -> dict[str, tuple[int, int]]:
 
 
 def num_params(config: ModelConfig) -> int:
-    """Parameters of the model, the fixed position table included (as upstream counts)."""
+    """Return the number of parameters, including the fixed position table, as upstream counts."""
     return sum(math.prod(shape) for shape in tensor_shapes(config).values())
 
 
 def position_table(hidden_size: int, side: int) -> npt.NDArray[np.float32]:
-    """Position features of a square token grid.
+    """Compute the fixed 2-D sine/cosine position table of a square token grid.
 
     Args:
         hidden_size: Features per token, a multiple of 4.
@@ -284,9 +281,9 @@ def position_table(hidden_size: int, side: int) -> npt.NDArray[np.float32]:
 
 
 def offset_index(side: int) -> npt.NDArray[np.int64]:
-    """Row of a relative position table for each pair of tokens of a square grid: (N, N).
+    """Return the row of a relative position table for each pair of tokens of a square grid, (N, N).
 
-    Source: edt-facts 1.2. `RelativeBias` does without; official files of some families hold it.
+    Source: edt-facts 1.2. Official files of some families contain it; `RelativeBias` does not need it.
     """
     row_N, column_N = np.divmod(np.arange(side**2), side)
     rows_NN = row_N[:, None] - row_N + side - 1

@@ -1,4 +1,4 @@
-"""Products with weights through the fastest kernel at hand; the function is that of `torch.nn.Linear`."""
+"""Linear layers by the fastest available kernel, and the modulated norm before them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch.nn import functional as F
 from medcli.runtime.precision import multiplies_bfloat16
 
 GELU_SLOPE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
-"""tanh's argument is SLOPE (x + CUBIC x^3). Source: arXiv 1606.08415."""
+"""The argument of tanh is SLOPE (x + CUBIC x^3). Source: arXiv 1606.08415."""
 CACHED_ELEMENTS = 1 << 16
-"""A processor keeps so many floats at hand from one pass over them to the next."""
+"""Floats that stay in the processor's cache between two passes."""
 
 
 def linear(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor) -> Tensor:
-    """(B, N, E) features as (B, N, D)."""
+    """Apply a linear layer to (B, N, E) features."""
     if _onednn_serves(x_BNE, weight_DE):
         return _in_onednn(x_BNE, weight_DE, bias_D, "none", "")
     return F.linear(x_BNE, weight_DE, bias_D)
 
 
 def linear_gelu(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor) -> Tensor:
-    """(B, N, E) features as (B, N, D), then the tanh-approximated GELU."""
+    """Apply a linear layer and the tanh-approximated GELU to (B, N, E) features."""
     if _onednn_serves(x_BNE, weight_DE):
-        # The GELU is applied while the product's tiles are in cache: one pass over memory less in each direction.
+        # The GELU is fused: it is applied while the product's tiles are in cache.
         return _in_onednn(x_BNE, weight_DE, bias_D, "gelu", "tanh")
     hidden_BND = F.linear(x_BNE, weight_DE, bias_D)
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or not hidden_BND.is_cpu:
@@ -35,7 +35,7 @@ def linear_gelu(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor) -> Tensor:
 
 
 def _gelu_in_place(x_BND: Tensor) -> Tensor:
-    """The tanh-approximated GELU of a contiguous tensor by exponentials, of which torch is quicker than of tanh.
+    """Apply the tanh-approximated GELU in place to a contiguous tensor, by exponentials, which are faster than tanh.
 
     0.5 x (1 + tanh(u)) = x / (1 + exp(-2 u)).
     """
@@ -46,15 +46,15 @@ def _gelu_in_place(x_BND: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` with a bias, by `linear`."""
+    """`torch.nn.Linear` with a bias, computed by `linear`."""
 
     def forward(self, x_BNE: Tensor) -> Tensor:
-        """(B, N, E) features as (B, N, D)."""
+        """Map (B, N, E) features to (B, N, D)."""
         return linear(x_BNE, self.weight, self.bias)
 
 
 def _in_onednn(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor, then: str, form: str) -> Tensor:
-    """A linear layer and what follows it, in oneDNN's own kernel."""
+    """Apply a linear layer and an activation by oneDNN's kernel."""
     if torch.compiler.is_compiling():
         return _opaque_onednn(x_BNE, weight_DE, bias_D, then, form)
     return torch.ops.mkldnn._linear_pointwise(x_BNE, weight_DE, bias_D, then, [], form)
@@ -62,10 +62,10 @@ def _in_onednn(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor, then: str, form
 
 @torch.library.custom_op("medcli::onednn_linear", mutates_args=())
 def _opaque_onednn(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor, then: str, form: str) -> Tensor:
-    """The same as one operation that a compiled graph calls as it is.
+    """Apply oneDNN's kernel as an operator that is opaque to the compiler.
 
-    Of its own accord the compiler takes that kernel for constant weights alone, so for a graph a block: minutes. This
-    way blocks share a graph, and the kernel.
+    By itself the compiler uses the kernel only for constant weights, so for one graph per block, which takes minutes.
+    This way blocks share one graph.
     """
     return torch.ops.mkldnn._linear_pointwise(x_BNE, weight_DE, bias_D, then, [], form)
 
@@ -76,7 +76,7 @@ def _(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor, then: str, form: str) ->
 
 
 def _onednn_serves(x_BNE: Tensor, weight_DE: Tensor) -> bool:
-    """Whether oneDNN's own kernel can take the product and is the quicker one. It has no gradient and no casts."""
+    """Return whether oneDNN's kernel, which has no gradient and no casts, supports the product and is faster."""
     if torch.is_grad_enabled() or not x_BNE.is_cpu or torch.is_autocast_enabled("cpu"):
         return False
     return x_BNE.dtype == weight_DE.dtype and _is_quicker_in_onednn(x_BNE.dtype)
@@ -84,10 +84,10 @@ def _onednn_serves(x_BNE: Tensor, weight_DE: Tensor) -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _is_quicker_in_onednn(dtype: torch.dtype) -> bool:
-    """Whether this machine multiplies numbers of a type best in oneDNN. Compiled graphs ask once, while they are made.
+    """Return whether oneDNN is the fastest on this machine for a dtype; evaluated once per compiled graph.
 
     `F.linear` multiplies float32 with MKL. On AMD processors with AVX-512 oneDNN takes half the time, and its GELU
-    next to none; with AVX2 it is slower by a tenth (docs/performance.md).
+    almost none; with AVX2 it is a tenth slower (docs/performance.md).
     """
     if not torch.backends.mkldnn.is_available():
         return False
@@ -104,15 +104,15 @@ LAYER_NORM_EPS = 1e-6
 
 
 def modulated_norm(x_BND: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
-    """LayerNorm without parameters, then a per-image scale and shift; in the type of these."""
+    """Apply LayerNorm without parameters, then a per-image scale and shift, in the dtype of these."""
     normed_BND = F.layer_norm(x_BND, x_BND.shape[-1:], eps=LAYER_NORM_EPS)
     return add_product(shift_BD[:, None], normed_BND, 1 + scale_BD[:, None]).to(shift_BD.dtype)
 
 
 def add_product(x_BND: Tensor, factor_BND: Tensor, other_BND: Tensor) -> Tensor:
-    """The sum of the first and the product of the others, in one pass over memory where no gradient is wanted.
+    """Return x + factor * other, fused into one pass if no gradient is needed.
 
-    Training keeps the two passes: their rounding is another, and its runs must stay repeatable.
+    Training keeps two passes, which round differently, so that its runs stay repeatable.
     """
     if torch.is_grad_enabled():
         return factor_BND * other_BND + x_BND
@@ -120,6 +120,6 @@ def add_product(x_BND: Tensor, factor_BND: Tensor, other_BND: Tensor) -> Tensor:
 
 
 def product(layer: nn.Linear, x_BND: Tensor) -> Tensor:
-    """A linear layer in the type of its parameters, or of an automatic cast; what comes out has the tokens' type."""
+    """Apply a linear layer in the dtype of its parameters, or of autocast; return the dtype of the tokens."""
     out_BND: Tensor = layer(x_BND.to(layer.weight.dtype))
     return out_BND.to(x_BND.dtype)

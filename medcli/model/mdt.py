@@ -1,4 +1,4 @@
-"""The way of an MDTv2: an encoder whose second half sees the first by skips, and a decoder that sees the input.
+"""MDTv2: an encoder whose second half has skips from the first, and a decoder with skips from the input.
 
 The blocks are those of DiT. Source: MDTv2 (arXiv 2303.14389); edt-facts 5.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def mdt_parts(num_tokens: int, width: int) -> dict[str, nn.Parameter]:
-    """Parameters beside the blocks: what stands in the holes, and the decoder's positions, learnt here."""
+    """Create the parameters beside the blocks: the mask token and the decoder's learned positions."""
     return {
         "mask_token": nn.Parameter(torch.empty(1, 1, width)),
         "decoder_pos_embed": nn.Parameter(torch.empty(1, num_tokens, width)),
@@ -30,14 +30,14 @@ def mdt_parts(num_tokens: int, width: int) -> dict[str, nn.Parameter]:
 def mdt_route(
     model: DiffusionTransformer, x_BND: Tensor, condition_BC: Tensor, run: RunBlocks, masks: TokenMasks
 ) -> Tensor:
-    """Take tokens through encoder and decoder.
+    """Run encoder and decoder.
 
     Args:
         model: An MDTv2.
-        x_BND: Embedded tokens; the decoder's blocks see all of them, masked or not.
+        x_BND: Embedded tokens; the decoder's blocks get all of them, masked or not.
         condition_BC: The condition.
         run: Runs a block under the condition.
-        masks: Of masked training: the tokens the encoder sees; empty otherwise.
+        masks: In masked training, the tokens of the encoder; empty otherwise.
     """
     half, blocks = encoder_half(model.config), model.ordered_blocks()
     kept_BK = masks.get(INPUT_SITE)
@@ -56,13 +56,13 @@ def mdt_route(
 
 
 def interpolated(model: DiffusionTransformer, x_BKD: Tensor, run: RunBlocks, kept_BK: Tensor | None) -> Tensor:
-    """Give tokens the decoder's positions; put kept ones back in place and let the side block fill the holes."""
+    """Add the decoder's positions; restore the full sequence by mask tokens that the side block replaces."""
     if kept_BK is None:
         return x_BKD + model.decoder_pos_embed
     width = x_BKD.shape[-1]
-    holes_BND = model.mask_token.expand(len(x_BKD), model.config.num_tokens, width)
+    masked_BND = model.mask_token.expand(len(x_BKD), model.config.num_tokens, width)
     place_BKD = kept_BK[..., None].expand(-1, -1, width)
-    whole_BND = holes_BND.scatter(1, place_BKD, x_BKD) + model.decoder_pos_embed
+    whole_BND = masked_BND.scatter(1, place_BKD, x_BKD) + model.decoder_pos_embed
     filled_BND = run(model.sideblocks[0], whole_BND)
-    # Kept tokens stay as they were before the side block.
+    # Kept tokens skip the side block.
     return filled_BND.scatter(1, place_BKD, whole_BND.gather(1, place_BKD))

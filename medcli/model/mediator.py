@@ -1,4 +1,4 @@
-"""Attention through mediators: a few pooled tokens stand between queries and keys.
+"""Attention through a few pooled mediator tokens between queries and keys.
 
 Source: Efficient Diffusion Transformer with Step-wise Dynamic Attention Mediators (arXiv 2408.05710);
 reference-facts 3.
@@ -33,7 +33,7 @@ class MediatorBias(nn.Module):
 def compose_biases(
     an_bias: Tensor, na_bias: Tensor, ah_bias: Tensor, aw_bias: Tensor, ha_bias: Tensor, wa_bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Add up the six tables of a count on the token grid; shapes as in `medcli.model.layout.bias_shapes`.
+    """Sum the six tables of a count on the token grid; shapes as in `medcli.model.layout.bias_shapes`.
 
     Returns:
         Bias of the mediator-to-token scores and of the query-to-mediator scores, both (H, M, N).
@@ -51,9 +51,9 @@ def compose_biases(
 
 
 class MediatorAttention(Attention):
-    """Attention that goes through any count of its ladder, or, for count 0, through none.
+    """Attention through any mediator count of its ladder, or full attention for count 0.
 
-    All counts share the projections and the depth-wise convolution; only the bias tables exist per count. A ladder of
+    All counts share the projections and the depth-wise convolution; each has its own bias tables. A ladder of
     one count keeps upstream's parameter names, so official files load as they are.
 
     Args:
@@ -61,7 +61,7 @@ class MediatorAttention(Attention):
         num_heads: Heads H.
         tokens_side: Tokens along one side of the square grid.
         ladder: Mediator counts, rising perfect squares.
-        relative_bias: Bias for the offset between two tokens; full attention alone has a use for it.
+        relative_bias: Relative position bias, used by full attention only.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class MediatorAttention(Attention):
             )
 
     def tables(self, num_mediators: int) -> nn.Module:
-        """The module that holds the bias tables of a count."""
+        """Return the module that holds the bias tables of a count."""
         return self if self.ladder is None else self.ladder[str(num_mediators)]
 
     def biases(self, num_mediators: int) -> tuple[Tensor, Tensor]:
-        """Composed biases of a count, each (H, M, N); kept between calls while no gradient is wanted."""
+        """Return the composed biases of a count, each (H, M, N), cached between calls without gradients."""
         tables = self.tables(num_mediators)
         return self._composed[num_mediators].of(compose_biases, *(getattr(tables, name) for name in BIAS_TABLES))
 
     def absorbs(self, num_mediators: int) -> bool:
-        """Whether `absorbed_scores` costs less than projecting every token. Training keeps to the papers' order."""
+        """Return whether `absorbed_scores` costs less than projecting every token; training uses the papers' order."""
         saving = layer_saving(
             num_mediators,
             num_heads=self.num_heads,
@@ -105,22 +105,22 @@ class MediatorAttention(Attention):
         return saving > 0
 
     def grid(self, x_BND: Tensor) -> Tensor:
-        """(B, N, D) tokens as a (B, D, S, S) image; a view."""
+        """View (B, N, D) tokens as a (B, D, S, S) image."""
         if torch.is_grad_enabled():
             return x_BND.transpose(1, 2).unflatten(-1, (self.tokens_side, self.tokens_side))
-        # The same view with the strides by which torch knows a batch of one, too, as channels last: its convolution is
-        # then three times as fast. Its gradients would round differently, and training runs must stay repeatable.
+        # The same view with strides that torch recognises as channels last for a batch of one too: its convolution is
+        # three times as fast. Gradients would round differently, and training runs must stay repeatable.
         return x_BND.unflatten(1, (self.tokens_side, self.tokens_side)).permute(0, 3, 1, 2)
 
     def pool(self, x_BND: Tensor, num_mediators: int) -> Tensor:
-        """Average the token grid into mediators, (B, M, D), row by row. Source: reference-facts 3.2, step 2."""
+        """Pool the token grid into mediators, (B, M, D), row by row. Source: reference-facts 3.2, step 2."""
         pooled_BDmm = F.adaptive_avg_pool2d(self.grid(x_BND), math.isqrt(num_mediators))
         return pooled_BDmm.flatten(2).transpose(1, 2)
 
     def scores(self, query_BND: Tensor, key_BND: Tensor, num_mediators: int) -> tuple[Tensor, Tensor]:
-        """Scores of the mediators against the keys and of the queries against the mediators, both (B, H, M, N).
+        """Return the scores of mediators against keys and of queries against mediators, both (B, H, M, N).
 
-        Tokens are innermost on both sides: the softmax over few mediators then runs along whole vectors.
+        Tokens are innermost in both, so that the softmax over few mediators is vectorised over tokens.
         Source: reference-facts 3.2, steps 5 and 7.
         """
         to_tokens_HMN, from_queries_HMN = self.biases(num_mediators)
@@ -132,9 +132,9 @@ class MediatorAttention(Attention):
         )
 
     def absorbed_scores(self, x_BND: Tensor, num_mediators: int) -> tuple[Tensor, Tensor]:
-        """`scores` straight from the tokens, up to a constant along the tokens of the first: see `absorption`.
+        """Return `scores` directly from the tokens, the first up to a constant along tokens: see `absorption`.
 
-        No query and no key is computed. The keys' bias is that constant, so it is left out.
+        No query or key is computed. The constant is the keys' bias.
         """
         batch, num_tokens, width = x_BND.shape
         rows = (self.num_heads, self.head_width)
@@ -155,16 +155,16 @@ class MediatorAttention(Attention):
         return score(key_HKD, to_tokens_HMN), score(query_HKD, from_queries_HMN) + query_constant_BHM1
 
     def mediate(self, scores_BHMN: Tensor, shares_BHMN: Tensor, value_BND: Tensor) -> Tensor:
-        """Mediators collect the values by the first scores, queries read them by the second: (B, N, D)."""
+        """Aggregate values into mediators by the first scores, and into queries by the second: (B, N, D)."""
         summary_BHMK = scores_BHMN.softmax(dim=-1) @ self.split_heads(value_BND)
         return (shares_BHMN.softmax(dim=-2).mT @ summary_BHMK).transpose(1, 2).flatten(2)
 
     def forward(self, x_BND: Tensor, num_mediators: int, kept_BK: Tensor | None = None, absorb: bool = True) -> Tensor:
         """Mix (B, N, D) tokens through `num_mediators` mediators, or with full attention for 0.
 
-        Full attention uses the same q, k, v and projection and leaves the convolution out: it is the dense parent.
-        Mediators cost 4 N M D multiply-adds instead of 2 N^2 D, so they pay only when M < N / 2. Without gradients they
-        are absorbed where that costs less still, unless `absorb` is false.
+        Full attention uses the same q, k, v and projection without the convolution: it is the dense parent. Mediators
+        cost 4 N M D multiply-adds instead of 2 N^2 D, so they pay only for M < N / 2. Without gradients they are
+        absorbed where that costs less still, unless `absorb` is false.
         """
         if num_mediators == 0:
             return super().forward(x_BND, 0, kept_BK)

@@ -59,7 +59,7 @@ class Schedule:
 
     @property
     def is_dynamic(self) -> bool:
-        """Whether an image may move along the ladder."""
+        """True if an image may move along the ladder."""
         return self.kind == "dynamic"
 
     def rule(self) -> DynamicSchedule:
