@@ -1,4 +1,4 @@
-"""What people see of `medcli finetune`: the plan of a run, and what came out."""
+"""Tables of `medcli finetune`: the plan of a run, and its results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 2**20
 
 
 def plan_table(plan: FinetunePlan) -> Group:
-    """What would be trained, what it takes, what it leaves."""
+    """Build the tables of a plan: parameters, memory, work."""
     from rich.console import Group
     from rich.text import Text
 
@@ -33,7 +33,7 @@ def plan_table(plan: FinetunePlan) -> Group:
 
 
 def counts_text(counts: tuple[int, ...]) -> str:
-    """Mediator counts in words."""
+    """Format mediator counts as text."""
     named = [f"{count}" for count in counts if count]
     words = [f"{', '.join(named)} mediators"] if named else []
     return " and ".join([*words, *(["full attention"] if 0 in counts else [])])
@@ -55,12 +55,12 @@ def _memory(plan: FinetunePlan) -> Table:
         "averaged weights": memory.averages,
         "teacher": memory.teacher,
         f"activations of {plan.micro_batch_size} images": memory.activations,
-        "lost to the allocator": memory.waste,
-        "for a moment in the update": memory.update,
-        "at the worst moment": memory.total,
+        "temporary and held by the allocator": memory.waste,
+        "temporary in the update": memory.update,
+        "peak": memory.total,
     }
     rows = [(name, f"{value / MIB:,.0f}") for name, value in parts.items() if value]
-    return table_of(("memory of one process", "MiB"), rows)
+    return table_of(("memory per process", "MiB"), rows)
 
 
 def _work(plan: FinetunePlan) -> Table:
@@ -69,24 +69,24 @@ def _work(plan: FinetunePlan) -> Table:
         ("data", f"{plan.data}, {plan.num_images:,} images"),
         ("steps", f"{plan.steps:,}" + (f", {plan.steps_done:,} of them done" if plan.steps_done else "")),
         ("images seen", f"{plan.images_seen:,} in batches of {plan.global_batch_size:,}, {plan.epochs:.4g} epochs"),
-        ("multiply-adds", f"{plan.gmacs_per_step:,.4g} GMACs a step"),
-        ("time", f"{duration(plan.total_secs)} for {left:,} steps on {plan.device}, {plan.step_secs:.3g} s a step"),
+        ("multiply-adds", f"{plan.gmacs_per_step:,.4g} GMACs per step"),
+        ("time", f"{duration(plan.total_secs)} for {left:,} steps on {plan.device}, {plan.step_secs:.3g} s per step"),
         ("disk", f"{plan.num_states} states of {plan.state_bytes / MIB:,.0f} MiB at once"),
         ("output", f"{plan.output}: {', '.join(plan.files)}"),
     ]
     remarks = [
-        f"time: blocks timed here on {plan.time.num_timed_images} images, and their update, added up; "
-        "previews and saving not counted"
+        f"time and memory: measured on a micro-batch of {plan.time.num_timed_images} images at each count, scaled to a "
+        "step; compilation, previews and saving not included"
     ]
     if plan.data_secs > plan.time.passes + plan.time.update:
         remarks.append(
-            f"the data take longest: {plan.data_secs:.3g} s a step, beside {plan.time.passes:.3g} s computing"
+            f"reading the data takes longest: {plan.data_secs:.3g} s per step, {plan.time.passes:.3g} s computing"
         )
     return table_of(("run", ""), rows, caption="\n".join(remarks))
 
 
 def report_table(report: FinetuneReport) -> Group:
-    """What was trained, and how far losses came."""
+    """Build the tables of a finished run."""
     from rich.console import Group
     from rich.text import Text
 
@@ -97,13 +97,13 @@ def report_table(report: FinetuneReport) -> Group:
         f"{report.steps:,} steps on {counts_text(report.counts)}: loss {loss}{rate}",
     ]
     if report.skipped:
-        lines.append(f"left out for trouble: steps {', '.join(map(str, report.skipped))}")
+        lines.append(f"skipped steps: {', '.join(map(str, report.skipped))}")
     tables = [table for table in (_calibration(report), _comparison(report)) if table]
     return Group(Text("\n".join(lines)), *tables)
 
 
 def _calibration(report: FinetuneReport) -> Table | None:
-    """Errors of the whole network against its full attention."""
+    """Build the table of the network's errors against its full attention."""
     if report.calibration is None:
         return None
     rows = [
@@ -117,7 +117,7 @@ def _calibration(report: FinetuneReport) -> Table | None:
 
 
 def _comparison(report: FinetuneReport) -> Table | None:
-    """Losses before and after, with the control's beside that of full attention."""
+    """Build the table of losses before and after, and of the control."""
     comparison = report.comparison
     if comparison is None:
         return None
@@ -134,6 +134,6 @@ def _comparison(report: FinetuneReport) -> Table | None:
     caption = f"mean loss of {comparison.num_images} draws, the same for all"
     if control:
         caption += (
-            "\ncontrol: as many steps with full attention in every block; what it gains, too, is no mediators' doing"
+            "\ncontrol: as many steps with full attention in every block; a gain it shows too is not due to mediators"
         )
     return table_of(("mediators", "loss before", "after", "control"), rows, caption=caption)

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 MIB = 2**20
-KIB_PER_MIB = 2**10
+KIB = 2**10
+KIB_PER_MIB = MIB // KIB
 PROCESS = Path("/proc/self")
 RESET_PEAK = "5"
 """Written to `clear_refs`, it resets the peak of resident memory (`man 5 proc`)."""
@@ -60,3 +61,32 @@ def _status_mib(name: str) -> float:
     if found is None:
         raise ValueError(f"this system's process status has no {name}")
     return int(found[1]) / KIB_PER_MIB
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Return how much memory can still be allocated on a device; None: not available on this system."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    found = [_meminfo_bytes(), _cgroup_bytes()]
+    return min((value for value in found if value is not None), default=None)
+
+
+def _meminfo_bytes() -> int | None:
+    """Read the memory that Linux estimates to be available without swapping."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", text, flags=re.MULTILINE)
+    return int(found[1]) * KIB if found else None
+
+
+def _cgroup_bytes(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Read what a container's memory limit leaves."""
+    try:
+        limit, used = ((folder / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+        return int(limit) - int(used)
+    except (OSError, ValueError):  # no such control group, or "max": no limit
+        return None

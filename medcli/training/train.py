@@ -106,7 +106,7 @@ def train(
         distributed.broadcast_object(snapshots.clean)
         stack.enter_context(distributed.quiet_ddp_warnings())
         stack.enter_context(tf32(distributed.device))
-        stack.enter_context(_narrow_blocks(model, teacher, config, distributed.device))
+        stack.enter_context(narrow_blocks(model, teacher, config, distributed.device))
         trainer = Trainer(model, teacher, config, distributed)
         session = Session(
             trainer,
@@ -176,9 +176,10 @@ def _take_folder(stack: ExitStack, folder: Path, model: DiffusionTransformer, co
 
 
 @contextmanager
-def _narrow_blocks(
+def narrow_blocks(
     model: DiffusionTransformer, teacher: DiffusionTransformer | None, config: TrainConfig, device: torch.device
 ) -> Iterator[None]:
+    """Run the blocks in the run's number format inside the `with`, with activation checkpointing if configured."""
     dtype = DTYPES[config.dtype]
     with (
         called_with(_blocks(model), device=device, dtype=dtype, is_checkpointed=config.checkpoint_activations),

@@ -104,12 +104,16 @@ class Trainer:
             group["lr"] = self.config.lr if lr is None else lr
         losses = self.gradients(batch)
         self._observe(batch.t_B, losses.rows)
+        return StepResult(losses.means, whole(self.update()))
+
+    def update(self) -> Tensor:
+        """Clip the gradients, step the optimizer and move the average; return the gradients' norm before clipping."""
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.forget_gradients()
         self.ema.update()
-        return StepResult(losses.means, whole(grad_norm))
+        return grad_norm
 
     def gradients(self, batch: TrainBatch) -> PassLosses:
         """Compute the gradients of a batch, averaged over processes; they equal those of one pass up to rounding."""

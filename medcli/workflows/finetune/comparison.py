@@ -50,7 +50,7 @@ def losses_of(setup: FinetuneSetup, model: DiffusionTransformer) -> dict[int, fl
         seed=setup.training.seed,
         loss=setup.training.loss,
         num_images=setup.num_evaluated,
-        batch_size=min(setup.num_evaluated, setup.step.micro_batch_size),
+        batch_size=min(setup.num_evaluated, setup.micro_batch_size),
     )
 
 

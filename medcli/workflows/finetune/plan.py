@@ -1,4 +1,4 @@
-"""What a run would do and take, without doing it: `medcli finetune --dry-run`. Nothing is written."""
+"""Plan of a run, with measured memory and time: `medcli finetune --dry-run`. Nothing is written."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for
 from medcli.training.batches import Batches
 from medcli.training.config import AUTO
-from medcli.training.memory_estimate import MemoryEstimate, estimate_memory
 from medcli.training.optimizers import NUM_MOMENTS
 from medcli.training.selection import ParameterGroup
-from medcli.training.step_pieces import FLOAT_BYTES
-from medcli.training.time_estimate import TimeEstimate, count_shares, estimate_seconds
+from medcli.training.step_trial import FLOAT_BYTES, StepMemory, StepTime, StepTrial, count_shares, try_step
 from medcli.workflows.finetune.comparison import CONTROL
 from medcli.workflows.finetune.previews import FOLDER
 from medcli.workflows.finetune.record import RECORD
 from medcli.workflows.finetune.request import FinetuneRequest
-from medcli.workflows.finetune.setup import CHECKPOINT, STATES, FinetuneSetup, set_up
+from medcli.workflows.finetune.run import load_teacher
+from medcli.workflows.finetune.setup import CHECKPOINT, STATES, FinetuneSetup, set_up, token_bytes
 from medcli.workflows.finetune.trackers import require_trackers
 
-TRIED_IMAGES = 8
-"""Images that are read to see how long that takes."""
+CPU_TRIED_BYTES = 2**22
+"""Limit of the measured micro-batch on a CPU, in bytes of tokens between two blocks; larger ones are extrapolated."""
+READ_IMAGES = 8
+"""Number of images that are read to time the data."""
 METRICS = "metrics.jsonl"
 GIGA = 1e9
 TRAINING_PASSES = 3
-"""Forward passes that the products of a forward and a backward pass come to."""
+"""MACs of a forward and a backward pass, in forward passes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetunePlan:
-    """What a run would do and take."""
+    """Settings of a run and its measured cost."""
 
     model: str
     family: str
@@ -45,68 +46,68 @@ class FinetunePlan:
     """Blocks with mediators."""
     depth: int
     counts: tuple[int, ...]
-    """Mediator counts trained; 0 is full attention."""
+    """Mediator counts trained; 0: full attention."""
     ladder_rule: str
     timesteps: str
-    """How training times are drawn: `even` or `loss`."""
+    """Distribution of training times: `even` or `loss`."""
     groups: tuple[ParameterGroup, ...]
     data: str
     num_images: int
-    """Images in the data set."""
+    """Number of images in the data set."""
     steps: int
     steps_done: int
-    """Steps that saved states in the folder already hold."""
+    """Steps done by the newest saved state of the output folder."""
     global_batch_size: int
     micro_batch_size: int
-    """Images of one pass in one process."""
+    """Number of images of a forward pass in one process."""
     processes: int
     device: str
     gmacs_per_step: float
-    """Of all processes, forward and backward, in the papers' convention, in the mean over the counts."""
-    memory: MemoryEstimate
-    """Of one process."""
-    time: TimeEstimate
+    """GMACs of all processes, forward and backward, in the papers' convention, averaged over the counts."""
+    memory: StepMemory
+    """Memory of one process."""
+    time: StepTime
     data_secs: float
-    """To make one process's share of a batch, in a thread beside the step."""
+    """Seconds to read one process's rows of a batch, in a thread beside the step."""
     state_bytes: int
-    """One saved state."""
+    """Size of a saved state."""
     num_states: int
-    """States on the disk at once, the one being written included."""
+    """Maximum number of states on the disk, the one being written included."""
     output: str
     files: tuple[str, ...]
 
     @property
     def num_trained(self) -> int:
-        """Parameters that change."""
+        """Number of trained parameters."""
         return sum(group.num_trained for group in self.groups)
 
     @property
     def num_frozen(self) -> int:
-        """Parameters that stay."""
+        """Number of frozen parameters."""
         return sum(group.num_frozen for group in self.groups)
 
     @property
     def images_seen(self) -> int:
-        """Over all steps."""
+        """Number of images of all steps."""
         return self.steps * self.global_batch_size
 
     @property
     def epochs(self) -> float:
-        """Times the run sees each image."""
+        """Number of epochs."""
         return self.images_seen / self.num_images
 
     @property
     def step_secs(self) -> float:
-        """Of a step: computing, or making its data where that takes longer."""
+        """Seconds of a step: computing, or reading its data if that takes longer."""
         return max(self.time.passes + self.time.update, self.data_secs)
 
     @property
     def total_secs(self) -> float:
-        """Of the steps that are left; pictures and saving not counted."""
+        """Seconds of the remaining steps, without previews and saving."""
         return self.step_secs * max(0, self.steps - self.steps_done)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, units in the names."""
+        """Return plain JSON values, units in the names."""
         names = (
             *("model", "family", "resolution_px", "depth", "ladder_rule", "data", "num_images", "steps", "steps_done"),
             *("global_batch_size", "micro_batch_size", "processes", "device", "gmacs_per_step", "data_secs"),
@@ -129,23 +130,24 @@ class FinetunePlan:
 
 
 def plan_finetune(request: FinetuneRequest, reporter: Reporter, *, clock: Clock | None = None) -> FinetunePlan:
-    """Work out what a run would do and take.
+    """Set up a run, train on single micro-batches and scale their memory and time to a step.
 
-    Memory comes from shapes and from one block of each kind that is run for it; time from blocks, an update and some
-    images that are timed here and added up. Compilation, previews and saving are not counted.
+    Compilation, previews and saving are not included.
 
     Args:
         request: The run.
-        reporter: Told what is worth a remark.
+        reporter: Notified of warnings.
         clock: Replaces the device's clock.
 
     Raises:
-        MedcliError: For all that would stop the run before its first step, but for states of another run in its folder.
+        MedcliError: For everything that would stop the run before its first step, except states of another run in its
+            folder.
     """
     setup = set_up(request, reporter)
     require_trackers(setup)
-    step, training, config = setup.step, setup.training, setup.config
+    training, config = setup.training, setup.config
     clock = clock or clock_for(setup.device, torch.get_num_threads())
+    trial = _trial(setup, clock)
     return FinetunePlan(
         model=setup.start.name,
         family=config.family,
@@ -162,13 +164,13 @@ def plan_finetune(request: FinetuneRequest, reporter: Reporter, *, clock: Clock 
         steps=training.steps,
         steps_done=_steps_done(setup),
         global_batch_size=training.global_batch_size,
-        micro_batch_size=step.micro_batch_size,
+        micro_batch_size=setup.micro_batch_size,
         processes=setup.processes.count,
         device=str(setup.device),
         gmacs_per_step=_gmacs_per_step(setup),
-        memory=estimate_memory(step, setup.device),
-        time=estimate_seconds(step, training.ladder_rule, setup.device, clock),
-        data_secs=_data_secs(setup, step.num_images, clock),
+        memory=trial.memory,
+        time=trial.time,
+        data_secs=_data_secs(setup, setup.share, clock),
         state_bytes=_state_bytes(setup),
         num_states=training.keep_last + 1,
         output=str(setup.output),
@@ -176,8 +178,28 @@ def plan_finetune(request: FinetuneRequest, reporter: Reporter, *, clock: Clock 
     )
 
 
+def _trial(setup: FinetuneSetup, clock: Clock) -> StepTrial:
+    """Measure a micro-batch."""
+    model = setup.start.load(dtype=torch.float32)
+    setup.selection.apply(model)
+    num_tried = setup.micro_batch_size
+    if setup.device.type == "cpu":
+        num_tried = max(1, min(num_tried, CPU_TRIED_BYTES // token_bytes(setup.config)))
+    return try_step(
+        model,
+        load_teacher(setup),
+        setup.data,
+        setup.training,
+        device=setup.device,
+        num_images=setup.share,
+        micro_batch_size=setup.micro_batch_size,
+        num_tried=num_tried,
+        clock=clock,
+    )
+
+
 def _steps_done(setup: FinetuneSetup) -> int:
-    """What the names of the states in the folder say."""
+    """Read the steps done from the names of the states in the folder."""
     if setup.training.resume != AUTO:
         return 0
     steps = (int(file.stem.rpartition("-")[2]) for file in setup.output.glob(STATES))
@@ -194,21 +216,21 @@ def _gmacs_per_step(setup: FinetuneSetup) -> float:
 
 
 def _data_secs(setup: FinetuneSetup, num_images: int, clock: Clock) -> float:
-    """What making a process's share of a batch takes, from a few images of it."""
-    rows = range(min(TRIED_IMAGES, num_images))
+    """Time the reading of a few images and scale it to a process's rows of a batch."""
+    rows = range(min(READ_IMAGES, num_images))
     batches = Batches.of(setup.data, setup.training, setup.config, rows=rows, device=setup.device)
     batches.draw(0)
     return clock.time(lambda: batches.draw(1)).wall_seconds * num_images / len(rows)
 
 
 def _state_bytes(setup: FinetuneSetup) -> int:
-    """Weights, and of what is trained the average and the optimiser's moments."""
+    """Size of a state: weights, and the average and moments of what is trained."""
     kept = 1 + NUM_MOMENTS[setup.training.optimizer]
     return FLOAT_BYTES * (num_params(setup.config) + kept * setup.selection.num_trained)
 
 
 def _files(setup: FinetuneSetup) -> tuple[str, ...]:
-    """What the folder will hold."""
+    """List the files the run will write."""
     request = setup.request
     wanted = {
         RECORD: True,

@@ -97,6 +97,11 @@ def finetune(request: FinetuneRequest, reporter: Reporter) -> FinetuneReport:
     return report
 
 
+def load_teacher(setup: FinetuneSetup) -> DiffusionTransformer | None:
+    """Load the network that is distilled; None: no distillation."""
+    return None if setup.teacher is None else setup.teacher.load(dtype=torch.float32)
+
+
 def _compared(setup: FinetuneSetup, before: Mapping[int, float], weights: Mapping[str, Tensor]) -> Comparison:
     after = losses_of(setup, averaged_model(setup, weights))
     return Comparison(num_images=setup.num_evaluated, before=before, after=after)
@@ -143,7 +148,7 @@ class _FinetuneRun:
                 setup.training,
                 setup.output,
                 self._reporter,
-                teacher=self._teacher(),
+                teacher=load_teacher(setup),
                 identity=setup.identity,
                 on_save=self._on_save,
                 on_log=self._on_log,
@@ -152,10 +157,6 @@ class _FinetuneRun:
             for tracker in self._trackers:
                 tracker.close()
         return replace(self._written(result), calibration=calibration), result.ema
-
-    def _teacher(self) -> DiffusionTransformer | None:
-        teacher = self._setup.teacher
-        return None if teacher is None else teacher.load(dtype=torch.float32)
 
     def _on_log(self, line: Mapping[str, Any]) -> None:
         self._begin()

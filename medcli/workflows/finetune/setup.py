@@ -15,10 +15,10 @@ from medcli.config import ModelConfig
 from medcli.data.datasets import open_training_set
 from medcli.data.training_set import TrainingSet
 from medcli.errors import CheckpointError, ConfigError
+from medcli.model.layout import blocks
 from medcli.network import Network
 from medcli.runtime.device import own_device
 from medcli.runtime.files import file_sha256
-from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, launch_remark, this_process
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.calibration import check_calibration
@@ -27,7 +27,6 @@ from medcli.training.distributed import equal_share
 from medcli.training.masking import mask_sites
 from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
-from medcli.training.step_pieces import StepShape, stream_bytes
 from medcli.workflows.finetune.initial_model import (
     NO_AUTOENCODER,
     initial_network,
@@ -47,8 +46,8 @@ STATES = "state-*.safetensors"
 """Names of its training states."""
 DEFAULT_EVALUATED = 512
 """Images that the loss is measured on for each count, before and after a run with a control."""
-CPU_STREAM_BYTES = 2**21
-"""What one block hands to the next, for all images of a pass on a CPU, is at most this where nobody says otherwise."""
+CPU_TOKEN_BYTES = 2**21
+"""Default limit, on a CPU, of the size of a micro-batch's tokens between two blocks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,29 +92,21 @@ class FinetuneSetup:
         return named
 
     @property
+    def share(self) -> int:
+        """Number of images of a step in one process."""
+        return math.ceil(self.training.global_batch_size / self.processes.count)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Number of images of a forward pass."""
+        return min(self.share, self.training.micro_batch_size or self.share)
+
+    @property
     def num_evaluated(self) -> int:
         """Images that losses are measured on before and after."""
         if self.request.num_evaluated is None:
             return DEFAULT_EVALUATED if self.request.control else 0
         return self.request.num_evaluated
-
-    @property
-    def step(self) -> StepShape:
-        """What one process does in a step."""
-        training = self.training
-        share = math.ceil(training.global_batch_size / self.processes.count)
-        return StepShape(
-            config=self.config,
-            selection=self.selection,
-            counts=training.counts,
-            num_images=share,
-            micro_batch_size=min(share, training.micro_batch_size or share),
-            dtype=DTYPES[training.dtype],
-            is_checkpointed=training.checkpoint_activations,
-            teacher=self.teacher.config if self.teacher else None,
-            is_masked=training.masking is not None,
-            optimizer=training.optimizer,
-        )
 
 
 def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
@@ -214,15 +205,21 @@ def _training(request: FinetuneRequest, start: Network) -> TrainConfig:
 
 
 def _in_pieces(training: TrainConfig, config: ModelConfig, device: torch.device, processes: Processes) -> TrainConfig:
-    """On a CPU, where nobody says otherwise, take so few images at once that they stay near the processor.
+    """Choose a micro-batch size on a CPU, if none is given, small enough for the processor's cache.
 
-    A tenth quicker than all at once, and a fraction of the memory (docs/finetuning.md).
+    This is a tenth faster than the whole batch at once and takes a fraction of the memory (docs/finetuning.md).
     """
     if training.micro_batch_size is not None or device.type != "cpu":
         return training
     share = math.ceil(training.global_batch_size / processes.count)
-    num_pieces = math.ceil(share * stream_bytes(config) / CPU_STREAM_BYTES)
+    num_pieces = math.ceil(share * token_bytes(config) / CPU_TOKEN_BYTES)
     return replace(training, micro_batch_size=math.ceil(share / num_pieces))
+
+
+def token_bytes(config: ModelConfig) -> int:
+    """Size of one image's tokens between two blocks, float32."""
+    first = blocks(config)[0]
+    return torch.float32.itemsize * first.num_tokens * first.width
 
 
 def _trained_counts(ladder: tuple[int, ...], train_dense: bool | None) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""Train a small model in a process of its own and say what it took: `python measure_memory.py`.
+"""Estimate the peak memory of a small run, then measure it: `python measure_memory.py BATCH MICRO all FAMILY`.
 
-A small run first: libraries take memory when they are first used, which is not the run's.
+A small run goes first: libraries take memory when they are first used, which is not the run's.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from medcli.data.training_set import ArraySet
 from medcli.model.backbone import DiffusionTransformer, initialise
 from medcli.runtime.memory import MIB, peak_memory_mib
 from medcli.runtime.reporting import Silent
+from medcli.runtime.timing import clock_for
 from medcli.training.config import TrainConfig
-from medcli.training.memory_estimate import estimate_memory
 from medcli.training.selection import select
-from medcli.training.step_pieces import StepShape
+from medcli.training.step_trial import try_step
 from medcli.training.train import train
 
+CPU = torch.device("cpu")
 ENTRIES = (0, 4, 16)
 WIDE = ModelConfig(
     family="sit",
@@ -58,13 +59,20 @@ def counts_of(config: ModelConfig) -> tuple[int, ...]:
     return (0, *config.mediators)
 
 
-def run(config: ModelConfig, batch_size: int, micro_batch_size: int, what: str, **more: bool) -> None:
+def data_of(config: ModelConfig) -> ArraySet:
     side = config.latent_size
-    data = ArraySet("random", torch.randn(16, 4, side, side), torch.zeros(16, dtype=torch.long))
+    return ArraySet("random", torch.randn(16, 4, side, side), torch.zeros(16, dtype=torch.long))
+
+
+def model_of(config: ModelConfig, what: str) -> DiffusionTransformer:
     model = DiffusionTransformer(config)
     initialise(model, 0)
     select(config, what).apply(model)
-    settings = TrainConfig(
+    return model
+
+
+def settings(config: ModelConfig, batch_size: int, micro_batch_size: int, **more: bool) -> TrainConfig:
+    return TrainConfig(
         steps=4,
         global_batch_size=batch_size,
         micro_batch_size=micro_batch_size,
@@ -72,27 +80,36 @@ def run(config: ModelConfig, batch_size: int, micro_batch_size: int, what: str, 
         save_every=4,
         **more,
     )
+
+
+def run(config: ModelConfig, batch_size: int, micro_batch_size: int, what: str, **more: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        train(model, data, settings, Path(folder) / "run", Silent())
+        train(
+            model_of(config, what),
+            data_of(config),
+            settings(config, batch_size, micro_batch_size, **more),
+            Path(folder) / "run",
+            Silent(),
+        )
 
 
 def main(batch_size: int, micro_batch_size: int, what: str, family: str = "sit", *more: str) -> None:
     torch.set_num_threads(1)
     run(WARM, 2, 2, what)
-    config = CONFIGS[family]
-    step = StepShape(
-        config=config,
-        selection=select(config, what),
-        counts=counts_of(config),
+    config, given = CONFIGS[family], dict.fromkeys(more, True)
+    trial = try_step(
+        model_of(config, what),
+        None,
+        data_of(config),
+        settings(config, batch_size, micro_batch_size, **given),
+        device=CPU,
         num_images=batch_size,
         micro_batch_size=micro_batch_size,
-        is_checkpointed="checkpoint_activations" in more,
+        num_tried=micro_batch_size,
+        clock=clock_for(CPU, 1),
     )
-    estimate = estimate_memory(step, torch.device("cpu"))
-    peak = peak_memory_mib(
-        lambda: run(config, batch_size, micro_batch_size, what, **dict.fromkeys(more, True)), torch.device("cpu")
-    )
-    print(json.dumps({"estimate_mib": estimate.total / MIB, "peak_mib": peak}))
+    peak = peak_memory_mib(lambda: run(config, batch_size, micro_batch_size, what, **given), CPU)
+    print(json.dumps({"estimate_mib": trial.memory.total / MIB, "peak_mib": peak}))
 
 
 if __name__ == "__main__":
