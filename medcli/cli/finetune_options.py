@@ -289,7 +289,7 @@ DryRunOpt = Annotated[
     typer.Option(
         "-n",
         "--dry-run",
-        help="Say what would be trained and what it takes; write nothing.",
+        help="Show what would be trained and its measured memory and time; write nothing.",
         rich_help_panel=options.OUTPUT,
     ),
 ]

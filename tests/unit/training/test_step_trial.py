@@ -95,7 +95,9 @@ def test_activations_grow_with_the_images_and_less_is_kept_of_frozen_or_checkpoi
     checkpointed = tried(dataclasses.replace(CONFIG, checkpoint_activations=True)).memory
     assert checkpointed.activations < whole.memory.activations / 1.5
     assert tried(dataclasses.replace(CONFIG, counts=(0,))).memory.activations <= whole.memory.activations
-    assert tried(dataclasses.replace(CONFIG, masking=Masking(where="input")), MDT_MODEL).memory.is_accumulated
+    assert tried(
+        dataclasses.replace(CONFIG, counts=(0,), masking=Masking(where="input")), MDT_MODEL
+    ).memory.is_accumulated
 
 
 def test_a_part_of_the_micro_batch_is_scaled_to_all_of_it():
