@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from medcli.model.shapes import num_params
 
 from medcli.errors import EnvironmentProblem
+from medcli.model.layout import num_params
 from medcli.runtime.timing import Clock
 from medcli.training import step_trial
 from medcli.training.config import TrainConfig
