@@ -1,1 +1,1 @@
-"""What `medcli analyze` does."""
+"""Redundancy of attention and change of latents during sampling."""

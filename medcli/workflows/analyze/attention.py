@@ -1,4 +1,4 @@
-"""What was seen of attention, summed up: maps of layers by steps, and the papers' two observations put to the test."""
+"""Maps of attention redundancy by layer and step, and tests of the papers' two observations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 from medcli.engine.attention_observer import LayerScores
 
-# Dimension key: D layers, I images, L watched steps, H heads of a layer.
+# Dimension key: D layers, I images, L observed steps, H heads of a layer.
 
 Floats = npt.NDArray[np.float64]
 
 SIGMAS = 2
-"""Standard errors a difference must be above to count as seen."""
+"""A difference must exceed this many standard errors to count."""
 QUARTER = 4
-"""Early and late are the first and the last of this many parts of the watched steps."""
+"""Early and late are the first and the last of this many parts of the observed steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,33 +31,33 @@ class AttentionMap:
     error_DL: Floats
     """Its standard error over images, the choice of pairs included."""
     distinct_DL: Floats
-    """How many queries of the most demanding head really differ, mean over images."""
+    """Number of distinct queries of the most demanding head, mean over images."""
     heads: tuple[Floats, ...]
-    """(L, H) mean divergence of each head, a layer each."""
+    """(L, H) mean divergence of each head, one array per layer."""
     by_image_DIL: Floats
     """Mean divergence over heads of each image."""
     num_tokens: tuple[int, ...]
     """Queries of a head, by layer: the most that can differ."""
 
-    def is_early(self) -> slice:
-        """The first quarter of the watched steps, at least one."""
+    def early(self) -> slice:
+        """Return the first quarter of the observed steps, at least one."""
         return slice(0, max(1, self.redundancy_DL.shape[1] // QUARTER))
 
-    def is_late(self) -> slice:
-        """The last quarter."""
+    def late(self) -> slice:
+        """Return the last quarter."""
         return slice(-max(1, self.redundancy_DL.shape[1] // QUARTER), None)
 
     def change_D(self) -> tuple[Floats, Floats]:
-        """By how much the divergence rises from early to late in each layer, (D,), and its standard error."""
-        rise_DI = self.by_image_DIL[..., self.is_late()].mean(2) - self.by_image_DIL[..., self.is_early()].mean(2)
+        """Return the rise of the divergence from early to late in each layer, (D,), and its standard error."""
+        rise_DI = self.by_image_DIL[..., self.late()].mean(2) - self.by_image_DIL[..., self.early()].mean(2)
         return rise_DI.mean(1), _standard_error(rise_DI)
 
 
-def summed_up(layers: Sequence[LayerScores], num_tokens: Sequence[int]) -> AttentionMap:
+def average(layers: Sequence[LayerScores], num_tokens: Sequence[int]) -> AttentionMap:
     """Average over heads and images.
 
     Args:
-        layers: What was seen, complete, of at least two images.
+        layers: Complete scores of at least two images.
         num_tokens: Tokens of each layer.
     """
     by_image_DIL = np.stack([seen.divergence_ILH.mean(axis=2) for seen in layers])
@@ -72,33 +72,33 @@ def summed_up(layers: Sequence[LayerScores], num_tokens: Sequence[int]) -> Atten
 
 
 def _standard_error(values: Floats) -> Floats:
-    """Of the mean over the last axis, which are images."""
+    """Return the standard error of the mean over the last axis, images."""
     return np.asarray(values.std(axis=-1, ddof=1) / math.sqrt(values.shape[-1]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observation:
-    """One of the papers' observations, as found here."""
+    """Test of one of the papers' observations."""
 
     holds: bool
     text: str
-    """What was found, in one sentence with its figures."""
+    """Result in one sentence with its figures."""
     values: dict[str, Any]
-    """The figures."""
+    """Figures by name."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         rounded = {name: round(v, 6) if isinstance(v, float) else v for name, v in self.values.items()}
         return {"holds": self.holds, "text": self.text, **rounded}
 
 
 def redundant_early(seen: AttentionMap) -> Observation:
-    """Whether queries are redundant in the early steps.
+    """Test if queries are redundant in the early steps.
 
-    "Redundant" is taken for: in the mean over layers fewer than half of the queries really differ, the share under
-    which mediators cost less than full attention. Source of the observation: arXiv 2408.05710, section 3.
+    "Redundant" means that, averaged over layers, fewer than half of the queries are distinct, the share below which
+    mediators cost less than full attention. Source of the observation: arXiv 2408.05710, section 3.
     """
-    early = seen.is_early()
+    early = seen.early()
     divergence = float(seen.redundancy_DL[:, early].mean())
     share_D = seen.distinct_DL[:, early].mean(axis=1) / np.array(seen.num_tokens)
     share = float(share_D.mean())
@@ -112,9 +112,9 @@ def redundant_early(seen: AttentionMap) -> Observation:
 
 
 def falls_with_progress(seen: AttentionMap) -> Observation:
-    """Whether redundancy falls, that is divergence rises, from the first quarter of the way to the last."""
+    """Test if redundancy falls, that is divergence rises, from the first quarter of the way to the last."""
     rise_D, error_D = seen.change_D()
-    rise_I = seen.by_image_DIL[..., seen.is_late()].mean((0, 2)) - seen.by_image_DIL[..., seen.is_early()].mean((0, 2))
+    rise_I = seen.by_image_DIL[..., seen.late()].mean((0, 2)) - seen.by_image_DIL[..., seen.early()].mean((0, 2))
     rise, error = float(rise_I.mean()), float(_standard_error(rise_I))
     less = [layer for layer, up in enumerate(rise_D > SIGMAS * error_D) if up]
     more = [layer for layer, down in enumerate(rise_D < -SIGMAS * error_D) if down]
@@ -127,14 +127,14 @@ def falls_with_progress(seen: AttentionMap) -> Observation:
 
 
 def layer_words(numbers: Sequence[int]) -> str:
-    """Rising layer numbers in a sentence."""
+    """Format rising layer numbers for a sentence."""
     if not numbers:
         return "no layer"
     return f"layer{'s' if len(numbers) > 1 else ''} {ranges(numbers)}"
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Rising numbers as `--layers` takes them: `0-3,8`."""
+    """Format rising numbers for `--layers`: `0-3,8`."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:

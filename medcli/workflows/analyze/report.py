@@ -1,4 +1,4 @@
-"""What an analysis found, as values and as the JSON of `analysis.json`."""
+"""Results of an analysis, and their JSON."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from medcli.workflows.analyze.suggestion import Suggestion
 # Dimension key: D layers, I images, L solver steps.
 
 KIND = "medcli-analysis"
-"""What `analysis.json` says it is."""
+"""Value of `kind` in `analysis.json`."""
 FORMAT_VERSION = 1
 DIGITS = 6
-"""Significant digits of numbers in the file: as many as sampling is exact to."""
+"""Significant digits of numbers in the file, the precision of sampling."""
 MEANING = "mean Jensen-Shannon divergence between the attention of different queries, in nats; low is redundant"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionFindings:
-    """What attention showed."""
+    """Results on attention."""
 
     seen: AttentionMap
     steps: tuple[int, ...]
-    """Solver steps that were watched."""
+    """Observed solver steps."""
     progress: tuple[float, ...]
-    """Where on the way each of them starts, in [0, 1)."""
+    """Progress at the start of each, in [0, 1)."""
     is_exact: bool
-    """Whether all pairs of queries were compared in every layer."""
+    """All pairs of queries were compared in every layer."""
     pair_error: float
-    """Largest standard error of one image's head by the choice of pairs, nats."""
+    """Largest standard error of one head of one image due to the choice of pairs, nats."""
     observations: Mapping[str, Observation]
-    """The papers' observations by name."""
+    """Tests of the papers' observations, by name."""
     suggestion: Suggestion
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; lists of lists are layers by watched steps."""
+        """Return plain JSON values; lists of lists are layers by observed steps."""
         seen = self.seen
         return {
             "layers": list(range(len(seen.redundancy_DL))),
@@ -65,30 +65,30 @@ class AttentionFindings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnalyzeReport:
-    """The analysis."""
+    """Report of an analysis."""
 
     output: str
     model: str
     settings: dict[str, Any]
-    """All that decides what is found, hashes of the checkpoint included."""
+    """All settings that determine the result, including hashes of the checkpoint."""
     num_images: int
     num_steps: int
     attention: AttentionFindings | None
-    """None if it was not asked for."""
+    """None with `--no-attention`."""
     distances: dict[str, Floats]
     """(I, L) by name of the distance."""
     triggers: dict[str, tuple[Trigger, ...]]
-    """What each threshold would do, by name of the distance."""
+    """Moves triggered by each threshold, by name of the distance."""
     warmup_steps: int
     convert: str | None
-    """The command that acts on the suggestion, if there is one."""
+    """Command that applies the suggestion, if there is one."""
 
     def to_json(self) -> dict[str, Any]:
-        """What `analysis.json` holds, and where it is."""
+        """Return the content of `analysis.json` and its folder."""
         return {"output": self.output, **self.to_file()}
 
     def to_file(self) -> dict[str, Any]:
-        """What `analysis.json` holds; keys as in docs/analysis.md."""
+        """Return the content of `analysis.json`; keys as in docs/analysis.md."""
         return {
             "kind": KIND,
             "format_version": FORMAT_VERSION,
@@ -125,7 +125,7 @@ class AnalyzeReport:
 
 
 def _plain(values: Floats | float | None) -> Any:
-    """Lists of rounded numbers; None where there is none."""
+    """Round numbers, as lists; None for NaN."""
     if values is None:
         return None
     if isinstance(values, np.ndarray):

@@ -1,4 +1,4 @@
-"""Look at a model while it samples: how redundant its attention is, and how its latents calm down."""
+"""Analyse a model while it samples: redundancy of its attention, and change of its latents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from medcli.sampler_config import ADAPTIVE_SOLVERS
 from medcli.scores.redundancy import num_rings
 from medcli.settings.analysis import AnalyzeRequest
 from medcli.settings.sampling import SampleRequest
-from medcli.workflows.analyze.attention import Floats, falls_with_progress, ranges, redundant_early, summed_up
+from medcli.workflows.analyze.attention import Floats, average, falls_with_progress, ranges, redundant_early
 from medcli.workflows.analyze.pictures import draw_change, draw_map
 from medcli.workflows.analyze.report import AnalyzeReport, AttentionFindings
 from medcli.workflows.analyze.suggestion import Suggestion, suggest
@@ -39,7 +39,7 @@ ANALYSIS, MAP, CHANGE = "analysis.json", "redundancy.png", "change.png"
 
 
 def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
-    """Sample with full attention, looking on, and write what was seen into a new folder.
+    """Sample with full attention, observe it, and write the results into a new folder.
 
     Raises:
         MedcliError: For anything the user can fix; then nothing is left behind.
@@ -52,10 +52,10 @@ def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
     output = request.output or Path("analysis") / f"{stem}-{seed}"
     refuse_existing(output, force=request.force)
     warn_if_slow(DTYPES[request.sampling.dtype], device, reporter)
-    # The folder is tried before the work, and gets its name once everything is in it.
+    # The folder is created before the work, and gets its name once it is complete.
     with atomic_folder(output, force=request.force) as folder:
         model = setup.networks[0].load(device=device, dtype=DTYPES[request.sampling.dtype])
-        distances, watch = _look_on(request, setup, model, sampler, reporter)
+        distances, watch = _observe(request, setup, model, sampler, reporter)
         attention = None if watch is None else _findings(watch, setup, request.pairs, sampler.num_steps)
         report = _report(request, setup, output, sampler, distances, attention)
         _write(folder, report)
@@ -63,7 +63,7 @@ def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
 
 
 def _check(request: AnalyzeRequest, setup: SampleSetup) -> Sampler:
-    """Refuse what can't be analysed before anything is loaded; the sampler if all is well."""
+    """Check the request before loading anything, and return the sampler."""
     if request.sampling.num_images < 2:
         raise ConfigError("one image shows no spread", hint="use --num-images 2 or more")
     if setup.plan.schedule.kind != "full":
@@ -86,15 +86,15 @@ def _check(request: AnalyzeRequest, setup: SampleSetup) -> Sampler:
     return sampler
 
 
-def _look_on(
+def _observe(
     request: AnalyzeRequest, setup: SampleSetup, model: DiffusionTransformer, sampler: Sampler, reporter: Reporter
 ) -> tuple[dict[str, Floats], AttentionObserver | None]:
-    """Make the images and keep what was seen of them; the images themselves are not wanted."""
+    """Sample with observers and return their results; the images are discarded."""
     indices, networks = range(request.sampling.num_images), ladder_networks(model, setup.plan.schedule.counts)
     distances, watch = Distances(indices, sampler.num_steps), None
     observers: list[Observer] = [distances]
     if request.attention:
-        steps = watched_steps(sampler.num_steps, request.points)
+        steps = observed_steps(sampler.num_steps, request.points)
         watch = AttentionObserver(model, indices, steps, seed=setup.plan.seed, max_pairs=request.pairs)
         networks = tuple(map(watch.wrapped, networks))
         observers.append(watch)
@@ -104,19 +104,19 @@ def _look_on(
     return distances.distance_IL, watch
 
 
-def watched_steps(num_steps: int, points: int) -> tuple[int, ...]:
-    """Rising solver steps spread evenly from the first to the last.
+def observed_steps(num_steps: int, points: int) -> tuple[int, ...]:
+    """Return rising solver steps, evenly spaced from the first to the last.
 
     Args:
         num_steps: Solver steps of an image.
-        points: How many, if there are so many.
+        points: Most steps.
     """
     return tuple(sorted({round(place) for place in np.linspace(0, num_steps - 1, points)}))
 
 
 def _findings(watch: AttentionObserver, setup: SampleSetup, max_pairs: int, num_steps: int) -> AttentionFindings:
     num_tokens = tuple(block.num_tokens for block in blocks(setup.config))
-    seen = summed_up(watch.layers, num_tokens)
+    seen = average(watch.layers, num_tokens)
     return AttentionFindings(
         seen=seen,
         steps=watch.steps,
@@ -156,7 +156,7 @@ def _report(
 
 
 def _convert_line(request: SampleRequest, config: ModelConfig, suggestion: Suggestion) -> str | None:
-    """The command that makes what is suggested; None for a model that has mediators, or where none are suggested."""
+    """Return the command that applies the suggestion; None without one, or for a model that has mediators."""
     if request.network.checkpoint is None or config.mediators or not suggestion.layers:
         return None
     words = ["medcli", "convert", str(request.network.checkpoint)]

@@ -1,9 +1,9 @@
-"""Which layers could do with mediators, and with how many, read off the attention of the dense model.
+"""Suggest layers and mediator counts from the attention of the dense model.
 
-n mediators carry at most ln n nats from a query to a key: whatever the query, it reaches the keys through one of n
-summaries, and a step between cannot add information. Full attention carries I = ln D nats where D queries "really
-differ" (`medcli.scores.redundancy`). So n >= D is necessary, and D, not the number of tokens, is what a layer asks
-for. It is not sufficient, and training changes attention: the suggestion is a place to start, not a verdict.
+n mediators carry at most ln n nats from a query to a key: every query reaches the keys through one of n
+summaries, and an intermediate step cannot add information. Full attention carries I = ln D nats if D queries are
+distinct (`medcli.scores.redundancy`). So n >= D is necessary, and D, not the number of tokens, is what a layer needs.
+It is not sufficient, and training changes attention: the suggestion is a starting point.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from medcli.engine.cost import pass_gmacs
 from medcli.workflows.analyze.attention import AttentionMap, layer_words
 
 SHARE = 4
-"""Mediators pay below half of the tokens; a quarter halves what attention costs, and leaves room for a guess."""
+"""Mediators save below half of the tokens; a quarter halves the cost of attention, and leaves a margin."""
 PHASES = 3
-"""Parts of the way with a count of their own: the papers' ladder has three counts."""
+"""Parts of the way, each with its own mediator count; the papers' ladder has three."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +31,13 @@ class Suggestion:
 
     layers: tuple[int, ...]
     mediators: tuple[int, ...]
-    """A ladder, or one count if all phases ask for the same; empty if no layer qualifies."""
+    """A ladder, or one count if all phases need the same; empty if no layer qualifies."""
     saving_percent: tuple[float, ...]
-    """Multiply-adds of a forward pass saved at each count, against full attention."""
+    """Multiply-adds saved per forward pass at each count, relative to full attention."""
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {
             "layers": list(self.layers),
             "mediators": list(self.mediators),
@@ -47,16 +47,16 @@ class Suggestion:
 
 
 def suggest(seen: AttentionMap, config: ModelConfig) -> Suggestion:
-    """Choose layers whose queries differ little all the way, and the counts that these ask for in each third of it.
+    """Choose layers with few distinct queries throughout, and the counts they need in each third of the way.
 
     Args:
         seen: Attention of the dense model.
-        config: The model; its own mediators do not matter.
+        config: The model; its own mediators are ignored.
     """
     peak_D, tokens_D = seen.distinct_DL.max(axis=1), np.array(seen.num_tokens)
     layers = [layer for layer, peak in enumerate(peak_D) if _square(peak) <= tokens_D[layer] // SHARE]
     ladder = _ladder(seen, layers)
-    # Where grids differ, what one layer asks for may be too many for another.
+    # With different grids, the count of one layer may be too many for another.
     layers = [layer for layer in layers if ladder[-1] <= tokens_D[layer] // SHARE]
     ladder = _ladder(seen, layers)
     if not layers:
@@ -84,16 +84,16 @@ def suggest(seen: AttentionMap, config: ModelConfig) -> Suggestion:
 
 
 def _needs(seen: AttentionMap, layers: list[int]) -> list[float]:
-    """Queries that really differ in the most demanding of these layers, by phase."""
+    """Return the number of distinct queries in the most demanding of these layers, by phase."""
     parts = np.array_split(seen.distinct_DL[layers], min(PHASES, seen.distinct_DL.shape[1]), axis=1)
     return [float(part.max(initial=1.0)) for part in parts]
 
 
 def _ladder(seen: AttentionMap, layers: list[int]) -> tuple[int, ...]:
-    """Rising counts for the phases; an image never goes back to fewer, so a later phase has what earlier ones need."""
+    """Return rising counts for the phases; an image never goes back to fewer, so later phases cover earlier needs."""
     return tuple(sorted(set(accumulate(map(_square, _needs(seen, layers)), max))))
 
 
 def _square(need: float) -> int:
-    """The least perfect square that is not below, up to rounding: counts are pooled to a square grid."""
+    """Round up to a perfect square, as counts are pooled to a square grid."""
     return math.ceil(math.sqrt(need) - 1e-6) ** 2

@@ -1,1 +1,1 @@
-"""What `medcli fid` does."""
+"""Scores of sample sets against a reference."""

@@ -1,4 +1,4 @@
-"""Score several sample sets against one reference, beside reports of earlier runs, if their protocols agree."""
+"""Compare scores of several sample sets and earlier reports, if their protocols agree."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from medcli.workflows.fid.inputs import Side, common_reference, survey, survey_r
 from medcli.workflows.fid.scoring import FID_INFINITY, FidRequest, json_key, load_yardstick, measure
 
 LOWER_IS_BETTER = frozenset({"fid", FID_INFINITY, "sfid", "kid"})
-"""Metrics whose smallest value is the best."""
+"""Metrics for which lower is better."""
 SHOWN = tuple(name for metric in METRICS for name in ((metric, FID_INFINITY) if metric == "fid" else (metric,)))
 """Metrics in the order of tables."""
 REPORT_SUFFIX = ".json"
-"""A file of this kind among the sets is the report of an earlier run."""
-TELLING_ERRORS = 2.0
-"""Standard errors of a difference below which two scores are not told apart."""
+"""Suffix of reports of earlier runs among the sets."""
+SIGNIFICANT_ERRORS = 2.0
+"""Scores that differ by fewer standard errors are not distinguished."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompareRequest:
-    """Which sets to put side by side."""
+    """Sets to compare."""
 
     sets: tuple[Path, ...]
-    """Two or more: what `FidRequest.samples` takes, or reports that `medcli fid --json` wrote."""
+    """Two or more sets as in `FidRequest.samples`, or reports of `medcli fid --json`."""
     common: FidRequest
-    """How to score each; its own `samples` is not used."""
+    """Scoring options; its `samples` is ignored."""
     force: bool = False
-    """Whether to show scores whose protocols differ."""
+    """Show scores even if their protocols differ."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,12 +44,12 @@ class CompareReport:
     """Reports of all sets, in the order given."""
 
     rows: tuple[dict[str, Any], ...]
-    """Each as `FidReport.to_json` gives it."""
+    """Rows as returned by `FidReport.to_json`."""
     differences: tuple[str, ...]
-    """Where their protocols differ; empty unless the comparison was forced."""
+    """Differences between their protocols; empty unless the comparison was forced."""
 
     def best(self, metric: str) -> int | None:
-        """Place of the best value of a metric; None where no row has one."""
+        """Return the row with the best value of a metric; None if no row has one."""
         sign = 1 if metric in LOWER_IS_BETTER else -1
         values = {
             place: value for place, row in enumerate(self.rows) if (value := row.get(json_key(metric))) is not None
@@ -57,17 +57,17 @@ class CompareReport:
         return min(values, key=lambda place: sign * values[place], default=None)
 
     def is_near_best(self, metric: str, place: int) -> bool:
-        """Whether a row's value lies within two standard errors of the best, so that they are not told apart."""
+        """Return True if a row's value is within two standard errors of the best."""
         best, key = self.best(metric), json_key(metric)
         if best is None or place == best or self.rows[place].get(key) is None:
             return False
         errors = [self.rows[row].get("standard_errors", {}).get(key) for row in (best, place)]
         if None in errors:
             return False
-        return abs(self.rows[best][key] - self.rows[place][key]) <= TELLING_ERRORS * math.hypot(*errors)
+        return abs(self.rows[best][key] - self.rows[place][key]) <= SIGNIFICANT_ERRORS * math.hypot(*errors)
 
     def to_json(self) -> dict[str, Any]:
-        """The rows, the best of each metric, and what does not agree."""
+        """Return the rows, the best of each metric, and the differences."""
         best = {json_key(metric): self.best(metric) for metric in SHOWN}
         return {
             "rows": list(self.rows),
@@ -77,7 +77,7 @@ class CompareReport:
 
 
 def compare_samples(request: CompareRequest, reporter: Reporter) -> CompareReport:
-    """Score each set, or read its report, and put them side by side.
+    """Score each set or read its report, and compare them.
 
     Raises:
         CheckFailed: If the scores rest on different protocols and `force` is off.
@@ -92,7 +92,7 @@ def compare_samples(request: CompareRequest, reporter: Reporter) -> CompareRepor
     sides = {path: survey(path, request.common.num_images) for path in request.sets if path not in read}
     counted = {str(path): side.num_images for path, side in sides.items()}
     counted |= {name: row["num_samples"] for name, row in _named(read).items()}
-    # Checked with as little as tells: hours of work should not end in a refusal.
+    # Check as early as possible: hours of work should not end in a refusal.
     _check(request, {name: {"num_samples": num} for name, num in counted.items()})
     scored = _scored(request, sides, read, reporter) if sides else {}
     rows = [row for path in request.sets for row in read.get(path) or [scored[path]]]
@@ -110,7 +110,7 @@ def _check(request: CompareRequest, protocols: Mapping[str, Mapping[str, Any]]) 
 
 
 def _named(read: Mapping[Path, Sequence[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """The rows of all reports, under names that tell them apart."""
+    """Return the rows of all reports, under unique names."""
     return {
         str(path) if len(rows) == 1 else f"{path} (row {place})": row
         for path, rows in read.items()
@@ -129,7 +129,7 @@ def _scored(
 
 
 def read_reports(path: Path) -> list[dict[str, Any]]:
-    """Read what `medcli fid --json` wrote: one report, or the rows of a comparison.
+    """Read the output of `medcli fid --json`: one report, or the rows of a comparison.
 
     Raises:
         DataError: If the file is missing or holds something else.

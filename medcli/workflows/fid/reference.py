@@ -1,4 +1,4 @@
-"""Make a reference file from a set of images."""
+"""Write a reference file for a set of images."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from medcli.workflows.fid.features import FeatureOptions, load_feature_computer
 from medcli.workflows.fid.inputs import extractor_name, features_of, survey
 
 NUM_REFERENCE_IMAGES = 10_000
-"""Images ADM's reference files hold for precision and recall."""
+"""Number of images in ADM's reference files, for precision and recall."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceRequest:
-    """Which images to make a reference of."""
+    """Options of `medcli fid --write-reference`."""
 
     images: Path
     """A folder of images, a sample folder or an npz with `arr_0`."""
     output: Path
-    """The npz to write."""
+    """Output npz file."""
     num_reference_images: int = NUM_REFERENCE_IMAGES
-    """Most images to store, at even distances; 0 stores statistics alone."""
+    """Most images to store, evenly spaced; 0 stores statistics only."""
     num_images: int | None = None
     """Images to use, from the first; None uses all."""
     features: FeatureOptions = FeatureOptions()
-    """How features are computed; without an extractor named, the images' manifest points to one, else Inception."""
+    """Feature options; the default extractor is that of the images' manifest, else Inception."""
     force: bool = False
-    """Whether an existing file is replaced."""
+    """Replace an existing file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceReport:
-    """What was written."""
+    """The written reference file."""
 
     output: str
     num_images: int
@@ -53,7 +53,7 @@ class ReferenceReport:
     provenance: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return plain JSON values."""
         return {
             "output": self.output,
             "num_images": self.num_images,
@@ -67,10 +67,10 @@ class ReferenceReport:
 
 
 def write_reference(request: ReferenceRequest, reporter: Reporter) -> ReferenceReport:
-    """Compute the statistics ADM's reference files hold and write them, with some of the images.
+    """Compute the statistics of ADM's reference files and write them, with some of the images.
 
-    The images are copied first, which is quick and finds damaged ones, then the network runs. The file appears when it
-    is whole.
+    The images are copied first, which is fast and finds damaged ones, then the network runs. The file is written
+    atomically.
 
     Raises:
         ConfigError: If the file exists and `force` is off, or the extractor is unknown.

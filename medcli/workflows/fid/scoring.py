@@ -1,4 +1,4 @@
-"""Scoring one sample set with a reference and a network that are loaded once."""
+"""Score sample sets against a reference."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from medcli.workflows.fid.features import FeatureComputer, FeatureOptions, load_
 from medcli.workflows.fid.inputs import Side, SideFeatures, extractor_name, features_of
 
 JSON_KEYS = {"is": "inception_score"}
-"""Report keys that differ from the metric's name on the command line."""
+"""JSON keys that differ from the metric's name on the command line."""
 FID_INFINITY = "fid_infinity"
-"""FID extrapolated to infinitely many samples: asked for by an option of its own, never by default."""
+"""FID extrapolated to infinitely many samples, with `--extrapolate`."""
 PAPERS_NUM_SAMPLES = 50_000
-"""Samples behind the published scores of ImageNet models."""
+"""Number of samples of published ImageNet scores."""
 NOTED_ORDER_LOSS = 0.02
-"""Share of the Inception Score that an order may cost unmentioned; random orders cost well below it."""
+"""Loss of the Inception Score by the order of samples above which to warn; random orders lose far less."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FidRequest:
-    """What to score, and how."""
+    """Options of `medcli fid`."""
 
     samples: Path | None = None
     """A folder of images, a sample folder or an npz; None takes the newest sample folder under `./samples`."""
     reference: str | None = None
-    """The same, an npz of statistics, or the name of a bundled reference; None asks the samples' manifest."""
+    """The same, an npz of statistics, or the name of a bundled reference; None uses that of the samples' manifest."""
     metrics: tuple[str, ...] | None = None
-    """Names in `METRICS`; None computes all the extractor has the layers for."""
+    """Names in `METRICS`; None computes all that the extractor supports."""
     num_images: int | None = None
     """Samples to score, from the first; None scores all."""
     extrapolate: bool = False
-    """Whether to compute FID for infinitely many samples too."""
+    """Extrapolate FID to infinitely many samples."""
     features: FeatureOptions = FeatureOptions()
-    """How features are computed."""
+    """Feature options."""
 
     def __post_init__(self) -> None:
         for name in self.metrics or ():
@@ -57,25 +57,25 @@ class FidRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FidReport:
-    """Scores, and what they were computed from."""
+    """Scores and their provenance."""
 
     samples: str
     reference: str
     scores: Scores
     num_samples: int | None
-    """Samples scored; None where the samples are a statistics file."""
+    """Number of scored samples; None for a statistics file."""
     num_reference: int | None
-    """Reference images at hand; None where the reference is a statistics file without images."""
+    """Number of reference images; None for a statistics file without images."""
     extractor: str
     protocol_details: dict[str, Any]
-    """Every setting that changes a number."""
+    """Settings that affect the scores."""
     provenance: dict[str, Any]
-    """Hashes of what was read, and software."""
+    """Hashes of the inputs, and software versions."""
     extrapolation: Extrapolation | None = None
-    """The line behind `fid_infinity`, if it was asked for."""
+    """Fit behind `fid_infinity`, if requested."""
 
     def to_json(self) -> dict[str, Any]:
-        """Scores under the contract's keys, then what they rest on."""
+        """Return the scores and their provenance as plain JSON values."""
         line = self.extrapolation
         return {
             **{json_key(name): value for name, value in self.scores.values.items()},
@@ -96,7 +96,7 @@ class FidReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Yardstick:
-    """What sample sets are measured with: the network, the reference read once, and the metrics."""
+    """Extractor, reference features and metrics, loaded once for all sample sets."""
 
     computer: FeatureComputer
     reference: SideFeatures
@@ -105,12 +105,12 @@ class Yardstick:
 
     @property
     def extractor(self) -> FeatureExtractor:
-        """The network."""
+        """Feature extractor."""
         return self.computer.extractor
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What all scores measured with it share, as `compared` gives it."""
+        """Settings shared by all its scores, as returned by `compared`."""
         return {
             "protocol": PROTOCOL,
             **protocol_details(self.extractor),
@@ -121,14 +121,14 @@ class Yardstick:
 
 
 def json_key(metric: str) -> str:
-    """The report's key of a metric."""
+    """Return the JSON key of a metric."""
     return JSON_KEYS.get(metric, metric)
 
 
 def load_yardstick(
     request: FidRequest, reference: Side, samples: list[tuple[Path, Side]], reporter: Reporter
 ) -> Yardstick:
-    """Load the network, check that it can do what is asked of the samples, and read the reference.
+    """Load the extractor, check the request, and compute the features of the reference.
 
     Args:
         request: What is asked for.

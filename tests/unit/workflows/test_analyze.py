@@ -13,12 +13,12 @@ from medcli.presets import preset_config
 from medcli.runtime.reporting import Silent
 from medcli.workflows.analyze.attention import (
     AttentionMap,
+    average,
     falls_with_progress,
     ranges,
     redundant_early,
-    summed_up,
 )
-from medcli.workflows.analyze.run import AnalyzeRequest, analyze, watched_steps
+from medcli.workflows.analyze.run import AnalyzeRequest, analyze, observed_steps
 from medcli.workflows.analyze.suggestion import suggest
 from medcli.workflows.sample.settings import SampleRequest
 
@@ -39,7 +39,7 @@ def layer(divergence_L: np.ndarray, distinct: float | np.ndarray = 3.0, noise: f
 
 
 def seen(*layers: LayerScores, tokens: tuple[int, ...] | None = None) -> AttentionMap:
-    return summed_up(layers, tokens or (TOKENS,) * len(layers))
+    return average(layers, tokens or (TOKENS,) * len(layers))
 
 
 def test_maps_are_means_over_heads_and_images_and_the_most_demanding_head_counts() -> None:
@@ -159,7 +159,7 @@ def test_requests_from_python_are_checked_too(change: dict[str, Any]) -> None:
         analyze(request, Silent())
 
 
-def test_watched_steps_run_from_the_first_to_the_last() -> None:
-    assert watched_steps(100, 5) == (0, 25, 50, 74, 99)
-    assert watched_steps(3, 20) == (0, 1, 2)
-    assert watched_steps(9, 1) == (0,)
+def test_observed_steps_run_from_the_first_to_the_last() -> None:
+    assert observed_steps(100, 5) == (0, 25, 50, 74, 99)
+    assert observed_steps(3, 20) == (0, 1, 2)
+    assert observed_steps(9, 1) == (0,)
