@@ -11,10 +11,10 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.data.training_set import TrainingSet
+from medcli.errors import ConfigError
 from medcli.model.block import NO_MASKS, TokenMasks, rows_of_masks
-from medcli.runtime.noise import Stream, normal, uniform, words
-from medcli.training.config import TrainConfig
-from medcli.training.ladder_rule import counts_of_step
+from medcli.runtime.noise import Stream, integers, normal, uniform, words
+from medcli.training.config import LADDER_RULES, TrainConfig
 from medcli.training.masking import draw_masks
 from medcli.training.objective import native_time
 
@@ -25,6 +25,8 @@ FULL_PASS, MASKED_PASS = 0, 1
 """Numbers of a step's passes, by which each draws noise and labels of its own."""
 KEPT_EPOCHS = 2
 """Orders kept at a time: a batch may reach from one epoch into the next."""
+CYCLE = 3
+"""Steps in which `sandwich` trains the largest count, the smallest and another."""
 
 
 class TrainBatch(NamedTuple):
@@ -203,3 +205,53 @@ class Batches:
         if self.device.type == "cuda":
             return value.pin_memory().to(self.device, non_blocking=True)
         return value.to(self.device)
+
+
+def counts_of_step(rule: str, counts: tuple[int, ...], seed: int, step: int, batch_size: int) -> tuple[int, ...]:
+    """Say how many mediators each row of a step's batch goes through.
+
+    The batch is the global one; a process takes the counts of its rows. The number of processes then changes nothing.
+
+    Args:
+        rule: `sandwich`: all rows share one count; steps take turns with the largest (full attention counts as the
+            largest), the smallest and one drawn at random from the others. The outer counts bound what lies between
+            (the sandwich rule of slimmable networks, arXiv 1903.05134), and one pass over the whole batch is faster
+            than one over each part of it. `split`: each count gets an equal run of rows of every step.
+        counts: Counts to train, 0 for full attention; `split` hands out rows in this order.
+        seed: Of the run.
+        step: Number of the step, from 0.
+        batch_size: Rows of the global batch; `split` needs one per count.
+
+    Returns:
+        A count for each row, rows of equal count next to each other.
+
+    Raises:
+        ConfigError: If there is no such rule.
+    """
+    if rule == "split":
+        return tuple(
+            count for count, size in zip(counts, _shares(batch_size, len(counts)), strict=True) for _ in range(size)
+        )
+    if rule != "sandwich":
+        raise ConfigError(
+            f"unknown ladder rule {rule!r}, expected one of {', '.join(LADDER_RULES)}",
+            hint="sandwich trains one count a step, split all of them",
+        )
+    rising = sorted(counts, key=_size)
+    turn = (rising[-1], rising[0], _drawn(rising[1:-1] or rising, seed, step))
+    return (turn[step % CYCLE],) * batch_size
+
+
+def _size(count: int) -> float:
+    return count or float("inf")
+
+
+def _shares(batch_size: int, num_counts: int) -> list[int]:
+    """Rows of each count, as equal as they go."""
+    edges = [batch_size * position // num_counts for position in range(num_counts + 1)]
+    return [end - start for start, end in zip(edges, edges[1:], strict=False)]
+
+
+def _drawn(counts: list[int], seed: int, step: int) -> int:
+    pick_1 = integers(seed, torch.tensor([step]), torch.tensor([0]), len(counts), Stream.TRAIN_COUNT)
+    return counts[int(pick_1)]

@@ -21,8 +21,7 @@ from medcli.model.layout import BIAS_TABLES, ladder_prefix
 from medcli.runtime.noise import Stream, words
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.calibration_inputs import NoiseStates, noise_states
-from medcli.training.layer_fit import Layer, dense_stream, descend, ratio, row_parts, solve_convolution
-from medcli.training.mediator_descent import CONVOLUTION
+from medcli.training.layer_fit import CONVOLUTION, Layer, dense_stream, descend, ratio, row_parts, solve_convolution
 from medcli.training.network_fit import fit_network
 from medcli.training.objective import PLAIN_LOSS, LossConfig
 

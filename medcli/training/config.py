@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 from medcli.config import Family
 from medcli.errors import ConfigError
-from medcli.training.ladder_rule import LADDER_RULES
 from medcli.training.learning_rate import linear_decay
 from medcli.training.masking import Masking
 from medcli.training.objective import PLAIN_LOSS, LossConfig
@@ -16,6 +15,8 @@ from medcli.training.optimizers import OptimizerName
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 TimestepRule = Literal["even", "loss"]
+LADDER_RULES = ("sandwich", "split")
+"""Ways to spread a run's mediator counts over its steps, see `batches.counts_of_step`."""
 AUTO, NEVER = "auto", "never"
 """What `resume` says beside a path."""
 

@@ -1,7 +1,7 @@
-"""The processes of a run and what they tell each other: one alone, or as many as a launcher started.
+"""Processes of a run and their communication: one alone, or as many as a launcher started.
 
-accelerate says which device is this process's and wraps the network: as it is for one process, in DDP for several, and
-sharded where its own configuration asks for FSDP. Only this module knows which.
+accelerate selects this process's device and wraps the network: unchanged for one process, in DDP for several, and
+sharded if its own configuration asks for FSDP.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedType
@@ -25,6 +25,39 @@ from torch import Tensor, nn
 
 from medcli.errors import ConfigError
 from medcli.runtime.processes import this_process
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def local(value: Tensor) -> Tensor:
+    """The part of a tensor that this process holds, sharing its memory; a plain tensor is its own."""
+    return value.to_local() if _is_spread(value) else value
+
+
+def whole(value: Tensor) -> Tensor:
+    """All of a tensor. Where it is spread, every process must ask at once."""
+    return value.full_tensor() if _is_spread(value) else value
+
+
+@torch.no_grad()
+def write(target: Tensor, value: Tensor) -> None:
+    """Fill a tensor, spread or not, with a whole one.
+
+    Args:
+        target: Changed in place.
+        value: (same shape) The first process's is what counts.
+    """
+    if _is_spread(target):
+        from torch.distributed.tensor import distribute_tensor  # some builds of torch have no such package
+
+        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+    target.copy_(value)
+
+
+def _is_spread(value: Tensor) -> TypeGuard[DTensor]:
+    return hasattr(value, "full_tensor")
+
 
 Value = TypeVar("Value")
 

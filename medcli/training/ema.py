@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medcli.training.dtensor import local
+from medcli.training.distributed import local
 
 
 class Ema:

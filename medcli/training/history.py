@@ -1,11 +1,16 @@
-"""What a run has met so far, beside tensors: saved with them, so that a resumed run knows what the first one knew."""
+"""History of a run: losses and skipped steps, which are saved with its checkpoints, and the log `metrics.jsonl`."""
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+from medcli.runtime.files import write_text
 
 KEPT_ROWS = 1024
 """Steps whose losses are remembered, to tell what is usual."""
@@ -79,3 +84,35 @@ class History:
         history = cls(done=values["done"], troubles=tuple(Trouble(**trouble) for trouble in values["troubles"]))
         history.rows.extend(Row(step, tuple(counts), *rest) for step, counts, *rest in values["rows"])
         return history
+
+
+class MetricsLog:
+    """The file, as one run after another leaves it.
+
+    Args:
+        path: The file; its folder exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Append a line; it has a `step`."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def cut(self, done: int, log_every: int) -> None:
+        """Take back what lies beyond the steps that are done, and a line torn by a kill.
+
+        So goes a last line of fewer than `log_every` steps, written where a shorter run ended: the next one holds its
+        steps again.
+        """
+        if not self._path.exists():
+            return
+        kept = []
+        for text in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                step = json.loads(text)["step"]
+                if step < done or (step == done and done % log_every == 0):
+                    kept.append(text + "\n")
+        write_text(self._path, "".join(kept), force=True)

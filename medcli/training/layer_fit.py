@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +15,98 @@ from medcli.model.block import Block
 from medcli.model.linear import modulated_norm
 from medcli.model.mediator import MediatorAttention
 from medcli.training.calibration_inputs import NoiseStates
-from medcli.training.convolution_fit import NormalEquations
-from medcli.training.mediator_descent import minimise
+
+TABLE_LR = 0.1
+"""Adam's first learning rate for bias tables: they are added to scores, whose differences are of the order of 1."""
+CONVOLUTION_LR = 0.02
+"""The same for the convolution, whose weights are fractions of a value."""
+CONVOLUTION = ("dwc.weight", "dwc.bias")
+"""Names of the parameters that a layer's counts share; its other mediator parameters are bias tables."""
+
+
+@torch.enable_grad()
+def minimise(
+    loss_of: Callable[[Mapping[str, Tensor], Tensor, int], Tensor],
+    start: Mapping[str, Tensor],
+    batches: Sequence[Tensor],
+    *,
+    rate: float = 1.0,
+) -> dict[str, Tensor]:
+    """Adam with a rate that falls to zero along a cosine.
+
+    Args:
+        loss_of: Given parameters by name, the rows of a batch and the number of the step, the loss: a scalar of the
+            order of 1, so that the steps do the same to every network.
+        start: Mediator parameters by name; they are not changed.
+        batches: Rows of each step.
+        rate: Factor of the first learning rates.
+
+    Returns:
+        The parameters after the last step.
+    """
+    fitted = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
+    values = list(fitted.values())
+    rates = [rate * (CONVOLUTION_LR if name.endswith(CONVOLUTION) else TABLE_LR) for name in fitted]
+    optimizer = torch.optim.Adam([{"params": [value], "lr": lr} for value, lr in zip(values, rates, strict=True)])
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, len(batches)))
+    for step, rows in enumerate(batches):
+        gradients = torch.autograd.grad(loss_of(fitted, rows, step), values, allow_unused=True)
+        for value, gradient in zip(values, gradients, strict=True):
+            value.grad = gradient
+        optimizer.step()
+        cosine.step()
+    return {name: value.detach() for name, value in fitted.items()}
+
+
+# Dimension key: B batch, D channels, N tokens, Y X grid height and width, J = 10 features: nine taps and a constant.
+
+TAPS = 9
+RIDGE = 1e-6
+"""Added to the diagonal, as a share of its mean: a channel that never changes leaves its taps undetermined."""
+MOST_NUMBERS = 2**23
+"""Float64 features that are in memory at a time."""
+
+
+class NormalEquations:
+    """Sums of a least-squares problem for each channel, gathered a batch at a time in float64.
+
+    Args:
+        channels: Of the convolution.
+        device: Where batches come from.
+    """
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        features = TAPS + 1
+        self.gram_DJJ = torch.zeros(channels, features, features, dtype=torch.float64, device=device)
+        self.moment_DJ = torch.zeros(channels, features, dtype=torch.float64, device=device)
+
+    def add(self, value_BDYX: Tensor, wanted_BDN: Tensor) -> None:
+        """Count in images that the convolution reads, and what its output on them should be."""
+        _, channels, height, width = value_BDYX.shape
+        size = max(1, MOST_NUMBERS // (channels * height * width * (TAPS + 1)))
+        for value, wanted in zip(value_BDYX.split(size), wanted_BDN.split(size), strict=True):
+            features_DJM = features(value)
+            wanted_DM = wanted.transpose(0, 1).flatten(1).double()
+            self.gram_DJJ += features_DJM @ features_DJM.mT
+            self.moment_DJ += (features_DJM @ wanted_DM[..., None])[..., 0]
+
+    def solve(self) -> tuple[Tensor, Tensor]:
+        """Weight (D, 1, 3, 3) and bias (D,) of the least squared error, float64."""
+        mean_D = self.gram_DJJ.diagonal(dim1=1, dim2=2).mean(1)
+        identity_JJ = torch.eye(TAPS + 1, dtype=torch.float64, device=mean_D.device)
+        damped_DJJ = self.gram_DJJ + RIDGE * mean_D[:, None, None] * identity_JJ
+        solution_DJ = torch.linalg.solve(damped_DJJ, self.moment_DJ)
+        return solution_DJ[:, :TAPS].reshape(-1, 1, 3, 3), solution_DJ[:, TAPS]
+
+
+def features(value_BDYX: Tensor) -> Tensor:
+    """What the outputs of a padded 3 x 3 convolution are made of: taps row by row, then 1; (D, J, B N) float64."""
+    batch, channels, height, width = value_BDYX.shape
+    single = value_BDYX.double().reshape(batch * channels, 1, height, width)
+    taps_BDTN = F.unfold(single, kernel_size=3, padding=1).reshape(batch, channels, TAPS, height * width)
+    ones_BD1N = taps_BDTN.new_ones(batch, channels, 1, height * width)
+    return torch.cat([taps_BDTN, ones_BD1N], dim=2).permute(1, 2, 0, 3).flatten(2)
+
 
 # Dimension key: R rows (inputs of the network), B rows of a batch, H heads, N latent tokens, K head width, D width.
 

@@ -16,15 +16,12 @@ from medcli.errors import EnvironmentProblem
 from medcli.runtime.prefetch import prefetch
 from medcli.runtime.reporting import Reporter
 from medcli.training.batches import Batches, TrainBatch
+from medcli.training.checkpoints import Snapshots, StateHeader, open_state
 from medcli.training.config import AUTO, NEVER, TrainConfig
-from medcli.training.diagnosis import origin_of_trouble
-from medcli.training.dtensor import whole
-from medcli.training.history import History, Row, Trouble
+from medcli.training.distributed import whole
+from medcli.training.history import History, MetricsLog, Row, Trouble
 from medcli.training.interrupt import Interrupt
-from medcli.training.metrics_log import MetricsLog
-from medcli.training.snapshots import Snapshots
-from medcli.training.spikes import stop_if_repeated, trouble_of
-from medcli.training.state import StateHeader, open_state
+from medcli.training.spikes import origin_of_trouble, stop_if_repeated, trouble_of
 from medcli.training.trainer import StepResult, Trainer
 
 OnSave = Callable[[int, Mapping[str, Tensor]], None]

@@ -10,8 +10,7 @@ from torch.func import functional_call
 
 from medcli.model.backbone import DiffusionTransformer
 from medcli.training.calibration_inputs import NoiseStates
-from medcli.training.layer_fit import dense_stream
-from medcli.training.mediator_descent import minimise
+from medcli.training.layer_fit import dense_stream, minimise
 
 # Dimension key: B rows of a batch.
 

@@ -24,14 +24,13 @@ from medcli.runtime.precision import DTYPES, tf32, warn_if_slow
 from medcli.runtime.reporting import Reporter
 from medcli.training.batches import Batches
 from medcli.training.block_autocast import called_with
+from medcli.training.checkpoints import Snapshots
 from medcli.training.config import TrainConfig
 from medcli.training.distributed import Distributed
-from medcli.training.history import Trouble
+from medcli.training.history import MetricsLog, Trouble
 from medcli.training.interrupt import Interrupt
 from medcli.training.loop import Listeners, OnLog, OnSave, Session
-from medcli.training.metrics_log import MetricsLog
 from medcli.training.optimizers import NUM_MOMENTS
-from medcli.training.snapshots import Snapshots
 from medcli.training.trainer import Trainer
 
 METRICS_FILE = "metrics.jsonl"

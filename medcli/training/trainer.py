@@ -13,8 +13,7 @@ from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS
 from medcli.model.backbone import DiffusionTransformer
 from medcli.training.batches import TrainBatch
 from medcli.training.config import TrainConfig
-from medcli.training.distributed import Distributed
-from medcli.training.dtensor import whole, write
+from medcli.training.distributed import Distributed, whole, write
 from medcli.training.ema import Ema
 from medcli.training.objective import LadderObjective
 from medcli.training.optimizers import optimizer_of

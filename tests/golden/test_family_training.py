@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 from medcli.diffusion.gaussian import gaussian_tables, respace
 from medcli.diffusion.losses import min_snr_weight
-from medcli.training.adan import Adan
 from medcli.training.ema import Ema
 from medcli.training.learning_rate import linear_decay
 from medcli.training.objective import LadderObjective, LossConfig
+from medcli.training.optimizers import Adan
 from medcli.training.timestep_sampler import LossSecondMoment
 from tests.golden.families_support import DATA, network, relative_error, settings_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medcli.training.ladder_rule import CYCLE, counts_of_step
+from medcli.training.batches import CYCLE, counts_of_step
 from medcli.training.objective import runs
 
 COUNTS = [0, *(side**2 for side in range(1, 9))]

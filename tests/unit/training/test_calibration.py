@@ -13,8 +13,7 @@ from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.training.calibration import CalibrationConfig, calibrate, output_errors
 from medcli.training.calibration_inputs import noise_states
-from medcli.training.convolution_fit import NormalEquations
-from medcli.training.layer_fit import Layer, solve_convolution
+from medcli.training.layer_fit import Layer, NormalEquations, solve_convolution
 from tests.unit.training.small_models import EDT_MODEL, LADDER_MODEL, MDT_MODEL, shaken
 
 FEW = CalibrationConfig(num_images=12, held_out=3, num_times=3, steps=15, network_steps=4, batch_size=8)

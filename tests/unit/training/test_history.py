@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from medcli.training.metrics_log import MetricsLog
+from medcli.training.history import MetricsLog
 
 
 @pytest.mark.parametrize(

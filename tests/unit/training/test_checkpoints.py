@@ -2,7 +2,7 @@ import pytest
 from safetensors.torch import load_file
 
 from medcli.errors import CheckpointError
-from medcli.training.state import open_state, read_header
+from medcli.training.checkpoints import open_state, read_header
 from tests.unit.training.runs import RUN, Told, last_state, run, same_average, same_tensors
 
 
