@@ -16,10 +16,9 @@ from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.memory import MIB, available_bytes, peak_memory_mib
 from medcli.runtime.precision import tf32
 from medcli.runtime.timing import Clock
-from medcli.training.batches import Batches, TrainBatch
+from medcli.training.batches import Batches, TrainBatch, counts_of_step
 from medcli.training.config import TrainConfig
 from medcli.training.distributed import Distributed
-from medcli.training.ladder_rule import counts_of_step
 from medcli.training.optimizers import NUM_MOMENTS
 from medcli.training.train import has_idle_parameters, narrow_blocks
 from medcli.training.trainer import Trainer
