@@ -48,6 +48,7 @@ def test_too_few_images_are_refused(run_cli, empty_folder):
     assert list(empty_folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_at_its_defaults_the_bundled_model_draws_the_digits_asked_for_and_climbs_its_ladder(run_cli, empty_folder):
     words = ("sample", "--schedule", "dynamic", "--rho", "0.3,0.1", "--num-images", NUM_IMAGES, "-o", "s", "--json")
     report = json.loads(run_cli(*words).out)

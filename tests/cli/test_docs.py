@@ -86,6 +86,7 @@ def assert_line_fits_the_program(line: str, run_cli: RunCli) -> None:
         assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", help_text.out), f"{line}: {flag} is not in the help"
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_families_are_what_the_commands_say() -> None:
     # Runs every command on a tiny network of every family, so it takes some seconds: the table can't lie.
     written = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")

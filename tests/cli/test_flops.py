@@ -280,6 +280,7 @@ def test_bad_input_is_refused_in_a_line_with_a_hint(
     assert hint in lines[1]
 
 
+@pytest.mark.slow
 def test_models_stand_side_by_side(run_cli: RunCli) -> None:
     names = ("EDT-XL", "MDTv2-XL/2", "DiT-XL/2", "SiT-XL/2")
     report = report_of(run_cli, *names, "--mediators", "4,16,64")

@@ -160,6 +160,7 @@ def started(*words: object, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_a_killed_run_goes_on_and_loses_one_shard_at_most(run_cli: RunCli, photos: Path) -> None:
     save_classes(photos, {"eel": 60}, (300, 300))
@@ -180,6 +181,7 @@ def test_a_killed_run_goes_on_and_loses_one_shard_at_most(run_cli: RunCli, photo
     assert contents_of("killed") == contents_of("whole")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no file locks on this system")
 def test_two_processes_share_the_work_and_one_speaks(run_cli: RunCli, photos: Path) -> None:
     save_classes(photos, {"eel": 60}, (200, 200))

@@ -16,32 +16,32 @@ import medcli
 from tests.cli import kill_often
 from tests.unit.engine.tiny import RHO, save
 
-KILLS = 20
-NUM_IMAGES = 500
 COMMAND = (
     *("sample", "tiny.safetensors", "--device", "cpu", "--steps", "6", "--warmup-steps", "1", "--batch-size", "3"),
-    *("--schedule", "dynamic", "--rho", ",".join(map(str, RHO)), "--num-images", str(NUM_IMAGES), "--npz", "-q"),
+    *("--schedule", "dynamic", "--rho", ",".join(map(str, RHO)), "--npz", "-q"),
 )
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
-def test_killed_twenty_times_it_makes_the_same_files(empty_folder: Path) -> None:
+@pytest.mark.parametrize(("kills", "num_images"), [(4, 60), pytest.param(20, 500, marks=pytest.mark.slow)])
+def test_killed_again_and_again_it_writes_the_same_files(empty_folder: Path, kills: int, num_images: int) -> None:
     save(empty_folder / "tiny.safetensors")
-    killed_to_death(Path("killed"), kills=KILLS)
-    killed_to_death(Path("whole"), kills=0)
+    run_with_kills(Path("killed"), kills, num_images)
+    run_with_kills(Path("whole"), 0, num_images)
     contents = {folder: contents_of(Path(folder)) for folder in ("killed", "whole")}
     assert contents["killed"] == contents["whole"]
-    assert len(contents["whole"]) == NUM_IMAGES + 4
+    assert len(contents["whole"]) == num_images + 4
     lines = {folder: lines_of(Path(folder)) for folder in ("killed", "whole")}
     assert lines["killed"] == lines["whole"]
-    assert len(lines["whole"]) == NUM_IMAGES
+    assert len(lines["whole"]) == num_images
 
 
-def killed_to_death(folder: Path, *, kills: int) -> None:
+def run_with_kills(folder: Path, kills: int, num_images: int) -> None:
     paths = [str(Path(medcli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     script = [sys.executable, kill_often.__file__, str(folder), str(kills), "5", "--"]
-    result = subprocess.run([*script, *COMMAND, "-o", str(folder)], env=environment, capture_output=True, text=True)
+    command = [*script, *COMMAND, "--num-images", str(num_images), "-o", str(folder)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
 

@@ -63,7 +63,7 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: int(line["index"]))
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
 def test_two_processes_make_what_one_makes_bit_for_bit(run_cli: RunCli, empty_folder: Path, launcher: str) -> None:
     save(empty_folder / "tiny.safetensors")
     result = launched(launcher, "two")
@@ -82,6 +82,7 @@ def test_two_processes_make_what_one_makes_bit_for_bit(run_cli: RunCli, empty_fo
     assert sum(session["images"] for session in manifests[1]["sessions"]) <= NUM_IMAGES
 
 
+@pytest.mark.slow
 def test_a_lost_process_leaves_only_its_unfinished_images_to_the_others(run_cli: RunCli, empty_folder: Path) -> None:
     save(empty_folder / "tiny.safetensors")
     Path("lost").mkdir()
@@ -181,6 +182,7 @@ def test_images_made_together_are_claimed_together(tmp_path: Path) -> None:
             assert list(folder.work.claims(12, group_size=4)) == [8, 9, 10, 11]
 
 
+@pytest.mark.slow
 def test_one_process_where_several_were_asked_for_says_so(run_cli: RunCli, empty_folder: Path) -> None:
     save(empty_folder / "tiny.safetensors")
     launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "2")

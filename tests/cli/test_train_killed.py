@@ -16,8 +16,6 @@ import medcli
 from tests.cli import kill_training
 from tests.unit.training.runs import last_state
 
-KILLS = 6
-
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -34,10 +32,11 @@ def trained(folder: Path, *, kills: int) -> list[list[int]]:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
-def test_killed_again_and_again_it_ends_with_the_bits_of_a_whole_run(tmp_path: Path) -> None:
-    moments = trained(tmp_path / "killed", kills=KILLS)
+@pytest.mark.parametrize("kills", [2, pytest.param(6, marks=pytest.mark.slow)])
+def test_killed_again_and_again_it_ends_with_the_bits_of_a_whole_run(tmp_path: Path, kills: int) -> None:
+    moments = trained(tmp_path / "killed", kills=kills)
     trained(tmp_path / "whole", kills=0)
-    assert len(moments) == KILLS
+    assert len(moments) == kills
     # A kill between a line and the state due at it is in time to lose the steps since the state before.
     assert all(logged - saved <= kill_training.SAVE_EVERY for logged, saved in moments)
     assert moments[-1][1] > 0  # between kills it got somewhere

@@ -75,8 +75,11 @@ def assert_same_course(one: Path, two: Path) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"ladder_rule": "split", "micro_batch_size": 3}, {"spoilt": 4}],
-    ids=["sandwich", "split-accumulated", "a-bad-batch"],
+    [
+        pytest.param({}, id="sandwich", marks=pytest.mark.slow),
+        pytest.param({"ladder_rule": "split", "micro_batch_size": 3}, id="split-accumulated"),
+        pytest.param({"spoilt": 4}, id="a-bad-batch", marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_take_the_course_of_one(tmp_path: Path, more: dict[str, Any]) -> None:
     first, second = launched(tmp_path / "two", **SETTINGS, **more)
@@ -89,6 +92,7 @@ def test_two_processes_take_the_course_of_one(tmp_path: Path, more: dict[str, An
     assert second["notes"] == []
 
 
+@pytest.mark.slow
 def test_a_sharded_network_takes_the_same_course_and_goes_on_from_a_whole_ones_state(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         run(tmp_path / folder, **{**SETTINGS, "steps": 3})
@@ -98,6 +102,7 @@ def test_a_sharded_network_takes_the_same_course_and_goes_on_from_a_whole_ones_s
     assert_same_course(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_under_accelerate_launch_the_same_code_gives_the_same_bits(tmp_path: Path) -> None:
     command = words(ACCELERATE, tmp_path / "launched", SETTINGS)
     subprocess.run(command, env=environment(), capture_output=True, check=True)
@@ -106,6 +111,7 @@ def test_under_accelerate_launch_the_same_code_gives_the_same_bits(tmp_path: Pat
     assert states[0] == states[1]
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_launcher_stops_all_after_the_same_step_and_saves(tmp_path: Path) -> None:
     settings = {"steps": 100_000, "log_every": 1, "save_every": 100_000}
     command = words(TORCHRUN, tmp_path / "two", settings)

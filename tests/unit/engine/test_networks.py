@@ -65,6 +65,7 @@ def test_scale_one_runs_no_null_half() -> None:
     assert rows == [3, 6]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiled_blocks_share_a_graph_a_kind_and_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = []

@@ -82,6 +82,7 @@ def test_integers_are_in_range_and_even() -> None:
     assert torch.bincount(drawn).min() > 400
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_compiled_for_a_gpu_the_words_are_the_same_and_the_normals_are_within_rounding() -> None:

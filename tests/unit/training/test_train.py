@@ -97,6 +97,7 @@ def test_narrow_products_stay_near_float32(tmp_path):
     assert all(value.dtype == torch.float32 for value in narrow.ema.values())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch means to hide it, and would
 def test_a_compiled_network_learns_the_same(tmp_path, monkeypatch):
     asked = []
