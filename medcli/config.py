@@ -1,4 +1,4 @@
-"""What a model is: one frozen, torch-free description that rebuilds it."""
+"""Model configuration: a frozen, torch-free description from which a model is rebuilt."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ Family = Literal["dit", "sit", "edt", "mdtv2"]
 FAMILIES: tuple[str, ...] = get_args(Family)
 
 FAMILY_FIELDS = frozenset({"stage_depths", "stage_widths", "stage_heads", "decoder_depth"})
-"""Settings that some families have and others must leave empty."""
+"""Fields of some families that must be empty in the others."""
 
 SD_AUTOENCODER = "stabilityai/sd-vae-ft-ema"
-"""The autoencoder the published DiT and SiT latents come from."""
+"""Autoencoder of the published DiT and SiT models."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,9 +68,9 @@ class ModelConfig:
     num_classes: int = 1000
     """Labels, the null class not counted."""
     has_null_class: bool = True
-    """Whether the label table has one more row, index `num_classes`, for the unconditional branch."""
+    """True: the label table has one more row, index `num_classes`, for the unconditional branch."""
     learn_sigma: bool = True
-    """Whether the final layer emits 2C channels (DiT uses both halves, SiT keeps the first)."""
+    """True: the final layer emits 2C channels (DiT uses both halves, SiT keeps the first)."""
     qk_ratio: float = 1.0
     """Query and key width divided by `hidden_size`: the paper's q-k compression ablation. Values keep full width."""
     mediators: tuple[int, ...] = ()
@@ -112,7 +112,7 @@ class ModelConfig:
             )
         self._check_stages()
         if bool(self.decoder_depth) != (self.family == "mdtv2"):
-            raise ConfigError("decoder_depth is of mdtv2 models, and those need it")
+            raise ConfigError("decoder_depth is required for mdtv2 and only for it")
         if self.decoder_depth and (self.decoder_depth >= self.depth or (self.depth - self.decoder_depth) % 2):
             raise ConfigError(
                 f"a decoder of {self.decoder_depth} blocks leaves no two equal halves of an encoder in {self.depth}"
@@ -131,7 +131,7 @@ class ModelConfig:
             raise ConfigError(f"q-k compression is for dit and sit, not for {self.family}")
 
     def _check_stages(self) -> None:
-        """Hold the stages against each other and against the whole."""
+        """Check the stages against each other and against the whole network."""
         depths, widths, heads = self.stage_depths, self.stage_widths, self.stage_heads
         if self.family != "edt":
             if depths or widths or heads:
@@ -159,17 +159,17 @@ class ModelConfig:
 
     @property
     def is_gaussian(self) -> bool:
-        """Whether the model predicts the noise of a discrete diffusion at integer timesteps, as DiT does."""
+        """True if the model predicts the noise of a discrete diffusion at integer timesteps, as DiT does."""
         return self.family != "sit"
 
     @property
     def has_relative_bias(self) -> bool:
-        """Whether attention adds a learned bias for the offset between two tokens."""
+        """True if attention adds a learned bias for the offset between two tokens."""
         return self.family in ("edt", "mdtv2")
 
     @property
     def halvings(self) -> int:
-        """What the token grid shrinks by, along a side, from the outer stage to the middle one; 1 without stages."""
+        """Factor by which a side of the token grid shrinks from the outer to the middle stage; 1 without stages."""
         return 2 ** (len(self.stage_depths) // 2)
 
     @property
@@ -234,7 +234,7 @@ class ModelConfig:
         return num_mediators
 
     def at_resolution(self, resolution_px: int) -> ModelConfig:
-        """The same network for another image side.
+        """Return the same network for another image side.
 
         Raises:
             ConfigError: If the side is not a multiple of patch size times autoencoder stride.
@@ -250,7 +250,7 @@ class ModelConfig:
         return replace(self, latent_size=resolution_px // self.latent_downsample)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, one per field; what only other families have is left out."""
+        """Return plain JSON values, one per field; fields of other families are left out."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
@@ -280,12 +280,12 @@ class ModelConfig:
 
 
 def listing(numbers: tuple[int, ...]) -> str:
-    """Numbers as they are written on the command line."""
+    """Format numbers as the command line takes them: `4,16,64`."""
     return ",".join(map(str, numbers))
 
 
 def _has_type(value: Any, annotation: str) -> bool:
-    """Whether a JSON value is what a field of `ModelConfig` holds."""
+    """Check that a JSON value has the type of a field of `ModelConfig`."""
     if annotation.startswith("tuple"):
         return isinstance(value, list) and all(type(part) is int for part in value)
     if annotation == "float":

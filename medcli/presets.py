@@ -14,7 +14,7 @@ from medcli.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Blocks, width and heads of a preset; an EDT's by stage, an MDTv2's with its decoder."""
+    """Blocks, width and heads of a preset; of an EDT by stage, of an MDTv2 with its decoder."""
 
     depth: int
     hidden_size: int
@@ -26,7 +26,7 @@ class Size:
 
 
 def staged(depths: tuple[int, ...], widths: tuple[int, ...], heads: tuple[int, ...]) -> Size:
-    """A size whose blocks come in stages."""
+    """Return a size whose blocks form stages."""
     return Size(sum(depths), widths[0], heads[0], depths, widths, heads)
 
 
@@ -64,14 +64,14 @@ AMM_BLOCKS: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a paper prints of a network at 256 px."""
+    """Figures a paper prints for a network at 256 px."""
 
     gmacs: float
     """Its "GFLOPs"."""
     million_params: float | None = None
-    """Those that are trained; None where it prints none that we know of."""
+    """Trained parameters; None if the paper prints no number."""
     remark: str = ""
-    """Why it differs from what the network has."""
+    """Reason for a difference from the network."""
 
 
 _WITHOUT_SKIPS = "the printed figure is that of the DiT of this size: the skip projections are missing"
@@ -94,11 +94,11 @@ PUBLISHED: dict[str, Published] = {
 DEFAULT_PRESET = "SiT-XL/2"
 DEFAULT_LADDER = (4, 16, 64)
 DEEP = 24
-"""Blocks from which `auto` takes a network for the size the paper converts in part (XL; L is as deep)."""
+"""Number of blocks from which `auto` converts only the first four, as the paper does for XL."""
 
 
 def preset_names() -> list[str]:
-    """Every preset name, largest networks last."""
+    """Return all preset names, largest networks last."""
     return [
         f"{title}-{size}/{patch}"
         for title, family in FAMILY_TITLES.items()
@@ -108,7 +108,7 @@ def preset_names() -> list[str]:
 
 
 def preset_config(name: str, *, resolution_px: int = 256) -> ModelConfig:
-    """Architecture of a preset with full attention, 1000 classes and the Stable Diffusion latent space.
+    """Return the architecture of a preset with full attention, 1000 classes and the Stable Diffusion latent space.
 
     Args:
         name: Such as `SiT-XL/2`; case does not matter, and the patch may be left out where there is one only.
@@ -130,7 +130,7 @@ def preset_config(name: str, *, resolution_px: int = 256) -> ModelConfig:
 
 
 def _by_lower_name() -> dict[str, str]:
-    """Every way to write a preset's name in small letters, and the name."""
+    """Return preset names by every accepted lower-case spelling."""
     names = {known.lower(): known for known in preset_names()}
     of_one_patch = tuple(title for title, family in FAMILY_TITLES.items() if len(FAMILY_PATCHES[family]) == 1)
     short = {key.partition("/")[0]: known for key, known in names.items() if known.startswith(of_one_patch)}
@@ -138,18 +138,18 @@ def _by_lower_name() -> dict[str, str]:
 
 
 def family_title(family: Family) -> str:
-    """What a family is called in prose and in the names of its presets."""
+    """Return a family's name in prose and in preset names."""
     return next(title for title, known in FAMILY_TITLES.items() if known == family)
 
 
 def means_preset(word: str) -> bool:
-    """Whether a MODEL on the command line is a preset's name, perhaps a misspelt one, rather than a file's."""
+    """Check whether a MODEL on the command line is a preset name, possibly misspelt, and not a path."""
     path = Path(word)
     return word.lower() in _by_lower_name() or not (path.suffix or path.exists())
 
 
 def preset_of(config: ModelConfig) -> str | None:
-    """Name of the preset this architecture is, at any resolution and with any attention; None if it is not one."""
+    """Return the preset with this architecture, at any resolution and with any attention; None if there is none."""
     if config.patch_size not in FAMILY_PATCHES[config.family] or config.mlp_ratio != 4.0:
         return None
     title = family_title(config.family)
@@ -159,29 +159,29 @@ def preset_of(config: ModelConfig) -> str | None:
 
 
 def amm_blocks(config: ModelConfig) -> tuple[int, ...] | None:
-    """Blocks the references modulate in this network; None where they give no list.
+    """Return the blocks that the reference code modulates in this network; None if it lists none.
 
-    A SiT, for which they give none, has those of the DiT of its size: the two are one network.
+    A SiT gets those of the DiT of its size: the two are one network.
     """
     name = (preset_of(config) or "").partition("/")[0]
     return AMM_BLOCKS.get(name.replace("SiT", "DiT"))
 
 
 def heads_for_width(hidden_size: int) -> int | None:
-    """Head count of the preset with this width, which tensors alone cannot tell; None if no preset has it."""
+    """Return the number of heads of the preset with this width; None if no preset has it."""
     return next((size.num_heads for size in SIZES.values() if size.hidden_size == hidden_size), None)
 
 
 def first_layers(depth: int) -> tuple[int, ...]:
-    """The blocks converted when nobody says: the first four. Source: arXiv 2408.05710, SiT-XL/2."""
+    """Return the blocks converted by default: the first four. Source: arXiv 2408.05710, SiT-XL/2."""
     return tuple(range(min(4, depth)))
 
 
 def auto_layers(depth: int) -> tuple[int, ...]:
-    """The paper's choice by size: the first four blocks of a deep network (L, XL), all of a shallow one (S, B)."""
+    """Return the paper's choice: the first four blocks of a deep network (L, XL), all of a shallow one (S, B)."""
     return first_layers(depth) if depth >= DEEP else tuple(range(depth))
 
 
 def default_ladder(num_tokens: int) -> tuple[int, ...]:
-    """The paper's ladder, without the counts that a grid of so few tokens can't use."""
+    """Return the paper's ladder without the counts that are too large for the number of tokens."""
     return tuple(count for count in DEFAULT_LADDER if count < num_tokens) or (1,)

@@ -1,4 +1,4 @@
-"""A diffusers DiT: a pipeline folder, or its `transformer` folder alone. Source: reference-facts 2."""
+"""Read a diffusers DiT: a pipeline folder, or its `transformer` folder alone. Source: reference-facts 2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.
 
 @dataclass(frozen=True, slots=True)
 class DiffusersConfig:
-    """What a folder's config.json says and its tensors cannot."""
+    """Facts of a folder's config.json that its tensors do not tell."""
 
     num_heads: int
     depth: int
@@ -31,7 +31,7 @@ class DiffusersConfig:
 def read_folder(
     path: Path, tensors_of: Callable[[Path], dict[str, TensorRecord]]
 ) -> tuple[DiffusersConfig, dict[str, TensorRecord]]:
-    """Find a folder's configuration and weights and give its tensors upstream's names.
+    """Find a folder's configuration and weights and rename its tensors to upstream's names.
 
     Args:
         path: The folder.
@@ -74,7 +74,7 @@ def _parse(path: Path) -> DiffusersConfig:
 
 
 def folder_config(config: ModelConfig) -> dict[str, Any]:
-    """The config.json of a DiT, as current diffusers writes it."""
+    """Return the config.json of a DiT, as current diffusers writes it."""
     return {
         "_class_name": CLASS_NAMES[0],
         "_diffusers_version": "0.31.0",

@@ -1,4 +1,4 @@
-"""Write a model for other programs: upstream's `.pt` state dict, or a diffusers DiT folder. Torch-free."""
+"""Write a model in other layouts: upstream's `.pt` state dict, or a diffusers DiT folder. Torch-free."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def write_official(
 
 
 def offset_indices(config: ModelConfig) -> dict[str, TensorRecord]:
-    """The buffers an MDTv2's own code keeps with its weights: the table row of each pair of tokens. See edt-facts 5."""
+    """Return the buffers of the MDTv2 code: the table row of each pair of tokens. See edt-facts 5."""
     if config.family != "mdtv2":
         return {}
     names = [f"{block.name}.{OFFSET_INDEX}" for block in (*blocks(config), side_block(config))]
@@ -91,7 +91,7 @@ def _offset_index(side: int) -> Any:
 
 
 def _record(archive: zipfile.ZipFile, name: str, nbytes: int) -> zipfile.ZipInfo:
-    """A zip record without compression or date, its data aligned by padding as torch does it."""
+    """Return a zip record without compression or date, its data aligned by padding as torch does it."""
     info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
     info.file_size = nbytes
     end = archive.start_dir + 30 + len(name) + 4
@@ -106,7 +106,7 @@ def _write_record(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 
 def pickled_state_dict(records: Mapping[str, TensorRecord]) -> bytes:
-    """The pickle torch.save makes of an OrderedDict of contiguous tensors, storages numbered in order.
+    """Return the pickle that torch.save makes of an OrderedDict of contiguous tensors, storages numbered in order.
 
     Written by hand because pickling a reference to a torch function takes torch.
     """
@@ -198,7 +198,7 @@ def write_diffusers(
 
 @contextmanager
 def _named(temporary: Path, path: Path) -> Iterator[None]:
-    """Tell of a place inside a temporary folder by the name that the user gave."""
+    """Replace the temporary folder's name by the user's in error messages."""
     try:
         yield
     except EnvironmentProblem as err:

@@ -1,4 +1,4 @@
-"""What the tensors of an EDT or an MDTv2 say about it; DiT and SiT leave more open, see `infer`.
+"""Infer the architecture of an EDT or an MDTv2 from its tensors; for DiT and SiT see `infer`.
 
 Their relative position biases tell heads and grid of every block. Source: edt-facts 1.7 and 5.
 """
@@ -18,19 +18,19 @@ from medcli.errors import CheckpointError
 Shapes = Mapping[str, tuple[int, ...]]
 
 MARKS: dict[Family, str] = {"edt": "down_blocks.0.reduction.weight", "mdtv2": "en_inblocks.0.attn.qkv.weight"}
-"""A tensor only this family has."""
+"""Name of a tensor that only this family has."""
 FIRST_BLOCKS: dict[Family, str] = {"mdtv2": "en_inblocks.0"}
-"""Where a family's first block lies, if not at `blocks.0`."""
+"""Prefix of a family's first block, if not `blocks.0`."""
 TABLE = "attn.rel_pos_bias.relative_position_bias_table"
 
 
 def marked_family(shapes: Shapes) -> Family | None:
-    """The family the tensors tell; None for DiT and SiT, which have the same."""
+    """Return the family that the tensors show; None for DiT and SiT, which have the same tensors."""
     return next((family for family, name in MARKS.items() if name in shapes), None)
 
 
 def first_block(family: Family) -> str:
-    """State-dict prefix of the first block."""
+    """Return the state-dict prefix of the first block."""
     return FIRST_BLOCKS.get(family, "blocks.0")
 
 
@@ -42,7 +42,7 @@ class _Block:
 
 
 def marked_settings(family: Family, shapes: Shapes, source: str) -> tuple[dict[str, Any], int]:
-    """Settings of the configuration that follow from the blocks, and tokens along a side at the input.
+    """Return the configuration's fields that follow from the blocks, and tokens along a side at the input.
 
     Raises:
         CheckpointError: If a block's tensors are missing or have impossible shapes.
@@ -67,7 +67,7 @@ def marked_settings(family: Family, shapes: Shapes, source: str) -> tuple[dict[s
 
 
 def _length(shapes: Shapes, name: str) -> int:
-    """Blocks of a list by the highest number; numbers beyond the count of tensors are left for the check to name."""
+    """Count the blocks of a list by the highest number; numbers beyond the count of tensors are left to the check."""
     pattern = re.compile(rf"{name}\.(\d+)\.")
     numbers = [int(found[1]) for key in shapes if (found := pattern.match(key))]
     return 1 + max((number for number in numbers if number < len(shapes)), default=-1)

@@ -23,16 +23,16 @@ class Header:
     weights: str
     """`ema` or `model`: which set of the source this is."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    """Default sampler and schedule of this model, by their option names; empty: the family's own."""
+    """Default sampler and schedule by option name; empty: the family's defaults."""
     reference: str | None = None
     """Name of the bundled reference set its samples are scored against."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """How it was trained, for people; empty if not by medcli."""
+    """Training settings and history, for people; empty if not trained by medcli."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """Name and fingerprint of the checkpoint this one was converted from; empty for a trained or new model."""
 
     def to_metadata(self) -> dict[str, str]:
-        """The safetensors metadata: one key, because the library writes several in random order."""
+        """Return the safetensors metadata: one key, because the library writes several in random order."""
         values = {
             "format_version": FORMAT_VERSION,
             "medcli_version": __version__,
@@ -47,7 +47,7 @@ class Header:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], source: str) -> Header | None:
-        """Read our key; None when the file has none.
+        """Read the metadata key; None if the file has none.
 
         Raises:
             CheckpointError: If the key is there and is not what we write.

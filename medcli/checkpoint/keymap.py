@@ -1,4 +1,4 @@
-"""Names of the same tensor in different layouts: data, each map with its inverse."""
+"""Names of the same tensor in different layouts, as tables with their inverses."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ OFFSET_INDEX = "attn.rel_pos_bias.relative_position_index"
 
 
 def is_derived(name: str) -> bool:
-    """Whether a tensor of an official file holds nothing that is not known without it."""
+    """Check for a tensor of an official file that follows from the configuration."""
     return name.endswith(f".{OFFSET_INDEX}")
 
 
 def strip_wrappers(names: Iterable[str], source: str) -> dict[str, str]:
-    """Take wrapper prefixes off.
+    """Strip wrapper prefixes.
 
     Returns:
         Bare name for each given name.
@@ -70,9 +70,9 @@ def _strip(name: str) -> str:
 
 
 def table_key(name: str, ladder: tuple[int, ...]) -> str:
-    """Give a bias table the name it has in a longer ladder, whichever name it has in this one.
+    """Return the name a bias table has in a longer ladder.
 
-    So a tensor has one name in every ladder that holds it. Names of other tensors come back unchanged.
+    A tensor then has one name in every ladder that holds it. Names of other tensors come back unchanged.
 
     Args:
         name: State-dict name under `ladder`.
@@ -85,26 +85,26 @@ def table_key(name: str, ladder: tuple[int, ...]) -> str:
 
 
 def table_of(name: str) -> tuple[int | None, str] | None:
-    """Mediator count (None in a ladder of one) and table of a bias table's name; None for any other tensor."""
+    """Return mediator count (None in a ladder of one) and table by a bias table's name; None for others."""
     found = TABLE_PATTERN.fullmatch(name)
     return found and (int(found[2]) if found[2] else None, found[3])
 
 
 def block_of(name: str) -> int | None:
-    """Block a tensor belongs to, by its upstream name; None for the others."""
+    """Return the block a tensor belongs to by its upstream name; None for the others."""
     found = re.match(r"blocks\.(\d+)\.", name)
     return int(found[1]) if found else None
 
 
 def renamings(depth: int) -> dict[str, str]:
-    """Upstream's name -> diffusers' name, of the tensors that lie there whole (block 0's copy of the repeated)."""
+    """Return diffusers' names by upstream's for tensors stored whole; of repeated ones, block 0's copy."""
     layers = {old.format(i=i): new.format(i=i) for old, new in BLOCK_NAMES.items() for i in range(depth)}
     repeated = {old: new.format(i=0) for old, new in REPEATED_NAMES.items()}
     return GLOBAL_NAMES | layers | repeated
 
 
 def from_diffusers(tensors: Mapping[str, TensorRecord], depth: int) -> dict[str, TensorRecord]:
-    """Lay a diffusers DiT out under upstream's names; names that have no place keep theirs.
+    """Rename a diffusers DiT's tensors to upstream's names; unknown names are kept.
 
     The embedders repeated in every block come from block 0. What is missing stays missing, for the check to name.
     """
@@ -129,7 +129,7 @@ def from_diffusers(tensors: Mapping[str, TensorRecord], depth: int) -> dict[str,
 
 
 def to_diffusers(tensors: Mapping[str, TensorRecord], depth: int) -> dict[str, TensorRecord]:
-    """Lay a plain DiT out under diffusers' names. The position table has no place there: diffusers recomputes it."""
+    """Rename a plain DiT's tensors to diffusers' names; the position table is left out, diffusers recomputes it."""
     forward = renamings(depth)
     split = {QKV_NAME.format(i=i): [part.format(i=i) for part in QKV_PARTS] for i in range(depth)}
     result: dict[str, TensorRecord] = {}

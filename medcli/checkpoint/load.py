@@ -1,4 +1,4 @@
-"""Build a model around the weights in a file: no random initialisation, no copy of what can be mapped."""
+"""Build a model from tensor records without random initialisation; contiguous tensors are mapped, not copied."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def build_model(
 
 
 def load_tensors(records: Mapping[str, TensorRecord], source: str) -> dict[str, torch.Tensor]:
-    """Tensors of records, mapped where they lie in one piece.
+    """Load tensors, mapped where a record is one region of a file.
 
     Args:
         records: Floating point tensors by name.

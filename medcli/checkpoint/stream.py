@@ -1,4 +1,4 @@
-"""Carry tensors from where they lie to a file, a few megabytes at a time: read, scan, write and hash in one pass."""
+"""Copy tensors to a file a few megabytes at a time: read, check, write and hash in one pass."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from medcli.errors import CheckpointError
 
 CHUNK_BYTES = 2 * 2**20
 NUM_BUFFERS = 4
-"""Chunks in flight: one being filled, the others being written and hashed."""
+"""Number of chunks in flight: one being filled, the others being written and hashed."""
 
 
 class Sink:
-    """Does one thing with each chunk, in order, on a thread of its own.
+    """Consumer of chunks, in order, on a thread of its own.
 
     Writing and SHA-256 both leave the interpreter free, so with two of these a copy takes as long as its slowest part.
 
@@ -41,7 +41,7 @@ class Sink:
 
 
 def writing(file: BinaryIO) -> Callable[[memoryview | bytes], None]:
-    """A sink's function that writes every chunk whole to an unbuffered file."""
+    """Return a sink's function that writes whole chunks to an unbuffered file."""
 
     def write(data: memoryview | bytes) -> None:
         written = 0
@@ -54,7 +54,7 @@ def writing(file: BinaryIO) -> Callable[[memoryview | bytes], None]:
 def copy_records(
     records: Iterable[TensorRecord], sinks: Sequence[Sink], progress: Callable[[int], None], *, source: str
 ) -> None:
-    """Feed the bytes of tensors, one after the other, to sinks; returns when they have all been taken.
+    """Feed the bytes of tensors to sinks in order; returns when all are consumed.
 
     Args:
         records: What to carry, in order.
@@ -90,7 +90,7 @@ def _wait(futures: list[Future[object]]) -> None:
 def _chunks(
     record: TensorRecord, files: dict[Path, BinaryIO], stack: ExitStack
 ) -> Iterator[Callable[[memoryview], int]]:
-    """Functions that put the next bytes of a tensor into a buffer and return how many."""
+    """Yield functions that fill a buffer with the next bytes of a tensor and return their number."""
     for piece in record.pieces:
         if isinstance(piece, Region):
             if piece.path not in files:
@@ -105,7 +105,7 @@ def _chunks(
 
 
 class _Reading:
-    """Fills a buffer from a file."""
+    """Buffer filler that reads from a file."""
 
     def __init__(self, file: BinaryIO, region: Region, start: int, size: int) -> None:
         self._file, self._region, self._start, self._size = file, region, start, size
@@ -125,7 +125,7 @@ class _Reading:
 
 
 class _Lending:
-    """Fills a buffer from memory."""
+    """Buffer filler that copies from memory."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data

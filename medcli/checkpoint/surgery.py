@@ -1,4 +1,4 @@
-"""Change a model without touching its weights: pure functions from tensors and a target to tensors.
+"""Change a model's ladder, resolution or classes: pure functions from tensors and a target to tensors.
 
 Nothing is read here but what has to be interpolated, and that only when it is written.
 """
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 
 
 class TooFewTokens(ConfigError):
-    """Mediators are asked for in a block whose grid is smaller than theirs."""
+    """A block's token grid is smaller than its mediators'."""
 
 
 LABEL_TABLE = "y_embedder.embedding_table.weight"
 GRID_TABLES = ("relative_position_bias_table", "pos_embed")
-"""Learnt tables that run over a square grid."""
+"""Learned tables over a square grid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surgery:
-    """The tensors of the changed model in file order, and what became of each."""
+    """Tensors of the changed model in file order, and the origin of each."""
 
     config: ModelConfig
     records: Mapping[str, TensorRecord]
     copied: tuple[str, ...]
-    """Taken as they are."""
+    """Names of tensors copied unchanged."""
     resized: tuple[str, ...]
-    """Made from the source's tensor of that name, for another resolution or number of classes."""
+    """Names of tensors resampled for another resolution or number of classes."""
     new: tuple[str, ...]
-    """Not in the source; they start neutral."""
+    """Names of tensors the source lacks; they start neutral."""
     dropped: tuple[str, ...]
-    """In the source only, under the source's names."""
+    """Names of source tensors that the target does not have."""
 
 
 def target_config(
@@ -57,7 +57,7 @@ def target_config(
     num_classes: int | None = None,
     add_mediators: bool = True,
 ) -> ModelConfig:
-    """Work out the model that is asked for.
+    """Compute the target configuration.
 
     Args:
         config: What there is.
@@ -68,12 +68,12 @@ def target_config(
         add_mediators: Whether a model without mediators gets some when neither ladder nor layers are given.
 
     Raises:
-        ConfigError: If the wishes contradict each other or don't fit the model; `TooFewTokens` if a grid is too small.
+        ConfigError: If the values contradict each other or do not fit the model; `TooFewTokens` if a grid is too small.
     """
     if layers == () and mediators:
-        raise ConfigError("a mediator ladder with --layers none goes nowhere", hint="leave out one of the two")
+        raise ConfigError("--layers none leaves no block for --mediators", hint="leave out one of the two")
     if mediators == () and layers:
-        raise ConfigError("--mediators none leaves nothing to put into layers", hint="leave out one of the two")
+        raise ConfigError("--layers has no effect with --mediators none", hint="leave out one of the two")
     target = config if resolution_px is None else config.at_resolution(resolution_px)
     target = replace(target, num_classes=num_classes or config.num_classes)
     if mediators == ():
@@ -92,7 +92,7 @@ def target_config(
 
 
 def _check_grids(config: ModelConfig) -> None:
-    """Refuse mediators in a stage of an EDT whose grid is smaller than theirs.
+    """Refuse mediators in EDT stages whose token grid is smaller than the mediators'.
 
     Raises:
         TooFewTokens: Naming block and count.
@@ -111,7 +111,7 @@ def _check_grids(config: ModelConfig) -> None:
 def operate(
     records: Mapping[str, TensorRecord], config: ModelConfig, target: ModelConfig, *, made: tuple[str, ...] = ()
 ) -> Surgery:
-    """Turn the tensors of one model into those of another.
+    """Convert the tensors of one model into those of another.
 
     Args:
         records: All tensors of the source, by name.
@@ -208,10 +208,10 @@ def resize_grid(values: NDArray[np.floating], axis: int, size: int) -> NDArray[n
 
 
 def relabelled(table: TensorRecord, config: ModelConfig, num_classes: int) -> TensorRecord:
-    """The label table for another number of classes.
+    """Return the label table for another number of classes.
 
-    The first classes and the null class keep their rows. A class that is added starts as the null class, that is, as
-    the model's answer when it is told nothing; without a null class, as zeros.
+    The first classes and the null class keep their rows. A class that is added starts as the
+    null class; without a null class, as zeros.
     """
     kept = min(num_classes, config.num_classes)
     rows = [row_slice(table, table.name, 0, kept)]

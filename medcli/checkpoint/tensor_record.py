@@ -1,6 +1,6 @@
-"""A tensor as a name, a shape and the places its bytes come from: what readers yield and writers consume.
+"""Tensor records: name, type, shape and the source of a tensor's bytes; readers make them, writers consume them.
 
-Nothing here reads weights until asked, and nothing imports torch.
+Bytes are read only on request, and torch is not imported.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A run of bytes in a file, checked by the reader to lie inside it."""
+    """Byte range of a file, checked by the reader to lie inside it."""
 
     path: Path
     offset: int
@@ -44,7 +44,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Bytes computed when they are needed, and then only."""
+    """Bytes that are computed on request."""
 
     nbytes: int
     make: Callable[[], bytes]
@@ -55,7 +55,7 @@ Piece = Region | Made
 
 @dataclass(frozen=True, slots=True)
 class TensorRecord:
-    """One tensor of a state dict, row-major, its bytes the pieces in order."""
+    """One tensor of a state dict, row-major; its bytes are those of the pieces in order."""
 
     name: str
     dtype: str
@@ -74,41 +74,41 @@ class TensorRecord:
         return self.num_elements * ITEM_SIZES[self.dtype]
 
     def renamed(self, name: str) -> TensorRecord:
-        """The same bytes under another name."""
+        """Return the same tensor under another name."""
         return replace(self, name=name)
 
     def read(self) -> bytes:
-        """All bytes at once; for small tensors."""
+        """Read all bytes at once; for small tensors."""
         return b"".join(read_piece(piece) for piece in self.pieces)
 
 
 def stored(name: str, dtype: str, shape: tuple[int, ...], path: Path, offset: int) -> TensorRecord:
-    """A contiguous tensor lying in a file."""
+    """Return the record of a contiguous tensor in a file."""
     nbytes = math.prod(shape) * ITEM_SIZES[dtype]
     return TensorRecord(name, dtype, shape, (Region(path, offset, nbytes),))
 
 
 def zeros(name: str, dtype: str, shape: tuple[int, ...]) -> TensorRecord:
-    """A tensor of zeros."""
+    """Return the record of a tensor of zeros."""
     nbytes = math.prod(shape) * ITEM_SIZES[dtype]
     return TensorRecord(name, dtype, shape, (Made(nbytes, lambda: bytes(nbytes)),))
 
 
 def computed(name: str, dtype: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.number]]) -> TensorRecord:
-    """A tensor computed from numbers when it is written, rounded to `dtype`."""
+    """Return the record of a tensor that is computed when it is read, rounded to `dtype`."""
     nbytes = math.prod(shape) * ITEM_SIZES[dtype]
     return TensorRecord(name, dtype, shape, (Made(nbytes, lambda: to_bytes(make(), dtype)),))
 
 
 def row_slice(record: TensorRecord, name: str, start: int, stop: int) -> TensorRecord:
-    """Rows `start..stop-1` along the first axis, still as places in the file."""
+    """Return rows `start..stop-1` along the first axis without reading them."""
     row = record.nbytes // record.shape[0]
     pieces = tuple(_cut(record.pieces, start * row, stop * row))
     return TensorRecord(name, record.dtype, (stop - start, *record.shape[1:]), pieces)
 
 
 def row_concat(name: str, records: list[TensorRecord]) -> TensorRecord:
-    """Tensors stacked along the first axis, still as places in the file.
+    """Concatenate tensors along the first axis without reading them.
 
     Raises:
         CheckpointError: If their types or their other axes differ.
@@ -125,12 +125,12 @@ def row_concat(name: str, records: list[TensorRecord]) -> TensorRecord:
 
 
 def describe_tensor(record: TensorRecord) -> str:
-    """Type and shape for a message: `F32 (16, 4)`."""
+    """Format type and shape for a message: `F32 (16, 4)`."""
     return f"{record.dtype} {record.shape}"
 
 
 def _cut(pieces: tuple[Piece, ...], start: int, stop: int) -> Iterator[Piece]:
-    """The bytes `start..stop-1` of the pieces laid end to end."""
+    """Yield pieces for the bytes `start..stop-1` of a sequence of pieces."""
     begin = 0
     for piece in pieces:
         low, high = max(start - begin, 0), min(stop - begin, piece.nbytes)
@@ -146,7 +146,7 @@ def _cut_one(piece: Piece, low: int, high: int) -> Piece:
 
 
 def read_piece(piece: Piece) -> bytes:
-    """The bytes of one piece.
+    """Read the bytes of one piece.
 
     Raises:
         CheckpointError: If the file became shorter since it was checked.
@@ -158,7 +158,7 @@ def read_piece(piece: Piece) -> bytes:
 
 
 def read_region(file: BinaryIO, region: Region) -> bytes:
-    """The bytes of a region of an open file.
+    """Read a region of an open file.
 
     Raises:
         CheckpointError: If the file became shorter since it was checked.
@@ -171,7 +171,7 @@ def read_region(file: BinaryIO, region: Region) -> bytes:
 
 
 def to_bytes(values: NDArray[np.number], dtype: str) -> bytes:
-    """Round numbers to a type and lay them out row-major, little endian."""
+    """Convert numbers to bytes of a type: rounded, row-major, little endian."""
     import numpy as np
 
     if dtype == "BF16":
@@ -183,7 +183,7 @@ def to_bytes(values: NDArray[np.number], dtype: str) -> bytes:
 
 
 def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[np.floating]:
-    """Numbers of a float tensor, as float64 for F64 and float32 for the others."""
+    """Convert bytes to numbers: float64 for F64, float32 for the other float types."""
     import numpy as np
 
     if dtype == "BF16":

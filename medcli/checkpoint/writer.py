@@ -1,4 +1,4 @@
-"""Write our own files: streamed under a temporary name, renamed at the end, equal bytes for equal contents."""
+"""Write medcli checkpoints: streamed to a temporary file and renamed; equal contents give equal bytes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def write_safetensors(
 
 
 def _reserve(descriptor: int, nbytes: int) -> None:
-    """Take the space up front: a full disk is found before minutes of copying."""
+    """Allocate the file up front: a full disk is found before minutes of copying."""
     # Not every system has the call.
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, nbytes)
@@ -86,16 +86,16 @@ def save_checkpoint(
     training: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> str:
-    """Write a model from memory as one of our files.
+    """Write a model from memory as a medcli checkpoint.
 
     Args:
         path: Where to.
         config: The architecture; goes into the header.
         tensors: The state dict, all of `tensor_shapes(config)` and nothing else.
-        weights: `ema` or `model`: what these weights are.
+        weights: `ema` or `model`: weight set.
         sampling: Default sampler and schedule values of this model.
         reference: Name of the bundled reference set its samples are scored against.
-        training: How it was trained, for people.
+        training: Training settings and history, for people.
         force: Whether an existing file may be replaced.
 
     Returns:
@@ -119,7 +119,7 @@ def save_checkpoint(
 
 
 def record_of(name: str, tensor: torch.Tensor) -> TensorRecord:
-    """A tensor in memory as a tensor record."""
+    """Wrap a tensor in memory as a tensor record."""
     import torch
 
     codes = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

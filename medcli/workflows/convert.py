@@ -32,34 +32,34 @@ class ConvertRequest:
     to: Target = "medcli"
     """The layout to write."""
     force: bool = False
-    """Whether an existing output is replaced."""
+    """True: replace an existing output."""
     digest: bool = True
-    """Whether the output is hashed while it is written; without, the report hashes it when asked."""
+    """True: hash the output while it is written; False: the report hashes it on request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertReport:
-    """What was written, and where each tensor came from."""
+    """Result of a conversion: the output, and the origin of each tensor."""
 
     output: Path
     file: Path
-    """The weight file: the output itself, but for diffusers, whose output is a folder."""
+    """The weight file: the output itself, or a file in it for diffusers."""
     config: ModelConfig
     weights: str
-    """The set that was read: `ema` or `model`."""
+    """Weight set that was read: `ema` or `model`."""
     copied: tuple[str, ...]
-    """Tensors taken as they are."""
+    """Names of tensors copied unchanged."""
     resized: tuple[str, ...]
-    """Tensors made from the source's for another resolution or number of classes."""
+    """Names of tensors resampled for another resolution or number of classes."""
     new: tuple[str, ...]
-    """Tensors the source lacks; they start neutral."""
+    """Names of tensors the source lacks; they start neutral."""
     dropped: tuple[str, ...]
-    """Tensors only the source has."""
+    """Names of source tensors that the target does not have."""
     sha256: str | None
-    """Hash of `file`; None until it is asked for."""
+    """Hash of `file`; None until it is requested."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {
             "output": str(self.output),
             "family": self.config.family,
@@ -113,7 +113,7 @@ def write_network(network: Network, request: ConvertRequest, reporter: Reporter)
 
 
 def default_name(source: Path, target: ModelConfig, to: Target) -> str:
-    """Name of the output when none is given; it is made in the current folder."""
+    """Return the default name of the output, in the current folder."""
     path = source.resolve()
     stem = path.name if path.is_dir() else path.stem
     if to == "diffusers":

@@ -1,4 +1,4 @@
-"""Count what a network costs: a forward pass at each resolution and mediator count, and whole images."""
+"""Count the multiply-adds of a network: a forward pass at each resolution and mediator count, and whole images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PUBLISHED_PX = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlopsRequest:
-    """What to count. Any of the settings of an image asks for the cost of whole images too."""
+    """Settings of `flops`. Any sampling setting adds the cost of whole images."""
 
     models: tuple[str, ...] = ()
     """Checkpoints or presets; empty: the checkpoint of the run `manifest` names, else SiT-XL/2."""
@@ -47,8 +47,8 @@ class FlopsRequest:
     qk_ratios: tuple[float, ...] = ()
     """Query and key widths to compare, as shares of the model's width."""
     schedule: ScheduleKind | None = None
-    """Of an image: `full`, `static` (each count by itself) or `dynamic`; None: `dynamic` if `rho` is given, else both
-    `full` and `static`."""
+    """Schedule of an image: `full`, `static` (each count by itself) or `dynamic`; None: `dynamic` if `rho` is given,
+    else both `full` and `static`."""
     rho: tuple[float, ...] | None = None
     """Thresholds of the dynamic schedule."""
     warmup_steps: int | None = None
@@ -61,13 +61,13 @@ class FlopsRequest:
     """A sample folder, or its manifest: the settings and the moves of that run are taken."""
 
     def planned(self) -> dict[str, Any]:
-        """The settings of an image that are given."""
+        """Return the sampling settings that are given."""
         names = ("schedule", "rho", "warmup_steps", "sampler", "solver", "steps", "cfg_scale")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def flops(request: FlopsRequest) -> FlopsReport:
-    """Count what a network costs. Nothing is loaded: shapes decide.
+    """Count the multiply-adds of networks from their shapes; no weights are read.
 
     Raises:
         ConfigError: If the preset is unknown, or values contradict each other or the network.
@@ -82,7 +82,7 @@ def flops(request: FlopsRequest) -> FlopsReport:
 
 
 def _costs(request: FlopsRequest, name: str, recorded: SamplingRun | None, *, is_alone: bool) -> ModelCosts:
-    """Count one network. Beside others, mediators it has no room for are left out with a remark."""
+    """Count one network. If there are others, counts that do not fit it are left out with a remark."""
     unchanged = replace(request.network, checkpoint=name, mediators=None, layers=None)
     network = open_network(unchanged, fresh=random_model)
     mediators = request.network.mediators
@@ -113,7 +113,7 @@ def _target(
     resolution_px: int,
     remarks: list[str],
 ) -> ModelConfig:
-    """The network that is asked for, with those of the counts that have room in its blocks."""
+    """Return the requested network with those counts that fit its blocks."""
 
     def with_counts(counts: tuple[int, ...] | None, chosen: tuple[int, ...] | None) -> ModelConfig:
         return target_config(config, mediators=counts, layers=chosen, resolution_px=resolution_px)
@@ -128,7 +128,7 @@ def _target(
 
 
 def _published_remarks(network: Network, targets: list[ModelConfig]) -> list[str]:
-    """Where a paper's figures of a preset are not the network's."""
+    """Return a remark if a paper's figures of a preset differ from the network's."""
     published = PUBLISHED.get(network.name)
     if published is None or not published.remark or PUBLISHED_PX not in {target.resolution_px for target in targets}:
         return []
@@ -149,7 +149,7 @@ def _recorded(request: FlopsRequest) -> SamplingRun | None:
 
 
 def _file_of(recorded: SamplingRun) -> str:
-    """The checkpoint of a run, which a manifest names without its folder."""
+    """Return the checkpoint of a run, which a manifest names without its folder."""
     if recorded.checkpoint_files == (BUNDLED_MODEL,):
         return str(asset_path(BUNDLED_MODEL))
     raise ConfigError(
@@ -159,7 +159,7 @@ def _file_of(recorded: SamplingRun) -> str:
 
 
 def _rows(network: Network, targets: list[ModelConfig], qk_ratios: tuple[float, ...]) -> tuple[FlopsRow, ...]:
-    """Rows of every resolution; each kind of block is traced once for all of them."""
+    """Return the rows of all resolutions; each kind of block is traced once."""
     base = dense(network.config)
     costs = trace_costs(base, (0, *(count for target in targets for count in target.mediators)))
     ratios = dict.fromkeys((*((network.config.qk_ratio,) if network.config.qk_ratio != 1.0 else ()), *qk_ratios))
@@ -194,7 +194,7 @@ def _row(name: str, config: ModelConfig, attention: str, gmacs: float, gmacs_den
 
 
 def _planned_runs(request: FlopsRequest, network: Network, target: ModelConfig) -> list[SamplingRun]:
-    """The runs whose images are asked for; none if nothing says so."""
+    """Return the sampling runs to count; none without sampling settings."""
     if not request.planned():
         return []
     settings = SampleRequest(

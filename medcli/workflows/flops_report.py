@@ -1,4 +1,4 @@
-"""What `medcli flops` answers: rows of forward passes, costs of whole images, and remarks, network by network."""
+"""Report of `medcli flops`: forward passes, whole images and remarks for each network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FLOPS_PER_MAC = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlopsRow:
-    """What one forward pass of one image costs."""
+    """Cost of one forward pass of one image."""
 
     model: str
     """The preset or the file."""
@@ -53,11 +53,11 @@ class ModelCosts:
     rows: tuple[FlopsRow, ...]
     images: tuple[ImageCost, ...] = ()
     run: SamplingRun | None = None
-    """How these images are made."""
+    """Sampling run of these images."""
     depth: int
     """Blocks of the network."""
     remarks: tuple[str, ...] = ()
-    """What is left out, and where a paper prints other figures."""
+    """Counts left out, and differences from a paper's figures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ class FlopsReport:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Those of all networks, by their names."""
+        """Remarks of all networks, with their names."""
         return tuple(f"{costs.model}: {remark}" for costs in self.models for remark in costs.remarks)
 
     def to_json(self) -> dict[str, Any]:

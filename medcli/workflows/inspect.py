@@ -11,7 +11,7 @@ from medcli.network import open_network
 from medcli.settings.network import NetworkSource
 
 FAMILY_SETTINGS = ("stage_depths", "stage_widths", "stage_heads", "decoder_depth")
-"""Shown where a family has them."""
+"""Fields shown for families that have them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,7 @@ class InspectReport:
     """Multiply-adds of one forward pass of one image, 10^9; with mediators, at the ladder's largest count."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: the keys of the contract, then stages or decoder of a family that has them."""
+        """Return plain JSON values; stages or decoder only for families that have them."""
         config = self.info.config
         return {
             "family": config.family,

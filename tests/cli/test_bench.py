@@ -94,7 +94,7 @@ def test_compiling_needs_a_compiler_and_that_is_said_first(
         (["--mediators", "5"], 2, "error: mediator count 5 is not a perfect square"),
         (["--res", "100"], 2, "error: resolution 100 px is not a positive multiple of 16"),
         (["--layers", "0-12"], 2, "error: --layers '0-12': there is no block 12"),
-        (["--layers", "none", "--mediators", "4"], 2, "error: a mediator ladder with --layers none goes nowhere"),
+        (["--layers", "none", "--mediators", "4"], 2, "error: --layers none leaves no block for --mediators"),
         (["--steps", "1"], 2, "error: --steps must be at least 2, got 1"),
         (["--steps", "4"], 2, "error: --steps 4: too few to climb a ladder of 3 counts\nhint: try --steps 5"),
         (["--rho", "0.5"], 2, "error: --rho 0.5: 1 given, expected 2"),

@@ -113,7 +113,7 @@ def test_a_preset_is_one_only_where_the_command_takes_presets() -> None:
 def test_changes_that_do_not_fit_are_refused(file: Path) -> None:
     with pytest.raises(ConfigError, match="no block 7"):
         opened(file, layers="7")
-    with pytest.raises(ConfigError, match="goes nowhere"):
+    with pytest.raises(ConfigError, match="leaves no block"):
         opened(file, layers="none", mediators=(4,))
 
 

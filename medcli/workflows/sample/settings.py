@@ -1,4 +1,4 @@
-"""What a sampling run is, once flags, the checkpoint's own defaults and the family's have been put together.
+"""Resolve a sampling run from flags, the checkpoint's defaults and the family's defaults.
 
 Precedence: a flag, then the defaults in the checkpoint's header, then the references' defaults for the family.
 """
@@ -205,7 +205,7 @@ def default_batch_size(config: ModelConfig, device_type: str) -> int:
 
 
 def model_name(info: CheckpointInfo) -> str:
-    """What to call a model for a reader: its preset, else its family and size."""
+    """Return a model's name for people: its preset, else its family and size."""
     return info.preset or f"{info.config.family}, {info.num_params:,} parameters"
 
 

@@ -1,4 +1,4 @@
-"""What `tune` works with, once wishes, checkpoint and defaults have been put together and checked."""
+"""Resolve and check the settings of `tune` against the checkpoint and its defaults."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LADDER_FILE = "ladder.safetensors"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TuneSetup:
-    """A request with everything filled in."""
+    """A request with all values resolved."""
 
     request: TuneRequest
     budget: Budget
@@ -47,16 +47,16 @@ class TuneSetup:
     ladder_file: Path
     """The checkpoint that holds every choice: the source, or what is made of it if that is dense."""
     config: ModelConfig
-    """Of the ladder file, its mediators and layers cut to those that may be chosen."""
+    """Configuration of the ladder file, reduced to the mediators and layers to choose from."""
     held: ModelConfig
-    """Of the ladder file, as it is."""
+    """Configuration of the ladder file."""
     plan: SamplingPlan
-    """Its schedule is full; it carries warm-up and distance of the dynamic ones."""
+    """Sampling plan with full attention, and the warm-up and distance of dynamic schedules."""
     device: torch.device
     reference: str | None
-    """What FID would be measured against."""
+    """Reference of FID."""
     settings: Mapping[str, Any]
-    """All that decides what is measured."""
+    """All settings that decide measurements."""
 
     @property
     def layers(self) -> Layers:
@@ -70,7 +70,7 @@ class TuneSetup:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the source had no mediators of its own."""
+        """True if the source has no mediators."""
         return self.ladder_file != self.source
 
     @property
@@ -80,20 +80,20 @@ class TuneSetup:
 
     @property
     def numbers(self) -> range:
-        """Images that finalists make."""
+        """Indices of the images of finalists."""
         return range(self.request.sampling.num_images)
 
     @property
     def recorded(self) -> range:
-        """Images whose way is recorded."""
+        """Indices of the images whose trajectory is recorded."""
         return range(min(self.request.num_recorded, self.request.sampling.num_images))
 
 
 def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
-    """Fill in and check a request, reading no weights but for their hash.
+    """Resolve and check a request; of the weights only sampled bytes are read.
 
     Raises:
-        MedcliError: If the checkpoint can't be read, or wishes contradict each other or the model.
+        MedcliError: If the checkpoint can't be read, or values contradict each other or the model.
     """
     budget, sampling = budget_of(request), request.sampling
     # How images are made does not depend on what is chosen; the rest is what is looked for.
@@ -133,7 +133,7 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
 
 
 def _carried(sampling: SampleRequest, defaults: Mapping[str, Any]) -> Schedule:
-    """Full attention, with the warm-up and the distance that dynamic schedules shall have."""
+    """Return full attention with the warm-up and distance for dynamic schedules."""
     return Schedule(
         kind="full",
         warmup_steps=sampling.warmup_steps or defaults.get("warmup_steps", DEFAULT_WARMUP_STEPS),
@@ -142,7 +142,7 @@ def _carried(sampling: SampleRequest, defaults: Mapping[str, Any]) -> Schedule:
 
 
 def _own_settings(request: TuneRequest, plan: SamplingPlan, config: ModelConfig) -> dict[str, Any]:
-    """What decides measurements beyond what decides pictures."""
+    """Return the settings that decide measurements beyond those that decide images."""
     return {
         "schedule": {"warmup_steps": plan.schedule.warmup_steps, "distance": plan.schedule.distance},
         "batch_size": plan.batch_size,
@@ -174,7 +174,7 @@ def ladder_config(network: Network, request: TuneRequest) -> ModelConfig:
 
 
 def chosen_config(held: ModelConfig, request: TuneRequest) -> ModelConfig:
-    """The part of a ladder model that may be chosen.
+    """Return the part of a ladder model to choose from.
 
     Raises:
         ConfigError: If the model lacks a layer or count that is named.
