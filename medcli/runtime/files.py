@@ -6,11 +6,12 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from medcli.errors import ConfigError, EnvironmentProblem
+from medcli.errors import ConfigError, DataError, EnvironmentProblem, MedcliError
 
 CHUNK_BYTES = 1 << 20
 """Bytes read at once for a hash."""
@@ -105,6 +106,23 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     """
     if path.exists() and not force:
         raise ConfigError(f"{path} already exists", hint="pass --force to replace it, or another name with --output")
+
+
+def require_regular(path: Path, error: type[MedcliError] = DataError) -> None:
+    """Refuse a pipe, a device or a socket, whose reading may never end. Missing paths and folders pass.
+
+    Args:
+        path: An input.
+        error: Raised.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
+    for is_kind, name in kinds.items():
+        if is_kind(mode):
+            raise error(f"{path} is {name}, expected a file or a folder", hint="save its content to a file first")
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) -> None:

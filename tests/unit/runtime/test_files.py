@@ -6,14 +6,15 @@ import errno
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from medcli.errors import ConfigError, EnvironmentProblem
-from medcli.runtime.files import atomic_folder, atomic_path, file_sha256, require_space, write_text
+from medcli.errors import CheckpointError, ConfigError, DataError, EnvironmentProblem
+from medcli.runtime.files import atomic_folder, atomic_path, file_sha256, require_regular, require_space, write_text
 
 
 def names_in(folder: Path) -> list[str]:
@@ -151,3 +152,18 @@ def test_a_folders_hash_is_that_of_its_files_in_name_order(tmp_path: Path) -> No
     (tmp_path / "x" / "a").write_bytes(b"1")
     assert file_sha256(tmp_path / "x") == hashlib.sha256(b"12").hexdigest()
     assert file_sha256(tmp_path / "x" / "a") == hashlib.sha256(b"1").hexdigest()
+
+
+def test_pipes_devices_and_sockets_are_no_inputs(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        for name, kind in (("pipe", "a pipe"), ("link", "a pipe"), ("socket", "a socket"), ("/dev/zero", "a device")):
+            with pytest.raises(DataError, match=kind):
+                require_regular(tmp_path / name)
+    with pytest.raises(CheckpointError):
+        require_regular(tmp_path / "pipe", CheckpointError)
+    for path in (tmp_path, tmp_path / "file", tmp_path / "missing", tmp_path / ("x" * 300), Path("a\0b")):
+        require_regular(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -130,17 +131,15 @@ JSON = st.recursive(
 
 @given(st.sampled_from(sorted(GOOD)), JSON)
 def test_no_value_breaks_it(name: str, value: Any) -> None:
+    problem = ""
     try:
-        record = as_record(Outer, {**GOOD, name: value})
+        assert isinstance(as_record(Outer, {**GOOD, name: value}), Outer)
     except InvalidJson as err:
-        assert "\n" not in str(err)
-    else:
-        assert isinstance(record, Outer)
+        problem = str(err)
+    assert "\n" not in problem
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40))
 def test_no_text_breaks_it(text: str | bytes) -> None:
-    try:
+    with suppress(InvalidJson):
         parse_json(text)
-    except InvalidJson:
-        pass
