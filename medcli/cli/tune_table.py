@@ -1,4 +1,4 @@
-"""What `medcli tune` shows people."""
+"""Tables of `medcli tune`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
     from medcli.workflows.tune.report import Candidate, TuneReport
 
-UNITS = {"gmacs": "GMACs an image", "ms": "ms an image"}
+UNITS = {"gmacs": "GMACs per image", "ms": "ms per image"}
 
 
 def numbers(values: tuple[float, ...]) -> str:
-    """Counts, layers or thresholds in one cell."""
+    """Format counts, layers or thresholds."""
     return ",".join(f"{value:g}" for value in values)
 
 
 def summary(report: TuneReport) -> Group:
-    """The front, the choice and how to sample with it."""
+    """Build the table of the front, and the commands of the choice."""
     from rich.console import Group
     from rich.text import Text
 
@@ -29,15 +29,13 @@ def summary(report: TuneReport) -> Group:
     rows = [_row(candidate, report) for candidate in report.front]
     caption = (
         f"{report.num_replayed} configurations replayed, {len(report.candidates)} run on "
-        f"{report.settings['num_images']} images each; error: distance from the dense images, relative to these"
+        f"{report.settings['num_images']} images each; error: relative distance from the dense images"
     )
     parts: list[RenderableType] = [Text(f"wrote {printable(report.output)}"), table_of(columns, rows, caption=caption)]
     order = ", ".join(str(layer) for layer, _, _ in report.layer_order)
-    parts.append(Text(f"layers, the one that minds mediators least first: {order}"))
-    if report.random is not None:
-        parts.append(Text(_random_line(report)))
+    parts.append(Text(f"layers by sensitivity to mediators, lowest first: {order}"))
     lines = [report.chosen.convert_command, report.chosen.command]
-    # The checkpoint of the choice is there already; the line says how it was made.
+    # The checkpoint of the choice is already written; the convert command documents it.
     parts += [Text("chosen:"), *(Text(f"    {printable(line)}") for line in lines if line)]
     return Group(*parts)
 
@@ -54,18 +52,4 @@ def _row(candidate: Candidate, report: TuneReport) -> tuple[object, ...]:
         f"{candidate.error:.4f}",
         f"{candidate.error_standard_error:.4f}",
         None if candidate.fid is None else f"{candidate.fid:.2f}",
-    )
-
-
-def _random_line(report: TuneReport) -> str:
-    """How the choice stands beside random configurations."""
-    check = report.random
-    if check is None or check.best is None:
-        return "no random configuration of equal cost was found"
-    verdict = "beaten by" if check.is_beaten else "no worse than"
-    seen = [f"{one.judged(report.metric):.4f}" for one in (check.chosen, check.best)]
-    new = [f"{one.judged(report.metric):.4f}" for one in check.on_new_images]
-    return (
-        f"the choice ({seen[0]}) is {verdict} the best of {len(check.others)} random configurations of equal cost "
-        f"({seen[1]}); on new images they come to {new[0]} and {new[1]}"
     )

@@ -161,15 +161,6 @@ class TuneRequest:
         24, key="finalists", help="Number of configurations that are run.", panel=SEARCH, metavar="N", minimum=4,
         maximum=MAX_IMAGES,
     )  # fmt: skip
-    num_random: int = setting(
-        0,
-        key="against_random",
-        help="Compare with N random configurations of equal cost.",
-        panel=SEARCH,
-        metavar="N",
-        minimum=0,
-        maximum=MAX_IMAGES,
-    )
     output: Path = output_setting(Path("tuning"), metavar="DIR", help="Output folder; another budget reuses it.")
     num_recorded: int = 16
     """Number of images whose trajectories under full attention are recorded for replays."""

@@ -1,4 +1,4 @@
-"""Fronts of cost against error. Torch-free."""
+"""Pareto fronts of cost against error. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Measure = Callable[[Item], float]
 
 
 def front(items: Sequence[Item], cost: Measure[Item], error: Measure[Item]) -> list[Item]:
-    """Those that nothing beats in both, by rising cost. O(n log n). Of equals the first given stays."""
+    """Return the Pareto front by rising cost; of equal items the first one. O(n log n)."""
     best: list[Item] = []
     for item in sorted(items, key=lambda item: (cost(item), error(item))):
         if not best or error(item) < error(best[-1]):
@@ -19,7 +19,7 @@ def front(items: Sequence[Item], cost: Measure[Item], error: Measure[Item]) -> l
 
 
 def spread(items: Sequence[Item], number: int) -> list[Item]:
-    """At most so many of a row, first and last among them, at even distances."""
+    """Return up to `number` evenly spaced items, both ends included."""
     if number >= len(items):
         return list(items)
     if number < 2:
@@ -28,6 +28,6 @@ def spread(items: Sequence[Item], number: int) -> list[Item]:
 
 
 def best_within(items: Sequence[Item], limit: float, cost: Measure[Item], error: Measure[Item]) -> Item | None:
-    """The least error that the budget allows, the cheaper of equals; None if it allows nothing."""
+    """Return the item of least error within the budget, the cheaper of equals; None if there is none."""
     allowed = [item for item in items if cost(item) <= limit]
     return min(allowed, key=lambda item: (error(item), cost(item)), default=None)

@@ -1,19 +1,19 @@
-"""What one step of each network does from the dense parent's states, and replays of the dynamic rule on it.
+"""Single steps of each network from the dense parent's states, and replays of the dynamic rule on them.
 
-A replay runs no network. It is exact about the rule on what was recorded; what is approximate is that the images are
-taken to stay on the dense parent's way, so runs confirm what replays propose.
+A replay runs no network. The rule is exact on the recorded states; the approximation is that images stay on the dense
+parent's trajectory, so finalists are run in full.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from medcli.schedule.spec import DistanceName
-from medcli.tuning.space import DENSE, Configuration, NetworkVariant, rounded_up
+from medcli.tuning.space import Configuration, NetworkVariant, rounded_up
 
 # Dimension key: K solver steps, I recorded images.
 
@@ -21,43 +21,43 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 NUM_PLACES = 9
-"""Thresholds that are tried for a move: those that fire a tenth, two tenths ... of the way."""
+"""Number of thresholds tried for a move: those that fire after a tenth, two tenths ... of the steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeTable:
-    """One step of one network from each state of the dense parent, with the same noise."""
+    """Results of one step of a network from each state of the dense parent, with the same noise."""
 
     error_KI: Floats
-    """Root of the summed squared difference from the state the parent's own step leads to."""
+    """L2 distance from the state that the parent's own step leads to."""
     l1_KI: Floats
     """Mean absolute change of the state."""
     l2_KI: Floats
     """Mean squared change."""
 
     def distance_KI(self, name: DistanceName) -> Floats:
-        """What the rule compares."""
+        """Distance that the rule compares."""
         return self.l1_KI if name == "l1" else self.l2_KI
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tables:
-    """All that replays need."""
+    """Measurements that replays need."""
 
     of_variant: Mapping[NetworkVariant, ChangeTable]
     norm_I: Floats
     """Norm of the final state of each image under full attention."""
     passes_K: Ints
-    """Forward passes of each solver step."""
+    """Number of forward passes of each solver step."""
     num_deciding: int
     """First steps whose result can still change the ladder index of a later step."""
     warmup_steps: int
     distance: DistanceName
 
     def moves_of(self, configuration: Configuration) -> Ints:
-        """(J, I) step whose result triggers each move along the ladder, K where there is none.
+        """Find the step whose result triggers each move along the ladder: (J, I), K for none.
 
-        The rule of `medcli.schedule.dynamic`, for all images at once: O(J K I) comparisons.
+        Applies the rule of `medcli.schedule.dynamic`, to all images at once: O(J K I) comparisons.
         """
         distances = [self.of_variant[variant].distance_KI(self.distance) for variant in configuration.variants]
         num_steps, num_images = distances[0].shape
@@ -77,11 +77,11 @@ class Tables:
         return moves_JI
 
     def costs_of(self, configuration: Configuration, cost_a_pass: Mapping[NetworkVariant, float]) -> Floats:
-        """(I,) cost of each image.
+        """Return the (I,) cost of each image.
 
         Args:
-            configuration: Whose.
-            cost_a_pass: Of one forward pass of one image through each network.
+            configuration: The configuration.
+            cost_a_pass: Cost of one image's forward pass through each network.
         """
         spent_K = np.concatenate([[0], np.cumsum(self.passes_K)])
         starts_EI, ends_EI = self._stays(configuration)
@@ -90,10 +90,10 @@ class Tables:
         return costs_I
 
     def error_of(self, configuration: Configuration) -> float:
-        """How far images are expected to end from the parent's, relative to these: the sum of their steps' errors.
+        """Estimate the relative distance of final states from the parent's: the sum of the steps' errors.
 
-        The mean over the images. To first order a bound, if steps neither grow nor shrink a difference; it is for
-        ranking, not for promising.
+        Averaged over the images. To first order a bound, if steps neither grow nor shrink a difference; used for
+        ranking only.
         """
         starts_EI, ends_EI = self._stays(configuration)
         image_I = np.arange(starts_EI.shape[1])
@@ -105,7 +105,7 @@ class Tables:
         return float(np.mean(total_I / self.norm_I))
 
     def thresholds(self, variant: NetworkVariant) -> list[float]:
-        """Thresholds by which the median image, at this network from the start, moves at evenly spread steps."""
+        """Return thresholds at which the median image, starting with this network, moves at evenly spaced steps."""
         distance_KI = self.of_variant[variant].distance_KI(self.distance)[: self.num_deciding]
         baseline_I = distance_KI[1 : self.warmup_steps + 1].mean(axis=0)
         deciding_KI = distance_KI[self.warmup_steps + 1 :]
@@ -116,12 +116,8 @@ class Tables:
         # Three digits can be read and typed; rounded up, so that the step they come from does fire.
         return sorted({rounded_up(value, 3) for value in lowest_K[places].tolist() if value > 0})
 
-    def as_parent(self, variants: Sequence[NetworkVariant]) -> Tables:
-        """The tables of networks that were not measured: they are taken to move the state as full attention does."""
-        return replace(self, of_variant={**self.of_variant, **dict.fromkeys(variants, self.of_variant[DENSE])})
-
     def _stays(self, configuration: Configuration) -> tuple[Ints, Ints]:
-        """(E, I) first step at each ladder index, and the step after the last."""
+        """Return the (E, I) first step at each ladder index, and the step after its last."""
         moves_JI = self.moves_of(configuration)
         num_images = moves_JI.shape[1] if len(moves_JI) else self._num_images
         last = len(self.passes_K)

@@ -22,7 +22,7 @@ def tuned(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("tune")
     save(folder / "m.safetensors", sampling=SAMPLING, reference="digits")
-    words = ["tune", folder / "m.safetensors", *words_of("5%"), "-o", folder / "tuning", "--against-random", 3, "-q"]
+    words = ["tune", folder / "m.safetensors", *words_of("5%"), "-o", folder / "tuning", "-q"]
     assert main([str(word) for word in words]) == 0
     return folder, json.loads((folder / "tuning/tuning.json").read_text())
 
@@ -80,24 +80,9 @@ def test_the_checkpoint_of_the_choice_is_there_so_that_its_line_runs_alone(tuned
     assert run_line(again["chosen"]["command"], run_cli)["num_images"] == 6
 
 
-def test_random_configurations_are_of_equal_cost_and_the_best_is_tried_on_new_images(tuned):
-    folder, found = tuned
-    random = found["random"]
-    assert 1 <= len(random["configurations"]) <= 3
-    span = found["dense"]["cost"] - min(one["cost"] for one in found["candidates"])
-    for one in random["configurations"]:
-        assert abs(one["cost"] - found["chosen"]["cost"]) < 0.25 * span  # replays of an untrained network are rough
-    assert random["best"]["error"] == min(one["error"] for one in random["configurations"])
-    assert random["chosen_is_best"] == (found["chosen"]["error"] <= random["best"]["error"])
-    again, best = random["on_new_images"]
-    assert again["layers"] == found["chosen"]["layers"]
-    assert best["rho"] == random["best"]["rho"]
-    assert again["error"] != found["chosen"]["error"]
-
-
 def test_the_same_seed_gives_the_same_answer_and_another_may_not(tuned, run_cli, empty_folder):
     folder, found = tuned
-    words = ("tune", folder / "m.safetensors", *words_of("5%"), "--against-random", 3, "--json")
+    words = ("tune", folder / "m.safetensors", *words_of("5%"), "--json")
     again = json.loads(run_cli(*words, "-o", "again").out)
     wanted = json.loads(json.dumps(found).replace(str(folder / "tuning"), "again"))
     assert again == wanted
@@ -115,7 +100,7 @@ def test_a_tuning_that_was_cut_off_goes_on_to_the_same_answer(tuned, run_cli, tm
         for file in sorted((part / kept).iterdir())[::2]:
             file.unlink()
     left = {file: file.stat().st_mtime_ns for file in (part / "runs").iterdir()}
-    words = ("tune", folder / "m.safetensors", *words_of("5%"), "--against-random", 3, "-o", part, "--json")
+    words = ("tune", folder / "m.safetensors", *words_of("5%"), "-o", part, "--json")
     again = run_cli(*words).out
     assert json.loads(again.replace(str(part), str(folder / "tuning"))) == found
     assert left == {file: file.stat().st_mtime_ns for file in left}
@@ -227,6 +212,5 @@ def test_a_folder_that_holds_another_tuning_is_left_alone(tuned, run_cli):
 
 def test_the_table_names_the_choice_and_its_command(tuned, run_cli):
     folder, found = tuned
-    result = run_cli("tune", folder / "m.safetensors", *words_of("5%"), "-o", folder / "tuning", "--against-random", 3)
+    result = run_cli("tune", folder / "m.safetensors", *words_of("5%"), "-o", folder / "tuning")
     assert found["chosen"]["command"] in result.out
-    assert "random configurations of equal cost" in result.out

@@ -1,9 +1,8 @@
-"""Choose layers, ladder and thresholds for a budget: replay many, run a few, say which is best."""
+"""Choose layers, ladder and thresholds for a budget: replay many configurations, run a few, report the best."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 from statistics import correlation
 from typing import Any
 
@@ -21,7 +20,7 @@ from medcli.settings.analysis import TuneRequest
 from medcli.settings.network import NetworkSource, format_layers
 from medcli.tuning.pareto import best_within, front
 from medcli.tuning.running import cost_of_moves, relative_error
-from medcli.tuning.search import Proposal, first_round, neighbours, second_round
+from medcli.tuning.search import Proposal, finalists
 from medcli.tuning.space import (
     DENSE,
     FULL_ATTENTION,
@@ -29,7 +28,6 @@ from medcli.tuning.space import (
     NetworkVariant,
     configurations,
     layer_sets,
-    random_configuration,
 )
 from medcli.tuning.store import Store
 from medcli.tuning.tables import Tables
@@ -38,18 +36,15 @@ from medcli.workflows.report.result_charts import tuning_chart
 from medcli.workflows.tune.commands import convert_command, converted_file, sample_command
 from medcli.workflows.tune.costs import TIMES, Costs, costs_of
 from medcli.workflows.tune.measurements import MeasuredConfiguration, Workbench
-from medcli.workflows.tune.report import Candidate, RandomCheck, TuneReport
+from medcli.workflows.tune.report import Candidate, TuneReport
 from medcli.workflows.tune.setup import TuneSetup, load_ladder, set_up_tuning
 
 RESULT = "tuning.json"
 PICTURE = "tuning.png"
-EQUAL_COST = 0.02
-"""How far the cost of random configurations may be from the choice's, as a share of what can be saved at most."""
-MOST_DRAWS = 20_000
 
 
 def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
-    """Find the configuration of least error that a budget allows.
+    """Find the configuration of least error within a budget.
 
     Cheap checks come first, then what is exact without running anything: costs, and with them whether the budget can
     be met. The parent's way is recorded once and every network measured on it; thousands of configurations are
@@ -70,7 +65,7 @@ def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
 
 
 def _check_budget(setup: TuneSetup, costs: Costs) -> None:
-    """Refuse a budget that can't be met, or asks for nothing."""
+    """Refuse a budget that cannot be met, or that full attention meets."""
     everywhere = [NetworkVariant(setup.layers, count) for count in setup.counts]
     table = costs.table([DENSE, *everywhere], setup.budget.unit)
     passes = int(step_passes_of(setup).sum())
@@ -78,12 +73,12 @@ def _check_budget(setup: TuneSetup, costs: Costs) -> None:
 
 
 def step_passes_of(setup: TuneSetup) -> torch.Tensor:
-    """(K,) forward passes of each solver step."""
+    """Return the (K,) forward passes of each solver step."""
     return step_passes(build_sampler(setup.plan.sampler), setup.plan.guidance)
 
 
 class _Tuning:
-    """One tuning from proposals to the answer."""
+    """One tuning, from replays to the report."""
 
     def __init__(self, setup: TuneSetup, model: DiffusionTransformer, store: Store, reporter: Reporter) -> None:
         self._setup, self._store, self._reporter = setup, store, reporter
@@ -96,11 +91,11 @@ class _Tuning:
         self._limit = self._budget.limit(dense)
 
     def report(self) -> TuneReport:
-        """Do the work, write the answer and its picture."""
+        """Measure, choose, and write the report and its chart."""
         order = self._layer_order()
         tables = self._bench.tables(layer_sets([layer for layer, _, _ in order]))
         proposals = self._proposals(tables, [layer for layer, _, _ in order])
-        candidates = self._run_finalists(proposals, tables)
+        candidates = self._run(finalists(proposals, self._request.num_finalists, self._limit))
         metric = self._request.metric
 
         def judged(candidate: Candidate) -> float:
@@ -120,7 +115,6 @@ class _Tuning:
             num_replayed=len(proposals),
             rank_correlation=rank_correlation(candidates),
             layer_order=tuple(order),
-            random=self._random_check(chosen, tables) if self._request.num_random else None,
             settings=self._setup.settings,
             timing=self._store.json(TIMES) if self._budget.unit == "ms" else None,
             versions=versions(),
@@ -133,7 +127,7 @@ class _Tuning:
         return {"kind": budget.kind, "value": budget.value, "unit": budget.unit, "limit": self._limit}
 
     def _layer_order(self) -> list[tuple[int, float, float]]:
-        """Layer, error and percent its cheapest count saves, least error for what is saved first; equals by number."""
+        """Rank the layers by error per saving: layer, error, percent that its cheapest count saves."""
         errors = self._bench.layer_errors()
         dense = self._costs.gmacs(DENSE)
         rows = []
@@ -148,28 +142,8 @@ class _Tuning:
 
     def _proposal(self, tables: Tables, one: Configuration) -> Proposal:
         """Replay a configuration."""
-        known = tables if set(one.variants) <= set(tables.of_variant) else tables.as_parent(one.variants)
-        costs_I = known.costs_of(one, self._costs.table(one.variants, self._budget.unit))
-        return Proposal(configuration=one, cost=float(costs_I.mean()), error=known.error_of(one))
-
-    def _run_finalists(self, proposals: Sequence[Proposal], tables: Tables) -> list[Candidate]:
-        """Run what deserves it: half by promise, a quarter by corrected promise, the rest uphill from the best."""
-        number, metric = self._request.num_finalists, self._request.metric
-        ran = self._run(first_round(proposals, number // 2, self._limit))
-        measured = {one.configuration: one.judged(metric) for one in ran}
-        ran += self._run(second_round(proposals, measured, number // 4, self._limit))
-        while len(ran) < number and (better := self._uphill(ran, tables)):
-            ran += self._run([better])
-        return ran
-
-    def _uphill(self, ran: Sequence[Candidate], tables: Tables) -> Proposal | None:
-        """The most promising neighbour, within the budget, of the best that was run; None if all of them were run."""
-        best = best_within(ran, self._limit, lambda one: one.cost, lambda one: one.judged(self._request.metric))
-        known = {one.configuration for one in ran}
-        near = neighbours(best.configuration) if best else []
-        options = [self._proposal(tables, one) for one in near if one not in known]
-        allowed = [one for one in options if one.cost <= self._limit]
-        return min(allowed, key=lambda one: (one.error, one.cost, one.configuration), default=None)
+        costs_I = tables.costs_of(one, self._costs.table(one.variants, self._budget.unit))
+        return Proposal(configuration=one, cost=float(costs_I.mean()), error=tables.error_of(one))
 
     def _run(self, chosen: Sequence[Proposal]) -> list[Candidate]:
         outcomes = self._bench.run([one.configuration for one in chosen], self._setup.numbers, "runs")
@@ -202,33 +176,8 @@ class _Tuning:
             command=sample_command(self._setup, configuration),
         )
 
-    def _random_check(self, chosen: Candidate, tables: Tables) -> RandomCheck:
-        """Let a random search choose by the same images, then set both choices side by side on new ones."""
-        metric, seen = self._request.metric, self._setup.numbers
-        drawn = self._bench.run(self._draw(chosen, tables), seen, "random runs")
-        others = [self._candidate(outcome, seen, None) for outcome in drawn]
-        best = min(others, key=lambda other: (other.judged(metric), other.cost), default=None)
-        unseen = range(len(seen), 2 * len(seen))
-        both = [chosen.configuration, *([best.configuration] if best else [])]
-        again = [self._candidate(outcome, unseen, None) for outcome in self._bench.run(both, unseen, "new images")]
-        return RandomCheck(metric=metric, chosen=chosen, others=tuple(others), best=best, on_new_images=tuple(again))
-
-    def _draw(self, chosen: Candidate, tables: Tables) -> list[Configuration]:
-        """Random configurations whose replayed cost is the choice's, none twice; fewer if they are hard to find."""
-        random, found = Random(self._setup.plan.seed), dict[Configuration, None]()
-        everywhere = [NetworkVariant(self._setup.layers, count) for count in self._setup.counts]
-        table = self._costs.table([DENSE, *everywhere], self._budget.unit)
-        slack = EQUAL_COST * int(self._passes_K.sum()) * (table[DENSE] - min(table.values()))
-        for _ in range(MOST_DRAWS):
-            one = random_configuration(random, self._setup.layers, self._setup.counts)
-            if abs(self._proposal(tables, one).cost - chosen.cost) <= slack and one != chosen.configuration:
-                found[one] = None
-            if len(found) == self._request.num_random:
-                break
-        return list(found)
-
     def _write(self, made: TuneReport) -> None:
-        """Write the checkpoint of the choice, the answer and its picture."""
+        """Write the checkpoint of the choice, the report and its chart."""
         layers, output = made.chosen.configuration.layers, self._request.output
         if (file := converted_file(self._setup, layers)) and not file.exists():
             source = NetworkSource(checkpoint=self._setup.ladder_file, layers=format_layers(layers))
@@ -241,7 +190,7 @@ class _Tuning:
 
 
 def rank_correlation(candidates: Sequence[Candidate]) -> float | None:
-    """Spearman's correlation of promised and measured errors, full attention left out; None for fewer than three."""
+    """Spearman correlation of replayed and measured errors, full attention excluded; None for fewer than three."""
     pairs = [(one.expected_error, one.error) for one in candidates if one.expected_error and one.error]
     if len(pairs) < 3:
         return None
@@ -250,6 +199,6 @@ def rank_correlation(candidates: Sequence[Candidate]) -> float | None:
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    """The place of each value in rising order; equal ones in the order given."""
+    """Rank of each value; equal values in the order given."""
     order = sorted(range(len(values)), key=values.__getitem__)
     return [float(place) for place in sorted(range(len(values)), key=order.__getitem__)]

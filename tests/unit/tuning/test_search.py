@@ -1,10 +1,10 @@
-"""Fronts, and which proposals get a run."""
+"""Fronts, and the selection of finalists."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medcli.tuning.pareto import best_within, front, spread
-from medcli.tuning.search import Proposal, first_round, neighbours, second_round
+from medcli.tuning.search import Proposal, finalists
 from medcli.tuning.space import FULL_ATTENTION, Configuration
 
 POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30)
@@ -53,34 +53,10 @@ FAMILY = [proposal(5.0 + n / 10, 4.0 + n / 10, (0, 1), (1, 4), (0.5 + n / 100,))
 PROPOSALS = [*FAMILY, *OTHER, DENSE, CHEAPEST]
 
 
-def test_the_first_round_has_both_ends_and_the_best_of_each_family_in_the_budget():
-    chosen = first_round(PROPOSALS, 6, limit=6.0)
+def test_finalists_are_both_ends_and_the_best_of_each_family_in_the_budget():
+    chosen = finalists(PROPOSALS, 6, limit=6.0)
     assert chosen[:2] == [DENSE, CHEAPEST]
     assert OTHER[0] in chosen
     assert FAMILY[0] in chosen
     assert len(chosen) == len(set(chosen)) <= 6
-    assert set(first_round(PROPOSALS, 1, limit=6.0)) == {DENSE, CHEAPEST}
-
-
-def test_the_second_round_believes_runs_more_than_promises():
-    measured = {OTHER[0].configuration: 9.0, FAMILY[0].configuration: 2.0, DENSE.configuration: 0.0}
-    chosen = second_round(PROPOSALS, measured, 3, limit=5.35)
-    assert chosen == FAMILY[1:4]
-    without = second_round(PROPOSALS, {OTHER[0].configuration: 3.0, FAMILY[0].configuration: 4.0}, 2, limit=6.0)
-    assert without == OTHER[1:3]
-    assert second_round(PROPOSALS, {DENSE.configuration: 0.0}, 3, limit=6.0) == []
-    assert second_round(PROPOSALS, measured, 0, limit=6.0) == []
-
-
-def test_a_family_is_corrected_by_its_own_runs_before_those_of_its_layers():
-    short = [proposal(5.0 + n / 10, 3.0, (0,), (1, 4), (0.5 + n / 100,)) for n in range(2)]
-    long = [proposal(5.0 + n / 10, 3.1, (0,), (1, 16), (0.5 + n / 100,)) for n in range(2)]
-    measured = {short[0].configuration: 9.0, long[0].configuration: 1.0}
-    assert second_round([*short, *long], measured, 1, limit=6.0) == [long[1]]
-
-
-def test_neighbours_move_one_threshold_and_still_fall():
-    near = neighbours(Configuration((0,), (1, 4, 16), (0.5, 0.45)))
-    assert [one.rho for one in near] == [(0.588, 0.45), (0.5, 0.383)]
-    assert {(one.layers, one.counts) for one in near} == {((0,), (1, 4, 16))}
-    assert neighbours(Configuration((0,), (4,))) == neighbours(FULL_ATTENTION) == []
+    assert set(finalists(PROPOSALS, 1, limit=6.0)) == {DENSE, CHEAPEST}

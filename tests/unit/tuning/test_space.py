@@ -1,7 +1,6 @@
 """The space of configurations: nothing is missing, nothing is twice, and every one can be run."""
 
 from itertools import pairwise
-from random import Random
 
 from medcli.tuning.space import (
     FULL_ATTENTION,
@@ -12,7 +11,6 @@ from medcli.tuning.space import (
     ladders,
     layer_sets,
     listing_of,
-    random_configuration,
     rounded_up,
 )
 
@@ -57,16 +55,6 @@ def test_every_choice_of_falling_thresholds_is_made_and_full_attention_is_among_
 def test_thresholds_are_written_so_that_they_read_back():
     rho = (0.1 + 0.2, 1e-05)
     assert tuple(map(float, listing_of(rho).split(","))) == rho
-
-
-def test_random_configurations_can_be_run_and_follow_the_seed():
-    drawn = [random_configuration(Random(7), [0, 2, 5], [1, 4, 16]) for _ in range(2)]
-    assert drawn[0] == drawn[1]
-    random = Random(0)
-    many = [random_configuration(random, [0, 2, 5], [1, 4, 16]) for _ in range(200)]
-    for one in many:
-        one.schedule(3, "l2")
-    assert len({one.layers for one in many}) == len({one.counts for one in many}) == 7
 
 
 def test_a_configuration_says_what_it_is():

@@ -124,10 +124,3 @@ def test_a_way_without_a_step_that_decides_has_no_thresholds():
     still = np.zeros((NUM_STEPS, 2))
     assert tables_of([still]).thresholds(NetworkVariant((0,), 1)) == []
     assert tables_of([np.ones((NUM_STEPS, 2))], warmup_steps=NUM_STEPS).thresholds(NetworkVariant((0,), 1)) == []
-
-
-def test_networks_that_were_not_measured_are_taken_to_move_as_full_attention():
-    distances = np.random.default_rng(0).uniform(0.2, 1, (1, NUM_STEPS, 2))
-    other = NetworkVariant((1,), 4)
-    known = tables_of(distances).as_parent([other])
-    assert known.of_variant[other] is known.of_variant[DENSE]
