@@ -179,7 +179,7 @@ CASES: dict[str, Case] = {
 
 IGNORED_KEYS: dict[str, str] = {
     r"seconds|.*_seconds(_.*)?|seconds_.*|images_per_sec|steps_per_sec|ms|.*_ms|ms_.*": "measured time",
-    r"versions?|medcli_version|medcli|python|torch|accelerate": "versions",
+    r"versions?|medcli_version": "versions",
     r".*peak.*|.*memory.*_mib|host|hostname|created|started|finished": "of the machine and the moment",
 }
 """Patterns of keys whose values may differ anywhere, each with the reason."""
@@ -193,3 +193,12 @@ EXISTENCE_ONLY: dict[str, str] = {
     "*.lock": "locks",
 }
 """Patterns of files that must exist on both sides but may hold other bytes, each with the reason."""
+
+ALLOWED: dict[str, str] = {
+    r".*\.(source|fingerprint)(\..*)? is new": "converted headers and manifests name their source by a fingerprint",
+    r".*\bsha256: .*": "hashes of files whose header names its source; their tensors are compared one by one",
+    r".*\.teacher: .* -> \"f1:.*": "the teacher is known by its fingerprint",
+    r".*metadata\.medcli\.sampling\.cfg_scale is new": "a conversion keeps the model's own guidance",
+    r".*config\.json\.request\..* is (new|gone)": "a run stores its network settings as one group",
+}
+"""Patterns of differences that are intended, each with the reason."""
