@@ -24,6 +24,7 @@ from medcli.engine.pictures import grid_capacity, grid_columns, grid_of, read_pn
 from medcli.runtime.files import atomic_path
 from medcli.runtime.processes import Processes
 from medcli.runtime.shared_work import SharedLines, SharedWork
+from medcli.runtime.temporaries import is_temporary
 
 LOCK = ".lock"
 """Lock file of the processes that fill a folder; removed by the last."""
@@ -140,7 +141,7 @@ def _tidy(path: Path) -> IndexSet:
     pictures = IndexSet()
     with os.scandir(path) as entries:
         for entry in entries:
-            if _is_temporary(entry.name):
+            if is_temporary(entry.name):
                 with suppress(FileNotFoundError):
                     (path / entry.name).unlink()
             elif PICTURE.fullmatch(entry.name):
@@ -159,9 +160,4 @@ def _ends_a_line(file: Path) -> bool:
 
 def is_transient(name: str) -> bool:
     """Return True for files that a run may leave that was killed before it wrote its manifest."""
-    return name == LOCK or _is_temporary(name)
-
-
-def _is_temporary(name: str) -> bool:
-    """Return True for temporary files (see `medcli.runtime.files`)."""
-    return name.startswith(".") and ".tmp-" in name
+    return name == LOCK or is_temporary(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -12,10 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medcli.errors import ConfigError, DataError, EnvironmentProblem, MedcliError
+from medcli.runtime.temporaries import Temporary, is_temporary, make_temporary, replace_folder, sweep
 
 CHUNK_BYTES = 1 << 20
 """Bytes read at once for a hash."""
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL_BYTES = 1 << 20
+"""Free bytes below which a disk is full, where an exception does not tell."""
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 REFUSED = frozenset(
     {
         errno.EACCES,
@@ -30,17 +34,26 @@ REFUSED = frozenset(
 )
 
 
+class FileSizeLimit(EnvironmentProblem):
+    """A file is larger than the process or the file system allows: no matter of free space."""
+
+
 @contextmanager
-def atomic_path(path: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
-    """Write a file under a temporary name and give it its own name once the block ends well.
+def atomic_path(
+    path: str | os.PathLike[str], force: bool = False, *, sweeps: bool = True, is_durable: bool = False
+) -> Iterator[Path]:
+    """Write a file under a temporary name and rename it once the block ends well.
 
     The temporary file exists (empty) when the block starts, so an unwritable folder is found before any work, and it
-    keeps the target's suffix, so libraries that choose a format by suffix choose the same one. Missing parent folders
-    are made. When the block raises, Ctrl-C included, the temporary file and the folders made for it are removed.
+    keeps the target's suffix, so libraries that choose a format by suffix choose the same one. Open it for writing; a
+    library that replaces it by a file of its own loses its lock. Missing parent folders are made. When the block
+    raises, Ctrl-C included, the temporary file and the folders made for it are removed.
 
     Args:
         path: The file to make.
         force: Replace an existing file.
+        sweeps: Remove what killed processes left of this file; it takes a look at the whole folder.
+        is_durable: Wait until the disk has the content before renaming, so that a power cut leaves no short file.
 
     Yields:
         The temporary path to write to.
@@ -56,20 +69,18 @@ def atomic_path(path: str | os.PathLike[str], force: bool = False) -> Iterator[P
             raise ConfigError(
                 f"{target} is a folder, expected a file name", hint=f"try --output {target / 'model.safetensors'}"
             )
-    temporary = _temporary_beside(target)
-    with _translated(target), _parents_of(target):
-        try:
-            temporary.touch(exist_ok=False)
-            yield temporary
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        if sweeps:
+            sweep(target.parent, target)
+    with _beside(target, is_folder=False) as temporary:
+        yield temporary.path
+        if is_durable:
+            os.fsync(temporary.descriptor)
+        os.replace(temporary.path, target)
 
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
-    """Fill a folder under a temporary name and give it its own name once the block ends well.
+    """Fill a folder under a temporary name and rename it once the block ends well.
 
     Args:
         path: The folder to make.
@@ -87,15 +98,21 @@ def atomic_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator
         refuse_existing(target, force=force)
         if target.is_file():
             raise ConfigError(f"{target} is a file, expected a folder name", hint="choose another name with --output")
-    temporary = _temporary_beside(target)
-    with _translated(target), _parents_of(target):
-        try:
-            temporary.mkdir()
-            yield temporary
-            _replace_folder(temporary, target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        sweep(target.parent, target)
+    with _beside(target, is_folder=True) as temporary:
+        yield temporary.path
+        replace_folder(temporary.path, target)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes, *, force: bool = False, is_durable: bool = False) -> None:
+    """Write a file in one go, whole or not at all.
+
+    Raises:
+        ConfigError: If the file exists and `force` is off.
+        EnvironmentProblem: If the place can't be written to or is full.
+    """
+    with atomic_path(path, force=force, is_durable=is_durable) as temporary:
+        temporary.write_bytes(content)
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
@@ -125,15 +142,14 @@ def require_regular(path: Path, error: type[MedcliError] = DataError) -> None:
             raise error(f"{path} is {name}, expected a file or a folder", hint="save its content to a file first")
 
 
-def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) -> None:
+def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False, is_durable: bool = False) -> None:
     """Write a UTF-8 text file in one go, whole or not at all.
 
     Raises:
         ConfigError: If the file exists and `force` is off.
         EnvironmentProblem: If the place can't be written to or is full.
     """
-    with atomic_path(path, force=force) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode("utf-8"), force=force, is_durable=is_durable)
 
 
 def file_sha256(path: Path) -> str:
@@ -170,24 +186,18 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
-def _temporary_beside(target: Path) -> Path:
-    # Long names are cut: the temporary name must not pass the file system's limit where the target's does not.
-    return target.with_name(f".{target.stem[:100]}.tmp-{os.getpid()}{target.suffix}")
-
-
-def _replace_folder(temporary: Path, target: Path) -> None:
-    if not target.exists():
-        os.replace(temporary, target)
-        return
-    # A folder that is not empty can't be replaced in one call: the old one steps aside until the new one is in place.
-    aside = target.with_name(f"{temporary.name}.old")
-    os.replace(target, aside)
-    try:
-        os.replace(temporary, target)
-    except BaseException:
-        os.replace(aside, target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+@contextmanager
+def _beside(target: Path, *, is_folder: bool) -> Iterator[Temporary]:
+    """Make a temporary beside a target, and remove it when the block raises."""
+    with _translated(target), _parents_of(target):
+        temporary = make_temporary(target, is_folder=is_folder)
+        try:
+            yield temporary
+        except BaseException:
+            temporary.remove()
+            raise
+        finally:
+            temporary.close()
 
 
 @contextmanager
@@ -206,25 +216,48 @@ def _parents_of(target: Path) -> Iterator[None]:
 
 @contextmanager
 def _translated(target: Path) -> Iterator[None]:
-    """Turn OSErrors about the output into errors with a hint."""
+    """Turn refusals of the operating system about the output into errors with a hint."""
     try:
         yield
-    except OSError as err:
-        reason = os.strerror(err.errno) if err.errno else str(err)
-        if err.errno in NO_SPACE:
+    except Exception as err:
+        number = _errno_of(err, target)
+        reason = os.strerror(number) if number else str(err)
+        if number == errno.EFBIG:
+            raise FileSizeLimit(
+                f"can't write {target}: {reason}", hint="raise the limit of file sizes (ulimit -f)"
+            ) from err
+        if number in NO_SPACE:
             raise EnvironmentProblem(
                 f"can't write {target}: {reason}", hint="free some space, or choose another disk with --output"
             ) from err
         # Reading an input inside the block may fail the same way; only our own paths are the output's fault.
-        if err.errno in REFUSED and _is_about(err, target):
+        if number in REFUSED and isinstance(err, OSError) and _is_about(err, target):
             raise EnvironmentProblem(
                 f"can't write {target}: {reason}", hint="choose a writable folder with --output"
             ) from err
         raise
 
 
+def _errno_of(err: Exception, target: Path) -> int | None:
+    """Return the error number behind an exception, None if the operating system is not behind it."""
+    if isinstance(err, OSError):
+        if err.errno is None and not isinstance(err, UnicodeError) and _is_full(target):
+            return errno.ENOSPC  # numpy and Pillow leave the number out
+        return err.errno
+    if type(err).__name__ == "SafetensorError" and (found := re.search(r"os error (\d+)", str(err))):
+        return int(found[1])
+    return None
+
+
+def _is_full(target: Path) -> bool:
+    there = next(folder for folder in target.absolute().parents if folder.exists())
+    return shutil.disk_usage(there).free < FULL_BYTES
+
+
 def _is_about(err: OSError, target: Path) -> bool:
     if not isinstance(err.filename, str):
         return True
-    failed, temporary = Path(err.filename), _temporary_beside(target)
-    return failed in (target, temporary) or failed in target.parents or temporary in failed.parents
+    failed = Path(err.filename)
+    if failed == target or failed in target.parents:
+        return True
+    return any(each.parent == target.parent and is_temporary(each.name) for each in (failed, *failed.parents))

@@ -11,25 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from medcli.runtime.files import atomic_path
+from medcli.runtime.temporaries import sweep
+from medcli.runtime.tensor_files import write_tensors
 from medcli.scores.extractor import FeatureExtractor, kinds_to_store
 
 SUFFIX = ".safetensors"
 HEADER = "medcli"
 VERSION = 1
 """Part of every key: raised when the same images would no longer give the same features."""
-STALE_S = 3600
-"""Age in seconds of a temporary file that no live process is writing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,8 +107,7 @@ class FeatureCache:
             "num_images": len(next(iter(rows.values()))),
             "sha256": {kind: _checksum(found) for kind, found in rows.items()},
         }
-        with atomic_path(self.path(extractor, key), force=True) as temporary:
-            save_file(dict(rows), temporary, metadata={HEADER: json.dumps(header, sort_keys=True)})
+        write_tensors(self.path(extractor, key), rows, {HEADER: json.dumps(header, sort_keys=True)})
 
     def size(self) -> CacheSize:
         """Count the files and their bytes."""
@@ -121,10 +116,8 @@ class FeatureCache:
 
     def sweep(self) -> None:
         """Remove temporary files of killed processes."""
-        for file in self.folder.glob("*/.*.tmp-*"):
-            with suppress(OSError):
-                if time.time() - file.stat().st_mtime > STALE_S:
-                    file.unlink()
+        for folder in self.folder.glob("*/"):
+            sweep(folder, owned=True)
 
 
 def _about(extractor: FeatureExtractor) -> dict[str, str | int]:

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from medcli.errors import CheckpointError, listed
-from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Reporter
+from medcli.runtime.temporaries import sweep
+from medcli.runtime.tensor_files import write_tensors
 
 KEY = "medcli_training"
 Read = Callable[[str], Tensor]
@@ -85,8 +85,7 @@ def write_state(
     header = StateHeader(
         run=dict(run), journal=dict(journal), scaler=dict(scaler), keys=tuple(plain), checksum=_checksum(plain.values())
     )
-    with atomic_path(path, force=True) as temporary:
-        save_file(plain, temporary, metadata={KEY: json.dumps(asdict(header), sort_keys=True)})
+    write_tensors(path, plain, {KEY: json.dumps(asdict(header), sort_keys=True)})
 
 
 def read_header(path: Path) -> StateHeader:
@@ -130,8 +129,6 @@ def _checksum(tensors: Iterable[Tensor]) -> int:
 
 NAME = "state-{step:08d}.safetensors"
 PATTERN = re.compile(r"state-(\d{8,})\.safetensors")
-ABANDONED = ".state-*.tmp-*.safetensors"
-"""What a kill leaves of a state that was being written."""
 
 
 class Snapshots:
@@ -206,5 +203,4 @@ class Snapshots:
 
     def clean(self) -> None:
         """Remove what a killed process left half-written; no other may be at work here."""
-        for path in self._folder.glob(ABANDONED):
-            path.unlink(missing_ok=True)
+        sweep(self._folder, owned=True)

@@ -22,11 +22,10 @@ from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.runtime.shared_work import SharedWork
+from medcli.runtime.temporaries import is_temporary, sweep
 from medcli.workflows.latents_encoding import LatentEncoding, missing_shards
 
 LOCK = ".lock"
-TEMPORARY = ".latents-*.tmp-*"
-"""Temporary files of shards and of the index."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +120,7 @@ def make_latents(request: LatentsRequest, reporter: Reporter) -> LatentsReport |
     with SharedWork(
         output / LOCK,
         is_done=lambda number: index.shard_path(output, number).is_file(),
-        mend=lambda: _remove_temporaries(output),
+        mend=lambda: sweep(output, owned=True),
         processes=processes,
     ) as work:
         index = _begin(output, index)
@@ -162,7 +161,7 @@ def _check_output(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file, expected a folder name", hint="choose another name with --output")
     if output.is_dir() and read_index(output) is None:
-        others = [entry.name for entry in output.iterdir() if entry.name != LOCK]
+        others = [entry.name for entry in output.iterdir() if not (entry.name == LOCK or is_temporary(entry.name))]
         if others:
             raise ConfigError(f"{output} is not empty and holds no latents of medcli", hint="choose another --output")
 
@@ -217,11 +216,6 @@ def _check_same(output: Path, before: LatentIndex | None, index: LatentIndex) ->
 def _shard_bytes(index: LatentIndex) -> int:
     copies = 2 if index.flip else 1
     return index.shard_size * copies * 2 * math.prod(index.shape) * DTYPES[index.storage].itemsize
-
-
-def _remove_temporaries(output: Path) -> None:
-    for left in output.glob(TEMPORARY):
-        left.unlink(missing_ok=True)
 
 
 def _begin(output: Path, index: LatentIndex) -> LatentIndex:

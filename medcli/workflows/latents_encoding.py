@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from medcli.data.autoencoder import LatentEncoder
@@ -21,11 +20,11 @@ from medcli.data.image_set import read_pixels
 from medcli.data.latent_index import MIRRORED, MOMENTS, LatentIndex
 from medcli.data.latent_rows import LABELS_KEY
 from medcli.errors import DataError, EnvironmentProblem
-from medcli.runtime.files import atomic_path
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.prefetch import prefetch
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.shared_work import SharedWork
+from medcli.runtime.tensor_files import write_tensors
 
 # Dimension key: B images of a batch, n images of a shard, R = 2 C moments, C latent channels, Y X height and width.
 
@@ -118,8 +117,8 @@ class LatentEncoding:
         labels_n = torch.from_numpy(self.listing.labels_N[picks.start : picks.stop].copy())
         note = {"identity": self.index.identity, **sums_of(list(stored.values()), self.index)}
         metadata = {METADATA: json.dumps(note, sort_keys=True)}
-        with atomic_path(self.index.shard_path(self.folder, number), force=True) as temporary:
-            temporary.write_bytes(save({**stored, LABELS_KEY: labels_n}, metadata))
+        tensors = {**stored, LABELS_KEY: labels_n}
+        write_tensors(self.index.shard_path(self.folder, number), tensors, metadata, is_durable=True)
 
     def _sums(self, number: int) -> dict[str, Any]:
         path = self.index.shard_path(self.folder, number)

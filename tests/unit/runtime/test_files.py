@@ -7,13 +7,16 @@ import hashlib
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from medcli.errors import CheckpointError, ConfigError, DataError, EnvironmentProblem
+from medcli.runtime import files
 from medcli.runtime.files import atomic_folder, atomic_path, file_sha256, require_regular, require_space, write_text
 
 
@@ -95,10 +98,10 @@ def test_a_full_disk_is_the_environments_problem(tmp_path: Path, number: int) ->
 
 
 def test_a_read_only_place_is_the_environments_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, *_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", str(path))
+    def refuse(target: Path, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(target.with_name(".a.tmp-1.bin")))
 
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(files, "make_temporary", refuse)
     with pytest.raises(EnvironmentProblem, match="can't write"), atomic_path(tmp_path / "a.bin"):
         pass
 
@@ -167,3 +170,32 @@ def test_pipes_devices_and_sockets_are_no_inputs(tmp_path: Path) -> None:
         require_regular(tmp_path / "pipe", CheckpointError)
     for path in (tmp_path, tmp_path / "file", tmp_path / "missing", tmp_path / ("x" * 300), Path("a\0b")):
         require_regular(path)
+
+
+def test_a_full_disk_behind_an_error_without_a_number_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write() -> None:
+        with atomic_path(tmp_path / "a.bin"):
+            raise OSError("8192 requested and 0 written")
+
+    with pytest.raises(OSError, match="requested"):
+        write()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    with pytest.raises(EnvironmentProblem, match="No space left"):
+        write()
+
+
+def test_errors_of_the_safetensors_library_are_those_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="No space left"), atomic_path(tmp_path / "a.bin"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(SafetensorError), atomic_path(tmp_path / "a.bin"):
+        raise SafetensorError("Error while deserializing header")
+
+
+def test_files_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a", "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
