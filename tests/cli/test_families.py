@@ -137,7 +137,7 @@ def test_amm_takes_the_published_blocks_where_there_are_some(run_cli: RunCli, em
         ("--amm nan", "neither auto nor a radius"),
         ("--amm -1", "neither auto nor a radius"),
         ("--amm auto --amm-blocks 0,2", "block 0 has mediators"),
-        ("--amm auto --amm-blocks 2,9", "AMM block 9 is not there"),
+        ("--amm auto --amm-blocks 2,9", "AMM block 9 does not exist"),
         ("--amm auto --amm-blocks 3,2", "must be rising"),
         ("--amm auto --amm-blocks two", "'two' is not one of"),
         ("--cfg-power 4", "not for SiT"),
