@@ -146,4 +146,4 @@ def words_of(made: Setting, value: Any) -> list[str]:
         return [word for key, one in value.items() for word in (made.flag, f"{key}={one}")]
     if made.positional:
         return [format_value(one) for one in (value if made.is_list else (value,))]
-    return [made.flag, format_value(value)]
+    return [made.letter or made.flag, format_value(value)]

@@ -65,6 +65,8 @@ class Setting:
     """Exclusive upper bound."""
     finite: bool = True
     needs: tuple[Needs, ...] = ()
+    decides: bool = True
+    """True if the value decides a result beyond rounding; such settings are part of a run's identity."""
     short: bool = False
     """Listed by `-h`; all are by `--help-all`."""
     positional: bool = False

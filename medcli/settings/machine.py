@@ -16,6 +16,7 @@ DEVICE: dict[str, Any] = {
     "metavar": "NAME",
     "default_text": "the fastest available",
     "example": "cpu",
+    "decides": False,
 }
 MAX_BATCH = 2**20
 """A larger batch is a mistake."""
@@ -36,20 +37,19 @@ class MachineSettings:
         maximum=MAX_BATCH,
         default_text="by device and model",
         short=True,
+        decides=False,
     )
 
 
 def output_setting(default: Path | None = None, **changes: Any) -> Any:
     """Make the `-o/--output` setting of a command."""
-    declaration = {
-        "help": "Output path.", "panel": OUTPUT, "letter": "-o", "metavar": "PATH", "short": True, **changes,
-    }  # fmt: skip
-    return setting(default, **declaration)
+    declaration = {"help": "Output path.", "panel": OUTPUT, "letter": "-o", "metavar": "PATH", "short": True, **changes}
+    return setting(default, decides=False, **declaration)
 
 
 def force_setting(text: str = "Overwrite existing output.") -> Any:
     """Make the `-f/--force` switch of a command."""
-    return setting(False, help=text, panel=OUTPUT, letter="-f")
+    return setting(False, help=text, panel=OUTPUT, letter="-f", decides=False)
 
 
 def seed_setting(panel: str) -> Any:

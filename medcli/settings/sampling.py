@@ -315,14 +315,16 @@ class SampleRequest(
         minimum=1,
         maximum=MAX_IMAGES,
         short=True,
+        decides=False,
     )
     compiled: bool = setting(
         False,
         key="compile",
         help="Use torch.compile, one graph per mediator count (slow first steps).",
         panel=MACHINE,
+        decides=False,
     )
     output: Path | None = output_setting(
         metavar="DIR", help="Output folder.", default_text="samples/<checkpoint>-<schedule>-<seed>"
     )
-    npz: bool = setting(False, help="Also write samples.npz, for scoring suites.", panel=OUTPUT)
+    npz: bool = setting(False, help="Also write samples.npz, for scoring suites.", panel=OUTPUT, decides=False)

@@ -432,3 +432,11 @@ def test_a_diverging_solver_is_said_so(run_cli: RunCli, empty_folder: Path) -> N
     save(empty_folder / "tiny.safetensors")
     result = run_cli("sample", "tiny.safetensors", *QUICK, "--last-step-size", "0.999999", "--diffusion-norm", "1e38")
     refused(result, ExitCode.CHECKPOINT, "NaN")
+
+
+def test_a_manifest_as_configuration_makes_the_same_run(run_cli: RunCli, empty_folder: Path) -> None:
+    words = ("sample", *DYNAMIC, *QUICK, "--num-images", "2")
+    assert run_cli(*words, "-o", "first").code == ExitCode.DONE
+    assert run_cli("sample", "--config", "first/manifest.json", "-o", "again").code == ExitCode.DONE
+    assert manifest(Path("again"))["settings"] == manifest(Path("first"))["settings"]
+    assert (Path("again") / "000001.png").read_bytes() == (Path("first") / "000001.png").read_bytes()

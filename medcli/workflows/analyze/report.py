@@ -71,6 +71,8 @@ class AnalyzeReport:
     model: str
     settings: dict[str, Any]
     """All settings that determine the result, including hashes of the checkpoint."""
+    given: Mapping[str, Any]
+    """Paths and hints as given, see `medcli.settings.records.given_values`."""
     num_images: int
     num_steps: int
     attention: AttentionFindings | None
@@ -103,6 +105,7 @@ class AnalyzeReport:
             },
             "convert": self.convert,
             "settings": self.settings,
+            "given": dict(self.given),
             "versions": {"medcli": __version__, "torch": torch.__version__, "numpy": np.__version__},
         }
 

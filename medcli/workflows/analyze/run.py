@@ -27,12 +27,13 @@ from medcli.runtime.reporting import Reporter
 from medcli.sampler_config import ADAPTIVE_SOLVERS
 from medcli.scores.redundancy import num_rings
 from medcli.settings.analysis import AnalyzeRequest
+from medcli.settings.records import given_values
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.analyze.attention import Floats, average, falls_with_progress, ranges, redundant_early
 from medcli.workflows.analyze.pictures import draw_change, draw_map
 from medcli.workflows.analyze.report import AnalyzeReport, AttentionFindings
 from medcli.workflows.analyze.suggestion import Suggestion, suggest
-from medcli.workflows.sample.settings import SampleSetup, model_name, picture_settings, set_up
+from medcli.workflows.sample.settings import SampleSetup, image_settings, model_name, set_up
 
 ANALYSIS, MAP, CHANGE = "analysis.json", "redundancy.png", "change.png"
 """Files of the output folder."""
@@ -136,12 +137,13 @@ def _report(
     distances: dict[str, Floats],
     attention: AttentionFindings | None,
 ) -> AnalyzeReport:
-    settings = picture_settings(setup, request.sampling)
+    settings = image_settings(setup, request.sampling)
     warmup, deciding = request.warmup_steps, num_deciding(sampler)
     return AnalyzeReport(
         output=str(output),
         model=model_name(setup.networks[0].opened.info),
         settings={**settings, "max_pairs": request.pairs if attention else None},
+        given=given_values(request.sampling),
         num_images=request.sampling.num_images,
         num_steps=sampler.num_steps,
         attention=attention,

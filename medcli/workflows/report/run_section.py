@@ -45,7 +45,7 @@ def run_section(run: SampledRun, anchor: str) -> Section:
         thumbnails=tuple(map(thumbnail, run.pictures)),
         facts=tuple(_facts(run)),
         figures=tuple(_figures(run)),
-        commands=(run.command,),
+        commands=() if run.command is None else (run.command,),
     )
 
 

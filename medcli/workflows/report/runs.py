@@ -41,7 +41,7 @@ class SampledRun:
     run: SamplingRun
     num_promised: int
     pictures: tuple[Picture, ...]
-    command: str
+    command: str | None
     sha256: str
     """SHA-256 of the manifest."""
 
@@ -117,7 +117,7 @@ def read_run(folder: Path, num_pictures: int) -> SampledRun:
         run=run,
         num_promised=promised if isinstance(promised, int) else len(run.moves or ()),
         pictures=_pictures(folder, num_pictures),
-        command=sample_command(str(folder), manifest, run),
+        command=sample_command(str(folder), manifest),
         sha256=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
     )
 

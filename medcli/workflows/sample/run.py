@@ -30,10 +30,11 @@ from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
 from medcli.sampler_config import ADAPTIVE_SOLVERS
 from medcli.scores.reference import BUNDLED, bundled_info
+from medcli.settings.records import given_values
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.amm import amm_report
 from medcli.workflows.sample.generate import ImageGeneration
-from medcli.workflows.sample.settings import SampleSetup, model_name, picture_settings, set_up
+from medcli.workflows.sample.settings import SampleSetup, image_settings, model_name, set_up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +99,7 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     setup = set_up(request, device.type)
     dtype = DTYPES[request.dtype]
     decoder = open_decoder(setup.config, autoencoder=request.vae, device=device, dtype=dtype)
-    settings = picture_settings(setup, request, earlier=recorded_checkpoints(setup.output))
+    settings = image_settings(setup, request, earlier=recorded_checkpoints(setup.output))
     check_folder(setup.output, settings)
     require_image_space(setup.output, request.num_images, setup.config.resolution_px, archive=request.npz)
     with SampleFolder(setup.output, processes) as folder:
@@ -155,6 +156,7 @@ def _manifest(
             "batch_size_asked": request.batch_size,
             "device": str(device),
             "compiled": request.compiled,
+            "given": given_values(request),
         },
         "versions": versions("numpy"),
         "sessions": before["sessions"] if before else [],

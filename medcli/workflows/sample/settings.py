@@ -209,11 +209,10 @@ def model_name(info: CheckpointInfo) -> str:
     return info.preset or f"{info.config.family}, {info.num_params:,} parameters"
 
 
-def picture_settings(setup: SampleSetup, request: SampleRequest, earlier: object = None) -> dict[str, Any]:
-    """Collect everything that decides what the images look like, as JSON values.
+def image_settings(setup: SampleSetup, request: SampleRequest, earlier: object = None) -> dict[str, Any]:
+    """Return the resolved settings that decide the images, as JSON values; see `medcli.settings.records`.
 
-    Two runs with equal settings may fill one folder. The device, the batch size and the number of images are not among
-    them: they change rounding at most.
+    Two runs with equal settings may fill one folder.
 
     Args:
         setup: The run.

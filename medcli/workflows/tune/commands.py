@@ -1,39 +1,24 @@
-"""The command lines that make images as a configuration promises."""
+"""Commands that generate the images of a configuration."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 from medcli.config import listing
-from medcli.tuning.space import Configuration, Layers, listing_of
+from medcli.settings.build import words_of
+from medcli.settings.declare import settings_of
+from medcli.settings.records import given_values, image_values, repeated_command
+from medcli.settings.sampling import SampleRequest
+from medcli.tuning.space import Configuration, Layers
 from medcli.workflows.tune.setup import TuneSetup
 
-READING_FLAGS = {"family": "--family", "heads": "--heads"}
-"""How to read a checkpoint that is not ours."""
-SAMPLING_FLAGS = {
-    "sampler": "--sampler",
-    "solver": "--solver",
-    "steps": "--steps",
-    "path": "--path",
-    "prediction": "--prediction",
-    "diffusion_form": "--diffusion-form",
-    "diffusion_norm": "--diffusion-norm",
-    "last_step": "--last-step",
-    "last_step_size": "--last-step-size",
-    "cfg_channels": "--cfg-channels",
-    "cfg_interval": "--cfg-interval",
-    "batch_size": "--batch-size",
-    "device": "--device",
-    "vae": "--vae",
-}
-"""Flags that are passed on as they were given. Guidance, classes and seed are always written out or have one default:
-a conversion leaves some of a checkpoint's defaults behind."""
+READING = ("family", "heads", "weights")
+"""Settings that say how to read a checkpoint of other programs."""
 
 
 def converted_file(setup: TuneSetup, layers: Layers) -> Path | None:
-    """Where the checkpoint with these layers stands; None where the one that was given has exactly them."""
+    """Return the path of the checkpoint with these layers; None if the given one has exactly them."""
     if not setup.is_dense and layers in ((), setup.held.mediator_layers):
         return None
     if not layers:
@@ -42,7 +27,7 @@ def converted_file(setup: TuneSetup, layers: Layers) -> Path | None:
 
 
 def convert_command(setup: TuneSetup, layers: Layers) -> str | None:
-    """The line that makes the checkpoint a configuration runs on; None where there is nothing to make."""
+    """Return the command that converts the checkpoint for a configuration; None if none is needed."""
     file = converted_file(setup, layers)
     if file is None:
         return None
@@ -51,55 +36,23 @@ def convert_command(setup: TuneSetup, layers: Layers) -> str | None:
 
 
 def sample_command(setup: TuneSetup, configuration: Configuration) -> str:
-    """The line that samples the images a configuration was measured on: the same seed, numbers and settings."""
-    sampling = setup.request.sampling
-    file = converted_file(setup, configuration.layers)
-    words = ["medcli", "sample"]
-    if file is not None:
-        words.append(str(file))
-    elif sampling.network.checkpoint is not None:
-        words += [str(sampling.network.checkpoint), *_reading(setup)]
-    words += _schedule(setup, configuration)
-    words += _given(sampling, SAMPLING_FLAGS)
-    words += ["--cfg-scale", f"{setup.plan.guidance.scale!r}"]
-    if sampling.classes is not None:
-        words += ["--classes", listing(sampling.classes)]
-    if sampling.label_sampling != "equal":
-        words += ["--label-sampling", sampling.label_sampling]
-    if sampling.dtype != "fp32":
-        words += ["--dtype", sampling.dtype]
-    words += ["--num-images", str(sampling.num_images), "--seed", str(sampling.seed)]
-    return shlex.join([*words, "-o", str(setup.request.output / "samples" / configuration.name)])
-
-
-def _schedule(setup: TuneSetup, configuration: Configuration) -> list[str]:
-    if not configuration.layers:
-        return ["--schedule", "full"]
-    counts = ["--mediators", listing(configuration.counts)]
-    if not configuration.rho:
-        return ["--schedule", "static", *counts]
-    schedule = setup.plan.schedule
-    rule = ["--warmup-steps", str(schedule.warmup_steps), "--distance", schedule.distance]
-    return ["--schedule", "dynamic", *counts, "--rho", listing_of(configuration.rho), *rule]
+    """Return the command that samples the images a configuration was measured on: same seed, numbers and settings."""
+    sampling, carried = setup.request.sampling, setup.plan.schedule
+    schedule = configuration.schedule(carried.warmup_steps, carried.distance)
+    values = image_values({**setup.settings, "schedule": schedule.to_json()}, given_values(sampling))
+    if (file := converted_file(setup, configuration.layers)) is not None:
+        values = {key: value for key, value in values.items() if key not in READING} | {"checkpoint": str(file)}
+    machine = {"batch_size": sampling.batch_size, "device": sampling.device}
+    values |= {key: value for key, value in machine.items() if value is not None}
+    output = setup.request.output / "samples" / configuration.name
+    values |= {"num_images": sampling.num_images, "output": str(output)}
+    first = {key: values[key] for key in ("checkpoint",) if key in values}
+    return repeated_command("sample", SampleRequest, {**first, **values})
 
 
 def _reading(setup: TuneSetup) -> list[str]:
-    sampling = setup.request.sampling
-    weights = ["--weights", str(sampling.network.weights)] if sampling.network.weights != "ema" else []
-    return [*_given(sampling.network, READING_FLAGS), *weights]
-
-
-def _given(sampling: object, flags: dict[str, str]) -> list[str]:
-    """Flags and values of the fields that were given."""
-    words: list[str] = []
-    for name, flag in flags.items():
-        value = getattr(sampling, name)
-        if value is not None:
-            words += [flag, _text(value)]
-    return words
-
-
-def _text(value: object) -> str:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ",".join(f"{part!r}" for part in value)
-    return str(value)
+    """Return the flags that say how to read the given checkpoint."""
+    source, declared = setup.request.sampling.network, settings_of(SampleRequest)
+    values = {"family": source.family, "heads": source.heads, "weights": source.weights}
+    given = {key: value for key, value in values.items() if value not in (None, declared[key].default)}
+    return [word for key, value in given.items() for word in words_of(declared[key], value)]

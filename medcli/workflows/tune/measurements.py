@@ -107,7 +107,7 @@ class Workbench:
     def _outcome(self, configuration: Configuration, numbers: range) -> MeasuredConfiguration:
         name = f"runs/{numbers.start}-{numbers.stop}-{configuration.name}.json"
         kept = self._store.json(name)
-        if kept is None or (self._scoring and kept.get("fid") is None):
+        if kept is None or (self._scoring and kept.get("fid_of") != self._fid_of()):
             kept = self._run(configuration, numbers)
             self._store.put_json(name, kept)
         try:
@@ -126,7 +126,12 @@ class Workbench:
         else:
             made = run_configuration(self._model, configuration, setup.plan, numbers, setup.device, Silent())
             finals, moves = made.latent_ICYX, made.moves
-        return {"moves": moves, "squared_errors": squared_errors(finals, parents), "fid": self._fid(finals)}
+        return {
+            "moves": moves,
+            "squared_errors": squared_errors(finals, parents),
+            "fid": self._fid(finals),
+            "fid_of": self._fid_of(),
+        }
 
     def _parents(self, numbers: range) -> torch.Tensor:
         """(I, C, Y, X) final states under full attention."""
@@ -199,6 +204,10 @@ class Workbench:
                 "far too high, and tells little; raise --num-images"
             )
         return decoder, yardstick
+
+    def _fid_of(self) -> dict[str, Any] | None:
+        """Return the reference, extractor and protocol of FID, by which kept values are known; None without FID."""
+        return None if self._scoring is None else self._scoring[1].protocol
 
     def _fid(self, latent_ICYX: torch.Tensor) -> float | None:
         """FID of images against the reference; None if nobody asked."""

@@ -29,7 +29,7 @@ from medcli.tuning.space import Layers
 from medcli.tuning.store import SETTINGS
 from medcli.workflows.convert import ConvertRequest, write_network
 from medcli.workflows.sample.defaults import sampling_defaults
-from medcli.workflows.sample.settings import picture_settings, set_up
+from medcli.workflows.sample.settings import image_settings, set_up
 from medcli.workflows.tune.request import Budget, budget_of
 
 LADDER_FILE = "ladder.safetensors"
@@ -126,7 +126,7 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
         device=device,
         reference=request.reference or info.reference,
         settings={
-            **picture_settings(setup, plain, earlier=recorded_checkpoints(request.output)),
+            **image_settings(setup, plain, earlier=recorded_checkpoints(request.output)),
             **_own_settings(request, plan, config),
         },
     )
