@@ -25,7 +25,7 @@ from medcli.workflows.finetune.previews import Previews
 from medcli.workflows.finetune.record import record_of, write_record
 from medcli.workflows.finetune.request import FinetuneRequest
 from medcli.workflows.finetune.setup import CHECKPOINT, FinetuneSetup, set_up
-from medcli.workflows.finetune.trackers import Tracker, open_trackers, require_trackers
+from medcli.workflows.finetune.trackers import Trackers, require_trackers
 
 REPORT = "report.json"
 
@@ -128,7 +128,7 @@ class _FinetuneRun:
     def __init__(self, setup: FinetuneSetup, reporter: Reporter) -> None:
         self._setup, self._reporter = setup, reporter
         self._previews = Previews(setup, reporter)
-        self._trackers: list[Tracker] = []
+        self._trackers: Trackers | None = None
         self._is_recorded = False
 
     def losses_before(self) -> dict[int, float]:
@@ -154,38 +154,39 @@ class _FinetuneRun:
                 on_log=self._on_log,
             )
         finally:
-            for tracker in self._trackers:
-                tracker.close()
+            if self._trackers is not None:
+                self._trackers.close()
         return replace(self._written(result), calibration=calibration), result.ema
 
     def _on_log(self, line: Mapping[str, Any]) -> None:
-        self._begin()
+        trackers = self._open_trackers(line["step"])
         loss = "-" if line["loss"] is None else f"{line['loss']:.4f}"
         self._reporter.note(
             f"step {line['step']} of {self._setup.training.steps}: loss {loss}, {line['images_per_sec']:.4g} images/s"
         )
-        for tracker in self._trackers:
-            tracker.numbers(line)
+        trackers.log(line)
 
     def _on_save(self, step: int, weights: Mapping[str, Tensor]) -> None:
         self._begin()
-        if not self._previews.wants(step):
-            return
-        file = self._previews.draw(step, weights)
-        if file is None:
-            return
-        for tracker in self._trackers:
-            tracker.picture(step, file)
+        file = self._previews.draw(step, weights) if self._previews.wants(step) else None
+        if file is not None:
+            self._open_trackers(step).log_preview(step, file)
 
     def _begin(self) -> None:
-        """Record what is run, once: the folder is known to be this run's when it first has something to tell."""
+        """Write the run's record, once; by the first saved state the folder is known to belong to this run."""
         if self._is_recorded:
             return
         self._is_recorded = True
         if self._setup.training.resume == NEVER:
             self._previews.clear()
         write_record(self._setup)
-        self._trackers = open_trackers(self._setup, record_of(self._setup))
+
+    def _open_trackers(self, step: int) -> Trackers:
+        """Open the trackers with the first step that is logged."""
+        self._begin()
+        if self._trackers is None:
+            self._trackers = Trackers(self._setup, record_of(self._setup), step)
+        return self._trackers
 
     def _written(self, result: TrainResult) -> FinetuneReport:
         """Write the checkpoint."""
