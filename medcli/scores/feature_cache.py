@@ -111,7 +111,7 @@ class FeatureCache:
 
     def size(self) -> CacheSize:
         """Count the files and their bytes."""
-        sizes = [file.stat().st_size for file in self.folder.glob(f"*/*{SUFFIX}")]
+        sizes = [file.stat().st_size for file in self.folder.glob(f"*/[!.]*{SUFFIX}")]
         return CacheSize(num_files=len(sizes), num_bytes=sum(sizes))
 
     def sweep(self) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from medcli.data.images import ImageSource, equal_sizes
 from medcli.errors import DataError, EnvironmentProblem
+from medcli.runtime.files import FileSizeLimit
 from medcli.runtime.shared_work import SharedWork
 from medcli.runtime.timing import thread_limit
 from medcli.scores.extractor import FeatureExtractor, kinds_to_store
@@ -188,6 +189,8 @@ def _computed(
     if job.cache is not None and key is not None:
         try:
             job.cache.save(job.extractor, key, rows)
+        except FileSizeLimit:
+            raise
         except EnvironmentProblem as err:  # a full disk or a read-only folder is no reason to stop
             key, problem = None, err.message
     return ShardFeatures(number=shard.number, digests=shard.digests, key=key, rows=rows, problem=problem)

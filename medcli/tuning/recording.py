@@ -14,7 +14,7 @@ from medcli.engine.batched_rule import distance
 from medcli.engine.guidance_phases import Phase, phases
 from medcli.engine.networks import Guidance, LadderNetwork, guided
 from medcli.engine.plan import Noise, SamplingPlan, latent_shape_of, philox_noise
-from medcli.runtime.files import atomic_path
+from medcli.runtime.files import atomic_path, reserve
 from medcli.tuning.tables import ChangeTable
 
 # Dimension key: B images of a batch, K solver steps, C latent channels, Y X latent height and width.
@@ -75,6 +75,7 @@ def record_parent(path: Path, stepper: Stepper, dense: LadderNetwork, numbers: r
     shape = (stepper.sampler.num_steps + 1, *state_BCYX.shape)
     with atomic_path(path, force=True) as temporary:
         kept = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        reserve(temporary, temporary.stat().st_size)  # or a full disk would kill the process with SIGBUS
         kept[0] = state_BCYX.cpu().numpy()
         for step in range(stepper.sampler.num_steps):
             state_BCYX = stepper.step(dense, state_BCYX, numbers, step)

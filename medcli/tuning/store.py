@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medcli.errors import ConfigError, DataError, listed
-from medcli.runtime.files import atomic_path, write_text
+from medcli.runtime.files import write_bytes, write_text
+from medcli.runtime.json_records import read_json
 from medcli.runtime.locks import FolderLocks
 
 SETTINGS = "settings.json"
@@ -77,10 +79,10 @@ class Store:
         """
         file = self.path / name
         try:
-            value = json.loads(file.read_text(encoding="utf-8"))
+            value = read_json(file)
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError) as err:
+        except (ValueError, OSError) as err:
             raise DataError(f"{file} is damaged ({err})", hint="remove it, and run the command again") from err
         if not isinstance(value, dict):
             raise DataError(f"{file} is damaged (no object)", hint="remove it, and run the command again")
@@ -99,8 +101,9 @@ class Store:
         file = self.path / name
         if not file.exists():
             value = make()
-            with atomic_path(file, force=True) as temporary, temporary.open("wb") as written:
-                np.save(written, value, allow_pickle=False)
+            content = io.BytesIO()
+            np.save(content, value, allow_pickle=False)
+            write_bytes(file, content.getvalue(), force=True)
             return value
         try:
             return np.asarray(np.load(file, allow_pickle=False))
