@@ -1,1 +1,1 @@
-"""Choosing layers, ladder and thresholds: a space of configurations, tables that replay them, runs that confirm."""
+"""Search over layers, ladder and thresholds: the space, replays on recorded steps, full runs."""

@@ -1,4 +1,4 @@
-"""A ladder network that uses its mediators in some of their layers only, as a conversion to these layers would."""
+"""Ladder network with mediators in only some of their layers, as converted to these layers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from medcli.tuning.space import Layers, NetworkVariant
 
 
 def config_with(config: ModelConfig, layers: Layers) -> ModelConfig:
-    """The model that a conversion to these layers makes; none of them leaves full attention."""
+    """Return the configuration converted to these layers; no layers: full attention."""
     return replace(config, mediators=config.mediators if layers else (), mediator_layers=layers)
 
 
 def network_of(model: DiffusionTransformer, variant: NetworkVariant) -> LadderNetwork:
-    """The network of a variant: the model's own, with full attention in the layers that are left out.
+    """Return the network of a variant: full attention in the layers that it leaves out.
 
     Args:
         model: A ladder model; the variant's layers are among its mediator layers.
-        variant: Which layers and count.
+        variant: Layers and count.
     """
     blocks = model.ordered_blocks()
     chosen = {blocks[layer] for layer in variant.layers}

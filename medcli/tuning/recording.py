@@ -1,4 +1,4 @@
-"""The dense parent's way from noise to images, kept, and one step of other networks from each of its states."""
+"""Record the dense parent's trajectories, and measure one step of other networks from each state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medcli.tuning.tables import ChangeTable
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stepper:
-    """One solver step of a batch whose images are all at the same step, as the engine makes it."""
+    """Solver step of a batch whose images are all at the same step, as in the engine."""
 
     plan: SamplingPlan
     sampler: Sampler
@@ -32,7 +32,7 @@ class Stepper:
 
     @classmethod
     def of(cls, plan: SamplingPlan, dense: LadderNetwork, device: torch.device) -> Stepper:
-        """For a plan with a solver of fixed steps."""
+        """Build the stepper of a plan with a solver of fixed steps."""
         sampler = build_sampler(plan.sampler, device=device)
         return cls(
             plan=plan,
@@ -44,19 +44,19 @@ class Stepper:
 
     @torch.no_grad()
     def start(self, numbers: range) -> Tensor:
-        """(B, C, Y, X) initial noise of some images."""
+        """Draw the (B, C, Y, X) initial noise of some images."""
         index_B = torch.tensor(numbers, device=self.device)
         return self.noise(index_B, torch.zeros_like(index_B))
 
     @torch.no_grad()
     def step(self, network: LadderNetwork, state_BCYX: Tensor, numbers: range, step: int) -> Tensor:
-        """The states one step on.
+        """Return the states after one step.
 
         Args:
             network: The network.
-            state_BCYX: Where the images are.
-            numbers: Which images; their noise and labels follow from it.
-            step: The step they make, from 0.
+            state_BCYX: Current states.
+            numbers: Image indices, which determine noise and labels.
+            step: Step number, from 0.
         """
         index_B = torch.tensor(numbers, device=self.device)
         step_B = torch.full_like(index_B, step)
@@ -67,7 +67,7 @@ class Stepper:
 
 
 def record_parent(path: Path, stepper: Stepper, dense: LadderNetwork, numbers: range) -> None:
-    """Keep every state of some images under full attention: float32 (K + 1, B, C, Y, X), whole or not at all.
+    """Write every state of some images under full attention to a file: float32 (K + 1, B, C, Y, X).
 
     Only one state is in memory at a time.
     """
@@ -84,14 +84,14 @@ def record_parent(path: Path, stepper: Stepper, dense: LadderNetwork, numbers: r
 
 
 def measure_steps(path: Path, stepper: Stepper, network: LadderNetwork, numbers: range, every: int = 1) -> ChangeTable:
-    """One step of a network from each state of the parent, against the parent's own.
+    """Measure one step of a network from each state of the parent.
 
     Args:
-        path: What `record_parent` kept of these images.
+        path: File written by `record_parent` for these images.
         stepper: The same as there.
         network: The network.
-        numbers: The images.
-        every: Measure only each so-manieth step.
+        numbers: Image indices.
+        every: Measure every `every`-th step.
     """
     states = np.load(path, mmap_mode="r")
     rows: list[tuple[np.ndarray, ...]] = []
@@ -106,6 +106,6 @@ def measure_steps(path: Path, stepper: Stepper, network: LadderNetwork, numbers:
 
 
 def joined(tables: list[ChangeTable]) -> ChangeTable:
-    """The tables of several batches as one."""
+    """Concatenate the tables of several batches."""
     names = ("error_KI", "l1_KI", "l2_KI")
     return ChangeTable(*(np.concatenate([getattr(table, name) for table in tables], axis=1) for name in names))

@@ -1,4 +1,4 @@
-"""Whole runs of configurations, compared with the dense parent's images of the same noise."""
+"""Run configurations in full and compare them with the dense parent's images of the same noise."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from medcli.tuning.space import Configuration, NetworkVariant
 
 @dataclass(frozen=True, slots=True)
 class Finals:
-    """Where images ended."""
+    """Final states of a run."""
 
     latent_ICYX: Tensor
-    """float32, on the CPU, by image number."""
+    """Final latents, float32, on the CPU, by image index."""
     moves: tuple[tuple[int, ...], ...]
-    """`switch_steps` of each."""
+    """`switch_steps` of each image."""
 
 
 def run_configuration(
@@ -38,15 +38,15 @@ def run_configuration(
     device: torch.device,
     reporter: Reporter,
 ) -> Finals:
-    """Make images with the engine, as `medcli sample` would.
+    """Sample with the engine, as `medcli sample` does.
 
     Args:
         model: A ladder model on the device.
-        configuration: How; its layers and counts are the model's.
-        plan: The rest: a dynamic plan's warm-up and distance are used, its counts and thresholds are not.
-        numbers: Which images.
+        configuration: Its layers and counts are among the model's.
+        plan: Sampling plan; of its schedule only warm-up and distance are used.
+        numbers: Image indices.
         device: Where the model is.
-        reporter: Told of solver steps done.
+        reporter: Notified of finished solver steps.
     """
     schedule = configuration.schedule(plan.schedule.warmup_steps, plan.schedule.distance)
     networks = [network_of(model, variant) for variant in configuration.variants]
@@ -57,15 +57,15 @@ def run_configuration(
 
 
 def squared_errors(finals: Tensor, parents: Tensor) -> list[float]:
-    """Sum of squared differences of each image from the parent's, both (I, C, Y, X)."""
+    """Return the squared L2 distance of each image from the parent's, both (I, C, Y, X)."""
     return [float(value) for value in (finals.double() - parents.double()).flatten(1).square().sum(1)]
 
 
 def relative_error(squared_I: Sequence[float], energy_I: Sequence[float]) -> tuple[float, float]:
-    """Distance of images from the parent's, relative to these: mean over the images and its standard error.
+    """Return the mean relative distance of images from the parent's, and its standard error.
 
-    The mean of the images' own ratios, not the ratio of sums of squares: sampling is chaotic, a few images turn into
-    others under the smallest change, and would drown what the rest tells.
+    The mean of ratios per image, not the ratio of sums of squares: sampling is chaotic, and a few images that turn into
+    others would dominate the sums.
 
     Args:
         squared_I: Squared difference of each image from the parent's.
@@ -75,7 +75,7 @@ def relative_error(squared_I: Sequence[float], energy_I: Sequence[float]) -> tup
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean of some values, and its standard error; 0 for a single one."""
+    """Return the mean and its standard error; 0 for a single value."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return mean, 0.0
@@ -88,12 +88,12 @@ def cost_of_moves(
     passes_K: Tensor,
     cost_a_pass: Mapping[NetworkVariant, float],
 ) -> tuple[float, float]:
-    """Mean cost of the images that made these moves, and its standard error.
+    """Return the mean cost of images with these moves, and its standard error.
 
     Args:
-        configuration: Theirs.
+        configuration: The configuration.
         moves: `switch_steps` of each image.
-        passes_K: Forward passes of each solver step.
-        cost_a_pass: Of one forward pass through each network.
+        passes_K: Number of forward passes of each solver step.
+        cost_a_pass: Cost of a forward pass through each network.
     """
     return mean_and_error(gmacs_of_moves(passes_K, moves, [cost_a_pass[variant] for variant in configuration.variants]))

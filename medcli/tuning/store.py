@@ -1,4 +1,4 @@
-"""Measurements on disk, a file each: whole or not there, so that a killed run goes on with what it has."""
+"""Store of measurements, one file each, written atomically so that a killed run can resume."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FORMAT_VERSION = 1
 
 
 class Store:
-    """A folder of measurements under one set of settings. Use as a context manager.
+    """Folder of measurements under one set of settings; a context manager.
 
     Args:
-        path: The folder, made if need be.
+        path: The folder, created if missing.
 
     Raises:
-        ConfigError: If another process is at work there.
-        EnvironmentProblem: If it can't be written to.
+        ConfigError: If another process is tuning there.
+        EnvironmentProblem: If it is not writable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,11 +53,11 @@ class Store:
         self._locks.close()
 
     def claim(self, settings: Mapping[str, Any]) -> None:
-        """Make sure that what is measured here is measured under these settings.
+        """Check that the folder's measurements were made under these settings.
 
         Raises:
-            ConfigError: If the folder holds measurements under others.
-            DataError: If its settings are damaged.
+            ConfigError: If they were made under others.
+            DataError: If the recorded settings are damaged.
         """
         wanted = {"format_version": FORMAT_VERSION, **settings}
         before = self.json(SETTINGS)
@@ -72,7 +72,7 @@ class Store:
             )
 
     def json(self, name: str) -> dict[str, Any] | None:
-        """A JSON object that was kept; None if there is none.
+        """Read a stored JSON object; None if there is none.
 
         Raises:
             DataError: If it is damaged.
@@ -89,11 +89,11 @@ class Store:
         return value
 
     def put_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Keep a JSON object, in place of an earlier one."""
+        """Store a JSON object, replacing an earlier one."""
         write_text(self.path / name, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", force=True)
 
     def array(self, name: str, make: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """An array that was kept, else one that is made now and kept.
+        """Read a stored array, or compute and store it.
 
         Raises:
             DataError: If it is damaged.
@@ -112,5 +112,5 @@ class Store:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples are lists there."""
+    """Convert to the value that JSON reads back: tuples become lists."""
     return json.loads(json.dumps(value))

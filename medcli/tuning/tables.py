@@ -50,7 +50,7 @@ class Tables:
     passes_K: Ints
     """Number of forward passes of each solver step."""
     num_deciding: int
-    """First steps whose result can still change the ladder index of a later step."""
+    """Number of first steps whose result can change the ladder index of a later step."""
     warmup_steps: int
     distance: DistanceName
 

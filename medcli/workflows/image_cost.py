@@ -1,4 +1,4 @@
-"""What whole images cost: network calls times what a call costs, for a planned run or for one that was made."""
+"""Cost of whole images, of a planned run or of a recorded one."""
 
 from __future__ import annotations
 
@@ -19,79 +19,79 @@ from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.schedule.spec import Schedule
 
 TUPLES = ("counts", "rho")
-"""Values of a schedule that JSON holds as lists."""
+"""Values of a schedule that are lists in JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingRun:
-    """How images are made, as far as cost goes."""
+    """Settings of a run that decide its cost."""
 
     schedule: Schedule
     sampler: SamplerConfig
     guidance: Guidance
     moves: tuple[tuple[int, ...], ...] | None = None
-    """`switch_steps` of each image of a run that was made; None for a planned one."""
+    """`switch_steps` of each image of a recorded run; None: planned."""
     measured_nfe: float | None = None
-    """Network calls an image of that run took; None for a planned one."""
+    """Network calls of an image of a recorded run; None: planned."""
     checkpoint_files: tuple[str, ...] = ()
-    """Names of the files that run used."""
+    """Names of the checkpoints of a recorded run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageCost:
-    """What an image costs in all its network calls."""
+    """Cost of an image over all its network calls."""
 
     resolution_px: int
     schedule: str
     """`full`, `static` or `dynamic`."""
     mediators: tuple[int, ...]
-    """Count of each ladder index; empty for full attention."""
+    """Mediator count at each ladder index; empty: full attention."""
     nfe: float
-    """Network calls; the two halves of guidance are one call."""
+    """Number of network calls; the two halves of guidance are one call."""
     passes_per_call: int
-    """Forward passes of a guided call: 2; 1 without guidance."""
+    """Number of forward passes of a call: 2 with guidance, else 1."""
     basis: str
-    """`exact`: known beforehand; `bounds`: the images decide, so only limits are known; `trace`: mean over a run."""
+    """`exact`: known in advance; `bounds`: depends on the images, only limits are known; `trace`: mean over a run."""
     num_images: int | None
-    """Images of that run; None without one."""
+    """Number of images of the recorded run; None: planned."""
     gmacs: float | None
-    """In the papers' convention; None where only limits are known."""
+    """GMACs in the papers' convention; None: only limits are known."""
     gmacs_min: float
-    """With `bounds`, if the image never leaves the first ladder index."""
+    """Minimum with `bounds`: the image stays at the first ladder index."""
     gmacs_max: float
-    """With `bounds`, if the image climbs to the last ladder index as early as the rule allows."""
+    """Maximum with `bounds`: the image reaches the last ladder index as early as the rule allows."""
     gmacs_done: float | None
-    """What sampling really multiplies (`medcli.engine.cost.done_gmacs`); None where only limits are known."""
+    """GMACs executed (`medcli.engine.cost.done_gmacs`); None: only limits are known."""
     gmacs_done_min: float
     gmacs_done_max: float
     gmacs_dense: float
-    """The same calls with full attention in every block."""
+    """GMACs of the same calls with full attention in every block."""
 
     @property
     def saving_percent(self) -> float | None:
-        """Share of the dense cost that is saved; negative if mediators cost more; None where only limits are known."""
+        """Percent of the dense cost saved; negative if mediators cost more; None: only limits are known."""
         return None if self.gmacs is None else saving_percent(self.gmacs, self.gmacs_dense)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**values, "mediators": list(self.mediators), "saving_percent": self.saving_percent}
 
 
 def saving_percent(gmacs: float, gmacs_dense: float) -> float:
-    """Share of the dense cost that is saved, in percent; negative if more is spent."""
+    """Return the percent of the dense cost saved; negative if more is spent."""
     return 100 * (1 - gmacs / gmacs_dense)
 
 
 def image_cost(run: SamplingRun, config: ModelConfig) -> ImageCost:
-    """Work out what an image costs.
+    """Compute the cost of an image.
 
     Args:
-        run: The schedule, and how often the network is called.
+        run: The run.
         config: The network, its ladder holding the schedule's counts.
 
     Raises:
-        ConfigError: If the sampler chooses its own number of steps and no run tells how many it took.
+        ConfigError: If the solver is adaptive and no run is recorded.
     """
     counts = run.schedule.counts
     costs, costs_done = ([cost(config, count) for count in counts] for cost in (pass_gmacs, done_gmacs))
@@ -133,18 +133,18 @@ def _measured_nfe(run: SamplingRun) -> float:
 
 
 def _possible_moves(run: SamplingRun, sampler: Sampler) -> Sequence[tuple[int, ...]]:
-    """Moves along the ladder: of each image of a run, else of the cheapest and the dearest way."""
+    """Return the moves of each recorded image, else those of the cheapest and the most expensive image."""
     if run.moves is not None:
         return run.moves
     return [(), earliest_moves(run.schedule, sampler)] if run.schedule.is_dynamic else [()]
 
 
 def earliest_moves(schedule: Schedule, sampler: Sampler) -> tuple[int, ...]:
-    """The first steps at which an image can climb: it stands still as soon as the warm-up is over.
+    """Return the first steps at which an image can move, as if it stopped changing after the warm-up.
 
     Args:
-        schedule: A dynamic one.
-        sampler: Tells which steps the rule may look at.
+        schedule: A dynamic schedule.
+        sampler: Its sampler.
     """
     rule = schedule.rule()
     state, moves = rule.start(), list[int]()
@@ -156,11 +156,11 @@ def earliest_moves(schedule: Schedule, sampler: Sampler) -> tuple[int, ...]:
 
 
 def recorded_run(path: Path, num_images: int | None = None) -> SamplingRun:
-    """Read what `medcli sample` wrote about a run.
+    """Read the record of a sampling run.
 
     Args:
         path: A sample folder or the manifest in it.
-        num_images: Look at so many images, from the first; None at all there are.
+        num_images: Number of first images to read; None: all.
 
     Raises:
         DataError: If there is no manifest, it is damaged, or no image is finished.

@@ -1,1 +1,1 @@
-"""What `medcli bench` does."""
+"""Workflow of `medcli bench`."""

@@ -1,1 +1,1 @@
-"""What `medcli doctor` does."""
+"""Workflow of `medcli doctor`."""

@@ -1,4 +1,4 @@
-"""What `medcli doctor` looks at. Each check imports what it looks at itself, so that a broken part breaks it alone."""
+"""Checks of `medcli doctor`. Each imports what it checks itself, so that a broken package breaks only its own check."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NEEDED_FOR = {
     "typer": "the command line",
     "rich": "tables and progress bars",
 }
-"""What would be gone without each package that medcli depends on."""
+"""Consequence of each missing dependency."""
 ASSETS = (
     "digits-sit.safetensors",
     "digits-classifier.safetensors",
@@ -48,7 +48,7 @@ NUM_TOKENS = 64
 
 
 def versions() -> Iterator[Finding]:
-    """medcli, Python, and the packages it depends on."""
+    """Check medcli, Python and the dependencies."""
     yield Finding(name="medcli", status="ok", found=f"{__version__} on Python {platform.python_version()}")
     held = dict[str, str]()
     for package, use in NEEDED_FOR.items():
@@ -62,7 +62,7 @@ def versions() -> Iterator[Finding]:
 
 
 def processor() -> Iterator[Finding]:
-    """The CPU, its memory, and how much of it torch uses."""
+    """Check the CPU, its memory, and torch's threads."""
     import torch
 
     cores, threads = _usable_cores(), torch.get_num_threads()
@@ -78,7 +78,7 @@ def processor() -> Iterator[Finding]:
 
 
 def accelerators() -> Iterator[Finding]:
-    """GPUs torch can use."""
+    """Check the GPUs that torch can use."""
     import torch
 
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -97,7 +97,7 @@ def accelerators() -> Iterator[Finding]:
 
 
 def fused_attention() -> Iterator[Finding]:
-    """Attention kernels that need no matrix of all tokens by all tokens."""
+    """Check the memory-efficient attention kernels."""
     for device in _devices():
         kernels = [name for name in ("flash", "efficient", "cudnn") if _runs_fused(name, device)]
         yield Finding(
@@ -110,7 +110,7 @@ def fused_attention() -> Iterator[Finding]:
 
 
 def compilation() -> Iterator[Finding]:
-    """What --compile needs."""
+    """Check the compiler that --compile needs."""
     from medcli.runtime.compilation import require_compiler
 
     for device in _devices():
@@ -124,7 +124,7 @@ def compilation() -> Iterator[Finding]:
 
 
 def bfloat16() -> Iterator[Finding]:
-    """Whether --dtype bf16 is quick here."""
+    """Check whether --dtype bf16 is fast."""
     from medcli.runtime.precision import multiplies_bfloat16
 
     for device in _devices():
@@ -139,7 +139,7 @@ def bfloat16() -> Iterator[Finding]:
 
 
 def torchvision() -> Iterator[Finding]:
-    """Torchvision beside this torch: diffusers and torch-fidelity import it."""
+    """Check torchvision, which diffusers and torch-fidelity import."""
     from medcli.runtime.torchvision_guard import import_torchvision
 
     disables = "fid with the Inception extractor"
@@ -160,7 +160,7 @@ def torchvision() -> Iterator[Finding]:
 
 
 def bundled_files() -> Iterator[Finding]:
-    """The model, classifier and digits that come with the package."""
+    """Check the bundled model, classifier and digits."""
     from medcli.data.assets import asset_path
 
     lost = list[str]()
@@ -179,7 +179,7 @@ def bundled_files() -> Iterator[Finding]:
 
 
 def autoencoder() -> Iterator[Finding]:
-    """The autoencoder of the published DiT and SiT latents, in the Hugging Face cache."""
+    """Check for the autoencoder of the published DiT and SiT models in the Hugging Face cache."""
     from medcli.config import SD_AUTOENCODER
     from medcli.data.autoencoder import cached_folder
 
@@ -198,7 +198,7 @@ def autoencoder() -> Iterator[Finding]:
 
 
 def inception_weights() -> Iterator[Finding]:
-    """The network of published FID figures."""
+    """Check for the Inception network of published FID figures."""
     from medcli.runtime.files import file_sha256
     from medcli.scores.inception_weights import WEIGHTS_HASH, WEIGHTS_NAME, weights_folder
 
@@ -215,7 +215,7 @@ def inception_weights() -> Iterator[Finding]:
 
 
 def cache() -> Iterator[Finding]:
-    """Features kept between runs."""
+    """Check the feature cache."""
     from medcli.runtime.cache_folder import default_cache_folder
     from medcli.scores.feature_cache import FeatureCache
 
@@ -226,7 +226,7 @@ def cache() -> Iterator[Finding]:
 
 
 def disk() -> Iterator[Finding]:
-    """Room and rights where outputs go unless told otherwise."""
+    """Check free space and permissions of the default output folder."""
     here = Path.cwd()
     free = shutil.disk_usage(here).free / GIB
     found = f"{free:.1f} GiB free in {here}"
@@ -243,11 +243,11 @@ CHECKS: tuple[Check, ...] = (
     versions, processor, accelerators, fused_attention, compilation, bfloat16, torchvision, bundled_files, autoencoder,
     inception_weights, cache, disk,
 )  # fmt: skip
-"""Everything, in the order it is shown."""
+"""All checks in display order."""
 
 
 def _devices() -> list[torch.device]:
-    """The CPU, and the kind of accelerator there is."""
+    """Return the CPU, and the accelerator if there is one."""
     import torch
 
     kinds = ["cpu"] + (["cuda"] if torch.cuda.is_available() else ["mps"] if torch.backends.mps.is_available() else [])
@@ -255,7 +255,7 @@ def _devices() -> list[torch.device]:
 
 
 def _runs_fused(kernel: str, device: torch.device) -> bool:
-    """Whether a kernel runs by itself; asked not to fall back on another, torch raises where it can't."""
+    """Return whether a kernel runs; without fallback, torch raises if it cannot."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
@@ -277,14 +277,14 @@ def _runs_fused(kernel: str, device: torch.device) -> bool:
 
 
 def _usable_cores() -> int:
-    """Cores this process may run on."""
+    """Return the number of cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _processor_name() -> str:
-    """As Linux tells it, else as Python does."""
+    """Return the CPU's name from /proc/cpuinfo, else from Python."""
     about = Path("/proc/cpuinfo")
     if about.is_file() and (line := re.search(r"^model name\s*:\s*(.+)$", about.read_text(), flags=re.MULTILINE)):
         return line[1]
@@ -292,7 +292,7 @@ def _processor_name() -> str:
 
 
 def _memory_gib() -> float | None:
-    """All of the machine's memory; None where the system does not tell."""
+    """Return the machine's memory; None: unknown on this system."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""What looking at a machine comes to."""
+"""Results of checks of a machine."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["ok", "missing", "remark"]
-"""`missing` takes something away from the user, `remark` is worth knowing."""
+"""Status: `missing` disables something, `remark` is information."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     name: str
     status: Status
     found: str
-    """What there is, in a few words."""
+    """Short description."""
     disables: str | None = None
-    """What its lack takes away; None if nothing is missing."""
+    """Consequence of what is missing; None: nothing is missing."""
     remedy: str | None = None
-    """How to get it."""
+    """How to install or fix it."""
 
 
 Check = Callable[[], Iterator[Finding]]
-"""Looks at one thing, which may come to several findings. What it needs it imports itself."""
+"""Run one check and return its findings; it imports what it needs itself."""

@@ -1,4 +1,4 @@
-"""What works on this machine, and what each missing thing costs. Reads and tries; writes nothing, asks no network."""
+"""Check this machine; list what is missing and what that disables. Writes nothing, uses no network."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from medcli.workflows.doctor.finding import Check, Finding
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorReport:
-    """All that was looked at."""
+    """Findings of all checks."""
 
     findings: tuple[Finding, ...]
 
     @property
     def missing(self) -> tuple[Finding, ...]:
-        """What takes something away."""
+        """Findings with status `missing`."""
         return tuple(finding for finding in self.findings if finding.status == "missing")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {
             "medcli": __version__,
             "python": platform.python_version(),
@@ -35,10 +35,10 @@ class DoctorReport:
 
 
 def examine(checks: Sequence[Check] = CHECKS) -> DoctorReport:
-    """Look at everything. A check that breaks is a finding too: this is run where something is wrong.
+    """Run all checks. A check that raises becomes a finding too, since this runs on broken machines.
 
     Args:
-        checks: What to look at.
+        checks: The checks.
     """
     return DoctorReport(findings=tuple(finding for check in checks for finding in _findings(check)))
 

@@ -1,1 +1,1 @@
-"""What `medcli tune` does."""
+"""Workflow of `medcli tune`."""

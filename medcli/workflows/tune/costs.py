@@ -1,4 +1,4 @@
-"""What a forward pass costs at each variant: multiply-adds, and milliseconds as this machine takes them."""
+"""Cost of a forward pass of each variant: GMACs, and milliseconds measured on this machine."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class Costs:
 
     config: ModelConfig
     ms: Mapping[int, float] | None = None
-    """Measured milliseconds at each count in all layers, 0 for full attention; None where nobody asked."""
+    """Measured milliseconds at each count in all layers, 0 for full attention; None: not measured."""
 
     def gmacs(self, variant: NetworkVariant) -> float:
-        """In the papers' convention."""
+        """Return the GMACs in the papers' convention."""
         return pass_gmacs(config_with(self.config, variant.layers), variant.count)
 
     def done(self, variant: NetworkVariant) -> float:
-        """Without the queries and keys that are absorbed."""
+        """Return the GMACs executed: without the queries and keys that are absorbed."""
         return done_gmacs(config_with(self.config, variant.layers), variant.count)
 
     def milliseconds(self, variant: NetworkVariant) -> float:
-        """Between full attention and mediators in all layers, by the multiply-adds done."""
-        assert self.ms is not None  # asked for where they were measured only
+        """Interpolate between full attention and mediators in all layers by the GMACs executed."""
+        assert self.ms is not None  # called only if they were measured
         dense, whole = self.ms[0], self.ms[variant.count]
         everywhere = self.done(NetworkVariant(self.config.mediator_layers, variant.count)) if variant.layers else 0.0
         change = everywhere - self.done(DENSE)
@@ -49,13 +49,13 @@ class Costs:
         return dense + share * (whole - dense)
 
     def table(self, variants: Iterable[NetworkVariant], unit: str) -> dict[NetworkVariant, float]:
-        """Cost of each variant in a budget's unit, `gmacs` or `ms`, or `done`."""
+        """Return the cost of each variant in a unit: `gmacs`, `ms` or `done`."""
         of = {"gmacs": self.gmacs, "ms": self.milliseconds, "done": self.done}[unit]
         return {variant: of(variant) for variant in variants}
 
 
 def costs_of(setup: TuneSetup, model: DiffusionTransformer, store: Store) -> Costs:
-    """Count, and measure time if the budget is one of time; a tuning that goes on keeps what was measured."""
+    """Build the costs; if the budget is in milliseconds, measure time or read what an earlier run measured."""
     if setup.budget.unit == "gmacs":
         return Costs(config=setup.config)
     kept: dict[str, Any] | None = store.json(TIMES)
@@ -66,9 +66,9 @@ def costs_of(setup: TuneSetup, model: DiffusionTransformer, store: Store) -> Cos
 
 
 def measured_times(setup: TuneSetup, model: DiffusionTransformer) -> dict[str, Any]:
-    """Milliseconds of a forward pass of one image, as median over rounds in which the counts take turns."""
+    """Measure the milliseconds of a forward pass of one image: medians over interleaved rounds."""
     variants = [DENSE, *(NetworkVariant(setup.layers, count) for count in setup.counts)]
-    # The timed calls ask one configuration for the cost of all counts.
+    # The timed variants look up the cost of all counts in one configuration.
     networks = {variant.count: replace(network_of(model, variant), config=setup.config) for variant in variants}
     size, dtype = setup.plan.batch_size, setup.request.sampling.dtype
     timed = forward_variants(networks, {}, batch_size=size, device=setup.device, dtype=dtype, compiled=False)

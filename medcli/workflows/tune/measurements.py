@@ -1,4 +1,4 @@
-"""The measurements of `tune`: each is made once, kept, and found again by a run that goes on."""
+"""Measurements of `tune`, each made once and stored."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from medcli.workflows.tune.setup import TuneSetup
 
 FLOAT32_BYTES = 4
 NUM_PROBED_STEPS = 10
-"""Steps at which single layers are measured, to rank them."""
+"""Number of steps at which single layers are measured, to rank them."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredConfiguration:
-    """What a run of a configuration gave, by image."""
+    """Results of a run of a configuration, by image."""
 
     configuration: Configuration
     moves: tuple[tuple[int, ...], ...]
@@ -44,20 +44,20 @@ class MeasuredConfiguration:
     squared_errors: tuple[float, ...]
     """Summed squared difference of each final state from the parent's."""
     fid: float | None
-    """None unless it was asked for."""
+    """FID; None: not requested."""
 
 
 class Workbench:
-    """Measures for one tuning.
+    """Measurements of one tuning.
 
     Args:
-        setup: What with.
+        setup: The tuning.
         model: The ladder model, on the device.
-        store: Where measurements are kept.
-        reporter: Told of progress.
+        store: Store of the measurements.
+        reporter: Notified of progress.
 
     Raises:
-        MedcliError: If FID is asked for and its reference, extractor or the autoencoder is missing.
+        MedcliError: If FID is requested and its reference, extractor or the autoencoder is missing.
     """
 
     def __init__(self, setup: TuneSetup, model: DiffusionTransformer, store: Store, reporter: Reporter) -> None:
@@ -69,7 +69,7 @@ class Workbench:
             self._scoring = self._open_scoring()
 
     def layer_errors(self) -> dict[int, float]:
-        """For each layer by itself the root mean square error of a step, over its counts and some steps."""
+        """Return the root mean square error of a step with mediators in each single layer."""
         setup, every = self._setup, max(1, self.stepper.sampler.num_steps // NUM_PROBED_STEPS)
         variants = [NetworkVariant((layer,), count) for layer in setup.layers for count in setup.counts]
         tables = self._measured(variants, every, "layer probes")
@@ -79,7 +79,7 @@ class Workbench:
         return {layer: float(np.sqrt(np.mean(own))) for layer, own in errors.items()}
 
     def tables(self, sets: Iterable[Layers]) -> Tables:
-        """All that replays of configurations with these sets of layers need."""
+        """Measure what replays of configurations with these sets of layers need."""
         setup, sampler = self._setup, self.stepper.sampler
         variants = [DENSE, *(NetworkVariant(layers, count) for layers in sets for count in setup.counts)]
         return Tables(
@@ -92,12 +92,12 @@ class Workbench:
         )
 
     def energies(self, numbers: range) -> list[float]:
-        """Squared norms of the parent's final states."""
+        """Return the squared norms of the parent's final states."""
         finals = self._parents(numbers)
         return squared_errors(finals, torch.zeros_like(finals))
 
     def run(self, configurations: Sequence[Configuration], numbers: range, unit: str) -> list[MeasuredConfiguration]:
-        """Run configurations that have not been run; what has been is found again."""
+        """Run configurations, or read their stored results."""
         outcomes = []
         for done, configuration in enumerate(configurations):
             outcomes.append(self._outcome(configuration, numbers))
@@ -134,7 +134,7 @@ class Workbench:
         }
 
     def _parents(self, numbers: range) -> torch.Tensor:
-        """(I, C, Y, X) final states under full attention."""
+        """Return the (I, C, Y, X) final states under full attention."""
         setup = self._setup
 
         def make() -> np.ndarray[Any, Any]:
@@ -148,7 +148,7 @@ class Workbench:
         return [recorded[start : start + size] for start in range(0, len(recorded), size)]
 
     def _measured(self, variants: Sequence[NetworkVariant], every: int, unit: str) -> dict[NetworkVariant, ChangeTable]:
-        """The step table of each variant, measured batch by batch."""
+        """Return the step table of each variant, measured batch by batch."""
         batches, made = self._batches(), dict[NetworkVariant, ChangeTable]()
         self._require_space()
         for number, numbers in enumerate(batches):
@@ -161,7 +161,7 @@ class Workbench:
         return made
 
     def _require_space(self) -> None:
-        """Refuse to record what the disk can't hold; what is recorded needs no room any more."""
+        """Check that the disk has room for the states still to be recorded."""
         config, num_states = self._setup.config, self.stepper.sampler.num_steps + 1
         images = sum(
             len(numbers)
@@ -172,7 +172,7 @@ class Workbench:
         require_space(self._store.path, num_bytes, "recorded states")
 
     def _table(self, variant: NetworkVariant, number: int, every: int) -> ChangeTable:
-        """One variant's table on one batch."""
+        """Return a variant's table on one batch."""
 
         def make() -> np.ndarray[Any, Any]:
             path = self._store.path / "parents" / f"states-{number}.npy"
@@ -183,7 +183,7 @@ class Workbench:
         return ChangeTable(*self._store.array(f"tables/every-{every}/{variant.name}-{number}.npy", make))
 
     def _open_scoring(self) -> tuple[Decoder, Yardstick]:
-        """What makes images of states, and what FID is measured with."""
+        """Open the decoder, and the extractor and reference of FID."""
         setup = self._setup
         if setup.reference is None:
             raise ConfigError(
@@ -210,7 +210,7 @@ class Workbench:
         return None if self._scoring is None else self._scoring[1].protocol
 
     def _fid(self, latent_ICYX: torch.Tensor) -> float | None:
-        """FID of images against the reference; None if nobody asked."""
+        """Return the FID of images against the reference; None: not requested."""
         if self._scoring is None:
             return None
         decoder, yardstick = self._scoring

@@ -1,4 +1,4 @@
-"""What `tune` is asked: a budget, what may be chosen, and how images are made."""
+"""Budget of a tuning."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ EXAMPLES = "--gmacs 2.95, --ms 40 or --saving 5%"
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What an image may cost.
+    """Maximum cost of an image.
 
     Raises:
-        ConfigError: If no image could cost that.
+        ConfigError: If the value is out of range.
     """
 
     kind: BudgetKind
@@ -40,26 +40,26 @@ class Budget:
 
     @property
     def unit(self) -> str:
-        """`gmacs` or `ms`: what costs are counted in."""
+        """Unit of costs: `gmacs` or `ms`."""
         return "ms" if self.kind == "ms" else "gmacs"
 
     def limit(self, dense: float) -> float:
-        """The most an image may cost, in the budget's unit.
+        """Return the maximum cost of an image in the budget's unit.
 
         Args:
-            dense: What it costs under full attention.
+            dense: Cost of an image under full attention.
         """
         return dense * (1 - self.value / 100) if self.kind == "saving" else self.value
 
     def check(self, cheapest: float, dense: float) -> None:
-        """Refuse a budget that nothing meets, or that full attention meets.
+        """Check that some configuration meets the budget and full attention does not.
 
         Args:
             cheapest: Cost of an image under the cheapest configuration.
             dense: The same under full attention.
 
         Raises:
-            ConfigError: Telling what can be reached.
+            ConfigError: Naming the reachable range.
         """
         limit, unit = self.limit(dense), UNITS[self.unit]
         if cheapest >= dense:

@@ -46,9 +46,8 @@ PICTURE = "tuning.png"
 def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
     """Find the configuration of least error within a budget.
 
-    Cheap checks come first, then what is exact without running anything: costs, and with them whether the budget can
-    be met. The parent's way is recorded once and every network measured on it; thousands of configurations are
-    replayed on these tables; the most promising are run, and only what was run is reported.
+    Costs and the budget are checked first. The parent's trajectories are recorded once and every network is measured on
+    them; thousands of configurations are replayed on these tables; the most promising are run and reported.
 
     Raises:
         ConfigError: If the budget can't be met, telling what can.

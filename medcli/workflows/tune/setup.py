@@ -60,12 +60,12 @@ class TuneSetup:
 
     @property
     def layers(self) -> Layers:
-        """Those to choose from."""
+        """Layers or mediator counts to choose from."""
         return self.config.mediator_layers
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Those to choose from."""
+        """Layers or mediator counts to choose from."""
         return self.config.mediators
 
     @property
