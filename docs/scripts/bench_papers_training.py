@@ -118,7 +118,7 @@ def _ours(settings: BenchSettings, network: Network, work: TrainingWork, config:
     stack.enter_context(called_with(model.blocks, device=work.device, dtype=DTYPES[settings.dtype]))
     trainer = Trainer(model, None, config, Distributed(has_idle_parameters=True))
     batches = work.batches(config)
-    return Loop(lambda step: trainer.learn(batches.draw(step)).loss)
+    return Loop(lambda step: trainer.train_step(batches.draw(step)).loss)
 
 
 def _papers(network: Network, work: TrainingWork, config: TrainConfig, count: int) -> Loop:

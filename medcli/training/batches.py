@@ -1,4 +1,4 @@
-"""What each step trains on, as a function of (seed, step): neither a resume nor the number of processes changes it."""
+"""Batches of a run as a function of (seed, step), independent of resumes and of the number of processes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from medcli.training.objective import native_time
 
 CPU = torch.device("cpu")
 FULL_PASS, MASKED_PASS = 0, 1
-"""Numbers of a step's passes, by which each draws noise and labels of its own."""
+"""Numbers of a step's passes; each draws its own noise and label dropout."""
 KEPT_EPOCHS = 2
-"""Orders kept at a time: a batch may reach from one epoch into the next."""
+"""Cached epoch orders: a batch may span two epochs."""
 CYCLE = 3
-"""Steps in which `sandwich` trains the largest count, the smallest and another."""
+"""Period of `sandwich`: the largest count, the smallest and another."""
 
 
 class TrainBatch(NamedTuple):
-    """What one pass trains on, its first six parts as `LadderObjective.forward` takes them."""
+    """Inputs of one pass; the first six fields are the arguments of `LadderObjective.forward`."""
 
     data_BCYX: Tensor
     noise_BCYX: Tensor
@@ -39,17 +39,17 @@ class TrainBatch(NamedTuple):
     counts: tuple[int, ...]
     """Mediator count of each row, 0 for full attention."""
     masks: TokenMasks = NO_MASKS
-    """Tokens that are left out, by site."""
+    """Masks of dropped tokens, by site."""
     masked: TrainBatch | None = None
-    """The step's masked pass: the same images and times, with noise, dropped labels and masks of its own."""
+    """The step's masked pass: the same images and times with its own noise, label dropout and masks."""
     weight_B: Tensor | None = None
-    """Weights of the rows' losses in their mean, where times are not drawn evenly; None: all are 1."""
+    """Importance weights of the rows' losses if times are not drawn evenly; None: all are 1."""
 
     def __len__(self) -> int:
         return len(self.counts)
 
     def micro_batches(self, size: int | None) -> Iterator[TrainBatch]:
-        """The pass in pieces of `size` rows, the last one perhaps smaller; None: in one piece."""
+        """Split the pass into micro-batches of `size` rows, the last one perhaps smaller; None: one."""
         for start in range(0, len(self), size or len(self)):
             rows = slice(start, start + (size or len(self)))
             yield TrainBatch(
@@ -62,9 +62,9 @@ class TrainBatch(NamedTuple):
                 weight_B=None if self.weight_B is None else self.weight_B[rows],
             )
 
-    def timed(self, t_B: Tensor, weight_B: Tensor) -> TrainBatch:
-        """The step at other times, its masked pass as well, with weights for its losses."""
-        masked = None if self.masked is None else self.masked.timed(t_B, weight_B)
+    def with_timesteps(self, t_B: Tensor, weight_B: Tensor) -> TrainBatch:
+        """Return the batch, masked pass included, at other times with weights of the losses."""
+        masked = None if self.masked is None else self.masked.with_timesteps(t_B, weight_B)
         # Not `_replace`, which takes the length for the number of parts.
         return TrainBatch(
             self.data_BCYX,
@@ -79,10 +79,10 @@ class TrainBatch(NamedTuple):
 
 
 class DataOrder:
-    """Which image each draw of a run takes: every epoch visits every image once, in an order of its own.
+    """Data order of a run: each epoch visits every image once, in its own permutation.
 
     Args:
-        num_images: Images of the set.
+        num_images: Number of images in the data set.
         seed: Of the run.
     """
 
@@ -91,7 +91,7 @@ class DataOrder:
         self._orders: dict[int, Tensor] = {}
 
     def picks(self, position_B: Tensor) -> Tensor:
-        """(B,) int64 image numbers of (B,) places in the run's whole sequence of draws."""
+        """(B,) int64 image numbers at (B,) positions in the run's sequence of draws."""
         epoch_B, place_B = position_B.div(self.num_images, rounding_mode="floor"), position_B % self.num_images
         pick_B = torch.empty_like(position_B)
         for epoch in epoch_B.unique().tolist():
@@ -111,15 +111,15 @@ class DataOrder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batches:
-    """The batches of a run, or one process's rows of each."""
+    """Batches of a run, or one process's rows of each."""
 
     data: TrainingSet
     config: TrainConfig
     model: ModelConfig
-    """Family, which sets the unit of time, and null class."""
+    """Model configuration: its family (unit of time) and null class."""
     order: DataOrder
     rows: range
-    """Rows of the global batch that are drawn here."""
+    """Rows of the global batch drawn in this process."""
     device: torch.device = CPU
 
     @classmethod
@@ -132,13 +132,13 @@ class Batches:
         rows: range | None = None,
         device: torch.device = CPU,
     ) -> Batches:
-        """The batches of a run.
+        """Create the batches of a run.
 
         Args:
             data: The data set.
             config: Seed, batch size, counts, label dropout and loss.
             model: The network.
-            rows: The part of the global batch this process trains on; None: all of it.
+            rows: Rows of the global batch that this process trains on; None: all.
             device: Where the network is. The integers of noise are exact on all devices; their transform to normals
                 may differ in its last bit.
         """
@@ -152,22 +152,22 @@ class Batches:
         )
 
     def positions(self, step: int) -> Tensor:
-        """(B,) int64: places of a step's rows in the run's whole sequence of draws."""
+        """(B,) int64 positions of a step's rows in the run's sequence of draws."""
         first = step * self.config.global_batch_size
         return torch.arange(first + self.rows.start, first + self.rows.stop)
 
     def counts(self, step: int) -> tuple[int, ...]:
-        """Mediator count of each row of the global batch."""
+        """Return the mediator count of each row of the global batch."""
         config = self.config
         return counts_of_step(config.ladder_rule, config.counts, config.seed, step, config.global_batch_size)
 
-    def chances(self, step: int) -> Tensor:
-        """(B,) float64 in (0, 1), on the CPU: what a step's times are drawn by."""
+    def time_uniforms(self, step: int) -> Tensor:
+        """(B,) float64 uniform numbers in (0, 1), on the CPU, that a step's times are drawn from."""
         position_B = self.positions(step)
         return uniform(self.config.seed, position_B, torch.zeros_like(position_B), 1, Stream.TRAIN_TIME)[:, 0]
 
     def draw(self, step: int) -> TrainBatch:
-        """The rows of a step, from 0, on the device, at times that are evenly drawn.
+        """Return the rows of a step, counted from 0, on the device, at evenly drawn times.
 
         Raises:
             DataError: If an image can't be read.
@@ -175,42 +175,42 @@ class Batches:
         config, seed = self.config, self.config.seed
         position_B = self.positions(step)
         data_BCYX, label_B = self.data.read(self.order.picks(position_B), position_B, seed)
-        t_B = self._sent(native_time(self.model.family, self.chances(step), config.loss))
-        images_BCYX = self._sent(data_BCYX)
+        t_B = self._to_device(native_time(self.model.family, self.time_uniforms(step), config.loss))
+        images_BCYX = self._to_device(data_BCYX)
         counts = self.counts(step)[self.rows.start : self.rows.stop]
 
         def drawn(number: int, masks: TokenMasks = NO_MASKS, masked: TrainBatch | None = None) -> TrainBatch:
             noise_BCYX, kept_B = self._noise(position_B, images_BCYX, number), self._labels(position_B, label_B, number)
-            return TrainBatch(images_BCYX, noise_BCYX, t_B, self._sent(kept_B), counts, masks, masked)
+            return TrainBatch(images_BCYX, noise_BCYX, t_B, self._to_device(kept_B), counts, masks, masked)
 
         if config.masking is None:
             return drawn(FULL_PASS)
         masks = draw_masks(self.model, config.masking, seed, step, position_B)
-        sent = {site: self._sent(mask) for site, mask in masks.items()}
-        return drawn(FULL_PASS, masked=drawn(MASKED_PASS, sent))
+        device_masks = {site: self._to_device(mask) for site, mask in masks.items()}
+        return drawn(FULL_PASS, masked=drawn(MASKED_PASS, device_masks))
 
     def _noise(self, position_B: Tensor, images_BCYX: Tensor, number: int) -> Tensor:
-        """Noise of a step's pass of this number, made on the device."""
-        place_B, number_B = self._sent(position_B), self._sent(torch.full_like(position_B, number))
+        """Draw the noise of a pass, on the device."""
+        place_B, number_B = self._to_device(position_B), self._to_device(torch.full_like(position_B, number))
         return normal(self.config.seed, place_B, number_B, tuple(images_BCYX.shape[1:]), Stream.TRAIN_NOISE)
 
     def _labels(self, position_B: Tensor, label_B: Tensor, number: int) -> Tensor:
-        """Labels of that pass, some of them replaced by the null class."""
+        """Replace some labels by the null class (label dropout)."""
         number_B = torch.full_like(position_B, number)
         draw_B = uniform(self.config.seed, position_B, number_B, 1, Stream.TRAIN_LABEL_DROP)[:, 0]
         return torch.where(draw_B < self.config.label_dropout, self.model.null_class, label_B)
 
-    def _sent(self, value: Tensor) -> Tensor:
-        """Copy to the device; to a GPU from pinned memory, so that nothing waits for the copy."""
+    def _to_device(self, value: Tensor) -> Tensor:
+        """Copy to the device, to a GPU asynchronously from pinned memory."""
         if self.device.type == "cuda":
             return value.pin_memory().to(self.device, non_blocking=True)
         return value.to(self.device)
 
 
 def counts_of_step(rule: str, counts: tuple[int, ...], seed: int, step: int, batch_size: int) -> tuple[int, ...]:
-    """Say how many mediators each row of a step's batch goes through.
+    """Choose the mediator count of each row of a step's batch.
 
-    The batch is the global one; a process takes the counts of its rows. The number of processes then changes nothing.
+    The batch is the global one, so that the number of processes changes nothing.
 
     Args:
         rule: `sandwich`: all rows share one count; steps take turns with the largest (full attention counts as the
@@ -218,7 +218,7 @@ def counts_of_step(rule: str, counts: tuple[int, ...], seed: int, step: int, bat
             (the sandwich rule of slimmable networks, arXiv 1903.05134), and one pass over the whole batch is faster
             than one over each part of it. `split`: each count gets an equal run of rows of every step.
         counts: Counts to train, 0 for full attention; `split` hands out rows in this order.
-        seed: Of the run.
+        seed: Random seed.
         step: Number of the step, from 0.
         batch_size: Rows of the global batch; `split` needs one per count.
 
@@ -237,12 +237,12 @@ def counts_of_step(rule: str, counts: tuple[int, ...], seed: int, step: int, bat
             f"unknown ladder rule {rule!r}, expected one of {', '.join(LADDER_RULES)}",
             hint="sandwich trains one count a step, split all of them",
         )
-    rising = sorted(counts, key=_size)
+    rising = sorted(counts, key=_count_order)
     turn = (rising[-1], rising[0], _drawn(rising[1:-1] or rising, seed, step))
     return (turn[step % CYCLE],) * batch_size
 
 
-def _size(count: int) -> float:
+def _count_order(count: int) -> float:
     return count or float("inf")
 
 

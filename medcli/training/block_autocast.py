@@ -1,7 +1,7 @@
-"""How the blocks are called while a model trains: with narrow products, and perhaps run again instead of remembered.
+"""Autocast and activation checkpointing of the blocks during training.
 
-The automatic cast is around each block alone, so embeddings, conditioning, what the blocks add to and the final
-projection stay float32. LayerNorm and the softmax's sums stay so inside the blocks, by torch's own rules for casts.
+Autocast is applied to each block alone, so embeddings, conditioning, the residual stream and the final projection stay
+float32. Inside the blocks LayerNorm and softmax stay float32 by torch's autocast rules.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Call = Callable[..., Tensor]
 def called_with(
     blocks: Iterable[nn.Module], *, device: torch.device, dtype: torch.dtype, is_checkpointed: bool = False
 ) -> Iterator[None]:
-    """Change how blocks are called inside the `with`; names and weights stay as they are.
+    """Wrap the calls of blocks inside the `with` block; names and weights are unchanged.
 
     Args:
-        blocks: The blocks.
-        device: Where they run.
-        dtype: Of their products; float32 casts nothing.
-        is_checkpointed: Keep a block's input alone for the backward pass, and run the block again in it.
+        blocks: Blocks to wrap.
+        device: Their device.
+        dtype: Autocast data type; float32: no autocast.
+        is_checkpointed: Recompute blocks in the backward pass (activation checkpointing).
     """
     changed: list[nn.Module] = []
     try:
         for block in blocks:
-            block.forward = _changed(block.forward, device, dtype, is_checkpointed)
+            block.forward = _wrapped(block.forward, device, dtype, is_checkpointed)
             changed.append(block)
         yield
     finally:
@@ -40,15 +40,15 @@ def called_with(
             del block.forward
 
 
-def _changed(call: Call, device: torch.device, dtype: torch.dtype, is_checkpointed: bool) -> Call:
+def _wrapped(call: Call, device: torch.device, dtype: torch.dtype, is_checkpointed: bool) -> Call:
     def cast(*inputs: Tensor | int, **joined: Tensor | None) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return call(*inputs, **joined)
 
-    def run_again(*inputs: Tensor | int, **joined: Tensor | None) -> Tensor:
-        # Blocks draw nothing at random, so no generator's state is kept.
+    def recompute(*inputs: Tensor | int, **joined: Tensor | None) -> Tensor:
+        # Blocks draw no random numbers, so no generator state is saved.
         again = partial(cast, **joined)
         output: Tensor = checkpoint(again, *inputs, use_reentrant=False, preserve_rng_state=False)
         return output
 
-    return run_again if is_checkpointed else cast
+    return recompute if is_checkpointed else cast

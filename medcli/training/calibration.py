@@ -1,9 +1,8 @@
 """Fit the mediators of a converted model to its own full attention, without data.
 
-A fresh conversion has neutral mediators: zero bias tables, zero convolution. Here each converted layer learns to add to
-the residual stream what full attention would have added, on what the dense parent itself meets when it samples from
-noise: first one layer after the other, then all together. Only the mediators' parameters change; with 0 mediators the
-model stays the parent.
+A fresh conversion has neutral mediators: zero bias tables, zero convolution. Here each converted layer is fitted to the
+residual update of full attention on inputs that the dense parent produces when it samples from noise: first layer by
+layer, then all together. Only the mediators' parameters change; with 0 mediators the model stays the parent.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from medcli.model.layout import BIAS_TABLES, ladder_prefix
 from medcli.runtime.noise import Stream, words
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.calibration_inputs import NoiseStates, noise_states
-from medcli.training.layer_fit import CONVOLUTION, Layer, dense_stream, descend, ratio, row_parts, solve_convolution
+from medcli.training.layer_fit import CONVOLUTION, Layer, dense_stream, fit_layer, ratio, row_parts, solve_convolution
 from medcli.training.network_fit import fit_network
 from medcli.training.objective import PLAIN_LOSS, LossConfig
 
@@ -29,27 +28,27 @@ from medcli.training.objective import PLAIN_LOSS, LossConfig
 
 CALIBRATED_FAMILIES = ("dit", "sit")
 FIRST_ORDER_STEP = 2
-"""Where the batches' numbers begin in `Stream.CALIBRATION`; 0 and 1 are the noise and labels of `noise_states`."""
+"""First step number of batch orders in `Stream.CALIBRATION`; 0 and 1 are noise and labels of `noise_states`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationConfig:
-    """How much is sampled and fitted. Memory: (num_images + held_out) x num_times x tokens x width float32 numbers.
+    """Amount of sampling and fitting. Memory: (num_images + held_out) x num_times x tokens x width float32 numbers.
 
     Raises:
         ConfigError: If a number is below 1.
     """
 
     num_images: int = 64
-    """Images sampled from noise, all of whose states are fitted to."""
+    """Images sampled from noise whose states are fitted to."""
     held_out: int = 16
-    """More images, which errors are measured on."""
+    """Held-out images, on which errors are measured."""
     num_times: int = 8
-    """States of each image on its way from noise to data."""
+    """States of each image between noise and data."""
     steps: int = 150
-    """Gradient steps on each layer by itself."""
+    """Gradient steps on each layer alone."""
     network_steps: int = 100
-    """Gradient steps on all layers together, which need the memory of a training step; 0: none."""
+    """Gradient steps on all layers together, with the memory of a training step; 0: none."""
     batch_size: int = 32
     """States in one gradient step."""
 
@@ -62,12 +61,12 @@ class CalibrationConfig:
 
     @property
     def num_fitted(self) -> int:
-        """States that are fitted to."""
+        """Number of states fitted to."""
         return self.num_images * self.num_times
 
     @property
     def held_out_images(self) -> range:
-        """Numbers of the images that errors are measured on."""
+        """Numbers of the held-out images."""
         return range(self.num_images, self.num_images + self.held_out)
 
 
@@ -76,10 +75,10 @@ DEFAULT = CalibrationConfig()
 
 @dataclass(frozen=True, slots=True)
 class LayerError:
-    """How far one count of one layer is from full attention, on images that were not fitted to.
+    """Error of a layer at a mediator count against full attention, on held-out images.
 
-    Errors are squared differences of what the layer adds to the residual stream, over the squares of what full
-    attention adds: 0 is the same function, 1 as bad as adding nothing. Their square roots are ratios of lengths.
+    Errors are squared differences of the residual update, divided by the squares of full attention's update: 0 is the
+    same function, 1 as bad as no update. Their square roots are ratios of lengths.
     """
 
     layer: int
@@ -99,23 +98,22 @@ def calibrate(
 ) -> tuple[LayerError, ...]:
     """Fit a model's mediators to its full attention, in place.
 
-    One layer after the other: the depth-wise convolution is solved for in closed form, jointly over the counts, so that
-    it makes up for what the mediators miss before the output projection; then it and the bias tables take gradient
-    steps towards what full attention adds to the stream, that is, through the projection and the block's gate, all
-    counts with equal weight. At last all layers together take some towards the network's output (see
-    `fit_network`). What is no better for a stage on the held-out images keeps its values from before. The same seed
-    gives the same numbers.
+    Layer by layer, the depth-wise convolution is solved for in closed form, jointly over the counts, to compensate the
+    mediators' error before the output projection; then it and the bias tables take gradient steps towards full
+    attention's residual update, through the projection and the block's gate, all counts with equal weight. Finally all
+    layers together take steps towards the network's output (see `fit_network`). A stage that does not lower the error
+    on the held-out images is undone. The same seed gives the same numbers.
 
     Args:
         model: Converted, with trained projections, float32.
-        seed: Of noise, labels and batches (`Stream.CALIBRATION`).
-        config: How much is sampled and fitted.
-        loss: Path and prediction of a SiT model, which sampling needs.
-        parameters: State-dict names that may change, for a ladder that is trained in part; None: all the mediators'.
-        reporter: Told the layers finished.
+        seed: Random seed of noise, labels and batches (`Stream.CALIBRATION`).
+        config: Amount of sampling and fitting.
+        loss: Path and prediction of a SiT model, for sampling.
+        parameters: State-dict names that may change; None: all of the mediators'.
+        reporter: Receives progress in layers.
 
     Returns:
-        The error of each layer and count before and after; nothing for layers and counts that are not fitted.
+        The error before and after, of each layer and count that was fitted.
 
     Raises:
         ConfigError: If the model is not float32, or of a family that can't be calibrated.
@@ -132,27 +130,27 @@ def calibrate(
     )
     before = _layer_errors(model, held_out, jobs, config)
     batches = _batches(seed, config, max(config.steps, config.network_steps), model.pos_embed.device)
-    told = reporter or Silent()
+    progress = (reporter or Silent()).progress
     for number, layer in dense_stream(model, fitted.followed_by(held_out), config.batch_size):
         if number in jobs:
             _fit_layer(layer, jobs[number], config, batches[: config.steps])
-            told.progress(list(jobs).index(number) + 1, len(jobs), "layers")
+            progress(list(jobs).index(number) + 1, len(jobs), "layers")
     if config.network_steps:
-        _fit_network(model, (fitted, held_out), jobs, config, batches[: config.network_steps])
+        _fit_all_layers(model, (fitted, held_out), jobs, config, batches[: config.network_steps])
     after = _layer_errors(model, held_out, jobs, config)
     return tuple(LayerError(*place, before[place], after[place]) for place in before)
 
 
 def check_calibration(config: ModelConfig) -> None:
-    """Refuse families whose blocks do not follow one another: layers are fitted along one stream.
+    """Refuse families whose blocks are not a plain sequence: layers are fitted along one residual stream.
 
     Raises:
         ConfigError: Naming the family.
     """
     if config.family not in CALIBRATED_FAMILIES:
         raise ConfigError(
-            f"calibration is for {' and '.join(CALIBRATED_FAMILIES)} models, this is {config.family}",
-            hint="leave --calibrate out; --distill learns from the dense parent",
+            f"calibration supports {' and '.join(CALIBRATED_FAMILIES)} models, not {config.family}",
+            hint="leave --calibrate out, or distill from the dense parent with --distill",
         )
 
 
@@ -170,16 +168,16 @@ def output_errors(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What is fitted in one layer."""
+    """Parameters and counts to fit in one layer."""
 
     names: tuple[str, ...]
-    """Mediator parameters, as they are called within the attention."""
+    """Mediator parameters, by their names within the attention."""
     counts: tuple[int, ...]
-    """Mediator counts whose function these change."""
+    """Mediator counts that use them."""
 
 
 def _jobs(config: ModelConfig, parameters: Collection[str] | None) -> dict[int, _Job]:
-    """The layers that have something to fit, by number."""
+    """Layers to fit, by number."""
     tables = {
         count: [ladder_prefix(config.mediators, count) + table for table in BIAS_TABLES] for count in config.mediators
     }
@@ -198,7 +196,7 @@ def _jobs(config: ModelConfig, parameters: Collection[str] | None) -> dict[int, 
 
 
 def _batches(seed: int, config: CalibrationConfig, num_steps: int, device: torch.device) -> list[Tensor]:
-    """Rows of each gradient step: drawn anew each time, none twice in a step."""
+    """Rows of each gradient step, drawn without replacement within a step."""
     row_R = torch.arange(config.num_fitted)
     batches = []
     for step in range(num_steps):
@@ -208,7 +206,7 @@ def _batches(seed: int, config: CalibrationConfig, num_steps: int, device: torch
 
 
 def _fit_layer(layer: Layer, job: _Job, config: CalibrationConfig, batches: list[Tensor]) -> None:
-    """Fit one layer by itself, see `calibrate`."""
+    """Fit one layer, see `calibrate`."""
     own = {name: value.detach() for name, value in layer.attention.named_parameters() if name in job.names}
     fitted = list(row_parts(config.num_fitted, config.batch_size))
     held_out = list(row_parts(len(layer.x_RND), config.batch_size, config.num_fitted))
@@ -218,12 +216,12 @@ def _fit_layer(layer: Layer, job: _Job, config: CalibrationConfig, batches: list
         solve_convolution(layer, job.counts, fitted)
         stages.append((_total(layer.errors(job.counts, held_out)), _copied(own)))
     if mean_energy > 0:
-        _overwrite(own, descend(layer, own, job.counts, batches, mean_energy))
+        _overwrite(own, fit_layer(layer, own, job.counts, batches, mean_energy))
         stages.append((_total(layer.errors(job.counts, held_out)), _copied(own)))
     _overwrite(own, min(stages, key=lambda stage: stage[0])[1])
 
 
-def _fit_network(
+def _fit_all_layers(
     model: DiffusionTransformer,
     states: tuple[NoiseStates, NoiseStates],
     jobs: Mapping[int, _Job],
@@ -245,7 +243,7 @@ def _fit_network(
 def _layer_errors(
     model: DiffusionTransformer, states: NoiseStates, jobs: Mapping[int, _Job], config: CalibrationConfig
 ) -> dict[tuple[int, int], float]:
-    """Relative squared error of each layer that is fitted and each of its counts."""
+    """Relative squared error of each fitted layer at each of its counts."""
     parts = list(row_parts(len(states), config.batch_size))
     errors: dict[tuple[int, int], float] = {}
     for number, layer in dense_stream(model, states, config.batch_size):
@@ -270,7 +268,7 @@ def _output_errors(
 
 
 def _total(errors: Mapping[int, float]) -> float:
-    """What stages are compared by: the counts' errors, all with equal weight."""
+    """Sum of the counts' errors, by which stages are compared."""
     return sum(errors.values())
 
 

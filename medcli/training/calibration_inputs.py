@@ -1,4 +1,4 @@
-"""States a model meets when it samples with full attention: inputs that are like real ones and need no data."""
+"""Calibration inputs: states of a short sampling run with full attention, so that no data are needed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from medcli.training.objective import PLAIN_LOSS, LossConfig
 # Dimension key: I images, R rows = I images x times, C channels, Y X latent height and width.
 
 NULL_EVERY = 10
-"""One image in ten is sampled without a label, as one label in ten is dropped in training."""
+"""One image in ten is unconditional, as in training with label dropout 0.1."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseStates:
-    """Inputs of the network, on its device; the rows of one time are neighbours, the noisiest time first."""
+    """Inputs of the network, on its device; rows of one time are adjacent, the noisiest time first."""
 
     x_RCYX: Tensor
     t_R: Tensor
@@ -31,12 +31,12 @@ class NoiseStates:
         return len(self.t_R)
 
     def followed_by(self, other: NoiseStates) -> NoiseStates:
-        """These inputs, then those."""
+        """Concatenate with other inputs."""
         pairs = zip((self.x_RCYX, self.t_R, self.label_R), (other.x_RCYX, other.t_R, other.label_R), strict=True)
         return NoiseStates(*(torch.cat(pair) for pair in pairs))
 
     def rows(self, rows: Tensor | slice) -> NoiseStates:
-        """Some of the inputs."""
+        """Select rows."""
         return NoiseStates(self.x_RCYX[rows], self.t_R[rows], self.label_R[rows])
 
 
@@ -44,16 +44,16 @@ class NoiseStates:
 def noise_states(
     model: DiffusionTransformer, images: range, *, seed: int, num_times: int, loss: LossConfig = PLAIN_LOSS
 ) -> NoiseStates:
-    """Sample with full attention in a few steps and keep every state on the way.
+    """Sample with full attention in a few steps and return all intermediate states.
 
-    Pure noise is a right input at the noisiest time only; a short sampling run gives states of all times, and they come
-    from the model itself. SiT takes Euler steps of the ODE, DiT DDIM steps without noise.
+    Pure noise is a valid input only at the noisiest time; a short sampling run gives states of all times. SiT takes
+    Euler steps of the ODE, DiT DDIM steps without noise.
 
     Args:
         model: Any model; its count 0 is used.
-        images: Numbers of the images: an image's states do not depend on the others.
-        seed: Of initial noise and labels.
-        num_times: Steps.
+        images: Image numbers; an image's states do not depend on the others.
+        seed: Random seed of initial noise and labels.
+        num_times: Number of steps.
         loss: Path and prediction of a SiT model.
     """
     config, device = model.config, model.pos_embed.device

@@ -1,4 +1,4 @@
-"""What a training run is: every setting, checked when it is made."""
+"""Settings of a training run, validated on construction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TimestepRule = Literal["even", "loss"]
 LADDER_RULES = ("sandwich", "split")
 """Ways to spread a run's mediator counts over its steps, see `batches.counts_of_step`."""
 AUTO, NEVER = "auto", "never"
-"""What `resume` says beside a path."""
+"""Values of `resume` beside a path."""
 
 FREE = frozenset(
     {
@@ -26,67 +26,67 @@ FREE = frozenset(
         *("micro_batch_size", "compile", "checkpoint_activations"),
     }
 )
-"""Settings that may change when a run is continued: the first six alter no number, the others its rounding alone."""
+"""Settings that may change on a resume: the first six alter no number, the others only rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """One training run.
+    """Settings of a training run.
 
     Raises:
         ConfigError: If a value is unknown or out of range.
     """
 
     steps: int
-    """Optimiser steps in all, those before a resume included."""
+    """Total optimizer steps, those before a resume included."""
     global_batch_size: int = 256
-    """Images per optimiser step, over all processes."""
+    """Images per optimizer step, over all processes."""
     micro_batch_size: int | None = None
-    """Images one process takes through the network at once; None: its whole share of a step."""
+    """Images per forward pass in one process; None: its whole share of a step."""
     lr: float = 1e-4
-    """Learning rate, at the start if it falls."""
+    """Learning rate; the initial one if it decays."""
     lr_decay: tuple[float, int] | None = None
-    """Learning rate at the end of its fall, and the steps it takes to get there; None: it is constant."""
+    """Final learning rate of a linear decay, and the steps it takes; None: constant."""
     optimizer: OptimizerName = "adamw"
-    """`adan` is what EDT and MDTv2 were trained with."""
+    """`adan`: used for EDT and MDTv2."""
     ema: float = 0.9999
-    """Decay of the moving average."""
+    """Decay of the moving average of weights."""
     grad_clip: float = 1.0
-    """Largest norm of the gradient; infinity: no limit."""
+    """Maximum gradient norm; infinity disables clipping."""
     label_dropout: float = 0.1
-    """Share of labels replaced by the null class, for guidance."""
+    """Label-dropout probability, for classifier-free guidance."""
     counts: tuple[int, ...] = (0,)
     """Mediator counts trained together, 0 for full attention."""
     ladder_rule: str = "sandwich"
-    """Which counts a step trains, see `counts_of_step`."""
+    """Rule that chooses a step's counts, see `counts_of_step`."""
     loss: LossConfig = PLAIN_LOSS
-    """What is minimised."""
+    """Settings of the loss."""
     timesteps: TimestepRule = "even"
-    """How times are drawn: `even`, or `loss`, by their latest losses (`timestep_draws`), which SiT's can't be."""
+    """Timestep sampling: `even`, or `loss` by recent losses (`timestep_sampler`; not for SiT)."""
     masking: Masking | None = None
-    """Every step adds a second pass in which some tokens are left out, and its loss; None: one pass."""
+    """Settings of a second pass with dropped tokens in each step; None: none."""
     dtype: Dtype = "fp32"
-    """Of the products inside the blocks; weights, averages and all else stay float32."""
+    """Autocast data type of the blocks; weights, averages and all else stay float32."""
     compile: bool = False
-    """Compile the network: minutes at the start, quicker steps."""
+    """Use torch.compile (slow first steps)."""
     checkpoint_activations: bool = False
-    """Keep only the blocks' inputs between the passes and run each block again: less memory, a third more time."""
+    """Activation checkpointing: recompute blocks in the backward pass; less memory, a third more time."""
     seed: int = 0
-    """Of data order, noise, times, counts and label dropout."""
+    """Random seed of data order, noise, times, counts and label dropout."""
     save_every: int = 500
-    """Steps between saved states."""
+    """Steps between training checkpoints."""
     log_every: int = 50
-    """Steps between lines of `metrics.jsonl`, and between looks at the losses."""
+    """Steps between lines of `metrics.jsonl`, and between checks of the losses."""
     keep_last: int = 2
-    """Saved states that are kept."""
+    """Training checkpoints kept."""
     spike_factor: float = 3.0
-    """A loss this many times the recent median, and far outside its range, is trouble, see `stability`."""
+    """A loss this many times the recent median, and far outside its range, is a spike, see `spikes`."""
     max_rollbacks: int = 3
-    """Batches that may be skipped for trouble within any 1000 steps; with one more the run stops."""
+    """Maximum bad steps skipped within any 1000 steps; with one more the run stops."""
     skip_steps: tuple[int, ...] = ()
-    """Steps, from 1, whose batch is not trained on."""
+    """Steps, from 1, to skip."""
     resume: str = AUTO
-    """`auto`: go on from what the output holds; `never`: start over; else the path of a state to start from."""
+    """`auto`: from the newest training checkpoint in the output folder; `never`: start over; else the path of one."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "global_batch_size", "save_every", "log_every", "keep_last"):
@@ -105,7 +105,7 @@ class TrainConfig:
         if self.ladder_rule not in LADDER_RULES:
             raise ConfigError(f"unknown ladder rule {self.ladder_rule!r}, expected one of {', '.join(LADDER_RULES)}")
         if not self.counts:
-            raise ConfigError("no mediator count is to be trained", hint="name some, or 0 for full attention")
+            raise ConfigError("no mediator count to train", hint="name some, or 0 for full attention")
         if self.ladder_rule == "split" and self.global_batch_size < len(self.counts):
             raise ConfigError(
                 f"a batch of {self.global_batch_size} cannot give each of {len(self.counts)} ladder counts an image",
@@ -125,39 +125,39 @@ class TrainConfig:
         if not 0 <= self.ema < 1:
             raise ConfigError(f"--ema must be in [0, 1), got {self.ema}", hint="try --ema 0.999")
         if not self.grad_clip > 0:
-            raise ConfigError(f"the gradient's largest norm must be positive, got {self.grad_clip}", hint="try 1")
+            raise ConfigError(f"--grad-clip must be positive, got {self.grad_clip}", hint="try 1")
         if not 0 <= self.label_dropout < 1:
-            raise ConfigError(f"label dropout must be in [0, 1), got {self.label_dropout}", hint="try 0.1")
+            raise ConfigError(f"--label-dropout must be in [0, 1), got {self.label_dropout}", hint="try 0.1")
         if not self.spike_factor > 1:
-            raise ConfigError(f"the factor that makes a spike must be above 1, got {self.spike_factor}", hint="try 3")
+            raise ConfigError(f"the spike factor must be above 1, got {self.spike_factor}", hint="try 3")
 
     def check_family(self, family: Family) -> None:
-        """Refuse what a family can't be trained with.
+        """Refuse settings that a family can't be trained with.
 
         Raises:
-            ConfigError: If times are to be drawn by losses, and the family's are no integers.
+            ConfigError: If timesteps are drawn by loss for a family without integer timesteps.
         """
         if self.timesteps == "loss" and family == "sit":
             raise ConfigError(
-                "--timesteps loss counts losses at integer timesteps, and a SiT model has none",
+                "--timesteps loss needs integer timesteps, which SiT models do not have",
                 hint="leave --timesteps out",
             )
 
     def lr_at(self, done: int) -> float:
-        """Learning rate of the step after so many."""
+        """Return the learning rate after this many steps."""
         if self.lr_decay is None:
             return self.lr
         floor, num_steps = self.lr_decay
         return linear_decay(self.lr, done, floor=floor, num_steps=num_steps)
 
     def fixed(self) -> dict[str, Any]:
-        """The settings that a resumed run must share with its beginning, as plain JSON values."""
+        """Return the settings that a resumed run must not change, as plain JSON values."""
         values = {key: value for key, value in asdict(self).items() if key not in FREE}
         loss = values.pop("loss")
         del values["counts"]
-        if self.optimizer == "adamw":  # states from before there was a choice do not name it
+        if self.optimizer == "adamw":  # not in checkpoints of versions without the choice
             del values["optimizer"]
-        if values.pop("timesteps") != "even":  # nor this
+        if values.pop("timesteps") != "even":  # likewise
             values["way to draw timesteps"] = self.timesteps
         return {**values, **loss, "entries": list(self.counts), "skip_steps": list(self.skip_steps)}
 

@@ -31,43 +31,43 @@ if TYPE_CHECKING:
 
 
 def local(value: Tensor) -> Tensor:
-    """The part of a tensor that this process holds, sharing its memory; a plain tensor is its own."""
-    return value.to_local() if _is_spread(value) else value
+    """Return this process's shard of a tensor, sharing its memory; a plain tensor is returned as is."""
+    return value.to_local() if _is_sharded(value) else value
 
 
 def whole(value: Tensor) -> Tensor:
-    """All of a tensor. Where it is spread, every process must ask at once."""
-    return value.full_tensor() if _is_spread(value) else value
+    """Return the full tensor; a collective call if it is sharded."""
+    return value.full_tensor() if _is_sharded(value) else value
 
 
 @torch.no_grad()
 def write(target: Tensor, value: Tensor) -> None:
-    """Fill a tensor, spread or not, with a whole one.
+    """Copy a full tensor into another one, which may be sharded.
 
     Args:
         target: Changed in place.
-        value: (same shape) The first process's is what counts.
+        value: Full tensor of the same shape; that of rank 0 is used.
     """
-    if _is_spread(target):
-        from torch.distributed.tensor import distribute_tensor  # some builds of torch have no such package
+    if _is_sharded(target):
+        from torch.distributed.tensor import distribute_tensor  # missing in some builds of torch
 
         value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
     target.copy_(value)
 
 
-def _is_spread(value: Tensor) -> TypeGuard[DTensor]:
+def _is_sharded(value: Tensor) -> TypeGuard[DTensor]:
     return hasattr(value, "full_tensor")
 
 
 Value = TypeVar("Value")
 
-PATIENCE = timedelta(hours=3)
-"""How long processes wait for each other: the first one saves states and draws previews alone."""
+TIMEOUT = timedelta(hours=3)
+"""Timeout of collectives: rank 0 saves checkpoints and draws previews alone."""
 FSDP_HINT = "use accelerate launch with its defaults, or with --use_fsdp --fsdp_version 2"
 
 
 def equal_share(global_batch_size: int, num_processes: int) -> int:
-    """Images of a batch that each process trains on.
+    """Return the number of images of a batch that each process trains on.
 
     Raises:
         ConfigError: If the processes' shares would differ.
@@ -82,55 +82,57 @@ def equal_share(global_batch_size: int, num_processes: int) -> int:
 
 
 class Distributed:
-    """This process among the others of its launch.
+    """Processes of a launch, seen from this one.
 
     Args:
-        has_idle_parameters: Whether some steps leave trained parameters out.
+        has_idle_parameters: Some steps leave trained parameters unused.
 
     Raises:
-        ConfigError: If accelerate is configured for a way of sharing work that medcli does not know.
+        ConfigError: If accelerate is configured for a kind of parallelism that medcli does not support.
     """
 
     def __init__(self, *, has_idle_parameters: bool) -> None:
         launch = this_process()
         self._accelerator = Accelerator(
-            # Left to itself, accelerate takes the processes of a launch without GPUs for so many runs of one process.
+            # Without `cpu` accelerate treats the processes of a launch without GPUs as separate runs.
             cpu=not launch.is_alone and not _has_gpu(),
-            # Number formats are the run's own business: the blocks' products alone are narrow.
+            # The run autocasts its blocks itself.
             mixed_precision="no",
             kwargs_handlers=[
                 DistributedDataParallelKwargs(find_unused_parameters=has_idle_parameters),
-                InitProcessGroupKwargs(timeout=PATIENCE),
+                InitProcessGroupKwargs(timeout=TIMEOUT),
             ],
         )
         kind = self._accelerator.distributed_type
         self.is_sharded = kind == DistributedType.FSDP
-        """Whether each process holds a part of each parameter."""
+        """True: parameters are sharded over processes."""
         if self.is_sharded and not getattr(self._accelerator, "is_fsdp2", False):
-            raise ConfigError("accelerate is configured for the first version of FSDP", hint=FSDP_HINT)
+            raise ConfigError("accelerate is configured for FSDP version 1", hint=FSDP_HINT)
         if not (self.is_sharded or kind == DistributedType.NO or kind.value.startswith("MULTI_")):
-            raise ConfigError(f"accelerate is configured for {kind.value}, which medcli can't use", hint=FSDP_HINT)
+            raise ConfigError(
+                f"accelerate is configured for {kind.value}, which medcli does not support", hint=FSDP_HINT
+            )
         self.device: torch.device = self._accelerator.device
         self.count: int = self._accelerator.num_processes
         self.rank: int = self._accelerator.process_index
         if self.count != launch.count:
             raise ConfigError(
-                f"the launcher started {launch.count} processes, accelerate knows of {self.count}",
+                f"the launcher started {launch.count} processes, accelerate found {self.count}",
                 hint="use accelerate launch with its defaults, or torchrun",
             )
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files and speaks."""
+        """True in rank 0, which writes files and reports."""
         return self.rank == 0
 
     @property
     def is_alone(self) -> bool:
-        """Whether there are no others."""
+        """True for a single process."""
         return self.count == 1
 
     def rows(self, global_batch_size: int) -> range:
-        """The rows of a batch that this process trains on.
+        """Return the rows of a batch that this process trains on.
 
         Raises:
             ConfigError: If the processes' shares would differ.
@@ -139,9 +141,9 @@ class Distributed:
         return range(self.rank * share, (self.rank + 1) * share)
 
     def prepare(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-        """Put a network on the device and wrap it so that gradients are averaged over the processes.
+        """Move a network to the device and wrap it so that gradients are averaged over processes.
 
-        Names inside the network stay, and the optimiser's parameters are the network's afterwards, too.
+        Parameter names are kept, and the optimizer is updated to the wrapped parameters.
         """
         if not self.is_sharded:
             objective.to(self.device)
@@ -150,25 +152,25 @@ class Distributed:
 
     @contextmanager
     def unsynchronised(self, prepared: nn.Module) -> Iterator[None]:
-        """Gradients of passes inside the block stay with this process until the next one outside of it."""
+        """Skip the gradient all-reduce of passes inside the block (DDP's `no_sync`)."""
         with self._accelerator.no_sync(prepared):
             yield
 
     def mean(self, value: Tensor) -> Tensor:
-        """Average of a tensor over the processes, the same bits in each."""
+        """Average a tensor over processes; the result has the same bits in each."""
         if self.is_alone:
             return value
         averaged: Tensor = self._accelerator.reduce(value, reduction="mean")
         return averaged
 
-    def broadcast_object(self, say: Callable[[], Value]) -> Value:
-        """What the first process says, or raises, in all of them; the others do not call `say`."""
+    def broadcast_object(self, make: Callable[[], Value]) -> Value:
+        """Return, or raise, in all processes what `make` returns or raises in rank 0, the only one that calls it."""
         if self.is_alone:
-            return say()
+            return make()
         words: list[Any] = [None, None]
         if self.is_first:
             try:
-                words[0] = say()
+                words[0] = make()
             except Exception as err:
                 words[1] = err
         broadcast_object_list(words)
@@ -179,16 +181,16 @@ class Distributed:
         return said
 
     def gather(self, values: list[Value]) -> list[Value]:
-        """The values of all processes, in their order."""
+        """Concatenate the lists of all processes, in rank order."""
         everyones: list[Value] = values if self.is_alone else gather_object(values)
         return everyones
 
     def broadcast(self, value: Tensor | None, like: Tensor) -> Tensor:
-        """A tensor of the first process in all of them.
+        """Broadcast a tensor from rank 0.
 
         Args:
-            value: The tensor, whole; None in the other processes.
-            like: A tensor of its shape and type, perhaps sharded.
+            value: The full tensor; None in other processes.
+            like: A tensor of its shape and data type, which may be sharded.
         """
         if value is None:
             value = torch.empty(like.shape, dtype=like.dtype)
@@ -197,18 +199,18 @@ class Distributed:
 
     @contextmanager
     def quiet_ddp_warnings(self) -> Iterator[None]:
-        """Leave out remarks of DDP's that ask for nothing: on how it copies gradients, on steps that use everything."""
+        """Silence DDP's warnings about gradient strides and about steps that use all parameters."""
         with warnings.catch_warnings():
-            for remark in ("Grad strides do not match", "find_unused_parameters=True was specified"):
-                warnings.filterwarnings("ignore", message=remark)
+            for message in ("Grad strides do not match", "find_unused_parameters=True was specified"):
+                warnings.filterwarnings("ignore", message=message)
             yield
 
-    def wait(self) -> None:
-        """Go on when all processes are here."""
+    def barrier(self) -> None:
+        """Wait for all processes."""
         self._accelerator.wait_for_everyone()
 
 
 def _has_gpu() -> bool:
-    """Whether there is a device that several processes can train on; Apple's GPUs can't exchange gradients."""
+    """Return whether there is a device for several processes; Apple's GPUs don't support collectives."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return device is not None and device.type != "mps"

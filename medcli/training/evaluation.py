@@ -1,4 +1,4 @@
-"""The training loss of a model on fixed draws, so that two models, or one before and after, can be compared."""
+"""Evaluation loss of a model on fixed draws, so that models are compared on equal images, noise and times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medcli.training.objective import PLAIN_LOSS, LadderObjective, LossConfig, n
 # Dimension key: B rows of a batch, R rows in all.
 
 FIRST_POSITION = 2**47
-"""Where the draws of an evaluation stand in the sequence of a run's draws: no run gets there."""
+"""First position of an evaluation's draws in the sequence of a run's draws, beyond any run."""
 
 
 def evaluate(
@@ -30,19 +30,19 @@ def evaluate(
 ) -> dict[int, float]:
     """Mean training loss of each mediator count, all on the same images, noise and times.
 
-    What is drawn depends on the seed and on `num_images` alone, never on the model, the counts or a run: losses of
-    several models are compared draw by draw, and their difference has little noise. The control of a fine-tuning is
-    the parent with full attention, trained for as many steps on the same batches (the same seed; `counts=(0,)`) and
-    evaluated here at count 0: what it gains as well is not the mediators' doing.
+    Draws depend only on the seed and `num_images`, so losses of several models are paired and their difference has
+    little noise. The control of a fine-tuning run is the parent with full attention, trained for as many steps on the
+    same batches (the same seed; `counts=(0,)`) and evaluated at count 0: a gain it shows too is not due to the
+    mediators.
 
     Args:
         model: The network, on any device; its counts must include `counts`.
-        data: The images are taken evenly from the whole of it.
+        data: Data set; images are taken from it at even distances.
         counts: Mediator counts, 0 for full attention.
-        seed: Of noise and times.
-        loss: The loss; its share of distillation is left out, so that runs with and without a teacher compare.
-        num_images: Draws. Times cover their interval evenly, one in each of as many equal parts.
-        batch_size: Rows in one call of the network.
+        seed: Random seed of noise and times.
+        loss: Settings of the loss; distillation is left out, so that runs with and without a teacher compare.
+        num_images: Number of draws. Times are stratified over their interval.
+        batch_size: Rows of a forward pass.
 
     Returns:
         The mean loss by count, in the order of `counts`. Labels are never dropped.
@@ -69,7 +69,7 @@ def evaluate(
 
 
 def _even_times(seed: int, num_rows: int) -> Tensor:
-    """(R,) float64 in (0, 1), one in each of R equal parts, in an order that has nothing to do with the images'."""
+    """(R,) float64 stratified numbers in (0, 1), in an order independent of the images'."""
     position_R = FIRST_POSITION + torch.arange(num_rows)
     zero_R = torch.zeros_like(position_R)
     place_R = words(seed, position_R, zero_R, 1, Stream.DATA_ORDER)[:, 0].argsort(stable=True)

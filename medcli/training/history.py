@@ -13,81 +13,81 @@ from typing import Any
 from medcli.runtime.files import write_text
 
 KEPT_ROWS = 1024
-"""Steps whose losses are remembered, to tell what is usual."""
+"""Number of recent steps whose losses are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One step that was trained on."""
+    """Loss and gradient norm of a step."""
 
     step: int
-    """Its number, from 1, as in `metrics.jsonl`."""
+    """Step number, from 1, as in `metrics.jsonl`."""
     counts: tuple[int, ...]
-    """Mediator counts it trained, rising; 0 is full attention."""
+    """Mediator counts trained in it, rising; 0 is full attention."""
     loss: float
     grad_norm: float
     """Norm of the gradient before clipping."""
     masked_loss: float | None = None
-    """Of the masked pass, which `loss` includes; None without one."""
+    """Loss of the masked pass, which `loss` includes; None without one."""
 
     def to_json(self) -> list[Any]:
-        """The values in order, as `Row(*values)` takes them; the last one only if there is a masked pass."""
+        """Return the fields in order; the last one only if there is a masked pass."""
         values = [self.step, list(self.counts), self.loss, self.grad_norm]
         return values if self.masked_loss is None else [*values, self.masked_loss]
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """A step that was undone, and whose batch is skipped."""
+class BadStep:
+    """Step that was undone and whose batch is skipped."""
 
     step: int
-    """Its number, from 1, as in `metrics.jsonl`."""
+    """Step number, from 1, as in `metrics.jsonl`."""
     what: str
-    """What was wrong: `the loss was nan`."""
+    """Symptom: `the loss was nan`."""
     tensor: str | None = None
-    """Where it came from, once that is known: `the gradient of blocks.0.attn.qkv.weight is not finite`."""
+    """Origin, once it is known: `the gradient of blocks.0.attn.qkv.weight is the first value that is not finite`."""
 
 
 @dataclass(slots=True)
 class History:
-    """A run's memory."""
+    """Progress of a run: steps done, recent losses, bad steps."""
 
     done: int = 0
-    """Steps that are over, skipped ones included."""
+    """Steps done, skipped ones included."""
     rows: deque[Row] = field(default_factory=lambda: deque(maxlen=KEPT_ROWS))
-    """The last steps that were trained on, oldest first."""
-    troubles: tuple[Trouble, ...] = ()
-    """In the order they were met."""
+    """Recent steps that were not skipped, oldest first."""
+    bad_steps: tuple[BadStep, ...] = ()
+    """Bad steps in the order they were found."""
 
     def losses_of(self, counts: tuple[int, ...]) -> list[float]:
-        """Losses of the remembered steps that trained these counts."""
+        """Losses of the recent steps that trained these counts."""
         return [row.loss for row in self.rows if row.counts == counts]
 
     def after(self, step: int) -> list[Row]:
-        """Remembered steps that came after this one."""
+        """Recent steps after this one."""
         return [row for row in self.rows if row.step > step]
 
     def explain(self, step: int, tensor: str) -> None:
-        """Note where the trouble of a step came from."""
-        self.troubles = tuple(
-            replace(trouble, tensor=tensor) if trouble.step == step else trouble for trouble in self.troubles
+        """Record the origin of a bad step."""
+        self.bad_steps = tuple(
+            replace(bad_step, tensor=tensor) if bad_step.step == step else bad_step for bad_step in self.bad_steps
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, from which `from_json` makes an equal history."""
+        """Return plain JSON values that `from_json` reads."""
         rows = [row.to_json() for row in self.rows]
-        return {"done": self.done, "rows": rows, "troubles": [asdict(trouble) for trouble in self.troubles]}
+        return {"done": self.done, "rows": rows, "troubles": [asdict(bad_step) for bad_step in self.bad_steps]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> History:
-        """Read what `to_json` gave."""
-        history = cls(done=values["done"], troubles=tuple(Trouble(**trouble) for trouble in values["troubles"]))
+        """Read the values of `to_json`."""
+        history = cls(done=values["done"], bad_steps=tuple(BadStep(**bad_step) for bad_step in values["troubles"]))
         history.rows.extend(Row(step, tuple(counts), *rest) for step, counts, *rest in values["rows"])
         return history
 
 
 class MetricsLog:
-    """The file, as one run after another leaves it.
+    """Log file with a line every `log_every` steps, none missing and none twice however often a run resumes.
 
     Args:
         path: The file; its folder exists.
@@ -102,10 +102,10 @@ class MetricsLog:
             file.write(json.dumps(line) + "\n")
 
     def cut(self, done: int, log_every: int) -> None:
-        """Take back what lies beyond the steps that are done, and a line torn by a kill.
+        """Remove lines beyond the steps done, and a line cut by a kill.
 
-        So goes a last line of fewer than `log_every` steps, written where a shorter run ended: the next one holds its
-        steps again.
+        Also removes a last line of fewer than `log_every` steps, written at the end of a shorter run: the next line
+        covers its steps again.
         """
         if not self._path.exists():
             return

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, noticed at once and obeyed when a step is whole."""
+"""Stop requests by signal (Ctrl-C, SIGTERM), honoured at the end of a step."""
 
 from __future__ import annotations
 
@@ -17,52 +17,52 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """Whether the run has been asked to stop, while the `with` block lasts.
+    """Handler of stop signals inside its `with` block.
 
-    In any thread but the main one nothing is noticed: Python gives signals to that alone. A process that is alone obeys
-    a second signal at once, with KeyboardInterrupt; a launcher may send several for one wish.
+    Signals only reach the main thread; in others nothing is handled. A single process raises KeyboardInterrupt at once
+    on a second signal; of several processes none does, since a launcher may repeat the signal.
 
     Args:
-        distributed: All processes must stop after the same step, or some would wait for others forever.
+        distributed: Processes of the run; all stop after the same step.
     """
 
     def __init__(self, distributed: Distributed) -> None:
         self._distributed = distributed
-        self._is_asked = False
+        self._has_signal = False
         self._before: dict[signal.Signals, Any] = {}
-        # Wishes are exchanged between CPUs, beside what the devices exchange: no device waits for them.
+        # Requests are exchanged between CPUs, so that no device waits for them.
         self._group = None if distributed.is_alone else dist.new_group(backend="gloo")
         self._exchanged: tuple[dist.Work, Tensor] | None = None
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._notice) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            if handler is not None:  # None: whatever set it was not Python
+            if handler is not None:  # None: not set by Python
                 signal.signal(number, handler)
 
-    def is_wanted(self) -> bool:
-        """Whether to stop now. To be asked once a step by every process: all get the same answer.
+    def is_requested(self) -> bool:
+        """Return whether to stop now, the same in all processes; each calls it once a step.
 
-        Where there are several, it is about the wishes of the step before, which have arrived meanwhile.
+        With several processes it reports the requests up to the step before, which have arrived meanwhile.
         """
         if self._group is None:
-            return self._is_asked
-        wanted = False
+            return self._has_signal
+        requested = False
         if self._exchanged is not None:
-            work, wish = self._exchanged
+            work, request = self._exchanged
             work.wait()
-            wanted = bool(wish.item())
-        wish = torch.tensor([int(self._is_asked)])
-        self._exchanged = dist.all_reduce(wish, dist.ReduceOp.MAX, self._group, async_op=True), wish
-        return wanted
+            requested = bool(request.item())
+        request = torch.tensor([int(self._has_signal)])
+        self._exchanged = dist.all_reduce(request, dist.ReduceOp.MAX, self._group, async_op=True), request
+        return requested
 
-    def _notice(self, number: int, frame: FrameType | None) -> None:
-        if self._is_asked and self._distributed.is_alone:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._has_signal and self._distributed.is_alone:
             raise KeyboardInterrupt
-        self._is_asked = True
+        self._has_signal = True

@@ -17,11 +17,11 @@ from medcli.model.mediator import MediatorAttention
 from medcli.training.calibration_inputs import NoiseStates
 
 TABLE_LR = 0.1
-"""Adam's first learning rate for bias tables: they are added to scores, whose differences are of the order of 1."""
+"""Initial learning rate of bias tables, which are added to scores with differences of the order of 1."""
 CONVOLUTION_LR = 0.02
-"""The same for the convolution, whose weights are fractions of a value."""
+"""Initial learning rate of the convolution, whose weights are well below 1."""
 CONVOLUTION = ("dwc.weight", "dwc.bias")
-"""Names of the parameters that a layer's counts share; its other mediator parameters are bias tables."""
+"""Parameters that a layer's mediator counts share; the other mediator parameters are bias tables."""
 
 
 @torch.enable_grad()
@@ -32,14 +32,14 @@ def minimise(
     *,
     rate: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Adam with a rate that falls to zero along a cosine.
+    """Minimise a loss with Adam and a cosine learning-rate schedule.
 
     Args:
-        loss_of: Given parameters by name, the rows of a batch and the number of the step, the loss: a scalar of the
-            order of 1, so that the steps do the same to every network.
-        start: Mediator parameters by name; they are not changed.
+        loss_of: Loss of parameters by name, the rows of a batch and the step number; a scalar of the order of 1, so
+            that learning rates fit all networks.
+        start: Initial mediator parameters by name; not changed in place.
         batches: Rows of each step.
-        rate: Factor of the first learning rates.
+        rate: Factor of the initial learning rates.
 
     Returns:
         The parameters after the last step.
@@ -58,21 +58,21 @@ def minimise(
     return {name: value.detach() for name, value in fitted.items()}
 
 
-# Dimension key: B batch, D channels, N tokens, Y X grid height and width, J = 10 features: nine taps and a constant.
+# Dimension key of the convolution: B batch, D channels, N tokens, Y X grid, J = 10 features: nine taps and a constant.
 
 TAPS = 9
 RIDGE = 1e-6
-"""Added to the diagonal, as a share of its mean: a channel that never changes leaves its taps undetermined."""
-MOST_NUMBERS = 2**23
-"""Float64 features that are in memory at a time."""
+"""Ridge as a share of the diagonal's mean: the taps of a constant channel are undetermined."""
+MAX_FEATURES = 2**23
+"""Maximum float64 features in memory."""
 
 
 class NormalEquations:
-    """Sums of a least-squares problem for each channel, gathered a batch at a time in float64.
+    """Normal equations of a least-squares problem for each channel, accumulated in float64.
 
     Args:
-        channels: Of the convolution.
-        device: Where batches come from.
+        channels: Channels of the convolution.
+        device: Device of the batches.
     """
 
     def __init__(self, channels: int, device: torch.device) -> None:
@@ -81,9 +81,9 @@ class NormalEquations:
         self.moment_DJ = torch.zeros(channels, features, dtype=torch.float64, device=device)
 
     def add(self, value_BDYX: Tensor, wanted_BDN: Tensor) -> None:
-        """Count in images that the convolution reads, and what its output on them should be."""
+        """Add inputs of the convolution and its target outputs."""
         _, channels, height, width = value_BDYX.shape
-        size = max(1, MOST_NUMBERS // (channels * height * width * (TAPS + 1)))
+        size = max(1, MAX_FEATURES // (channels * height * width * (TAPS + 1)))
         for value, wanted in zip(value_BDYX.split(size), wanted_BDN.split(size), strict=True):
             features_DJM = features(value)
             wanted_DM = wanted.transpose(0, 1).flatten(1).double()
@@ -100,7 +100,7 @@ class NormalEquations:
 
 
 def features(value_BDYX: Tensor) -> Tensor:
-    """What the outputs of a padded 3 x 3 convolution are made of: taps row by row, then 1; (D, J, B N) float64."""
+    """Return the regressors of a padded 3 x 3 convolution, taps row by row, then 1; (D, J, B N) float64."""
     batch, channels, height, width = value_BDYX.shape
     single = value_BDYX.double().reshape(batch * channels, 1, height, width)
     taps_BDTN = F.unfold(single, kernel_size=3, padding=1).reshape(batch, channels, TAPS, height * width)
@@ -115,45 +115,45 @@ ALL_ROWS = slice(None)
 
 @dataclass(frozen=True, slots=True)
 class AttentionSample:
-    """What the attention of a layer reads on some rows, and what full attention makes of it."""
+    """Input of a layer's attention on some rows, and the output of full attention."""
 
     input_BND: Tensor
     full_BND: Tensor
     """Full attention's output, after the projection."""
     gate_B1D: Tensor
-    """The output is multiplied by it on its way into the residual stream."""
+    """Gate of the output before it is added to the residual stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A converted layer and what the dense parent brings to it."""
+    """A converted layer and its inputs from the dense parent."""
 
     block: Block
     attention: MediatorAttention
-    """The block's."""
+    """The block's attention."""
     x_RND: Tensor
     """The residual stream before the block."""
     condition_RD: Tensor
 
     @torch.no_grad()
     def read(self, rows: Tensor | slice = ALL_ROWS) -> AttentionSample:
-        """Some rows as the attention sees them."""
+        """Compute the attention's input and the output of full attention for some rows."""
         shift_BD, scale_BD, gate_BD = self.block.adaLN_modulation(self.condition_RD[rows]).chunk(6, dim=1)[:3]
         input_BND = modulated_norm(self.x_RND[rows], shift_BD, scale_BD)
         return AttentionSample(input_BND, self.attention(input_BND, 0), gate_BD[:, None])
 
     @torch.no_grad()
     def energy(self, reading: AttentionSample) -> Tensor:
-        """Sum of squares of what full attention adds to the stream; the projection's bias is everyone's."""
+        """Sum of squares of full attention's residual update without the projection's bias, which all counts share."""
         return ((reading.full_BND - self.attention.proj.bias) * reading.gate_B1D).square().sum()
 
-    def miss(self, reading: AttentionSample, num_mediators: int, values: Mapping[str, Tensor]) -> Tensor:
-        """Sum of squares of what a count adds to the stream, less what full attention adds.
+    def squared_error(self, reading: AttentionSample, num_mediators: int, values: Mapping[str, Tensor]) -> Tensor:
+        """Sum of squared differences between the residual updates of a count and of full attention.
 
         Args:
             reading: The rows.
             num_mediators: The count.
-            values: Parameters of the attention to use instead of its own, by name.
+            values: Attention parameters by name that replace its own.
         """
         output_BND: Tensor = functional_call(self.attention, dict(values), (reading.input_BND, num_mediators))
         return ((output_BND - reading.full_BND) * reading.gate_B1D).square().sum()
@@ -166,19 +166,19 @@ class Layer:
             reading = self.read(rows)
             whole += float(self.energy(reading))
             for count in missed:
-                missed[count] += float(self.miss(reading, count, {}))
+                missed[count] += float(self.squared_error(reading, count, {}))
         return {count: ratio(miss, whole) for count, miss in missed.items()}
 
 
 def dense_stream(model: DiffusionTransformer, states: NoiseStates, part_size: int) -> Iterator[tuple[int, Layer]]:
-    """Each converted layer, by number, with what it receives when attention is full everywhere.
+    """Yield each converted layer, by number, with its inputs under full attention in all layers.
 
-    Read a layer before taking the next: the stream moves on in place.
+    Read a layer before taking the next one: the residual stream is updated in place.
 
     Args:
         model: Any model with mediators.
         states: Inputs.
-        part_size: Rows that go through a block at a time.
+        part_size: Rows of a forward pass.
     """
     with torch.no_grad():
         x_RND = model.x_embedder(states.x_RCYX) + model.pos_embed
@@ -194,21 +194,21 @@ def dense_stream(model: DiffusionTransformer, states: NoiseStates, part_size: in
 
 
 def ratio(part: float, whole: float) -> float:
-    """An error over what it is an error of; 0 where there is nothing to be wrong about, as behind a shut gate."""
+    """Return a relative error; 0 if the whole is 0, as behind a closed gate."""
     return part / whole if whole > 0 else 0.0
 
 
 def row_parts(num_rows: int, size: int, start: int = 0) -> Iterator[slice]:
-    """Cut rows into slices of a size, the last one perhaps shorter."""
+    """Split rows into slices of a size, the last one perhaps shorter."""
     for first in range(start, num_rows, size):
         yield slice(first, min(first + size, num_rows))
 
 
 @torch.no_grad()
 def solve_convolution(layer: Layer, counts: tuple[int, ...], parts: Iterable[slice]) -> None:
-    """Set the convolution to what makes up best for the mediators' miss before the projection, in place.
+    """Solve for the convolution that best compensates the mediators' error before the projection, in place.
 
-    All counts share it, so it aims at the mean of what they miss.
+    All counts share it, so the target is their mean error.
     """
     attention = layer.attention
     equations = NormalEquations(attention.proj.in_features, layer.x_RND.device)
@@ -224,17 +224,17 @@ def solve_convolution(layer: Layer, counts: tuple[int, ...], parts: Iterable[sli
         parameter.copy_(solution)
 
 
-def descend(
+def fit_layer(
     layer: Layer, start: Mapping[str, Tensor], counts: tuple[int, ...], batches: Sequence[Tensor], mean_energy: float
 ) -> dict[str, Tensor]:
-    """Gradient steps on the sum of the counts' errors.
+    """Fit a layer by gradient steps on the sum of the counts' errors.
 
     Args:
         layer: The layer.
-        start: Parameters of its attention to fit, by name; those of other counts than `counts` must not be among them.
+        start: Initial attention parameters to fit, by name; none of counts other than `counts`.
         counts: Mediator counts.
         batches: Rows of each step.
-        mean_energy: Mean of `energy` over a row, the unit of the loss.
+        mean_energy: Mean `energy` of a row, the unit of the loss.
 
     Returns:
         The fitted parameters.
@@ -242,7 +242,7 @@ def descend(
 
     def loss_of(values: Mapping[str, Tensor], rows: Tensor, step: int) -> Tensor:
         reading = layer.read(rows)
-        missed = torch.stack([layer.miss(reading, count, values) for count in counts]).sum()
+        missed = torch.stack([layer.squared_error(reading, count, values) for count in counts]).sum()
         return missed / (mean_energy * len(rows))
 
     return minimise(loss_of, start, batches)

@@ -1,4 +1,4 @@
-"""A run from its first step, or where it was left, to its last: steps, looks at the losses, states, troubles."""
+"""Training loop of a run: steps, loss checks, checkpoints, rollbacks and logging."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from medcli.errors import EnvironmentProblem
 from medcli.runtime.prefetch import prefetch
 from medcli.runtime.reporting import Reporter
 from medcli.training.batches import Batches, TrainBatch
-from medcli.training.checkpoints import Snapshots, StateHeader, open_state
+from medcli.training.checkpoints import CheckpointFolder, CheckpointHeader, open_training_checkpoint
 from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.distributed import whole
-from medcli.training.history import History, MetricsLog, Row, Trouble
+from medcli.training.history import BadStep, History, MetricsLog, Row
 from medcli.training.interrupt import Interrupt
-from medcli.training.spikes import origin_of_trouble, stop_if_repeated, trouble_of
+from medcli.training.spikes import find_origin, judge, stop_if_repeated
 from medcli.training.trainer import StepResult, Trainer
 
 OnSave = Callable[[int, Mapping[str, Tensor]], None]
@@ -29,32 +29,32 @@ OnLog = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Listeners:
-    """Who else is told what happens. They are called in the first process alone; what they do alters no number."""
+class Callbacks:
+    """Callbacks of a run, in rank 0 only; they change no number."""
 
     reporter: Reporter
     on_save: OnSave | None = None
-    """Gets the steps done and a copy of the averaged weights, float32 on the CPU, after each saved state but the one
-    before the first step."""
+    """Called after each checkpoint but the one before the first step, with the steps done and a copy of the averaged
+    weights, float32 on the CPU."""
     on_log: OnLog | None = None
-    """Gets each line of `metrics.jsonl`."""
+    """Called with each line of `metrics.jsonl`."""
 
 
-class Session:
-    """A run in progress.
+class TrainingLoop:
+    """Run of a trainer from its first step, or a checkpoint, to its last.
 
-    Steps that turn out bad are undone: the newest saved state comes back, and what follows it is done again without
-    their batches. Nothing is done about a bad step on the spot, so good steps pay nothing for the guard, and a run
-    ends with the very bits of one that had left the batch out from the start.
+    A bad step (spike, NaN) is undone: the newest checkpoint is restored and the steps after it are repeated without the
+    bad batch. Losses are only read when a line or a checkpoint is due, so good steps never wait, and the run ends with
+    the very bits of one that had skipped the batch from the start.
 
     Args:
-        trainer: What is trained.
-        batches: This process's rows of each batch.
-        config: The run.
-        snapshots: Its saved states.
-        metrics: Its log.
-        interrupt: Tells when to stop early.
-        listeners: Told what happens.
+        trainer: Network, optimizer and average.
+        batches: Rows of each batch that this process trains on.
+        config: Settings of the run.
+        checkpoints: Checkpoints in the run's folder.
+        metrics: Log of the run.
+        interrupt: Requests to stop early.
+        callbacks: Called on progress, checkpoints and log lines.
     """
 
     def __init__(
@@ -63,18 +63,18 @@ class Session:
         batches: Batches,
         config: TrainConfig,
         *,
-        snapshots: Snapshots,
+        checkpoints: CheckpointFolder,
         metrics: MetricsLog,
         interrupt: Interrupt,
-        listeners: Listeners,
+        callbacks: Callbacks,
     ) -> None:
         self._trainer, self._batches, self._config, self._distributed = trainer, batches, config, trainer.distributed
-        self._snapshots, self._metrics, self._interrupt, self._listeners = snapshots, metrics, interrupt, listeners
+        self._checkpoints, self._metrics, self._interrupt, self._callbacks = checkpoints, metrics, interrupt, callbacks
         self.history = History()
         self.rollbacks = 0
-        """Times this session went back to a saved state."""
+        """Rollbacks of this session."""
         self.num_trained = 0
-        """Steps of this session that were trained on, those it took back included."""
+        """Steps this session trained on, undone ones included."""
         self._pending: list[tuple[int, StepResult]] = []
         self._mark = (monotonic(), 0)
 
@@ -82,108 +82,110 @@ class Session:
         """Train until all steps are done.
 
         Raises:
-            CheckpointError: If saved states can't be continued, or the weights are not finite.
+            CheckpointError: If checkpoints can't be resumed, or the weights are not finite.
             DataError: If the data can't be read, or images in it are not finite.
-            ConfigError: If trouble comes again and again.
+            ConfigError: If too many steps are bad.
             KeyboardInterrupt: If it was interrupted; everything done is saved.
         """
-        self._begin()
-        while (trouble := self._advance()) is not None:
-            self._roll_back(trouble)
+        self._resume_or_save()
+        while (bad_step := self._train_until_bad_step()) is not None:
+            self._roll_back(bad_step)
 
-    def _begin(self) -> None:
-        """Take up a saved state, or save the first one: there is always a state to go back to."""
-        wish, snapshots = self._config.resume, self._snapshots
-        if wish == AUTO:
-            found = self._distributed.broadcast_object(snapshots.newest)
+    def _resume_or_save(self) -> None:
+        """Restore a checkpoint, or save the first one, so that there is always one to roll back to."""
+        resume, checkpoints = self._config.resume, self._checkpoints
+        if resume == AUTO:
+            found = self._distributed.broadcast_object(checkpoints.newest)
         else:
-            found = None if wish == NEVER else self._distributed.broadcast_object(lambda: snapshots.at(Path(wish)))
+            found = (
+                None if resume == NEVER else self._distributed.broadcast_object(lambda: checkpoints.at(Path(resume)))
+            )
         if found is not None:
             self._restore(*found)
             done, steps = self.history.done, self._config.steps
-            way = f"going on after step {done}" if done < steps else f"{done} steps are done, {steps} were asked for"
+            way = f"resuming from step {done}" if done < steps else f"{done} steps are done, {steps} were requested"
             self._note(f"{way} ({found[0]})")
-        if found is None or wish != AUTO:
+        if found is None or resume != AUTO:
             self._save()
         self._cut_metrics()
 
-    def _advance(self) -> Trouble | None:
-        """Train until the end, or until a look at the losses finds trouble."""
+    def _train_until_bad_step(self) -> BadStep | None:
+        """Train to the end, or until a loss check finds a bad step, which is returned."""
         with prefetch(self._batches.draw, range(self.history.done, self._config.steps)) as drawn:
             for step, batch in drawn:
                 done = step + 1
-                self._take(done, batch)
-                is_stopped = self._interrupt.is_wanted()
+                self._train_step(done, batch)
+                is_stopped = self._interrupt.is_requested()
                 is_logged = self._is_due(done, self._config.log_every)
                 is_saved = self._is_due(done, self._config.save_every)
-                if (is_stopped or is_logged or is_saved) and (trouble := self._look()) is not None:
-                    return trouble
+                if (is_stopped or is_logged or is_saved) and (bad_step := self._find_bad_step()) is not None:
+                    return bad_step
                 if is_logged:
                     self._log()
                 if is_stopped or is_saved:
-                    self._save_and_tell()
+                    self._save_and_call()
                 if is_stopped:
-                    self._note(f"stopped after step {done}; the same command goes on from there")
+                    self._note(f"stopped after step {done}; run the same command to resume")
                     raise KeyboardInterrupt
         return None
 
     def _is_due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self._config.steps
 
-    def _take(self, done: int, batch: TrainBatch) -> None:
-        """Train on a batch, or skip it."""
-        trouble = next((trouble for trouble in self.history.troubles if trouble.step == done), None)
-        batch = self._trainer.timed(batch, self._batches.chances(done - 1))
-        if trouble is not None and trouble.tensor is None:
-            self._explain(trouble, batch)
-        elif trouble is None and done not in self._config.skip_steps:
-            self._pending.append((done, self._trainer.learn(batch, self._config.lr_at(done - 1))))
+    def _train_step(self, done: int, batch: TrainBatch) -> None:
+        """Train on a batch, or skip it if it is known to be bad."""
+        bad_step = next((bad_step for bad_step in self.history.bad_steps if bad_step.step == done), None)
+        batch = self._trainer.with_timesteps(batch, self._batches.time_uniforms(done - 1))
+        if bad_step is not None and bad_step.tensor is None:
+            self._explain(bad_step, batch)
+        elif bad_step is None and done not in self._config.skip_steps:
+            self._pending.append((done, self._trainer.train_step(batch, self._config.lr_at(done - 1))))
             self.num_trained += 1
         self.history.done = done
         if self._distributed.is_first:
-            self._listeners.reporter.progress(done, self._config.steps, "steps")
+            self._callbacks.reporter.progress(done, self._config.steps, "steps")
 
-    def _explain(self, trouble: Trouble, batch: TrainBatch) -> None:
-        picks = self._batches.order.picks(self._batches.positions(trouble.step - 1))
-        tensor = origin_of_trouble(self._trainer, batch, picks)
-        self.history.explain(trouble.step, tensor)
-        self._note(f"step {trouble.step} is skipped: {trouble.what}; {tensor}")
+    def _explain(self, bad_step: BadStep, batch: TrainBatch) -> None:
+        picks = self._batches.order.picks(self._batches.positions(bad_step.step - 1))
+        tensor = find_origin(self._trainer, batch, picks)
+        self.history.explain(bad_step.step, tensor)
+        self._note(f"step {bad_step.step} is skipped: {bad_step.what}; {tensor}")
 
-    def _look(self) -> Trouble | None:
-        """Wait for the numbers of the steps since the last look, and judge them in their order."""
+    def _find_bad_step(self) -> BadStep | None:
+        """Read the losses of the steps since the last check and judge them in order."""
         pending, self._pending = self._pending, []
         if not pending:
             return None
         measured = [torch.cat([measured.losses, measured.grad_norm[None]]) for _, measured in pending]
-        # One value for all processes: they must not disagree about what is trouble.
+        # One value for all processes: they must agree on bad steps.
         values = self._distributed.mean(torch.stack(measured)).tolist()
         for (done, _), (loss, *masked, grad_norm) in zip(pending, values, strict=True):
             counts = tuple(sorted(set(self._batches.counts(done - 1))))
             row = Row(done, counts, loss + sum(masked), grad_norm, *masked)
             recent = self.history.losses_of(row.counts)
             may_overflow = self._config.dtype == "fp16"
-            trouble = trouble_of(row, recent, self._config.spike_factor, may_overflow=may_overflow)
-            if trouble is not None:
-                return trouble
+            bad_step = judge(row, recent, self._config.spike_factor, may_overflow=may_overflow)
+            if bad_step is not None:
+                return bad_step
             self.history.rows.append(row)
         return None
 
-    def _roll_back(self, trouble: Trouble) -> None:
-        """Undo what came after the newest saved state, and leave the trouble's batch out from now on."""
-        troubles = (*self.history.troubles, trouble)
-        stop_if_repeated(troubles, self._config.max_rollbacks)
-        found = self._distributed.broadcast_object(self._snapshots.newest)
-        if found is None:  # `_begin` saved one
-            raise EnvironmentProblem("the run's saved states went away while it ran", hint="run the command again")
+    def _roll_back(self, bad_step: BadStep) -> None:
+        """Restore the newest checkpoint and skip the bad step's batch from now on."""
+        bad_steps = (*self.history.bad_steps, bad_step)
+        stop_if_repeated(bad_steps, self._config.max_rollbacks)
+        found = self._distributed.broadcast_object(self._checkpoints.newest)
+        if found is None:  # `_resume_or_save` saved one
+            raise EnvironmentProblem("the run's checkpoints were removed while it ran", hint="run the command again")
         self._restore(*found)
-        self.history.troubles = troubles
+        self.history.bad_steps = bad_steps
         self.rollbacks += 1
         self._cut_metrics()
-        self._note(f"step {trouble.step}: {trouble.what}; going back to step {self.history.done} to leave it out")
+        self._note(f"step {bad_step.step}: {bad_step.what}; rolling back to step {self.history.done} to skip it")
 
-    def _restore(self, path: Path, header: StateHeader) -> None:
+    def _restore(self, path: Path, header: CheckpointHeader) -> None:
         if self._distributed.is_first:
-            with open_state(path) as (_, read):
+            with open_training_checkpoint(path) as (_, read):
                 self._trainer.restore(header.keys, read)
         else:
             self._trainer.restore(header.keys, None)
@@ -191,32 +193,32 @@ class Session:
         self.history = History.from_json(header.journal)
 
     def _save(self) -> None:
-        """Save a state; every process takes part, for each may hold a part of it."""
+        """Save a checkpoint; all processes take part, since each may hold a shard."""
         tensors: dict[str, Tensor] = {}
         for name, value in self._trainer.tensors().items():
             complete = whole(value)
             if self._distributed.is_first:
                 tensors[name] = complete.cpu()
         scaler = self._trainer.scaler.state_dict()
-        self._distributed.broadcast_object(lambda: self._snapshots.save(tensors, self.history.to_json(), scaler))
+        self._distributed.broadcast_object(lambda: self._checkpoints.save(tensors, self.history.to_json(), scaler))
 
-    def _save_and_tell(self) -> None:
+    def _save_and_call(self) -> None:
         self._save()
-        if self._listeners.on_save is not None:
-            averaged = self._trainer.averaged()
+        if self._callbacks.on_save is not None:
+            averaged = self._trainer.averaged_weights()
             if self._distributed.is_first:
-                self._listeners.on_save(self.history.done, {name: value.clone() for name, value in averaged.items()})
-        self._distributed.wait()
+                self._callbacks.on_save(self.history.done, {name: value.clone() for name, value in averaged.items()})
+        self._distributed.barrier()
 
     def _log(self) -> None:
-        """Add a line: averages over the steps since the last one that a straight run would have written."""
+        """Log means over the steps since the last line that an uninterrupted run would have written."""
         done, every = self.history.done, self._config.log_every
         (then, before), self._mark = self._mark, (monotonic(), self.num_trained)
         if not self._distributed.is_first:
             return
         rows = self.history.after((done - 1) // every * every)
         images = (self.num_trained - before) * self._config.global_batch_size
-        skipped = {trouble.step for trouble in self.history.troubles} | set(self._config.skip_steps)
+        skipped = {bad_step.step for bad_step in self.history.bad_steps} | set(self._config.skip_steps)
         line = {
             "step": done,
             "loss": _mean([row.loss for row in rows]),
@@ -226,11 +228,11 @@ class Session:
             "skipped": sum(step <= done for step in skipped),
         }
         self._metrics.add(line)
-        if self._listeners.on_log is not None:
-            self._listeners.on_log(line)
+        if self._callbacks.on_log is not None:
+            self._callbacks.on_log(line)
 
     def _both_losses(self, rows: list[Row]) -> dict[str, float | None]:
-        """The parts of the loss in masked training."""
+        """Losses of the full and the masked pass in masked training."""
         if self._config.masking is None:
             return {}
         masked = [row.masked_loss or 0.0 for row in rows]
@@ -244,7 +246,7 @@ class Session:
 
     def _note(self, text: str) -> None:
         if self._distributed.is_first:
-            self._listeners.reporter.note(text)
+            self._callbacks.reporter.note(text)
 
 
 def _mean(values: list[float]) -> float | None:

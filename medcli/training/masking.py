@@ -1,7 +1,7 @@
-"""Which tokens a masked training pass leaves out: drawn as a function of (seed, place in the run).
+"""Token masks of masked training, as a function of (seed, position in the run).
 
-EDT masks inside its down-samplers, after tokens of a neighbourhood have met; MDTv2 drops tokens at the input. For
-comparison an EDT can also be masked at its input: its grid can't lose tokens, so they become their positions there.
+EDT masks inside its down-samplers; MDTv2 drops tokens at the input. For comparison an EDT can also be masked at its
+input: its grid can't lose tokens, so masked ones are replaced by their position embeddings there.
 Source: edt-facts 3 and 5.
 """
 
@@ -23,32 +23,33 @@ from medcli.runtime.noise import Stream, uniform
 # Dimension key: B batch, N tokens of a site, K tokens kept.
 
 Range = tuple[float, float]
-"""Between what the share of dropped tokens is drawn, one draw for the whole batch of a step."""
+"""Range of the share of dropped tokens, drawn once for the whole batch of a step."""
 
 Place = Literal["down", "input"]
 
 DEEP_FIRST_STAGE = MID_BLOCK + 1
-"""Blocks of the first stage from which EDT also masks in its middle, which the reference does for XL alone."""
+"""Depth of the first stage from which EDT also masks in its middle, which the reference does for XL alone."""
 REFERENCE_RATIOS: dict[Place, tuple[Range, ...]] = {"down": ((0.4, 0.5), (0.1, 0.2)), "input": ((0.3, 0.5),)}
-"""What the references train with: EDT's first down-sampler and the others; MDTv2's input."""
+"""Ranges of the references: EDT's first down-sampler and the others; MDTv2's input."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Masking:
-    """Where a masked pass leaves tokens out, and how many.
+    """Settings of masked training: sites and shares of dropped tokens.
 
     Raises:
         ConfigError: If a value is unknown, or a range is not 0 <= low <= high < 1.
     """
 
     where: Place = "down"
-    """`down`: inside EDT's down-samplers, so that blocks before the first one see all tokens. `input`: before the
-    first block, as MDT does."""
+    """`down`: inside EDT's down-samplers; blocks before the first one see all tokens. `input`: before the first block,
+    as in MDT."""
     ratios: tuple[Range, ...] = ()
-    """Ranges of the share that is dropped: of the down-samplers in order, the last one also for those that follow; of
-    the input, one. Empty: the references'."""
+    """Ranges of the dropped share: of the down-samplers in order, the last one also for those that follow; of the
+    input, one. Empty: the references'."""
     mid: Range | None = (0.15, 0.25)
-    """With `down`, before the fifth block of the first stage, where it has as many: tokens become their positions."""
+    """With `down`: range before the fifth block of the first stage, if it has as many blocks; masked tokens become
+    their position embeddings."""
 
     def __post_init__(self) -> None:
         if self.where not in get_args(Place):
@@ -63,23 +64,23 @@ class Masking:
 
     @property
     def ranges(self) -> tuple[Range, ...]:
-        """The ranges, the references' where none are given."""
+        """Ranges, the references' if none are given."""
         return self.ratios or REFERENCE_RATIOS[self.where]
 
 
 def mask_sites(config: ModelConfig, masking: Masking) -> dict[str, tuple[int, Range]]:
-    """Tokens and range of ratios of every site of a network.
+    """Return the number of tokens and the range of dropped shares of every site of a network.
 
     Raises:
-        ConfigError: If the family has no masked training of this kind, or fewer sites than ranges.
+        ConfigError: If the family does not support this masking, or has fewer sites than ranges.
     """
     if config.family not in ("edt", "mdtv2"):
-        raise ConfigError(f"masked training is for edt and mdtv2, this is a {config.family}", hint="leave --mask out")
+        raise ConfigError(f"masked training is for edt and mdtv2, not for {config.family}", hint="leave --mask out")
     ranges, all_stages = masking.ranges, stages(config)
     if masking.where == "input":
         return {INPUT_SITE: (config.num_tokens, ranges[0])}
     if config.family == "mdtv2":
-        raise ConfigError("an mdtv2 has no down-samplers to mask in", hint="use --mask input")
+        raise ConfigError("mdtv2 has no down-samplers", hint="use --mask input")
     num_down = len(all_stages) // 2
     if len(masking.ratios) > num_down:
         raise ConfigError(f"{len(masking.ratios)} ranges of mask ratios for {num_down} down-samplers")
@@ -92,17 +93,17 @@ def mask_sites(config: ModelConfig, masking: Masking) -> dict[str, tuple[int, Ra
 
 
 def draw_masks(config: ModelConfig, masking: Masking, seed: int, step: int, position_B: Tensor) -> TokenMasks:
-    """Masks of some rows of a step's batch.
+    """Draw the masks of some rows of a step's batch.
 
     Args:
         config: The network.
-        masking: Where, and between what the share of dropped tokens is drawn.
+        masking: Sites and ranges.
         seed: Of the run.
-        step: Optimiser step; every process and micro-batch of it draws the same ratios.
-        position_B: (B,) int64 places of the rows in the run's whole sequence.
+        step: Optimizer step; all its processes and micro-batches draw the same shares.
+        position_B: (B,) int64 positions of the rows in the run's sequence of draws.
 
     Returns:
-        By site as `DiffusionTransformer.forward` takes them.
+        Masks by site, as `DiffusionTransformer.forward` takes them.
     """
     masks: dict[str, Tensor] = {}
     for number, (site, (num_tokens, (low, high))) in enumerate(mask_sites(config, masking).items()):

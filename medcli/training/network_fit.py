@@ -1,4 +1,4 @@
-"""Fit the mediators of all layers together to the output of the network with full attention."""
+"""Fit the mediators of all layers together to the network's output with full attention."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from medcli.training.layer_fit import dense_stream, minimise
 # Dimension key: B rows of a batch.
 
 RATE = 0.3
-"""Of the learning rates that the layers were fitted with: they are near their best already."""
+"""Factor of the layers' learning rates, since they are near an optimum already."""
 LAYER_WEIGHT = 0.4
-"""Weight of the layers' mean error beside the network's. Without it layers learn to cancel each other's errors, which
-takes each of them further from full attention than it was when it was new."""
+"""Weight of the layers' mean error beside the network's. Without it layers learn to cancel each other's errors and each
+ends further from full attention than it began."""
 
 LEAST_ENERGY = 1e-30
-"""Keeps a network that says nothing, as at the start of training, from dividing by zero."""
+"""Lower limit of a denominator, for networks whose output is zero as at the start of training."""
 
 
 def fit_network(
@@ -31,15 +31,14 @@ def fit_network(
     counts: tuple[int, ...],
     batches: Sequence[Tensor],
 ) -> dict[str, Tensor]:
-    """Gradient steps on the error of the network's output, and a little on that of each layer.
+    """Fit all layers by gradient steps on the error of the network's output and, with less weight, of each layer.
 
-    A layer's error alone does not know what the rest of the network makes of it; here that counts. Steps take turns
-    with the counts.
+    The effect of a layer's error on the output is thus taken into account. Steps alternate between the counts.
 
     Args:
         model: The network.
         states: Inputs.
-        start: Mediator parameters to fit, by state-dict name.
+        start: Initial mediator parameters, by state-dict name.
         counts: Mediator counts.
         batches: Rows of each step.
 
@@ -58,7 +57,7 @@ def fit_network(
         errors = []
         for number, layer in dense_stream(model, batch, len(rows)):
             reading = layer.read()
-            missed = layer.miss(reading, count, _within(values, number))
+            missed = layer.squared_error(reading, count, _within(values, number))
             errors.append(missed / layer.energy(reading).clamp_min(LEAST_ENERGY))
         return network + LAYER_WEIGHT * torch.stack(errors).mean()
 
@@ -66,6 +65,6 @@ def fit_network(
 
 
 def _within(values: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
-    """The parameters of one layer's attention, under the names they have there."""
+    """Parameters of one layer's attention, by their names within it."""
     prefix = f"blocks.{layer}.attn."
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}

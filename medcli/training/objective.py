@@ -1,4 +1,4 @@
-"""The training loss of a ladder: rows of one mediator count go through the network together."""
+"""Training loss of a mediator ladder: rows with the same mediator count share a forward pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from medcli.sampler_config import PathName, PredictionName
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """What is minimised. Defaults are the references'.
+    """Settings of the loss; defaults are the references'.
 
     Raises:
         ConfigError: If a value is unknown or out of range.
@@ -34,13 +34,13 @@ class LossConfig:
     path: PathName = "linear"
     """Interpolant x_t = alpha(t) data + sigma(t) noise. SiT only."""
     prediction: PredictionName = "velocity"
-    """What a SiT network predicts."""
+    """Prediction target of a SiT network."""
     weighting: Weighting = "none"
     """Weight of SiT's noise and score losses over time; velocity has none."""
     distill: float = 0.0
-    """Share of the squared error that is towards a teacher's output instead of the data's, in [0, 1]."""
+    """Weight of the squared error against a teacher's output instead of the data, in [0, 1]."""
     min_snr: float | None = None
-    """Noise levels with a signal-to-noise ratio above this count less (`dit_loss`); None: all alike. Not for SiT."""
+    """Min-SNR limit: noise levels with a larger signal-to-noise ratio get less weight (`dit_loss`). Not for SiT."""
 
     def __post_init__(self) -> None:
         choices = {"path": get_args(PathName), "prediction": get_args(PredictionName), "weighting": get_args(Weighting)}
@@ -48,23 +48,23 @@ class LossConfig:
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"--{name} {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
         if not 0 <= self.distill <= 1:
-            raise ConfigError(f"the weight of distillation must be in [0, 1], got {self.distill}", hint="try 0.5")
+            raise ConfigError(f"--distill-weight must be in [0, 1], got {self.distill}", hint="try 0.5")
         if self.min_snr is not None and not self.min_snr > 0:
-            raise ConfigError(f"the limit of Min-SNR must be positive, got {self.min_snr}", hint="EDT's is 5")
+            raise ConfigError(f"--min-snr must be positive, got {self.min_snr}", hint="EDT's is 5")
 
     def check_family(self, family: Family) -> None:
-        """Refuse SiT's choices for a model that has none, and the others' for SiT.
+        """Refuse SiT's settings for other families, and the others' for SiT.
 
         Raises:
             ConfigError: If the family is not SiT and path, prediction or weighting is not the default, or if it is and
                 there is a limit of Min-SNR.
         """
         if family == "sit" and self.min_snr is not None:
-            raise ConfigError("Min-SNR is for models that learn the noise, not for SiT", hint="leave --min-snr out")
+            raise ConfigError("--min-snr is for noise-prediction models, not for SiT", hint="leave --min-snr out")
         plain = LossConfig(distill=self.distill, min_snr=self.min_snr)
         if family != "sit" and self != plain:
             raise ConfigError(
-                f"path, prediction and weighting are SiT's; {family} models learn the noise of their own process",
+                f"--path, --prediction and --loss-weight are for SiT; {family} models predict noise",
                 hint="leave these options out",
             )
 
@@ -73,7 +73,7 @@ PLAIN_LOSS = LossConfig()
 
 
 def native_time(family: Family, uniform_B: Tensor, loss: LossConfig = PLAIN_LOSS) -> Tensor:
-    """Turn uniform numbers in (0, 1) into training times of a family.
+    """Map uniform numbers in (0, 1) to training times of a family.
 
     Returns:
         SiT: float32 on its training interval. Others: int64 in 0..999.
@@ -85,7 +85,7 @@ def native_time(family: Family, uniform_B: Tensor, loss: LossConfig = PLAIN_LOSS
 
 
 def runs(counts: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
-    """Neighbouring rows of equal count, as (count, rows)."""
+    """Yield runs of neighbouring rows with the same count, as (count, rows)."""
     start = 0
     for count, group in groupby(counts):
         end = start + len(list(group))
@@ -94,18 +94,18 @@ def runs(counts: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
 
 
 class LadderObjective(nn.Module):
-    """The family's loss of each row: `sit_loss`, or `dit_loss` with its variational bound.
+    """Loss of each row by the model's family: `sit_loss`, or `dit_loss` with its variational bound.
 
-    Being one module with one `forward`, it is what distributed wrappers see, whatever number of counts a step trains.
+    One module with one `forward`, so that distributed wrappers work for any number of mediator counts.
 
-    With a teacher, a share w = `loss.distill` of each squared error is taken towards the teacher's output on the same
-    noisy latents, times and labels, and 1 - w towards the data's target: see `sit_loss` and `dit_loss`. The teacher
-    always answers with full attention, and gets no gradient.
+    With a teacher, each squared error is w = `loss.distill` times that against the teacher's output for the same noisy
+    latents, times and labels, plus 1 - w times that against the data's target: see `sit_loss` and `dit_loss`. The
+    teacher always uses full attention and gets no gradient.
 
     Args:
         model: The network.
-        loss: What is minimised.
-        teacher: The dense parent, or another network of the same family and latents; frozen here.
+        loss: Settings of the loss.
+        teacher: The dense parent, or another network of the same family and latents; it is frozen here.
 
     Raises:
         ConfigError: If the loss does not fit the family, or there is a teacher without weight or a weight without one.
@@ -118,7 +118,7 @@ class LadderObjective(nn.Module):
         loss.check_family(model.config.family)
         if (teacher is None) != (loss.distill == 0):
             raise ConfigError(
-                f"distillation of weight {loss.distill} {'without' if teacher is None else 'with'} a teacher",
+                f"distillation weight {loss.distill} {'without' if teacher is None else 'with'} a teacher",
                 hint="give a teacher and a weight above 0, or neither",
             )
         self.model = model
@@ -142,8 +142,8 @@ class LadderObjective(nn.Module):
             noise_BCYX: (B, C, Y, X) standard normal noise.
             t_B: (B,) training times, see `native_time`.
             label_B: (B,) labels, the null class where a label was dropped.
-            counts: Mediator count of each row, 0 for full attention. Each run of neighbouring rows with one count goes
-                through the network once.
+            counts: Mediator count of each row, 0 for full attention. A run of neighbouring rows with one count is one
+                forward pass.
             masks: Tokens that a masked pass leaves out, see `medcli.model.block`.
 
         Raises:
@@ -170,11 +170,11 @@ class LadderObjective(nn.Module):
         label_B: Tensor,
         masks: TokenMasks = NO_MASKS,
     ) -> Tensor:
-        """(B,) losses of images that all go through one mediator count."""
+        """(B,) losses at one mediator count."""
         options = {"masks": masks} if masks else {}
         predict: Predict = lambda x_BCYX, time_B: self.model(x_BCYX, time_B, label_B, count, **options)  # noqa: E731
         loss = self.loss
-        teacher = None if self.teacher is None else Teacher(self._taught(self.teacher, label_B), loss.distill)
+        teacher = None if self.teacher is None else Teacher(self._predict_with(self.teacher, label_B), loss.distill)
         if self.tables is not None:
             self.tables = self.tables.to(data_BCYX.device)
             return dit_loss(
@@ -198,10 +198,10 @@ class LadderObjective(nn.Module):
         )
 
     @staticmethod
-    def _taught(teacher: DiffusionTransformer, label_B: Tensor) -> Predict:
+    def _predict_with(teacher: DiffusionTransformer, label_B: Tensor) -> Predict:
         def predict(x_BCYX: Tensor, t_B: Tensor) -> Tensor:
             with torch.no_grad():
-                answer_BCYX: Tensor = teacher(x_BCYX, t_B, label_B, 0)
-            return answer_BCYX
+                output_BCYX: Tensor = teacher(x_BCYX, t_B, label_B, 0)
+            return output_BCYX
 
         return predict

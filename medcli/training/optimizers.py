@@ -62,7 +62,7 @@ class Adan(torch.optim.Optimizer):
         return loss
 
     def _clip_factor(self) -> Tensor | None:
-        """What gradients are multiplied by, a scalar; None without clipping."""
+        """Factor of the gradients, a scalar; None without clipping."""
         if not self.max_grad_norm:
             return None
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
@@ -107,16 +107,15 @@ class Adan(torch.optim.Optimizer):
 
 OptimizerName = Literal["adamw", "adan"]
 NUM_MOMENTS: dict[OptimizerName, int] = {"adamw": 2, "adan": 4}
-"""Numbers kept for each that is trained: running means, and Adan's last gradient."""
+"""Tensors kept for each parameter: running means, and Adan's last gradient."""
 
 
-def optimizer_of(
+def build_optimizer(
     parameters: list[nn.Parameter], lr: float, device: torch.device, name: OptimizerName = "adamw"
 ) -> torch.optim.Optimizer:
-    """An optimiser without weight decay, in as few kernels as the device allows.
+    """Create an optimizer without weight decay, fused on GPUs.
 
-    On a CPU all parameters go through each operation together (`foreach`), which gives the same bits as one by one;
-    AdamW's fused kernel does not, so it is for GPUs.
+    On CPUs `foreach` gives the same bits as a loop over parameters; AdamW's fused kernel does not.
     """
     if name == "adan":
         return Adan(parameters, lr)

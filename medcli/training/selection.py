@@ -1,4 +1,4 @@
-"""Which parameters a run trains, known by name before anything is loaded."""
+"""Selection of the parameters to train, by name, before weights are loaded."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from medcli.model.layout import block_names, tensor_shapes
 
 Train = Literal["all", "attention"]
 FIXED = "pos_embed"
-"""How the names of positions end: of all families but MDTv2 tables of numbers, not weights, and never trained."""
+"""Suffix of position embeddings, which are fixed and never trained in all families but MDTv2."""
 
-# The first pattern that matches a name says its group.
+# The first pattern that matches a name determines its group.
 GROUPS: dict[str, re.Pattern[str]] = {
     "embedding": re.compile(r"(x|t|y)_embedder\.|(decoder_)?pos_embed|mask_token"),
     "between the stages": re.compile(r"(down|up|concat)_blocks\."),
@@ -35,19 +35,19 @@ GROUPS: dict[str, re.Pattern[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What of a model is trained."""
+    """Parameters of a model that are trained."""
 
     trained: frozenset[str]
     """Names of parameters."""
     config: ModelConfig
 
     def apply(self, model: nn.Module) -> None:
-        """Let gradients reach these parameters and no others."""
+        """Set `requires_grad` of a model's parameters."""
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in self.trained)
 
     def groups(self) -> tuple[ParameterGroup, ...]:
-        """Parameters counted by what they do, in the order of the network; groups the model lacks are left out."""
+        """Count parameters by group, in the order of the network; groups the model lacks are left out."""
         counts = {title: [0, 0] for title in GROUPS}
         for name, shape in tensor_shapes(self.config).items():
             title = next(title for title, pattern in GROUPS.items() if pattern.match(name))
@@ -56,18 +56,18 @@ class Selection:
 
     @property
     def num_trained(self) -> int:
-        """Numbers that change."""
+        """Number of trained parameters."""
         return sum(group.num_trained for group in self.groups())
 
     @property
     def num_frozen(self) -> int:
-        """Numbers that stay."""
+        """Number of frozen parameters."""
         return sum(group.num_frozen for group in self.groups())
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
-    """Parameters of one kind."""
+    """Parameter counts of one group."""
 
     name: str
     num_trained: int
@@ -75,14 +75,13 @@ class ParameterGroup:
 
 
 def select(config: ModelConfig, train: str = "all", freeze: tuple[str, ...] = ()) -> Selection:
-    """Choose what is trained.
+    """Select the parameters to train.
 
     Args:
         config: The model.
         train: `all`; or `attention`: of the blocks with mediators, the attention alone (projections, depth-wise
             convolution, bias tables).
-        freeze: Names of tensors or of the parts they stand in, such as `blocks.0` or `y_embedder`, that stay as they
-            are.
+        freeze: Names of tensors or modules, such as `blocks.0` or `y_embedder`, that are frozen.
 
     Raises:
         ConfigError: If a name is not in the model, or nothing is left to train.
@@ -91,32 +90,34 @@ def select(config: ModelConfig, train: str = "all", freeze: tuple[str, ...] = ()
         raise ConfigError(f"--train {train!r}: expected one of {', '.join(get_args(Train))}")
     if train == "attention" and not config.mediator_layers:
         raise ConfigError(
-            "--train attention trains the blocks with mediators, and this model has none",
+            "--train attention trains the attention of blocks with mediators, and this model has none",
             hint="add --mediators 4,16,64, or use --train all",
         )
     names = [name for name in tensor_shapes(config) if config.family == "mdtv2" or not name.endswith(FIXED)]
     for prefix in freeze:
-        if not any(_stands_in(name, prefix) for name in tensor_shapes(config)):
-            raise ConfigError(f"--freeze {prefix!r}: the model has no such part", hint=_nearest(prefix, names))
+        if not any(_is_within(name, prefix) for name in tensor_shapes(config)):
+            raise ConfigError(
+                f"--freeze {prefix!r}: no such tensor or module in the model", hint=_nearest(prefix, names)
+            )
     attention = tuple(f"{block_names(config)[layer]}.attn" for layer in config.mediator_layers)
     trained = frozenset(
         name
         for name in names
-        if (train == "all" or any(_stands_in(name, part) for part in attention))
-        and not any(_stands_in(name, prefix) for prefix in freeze)
+        if (train == "all" or any(_is_within(name, part) for part in attention))
+        and not any(_is_within(name, prefix) for prefix in freeze)
     )
     if not trained:
-        raise ConfigError("--freeze leaves nothing to train", hint="name fewer parts")
+        raise ConfigError("--freeze leaves nothing to train", hint="freeze fewer modules")
     return Selection(trained, config)
 
 
-def _stands_in(name: str, part: str) -> bool:
-    """Whether a tensor is a part or stands in it: `blocks.1` holds `blocks.1.mlp` and not `blocks.10`."""
+def _is_within(name: str, part: str) -> bool:
+    """Return whether a tensor is `part` or within it: `blocks.1` contains `blocks.1.mlp` and not `blocks.10`."""
     return f"{name}.".startswith(f"{part.rstrip('.')}.")
 
 
 def _nearest(prefix: str, names: Iterable[str]) -> str:
-    """A hint that names a part like the one that was asked for."""
+    """Hint with the most similar module name."""
     parts = {".".join(words[:depth]) for words in (name.split(".") for name in names) for depth in range(1, 4)}
     near = difflib.get_close_matches(prefix, sorted(parts), n=1)
-    return f"did you mean {near[0]}?" if near else "parts are named like blocks.0, blocks.0.mlp or y_embedder"
+    return f"did you mean {near[0]}?" if near else "modules are named like blocks.0, blocks.0.mlp or y_embedder"

@@ -158,7 +158,7 @@ def try_step(
                 trainer.gradients(batch)
             kept.append(sum(saved.values()))
             if not is_accumulated:
-                trainer.forget_gradients()
+                trainer.zero_gradients()
             passes[count] = clock.time(lambda batch=batch: trainer.gradients(batch)).wall_seconds  # type: ignore[misc]
             updates.append(clock.time(trainer.update).wall_seconds)
 

@@ -1,52 +1,53 @@
-"""Timesteps drawn where the loss is large, as EDT was trained. Source: edt-facts 4."""
+"""Importance sampling of timesteps by their losses, as in guided-diffusion and EDT. Source: edt-facts 4.
+
+Dimension key: T timesteps, L losses kept of each, B batch.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Dimension key: T timesteps, L losses kept of each, B batch.
-
-NUM_KEPT = 10
-"""Losses of a timestep that count, the latest."""
-UNIFORM_SHARE = 0.001
-"""Share of the probability that all timesteps have alike."""
+HISTORY_PER_TERM = 10
+"""Recent losses kept for each timestep."""
+UNIFORM_PROB = 0.001
+"""Share of the probability spread uniformly over timesteps."""
 
 
-class LossSecondMoment:
-    """Probabilities of timesteps in proportion to the root mean square of their latest losses.
+class LossSecondMomentResampler:
+    """Draw timesteps with probability proportional to the root mean square of their recent losses.
 
-    Until every timestep has ten losses, all are equally likely.
+    Uniform until every timestep has ten losses.
 
     Args:
         num_timesteps: T.
     """
 
     def __init__(self, num_timesteps: int) -> None:
-        self.losses_TL = torch.zeros(num_timesteps, NUM_KEPT, dtype=torch.float64)
-        self.seen_T = torch.zeros(num_timesteps, dtype=torch.long)
+        self.losses_TL = torch.zeros(num_timesteps, HISTORY_PER_TERM, dtype=torch.float64)
+        self.counts_T = torch.zeros(num_timesteps, dtype=torch.long)
 
-    def observe(self, t_B: Tensor, loss_B: Tensor) -> None:
-        """Note unweighted losses, in order; a timestep may stand there more than once."""
+    def update(self, t_B: Tensor, loss_B: Tensor) -> None:
+        """Add unweighted losses, in order; a timestep may occur more than once."""
         for t, loss in zip(t_B.tolist(), loss_B.tolist(), strict=True):
-            # The oldest of the ten gives way: their order does not matter.
-            self.losses_TL[t, self.seen_T[t] % NUM_KEPT] = loss
-            self.seen_T[t] += 1
+            # Overwrites the oldest of the ten; their order does not matter.
+            self.losses_TL[t, self.counts_T[t] % HISTORY_PER_TERM] = loss
+            self.counts_T[t] += 1
 
-    def probabilities(self) -> Tensor:
-        """(T,) float64, summing to 1."""
-        num_timesteps = len(self.seen_T)
-        if (self.seen_T < NUM_KEPT).any():
+    def weights(self) -> Tensor:
+        """(T,) float64 probabilities."""
+        num_timesteps = len(self.counts_T)
+        if (self.counts_T < HISTORY_PER_TERM).any():
             return torch.full((num_timesteps,), 1 / num_timesteps, dtype=torch.float64)
         root_T = self.losses_TL.square().mean(dim=1).sqrt()
-        return root_T / root_T.sum() * (1 - UNIFORM_SHARE) + UNIFORM_SHARE / num_timesteps
+        return root_T / root_T.sum() * (1 - UNIFORM_PROB) + UNIFORM_PROB / num_timesteps
 
-    def draw(self, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn uniform numbers in (0, 1) into timesteps.
+    def sample(self, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Map uniform numbers in (0, 1) to timesteps.
 
         Returns:
             (B,) int64 timesteps, and (B,) float64 importance weights 1 / (T p_t) that keep the loss's mean.
         """
-        chance_T = self.probabilities()
-        t_B = torch.searchsorted(chance_T.cumsum(0), uniform_B.double()).clamp(max=len(chance_T) - 1)
-        return t_B, 1 / (len(chance_T) * chance_T[t_B])
+        prob_T = self.weights()
+        t_B = torch.searchsorted(prob_T.cumsum(0), uniform_B.double()).clamp(max=len(prob_T) - 1)
+        return t_B, 1 / (len(prob_T) * prob_T[t_B])

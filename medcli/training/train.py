@@ -1,4 +1,4 @@
-"""Train a network: the one call that workflows make."""
+"""Train a network: entry point of the training package."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from medcli.runtime.precision import DTYPES, tf32, warn_if_slow
 from medcli.runtime.reporting import Reporter
 from medcli.training.batches import Batches
 from medcli.training.block_autocast import called_with
-from medcli.training.checkpoints import Snapshots
+from medcli.training.checkpoints import CheckpointFolder
 from medcli.training.config import TrainConfig
 from medcli.training.distributed import Distributed
-from medcli.training.history import MetricsLog, Trouble
+from medcli.training.history import BadStep, MetricsLog
 from medcli.training.interrupt import Interrupt
-from medcli.training.loop import Listeners, OnLog, OnSave, Session
+from medcli.training.loop import Callbacks, OnLog, OnSave, TrainingLoop
 from medcli.training.optimizers import NUM_MOMENTS
 from medcli.training.trainer import Trainer
 
@@ -39,22 +39,22 @@ LOCK_FILE = ".lock"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainResult:
-    """What a run ended with."""
+    """Result of a run."""
 
     ema: dict[str, Tensor]
-    """The moving average of every parameter by name, float32 on the CPU."""
+    """Moving average of every parameter by name, float32 on the CPU."""
     steps: int
-    """Steps that are over, those before a resume included."""
+    """Steps done, those before a resume included."""
     loss: float | None
-    """Of the last step that was trained on."""
-    skipped: tuple[Trouble, ...]
-    """Steps that were left out because of trouble, those before a resume included."""
+    """Loss of the last step that was not skipped."""
+    skipped: tuple[BadStep, ...]
+    """Steps skipped because of spikes or values that are not finite, those before a resume included."""
     rollbacks: int
-    """Times this session went back to a saved state."""
+    """Times this loop rolled back to a checkpoint."""
     seconds: float
-    """Time this session took, states and listeners included."""
+    """Wall time of this loop, checkpoints and callbacks included."""
     images_per_sec: float | None
-    """Images this session trained on by that time; None if it had nothing to do."""
+    """Training throughput of this loop; None if no step was left."""
 
 
 def train(
@@ -77,17 +77,17 @@ def train(
         model: Initialised or pretrained network, float32. Parameters that require no gradient stay as they are.
         data: The data set.
         config: The run.
-        output_dir: Gets states, `metrics.jsonl` and a lock while the run lasts. Only the first process touches it.
-        reporter: Told about progress, troubles and damaged states; by the first process alone.
-        teacher: The dense parent, where `config.loss.distill` is above 0.
-        identity: More that a resumed run must share with its beginning, such as the hash of the starting weights; JSON
-            values by a name that reads well after "a run with another".
-        on_save: Told after each saved state, see `Listeners`.
-        on_log: Given each line of the log.
+        output_dir: Folder of checkpoints, `metrics.jsonl` and a lock during the run. Only rank 0 uses it.
+        reporter: Receives progress, skipped steps and damaged checkpoints, in rank 0.
+        teacher: The dense parent, if `config.loss.distill` is above 0.
+        identity: More settings that a resumed run must not change, such as the hash of the starting weights, by a name
+            for messages; JSON values.
+        on_save: Called after each checkpoint, see `Callbacks`.
+        on_log: Called with each line of the log.
 
     Raises:
         ConfigError: If the run does not fit the machine or its processes, another one trains in `output_dir`, or
-            trouble comes again and again.
+            too many steps are bad.
         CheckpointError: If `output_dir` holds a run with other settings, or states that can't be read.
         DataError: If the data can't be read, or images in it are not finite.
         EnvironmentProblem: If there is no room for the states.
@@ -100,36 +100,36 @@ def train(
     _check_dtype(config, distributed, reporter)
     run = _identity_of(model, data, config, identity or {})
     with ExitStack() as stack:
-        distributed.broadcast_object(lambda: _take_folder(stack, output_dir, model, config))
-        snapshots = Snapshots(output_dir, run, config.keep_last, reporter)
-        distributed.broadcast_object(snapshots.clean)
+        distributed.broadcast_object(lambda: _lock_folder(stack, output_dir, model, config))
+        checkpoints = CheckpointFolder(output_dir, run, config.keep_last, reporter)
+        distributed.broadcast_object(checkpoints.clean)
         stack.enter_context(distributed.quiet_ddp_warnings())
         stack.enter_context(tf32(distributed.device))
         stack.enter_context(narrow_blocks(model, teacher, config, distributed.device))
         trainer = Trainer(model, teacher, config, distributed)
-        session = Session(
+        loop = TrainingLoop(
             trainer,
             Batches.of(data, config, model.config, rows=rows, device=distributed.device),
             config,
-            snapshots=snapshots,
+            checkpoints=checkpoints,
             metrics=MetricsLog(output_dir / METRICS_FILE),
             interrupt=stack.enter_context(Interrupt(distributed)),
-            listeners=Listeners(reporter=reporter, on_save=on_save, on_log=on_log),
+            callbacks=Callbacks(reporter=reporter, on_save=on_save, on_log=on_log),
         )
-        session.run()
-        return _result_of(session, trainer, monotonic() - started)
+        loop.run()
+        return _result_of(loop, trainer, monotonic() - started)
 
 
 def has_idle_parameters(model: ModelConfig, config: TrainConfig) -> bool:
-    """Whether some passes leave trained parameters out."""
+    """Return whether some passes leave trained parameters unused."""
     if model.family == "mdtv2":
-        return True  # what fills the holes of masked tokens
+        return True  # the mask token
     is_single = len(model.mediators) == 1 and config.counts == model.mediators
     return bool(model.mediator_layers) and not is_single
 
 
 def _check_dtype(config: TrainConfig, distributed: Distributed, reporter: Reporter) -> None:
-    """Refuse number formats that can't be trained in here; warn of slow ones."""
+    """Refuse data types that can't be trained here; warn of slow ones."""
     if config.dtype == "fp16" and distributed.device.type != "cuda":
         raise ConfigError(
             f"--dtype fp16 needs a CUDA device, this run is on {distributed.device.type}",
@@ -144,7 +144,7 @@ def _check_dtype(config: TrainConfig, distributed: Distributed, reporter: Report
 def _identity_of(
     model: DiffusionTransformer, data: TrainingSet, config: TrainConfig, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a resumed run must share with its beginning, by names that messages use."""
+    """Settings that a resumed run must not change, by the names used in messages."""
     trained = sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     return {
         **config.fixed(),
@@ -155,23 +155,23 @@ def _identity_of(
     }
 
 
-def _take_folder(stack: ExitStack, folder: Path, model: DiffusionTransformer, config: TrainConfig) -> None:
-    """Make sure that the folder is this run's alone, and that its disk holds the states.
+def _lock_folder(stack: ExitStack, folder: Path, model: DiffusionTransformer, config: TrainConfig) -> None:
+    """Lock the folder and check that its disk has room for the checkpoints.
 
     Raises:
-        ConfigError: If another run is at work there.
+        ConfigError: If another run uses it.
         EnvironmentProblem: If it can't be written to, or is too full.
     """
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    # Beside the weights, of each that is trained its average and the optimiser's memory.
+    # Weights, and of each trained parameter its average and the optimizer's moments.
     num_bytes = torch.float32.itemsize * (weights + (1 + NUM_MOMENTS[config.optimizer]) * trained)
-    require_space(folder, (config.keep_last + 1) * num_bytes, f"{config.keep_last + 1} training states")
+    require_space(folder, (config.keep_last + 1) * num_bytes, f"{config.keep_last + 1} checkpoints")
     locks = FolderLocks(folder / LOCK_FILE)
     stack.callback(locks.close)
     if not locks.is_alone:
         raise ConfigError(f"another run is training in {folder}", hint="wait for it, or choose another --output")
-    locks.share()  # or the next one to ask would wait instead of being told
+    locks.share()  # or the next process would wait instead of failing
 
 
 @contextmanager
@@ -188,19 +188,19 @@ def narrow_blocks(
 
 
 def _blocks(model: DiffusionTransformer) -> list[Block]:
-    """All blocks, that which only masked passes run included."""
+    """All blocks, including the one only masked passes use."""
     return [module for module in model.modules() if isinstance(module, Block)]
 
 
-def _result_of(session: Session, trainer: Trainer, seconds: float) -> TrainResult:
-    history = session.history
-    images = session.num_trained * trainer.config.global_batch_size
+def _result_of(loop: TrainingLoop, trainer: Trainer, seconds: float) -> TrainResult:
+    history = loop.history
+    images = loop.num_trained * trainer.config.global_batch_size
     return TrainResult(
-        ema=trainer.averaged(),
+        ema=trainer.averaged_weights(),
         steps=history.done,
         loss=history.rows[-1].loss if history.rows else None,
-        skipped=history.troubles,
-        rollbacks=session.rollbacks,
+        skipped=history.bad_steps,
+        rollbacks=loop.rollbacks,
         seconds=seconds,
         images_per_sec=images / seconds if images else None,
     )

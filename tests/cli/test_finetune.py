@@ -110,7 +110,7 @@ def test_another_setting_in_the_same_folder_is_refused_and_loses_nothing(run_cli
     result = train(run_cli, "--lr", 2e-3)
     assert result.code == 3
     assert result.err.splitlines()[-2:] == [
-        "error: run holds a run with another lr",
+        "error: run was started with a different lr",
         "hint: choose another --output, the settings it was started with, or --resume never to start over",
     ]
     assert {file: file.read_bytes() for file in kept} == kept

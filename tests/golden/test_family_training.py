@@ -12,7 +12,7 @@ from medcli.training.ema import Ema
 from medcli.training.learning_rate import linear_decay
 from medcli.training.objective import LadderObjective, LossConfig
 from medcli.training.optimizers import Adan
-from medcli.training.timestep_sampler import LossSecondMoment
+from medcli.training.timestep_sampler import LossSecondMomentResampler
 from tests.golden.families_support import DATA, network, relative_error, settings_of
 
 FOLDER = DATA / "training"
@@ -49,14 +49,14 @@ def test_adan_equals_the_reference_at_every_step(case):
 
 def test_timesteps_are_drawn_with_the_probabilities_of_the_reference():
     recorded = json.loads((FOLDER / "sampler.json").read_text())
-    draws = LossSecondMoment(recorded["T"])
+    draws = LossSecondMomentResampler(recorded["T"])
     for event, after in zip(recorded["events"], recorded["after_event"], strict=True):
-        draws.observe(torch.tensor(event["t"]), torch.tensor(event["loss"], dtype=torch.float64))
+        draws.update(torch.tensor(event["t"]), torch.tensor(event["loss"], dtype=torch.float64))
         expected = torch.tensor(after["p"], dtype=torch.float64)
-        torch.testing.assert_close(draws.probabilities(), expected, rtol=1e-12, atol=1e-15)
-    chance_T = draws.probabilities()
+        torch.testing.assert_close(draws.weights(), expected, rtol=1e-12, atol=1e-15)
+    chance_T = draws.weights()
     middles_T = chance_T.cumsum(0) - chance_T / 2
-    t_T, weight_T = draws.draw(middles_T)
+    t_T, weight_T = draws.sample(middles_T)
     assert t_T.tolist() == list(range(recorded["T"]))
     torch.testing.assert_close(weight_T, torch.tensor(recorded["after_event"][-1]["importance"], dtype=torch.float64))
 

@@ -2,7 +2,7 @@ import pytest
 from safetensors.torch import load_file
 
 from medcli.errors import CheckpointError
-from medcli.training.checkpoints import open_state, read_header
+from medcli.training.checkpoints import open_training_checkpoint, read_header
 from tests.unit.training.runs import RUN, Told, last_state, run, same_average, same_tensors
 
 
@@ -42,8 +42,8 @@ def test_a_damaged_newest_state_is_named_and_the_one_before_used(tmp_path, how):
     resumed = run(tmp_path / "b", told=told, steps=8)
     assert same_average(straight, resumed)
     assert "state-00000006.safetensors" in told.notes[0]
-    assert told.notes[0].endswith("; taking the one before")
-    assert "going on after step 3" in told.notes[1]
+    assert told.notes[0].endswith("; using the one before it")
+    assert "resuming from step 3" in told.notes[1]
 
 
 def test_states_that_are_all_damaged_stop_the_run_and_are_kept(tmp_path):
@@ -51,7 +51,7 @@ def test_states_that_are_all_damaged_stop_the_run_and_are_kept(tmp_path):
     for path in tmp_path.glob("state-*"):
         spoil(path, "cut")
     before = names(tmp_path)
-    with pytest.raises(CheckpointError, match="no saved state in .* can be read") as caught:
+    with pytest.raises(CheckpointError, match="no training checkpoint in .* can be read") as caught:
         run(tmp_path, steps=8)
     assert "--resume never" in caught.value.hint
     assert names(tmp_path) == before
@@ -123,7 +123,7 @@ def test_each_parameter_counts_its_own_updates(tmp_path):
 def test_a_state_reads_back_as_it_was_written(tmp_path):
     run(tmp_path, steps=3)
     path = last_state(tmp_path)
-    with open_state(path) as (header, read):
+    with open_training_checkpoint(path) as (header, read):
         assert header.step == 3
         assert header.run["lr"] == RUN.lr
         assert [row[0] for row in header.journal["rows"]] == [1, 2, 3]

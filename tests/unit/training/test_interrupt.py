@@ -22,7 +22,7 @@ def test_a_signal_saves_the_run_and_the_same_call_goes_on(tmp_path, number):
     assert signal.getsignal(number) is before
     stopped = int(last_state(tmp_path / "b").stem.split("-")[1])
     assert stopped in (4, 5)
-    assert told.notes == [f"stopped after step {stopped}; the same command goes on from there"]
+    assert told.notes == [f"stopped after step {stopped}; run the same command to resume"]
     resumed = run(tmp_path / "b", steps=10, save_every=100, log_every=1)
     assert same_average(straight, resumed)
     assert same_tensors(last_state(tmp_path / "a"), last_state(tmp_path / "b"))

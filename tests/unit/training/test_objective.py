@@ -149,5 +149,5 @@ def test_unknown_losses_are_named(setting: dict[str, str | float], word: str) ->
 
 
 def test_a_dit_model_refuses_sits_choices() -> None:
-    with pytest.raises(ConfigError, match="SiT's"):
+    with pytest.raises(ConfigError, match="are for SiT"):
         LadderObjective(shaken(DIT), LossConfig(prediction="score"))

@@ -75,10 +75,10 @@ def test_gradients_reach_what_is_selected():
     ("train", "freeze", "message", "hint"),
     [
         ("half", (), "--train 'half'", None),
-        ("all", ("block.0",), "--freeze 'block.0': the model has no such part", "did you mean blocks.0?"),
-        ("all", ("zzz",), "--freeze 'zzz'", "parts are named like blocks.0, blocks.0.mlp or y_embedder"),
-        ("all", ("",), "--freeze ''", "parts are named like blocks.0, blocks.0.mlp or y_embedder"),
-        ("attention", ("blocks",), "--freeze leaves nothing to train", "name fewer parts"),
+        ("all", ("block.0",), "--freeze 'block.0': no such tensor or module", "did you mean blocks.0?"),
+        ("all", ("zzz",), "--freeze 'zzz'", "modules are named like blocks.0, blocks.0.mlp or y_embedder"),
+        ("all", ("",), "--freeze ''", "modules are named like blocks.0, blocks.0.mlp or y_embedder"),
+        ("attention", ("blocks",), "--freeze leaves nothing to train", "freeze fewer modules"),
     ],
 )
 def test_choices_that_cannot_be_are_refused(train, freeze, message, hint):

@@ -12,7 +12,7 @@ from medcli.training import trainer as learner_module
 from medcli.training.batches import Batches
 from medcli.training.distributed import Distributed
 from medcli.training.masking import Masking
-from medcli.training.timestep_sampler import NUM_KEPT, LossSecondMoment
+from medcli.training.timestep_sampler import HISTORY_PER_TERM, LossSecondMomentResampler
 from medcli.training.train import train
 from medcli.training.trainer import Trainer
 from tests.unit.training.runs import DATA, RUN, fresh, last_state, same_average, same_tensors
@@ -23,13 +23,13 @@ LARGE = 900
 """From this timestep on, losses are a hundred times those below; at even ones half as much again."""
 
 
-def filled(num_timesteps: int) -> LossSecondMoment:
+def filled(num_timesteps: int) -> LossSecondMomentResampler:
     """Draws past their first ten losses of each timestep, as they are late in a run."""
-    draws = LossSecondMoment(num_timesteps)
+    draws = LossSecondMomentResampler(num_timesteps)
     draws.losses_TL[:] = 0.1
     draws.losses_TL[LARGE:] = 10.0
     draws.losses_TL[::2] *= 1.5  # so that neighbours' weights differ
-    draws.seen_T[:] = NUM_KEPT
+    draws.counts_T[:] = HISTORY_PER_TERM
     return draws
 
 
@@ -45,32 +45,32 @@ def by_loss(folder, **settings):
 @pytest.mark.parametrize("size", [None, 3])
 def test_a_step_is_noted_and_learned_at_its_times_with_its_weights(masking, size):
     trainer = learner_of(replace(BY_LOSS, masking=masking, micro_batch_size=size))
-    trainer.draws = filled(NUM_TRAIN_TIMESTEPS)
+    trainer.timestep_sampler = filled(NUM_TRAIN_TIMESTEPS)
     batches = Batches.of(DATA, trainer.config, EDT_MODEL)
-    batch = trainer.timed(batches.draw(0), batches.chances(0))
-    t_B, weight_B = trainer.draws.draw(batches.chances(0))
+    batch = trainer.with_timesteps(batches.draw(0), batches.time_uniforms(0))
+    t_B, weight_B = trainer.timestep_sampler.sample(batches.time_uniforms(0))
     assert torch.equal(batch.t_B, t_B)
     passes = [batch] if masking is None else [batch, batch.masked]
     assert all(torch.equal(each.t_B, t_B) for each in passes)
     objective = learner_module.LadderObjective(trainer.model, trainer.config.loss)
     with torch.no_grad():
         rows = [objective(*each[:6]) for each in passes]
-    measured = trainer.learn(batch)
+    measured = trainer.train_step(batch)
     for loss, loss_B in zip(measured.losses, rows, strict=True):
         torch.testing.assert_close(loss, (loss_B * weight_B).mean().float(), rtol=1e-5, atol=0)
     expected = filled(NUM_TRAIN_TIMESTEPS)
-    expected.observe(t_B, sum(rows))
-    torch.testing.assert_close(trainer.draws.losses_TL, expected.losses_TL, rtol=1e-5, atol=0)
-    assert torch.equal(trainer.draws.seen_T, expected.seen_T)
+    expected.update(t_B, sum(rows))
+    torch.testing.assert_close(trainer.timestep_sampler.losses_TL, expected.losses_TL, rtol=1e-5, atol=0)
+    assert torch.equal(trainer.timestep_sampler.counts_T, expected.counts_T)
 
 
 def test_times_follow_the_losses_that_were_noted():
     trainer = learner_of(replace(BY_LOSS, global_batch_size=512))
     batches = Batches.of(DATA, trainer.config, EDT_MODEL)
-    even = trainer.timed(batches.draw(0), batches.chances(0))
+    even = trainer.with_timesteps(batches.draw(0), batches.time_uniforms(0))
     assert torch.equal(even.t_B, batches.draw(0).t_B)  # too few losses are known
-    trainer.draws = filled(NUM_TRAIN_TIMESTEPS)
-    drawn = trainer.timed(batches.draw(0), batches.chances(0))
+    trainer.timestep_sampler = filled(NUM_TRAIN_TIMESTEPS)
+    drawn = trainer.with_timesteps(batches.draw(0), batches.time_uniforms(0))
     # Their share is 100 * 10 / (100 * 10 + 900 * 0.1), but for a thousandth.
     assert (drawn.t_B >= LARGE).double().mean() == pytest.approx(1000 / 1090, abs=0.04)
     assert (even.t_B >= LARGE).double().mean() == pytest.approx(0.1, abs=0.04)
@@ -78,7 +78,7 @@ def test_times_follow_the_losses_that_were_noted():
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(learner_module, "LossSecondMoment", filled)
+    monkeypatch.setattr(learner_module, "LossSecondMomentResampler", filled)
     straight = by_loss(tmp_path / "straight")
     by_loss(tmp_path / "resumed", steps=4)
     monkeypatch.undo()  # the rest of the run knows the losses by its state alone
@@ -93,16 +93,16 @@ def test_all_processes_note_the_losses_of_all(monkeypatch):
     batches = Batches.of(DATA, BY_LOSS, EDT_MODEL, rows=range(4))
     others = [(7, 1.5), (7, 2.5)]
     monkeypatch.setattr(trainer.distributed, "gather", lambda values: [*values, *others])
-    batch = trainer.timed(batches.draw(0), batches.chances(0))
-    trainer.learn(batch)
-    assert trainer.draws.seen_T.sum() == len(batch) + len(others)
-    assert trainer.draws.losses_TL[7].sort().values[-2:].tolist() == [1.5, 2.5]
+    batch = trainer.with_timesteps(batches.draw(0), batches.time_uniforms(0))
+    trainer.train_step(batch)
+    assert trainer.timestep_sampler.counts_T.sum() == len(batch) + len(others)
+    assert trainer.timestep_sampler.losses_TL[7].sort().values[-2:].tolist() == [1.5, 2.5]
 
 
 def test_another_way_to_draw_is_another_run_and_the_old_way_has_no_name(tmp_path):
     assert replace(BY_LOSS, timesteps="even").fixed().items() < BY_LOSS.fixed().items()
     by_loss(tmp_path, steps=2)
-    with pytest.raises(CheckpointError, match="another way to draw timesteps"):
+    with pytest.raises(CheckpointError, match="different way to draw timesteps"):
         by_loss(tmp_path, timesteps="even")
 
 

@@ -164,10 +164,10 @@ def test_a_teacher_is_learned_from(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"lr": 1e-3}, "another lr"),
-        ({"counts": (0, 4), "seed": 2}, "another entries, seed"),
-        ({"loss": LossConfig(prediction="noise")}, "another prediction"),
-        ({"ladder_rule": "split"}, "another ladder rule"),
+        ({"lr": 1e-3}, "different lr"),
+        ({"counts": (0, 4), "seed": 2}, "different entries, seed"),
+        ({"loss": LossConfig(prediction="noise")}, "different prediction"),
+        ({"ladder_rule": "split"}, "different ladder rule"),
     ],
 )
 def test_a_run_with_other_settings_is_not_continued(tmp_path, changed, named):
@@ -186,15 +186,15 @@ def test_settings_that_alter_no_result_may_change_when_a_run_goes_on(tmp_path):
 
 def test_other_data_another_model_another_choice_or_another_start_is_named(tmp_path):
     run(tmp_path, steps=3)
-    with pytest.raises(CheckpointError, match="another data"):
+    with pytest.raises(CheckpointError, match="different data"):
         run(tmp_path, ArraySet("grains", DATA.data_NCYX + 1, DATA.labels_N))
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match="different model"):
         train(fresh(replace(MODEL, num_classes=4)), DATA, RUN, tmp_path, Silent())
     frozen = fresh()
     frozen.final_layer.requires_grad_(False)
-    with pytest.raises(CheckpointError, match="another choice of trained parameters"):
+    with pytest.raises(CheckpointError, match="different choice of trained parameters"):
         train(frozen, DATA, RUN, tmp_path, Silent())
-    with pytest.raises(CheckpointError, match="another starting checkpoint"):
+    with pytest.raises(CheckpointError, match="different starting checkpoint"):
         run(tmp_path, on={"identity": {"starting checkpoint": "abc"}})
 
 
@@ -204,7 +204,7 @@ def test_a_finished_run_returns_at_once_what_it_has(tmp_path):
     assert same_average(first, again)
     assert (again.steps, again.loss, again.images_per_sec) == (6, first.loss, None)
     assert told.steps == []
-    assert told.notes == [f"6 steps are done, 6 were asked for ({last_state(tmp_path)})"]
+    assert told.notes == [f"6 steps are done, 6 were requested ({last_state(tmp_path)})"]
 
 
 def test_the_result_tells_what_was_done(tmp_path):

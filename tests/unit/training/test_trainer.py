@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from medcli.training.ema import Ema
-from medcli.training.optimizers import optimizer_of
+from medcli.training.optimizers import build_optimizer
 
 
 def numbers(*shape, seed):
@@ -14,7 +14,7 @@ def test_parameters_together_get_the_bits_of_one_by_one():
     shapes = [(7, 5), (33,), (1, 3, 9), (64, 17)]
     together = [nn.Parameter(numbers(*shape, seed=place)) for place, shape in enumerate(shapes)]
     alone = [nn.Parameter(value.detach().clone()) for value in together]
-    ours = optimizer_of(together, 1e-2, torch.device("cpu"))
+    ours = build_optimizer(together, 1e-2, torch.device("cpu"))
     plain = torch.optim.AdamW(alone, lr=1e-2, weight_decay=0.0, foreach=False, fused=False)
     for step in range(20):
         for place, (one, two) in enumerate(zip(together, alone, strict=True)):
@@ -27,7 +27,7 @@ def test_parameters_together_get_the_bits_of_one_by_one():
 
 
 def test_on_a_gpu_the_fused_kernel_is_asked_for():
-    optimizer = optimizer_of([nn.Parameter(torch.zeros(2))], 1e-2, torch.device("cuda"))
+    optimizer = build_optimizer([nn.Parameter(torch.zeros(2))], 1e-2, torch.device("cuda"))
     assert (optimizer.defaults["fused"], optimizer.defaults["foreach"]) == (True, False)
     assert optimizer.defaults["weight_decay"] == 0
 
