@@ -1,0 +1,274 @@
+"""List what is damaged and which commands then read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from tests.fuzz import mutators as m
+from tests.fuzz.samples import ANALYZE, LATENTS, REFERENCE, SAMPLE, SCORE, TRAIN, TUNE
+
+Words = tuple[str, ...]
+
+ONE_STEP = ("--steps", "1", "--global-batch-size", "2", "--preview-every", "0", "--device", "cpu", "-o", "o", "-q")
+FEW = ("--num-images", "2", "--steps", "3", "--device", "cpu", "-o", "o", "-q")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Files (patterns), how they are damaged, and the commands that read them (one is drawn)."""
+
+    files: tuple[str, ...]
+    mutator: m.Mutator
+    commands: tuple[Words, ...]
+
+
+def official(name: str) -> tuple[Words, ...]:
+    """Commands that read a checkpoint in the official layout."""
+    hints = ("--heads", "2", "--family", "sit")
+    return (
+        ("inspect", name, *hints),
+        ("convert", name, *hints, "--layers", "none", "-o", "o.safetensors", "-q"),
+        ("convert", name, *hints, "--mediators", "1,4", "--weights", "model", "-o", "o.safetensors", "-q"),
+        ("flops", name, *hints, "--mediators", "1,4"),
+    )
+
+
+def with_value(line: Words, flag: str, value: str) -> Words:
+    """Give one flag of a line another value."""
+    at = line.index(flag) + 1
+    return (*line[:at], value, *line[at + 1 :])
+
+
+TRAIN_PHOTOS = ("finetune", "rgb.safetensors", "--data", "photos", *ONE_STEP)
+TRAIN_ON = with_value(TRAIN, "--steps", "6")
+SAMPLE_AGAIN = with_value(SAMPLE, "--num-images", "8")
+REPORT = ("report", "samp", "-o", "r.html", "-q")
+FROM_STORE = ("finetune", "lat.safetensors", "--data", "store", *ONE_STEP)
+
+READERS: dict[str, Reader] = {
+    "torch zip": Reader(("sit.pt",), m.torch_zip_changed, official("sit.pt")),
+    "torch legacy": Reader(("legacy.pt",), m.bytes_changed, official("legacy.pt")),
+    "safetensors": Reader(("bare.safetensors",), m.safetensors_changed, official("bare.safetensors")),
+    "own checkpoint": Reader(
+        ("pix.safetensors",),
+        m.safetensors_changed,
+        (
+            ("inspect", "pix.safetensors"),
+            ("sample", "pix.safetensors", *FEW),
+            ("convert", "pix.safetensors", "--mediators", "4", "-o", "o.safetensors", "-q"),
+            ("flops", "pix.safetensors", "--schedule", "static", "--steps", "5"),
+            ("finetune", "pix.safetensors", *ONE_STEP),
+        ),
+    ),
+    "diffusers": Reader(
+        ("dit/*.json", "dit/transformer/*.json"),
+        m.json_changed,
+        (("inspect", "dit"), ("convert", "dit", "--layers", "none", "-o", "o.safetensors", "-q")),
+    ),
+    "autoencoder": Reader(
+        ("vae/config.json",), m.json_changed, (LATENTS, ("sample", "lat.safetensors", "--vae", "vae", *FEW))
+    ),
+    "autoencoder weights": Reader(
+        ("vae/*.safetensors",), m.safetensors_changed, (LATENTS, ("sample", "lat.safetensors", "--vae", "vae", *FEW))
+    ),
+    "images": Reader(
+        ("photos/*/*",), m.png_changed, (TRAIN_PHOTOS, ("fid", "photos", "ref.npz", "-q", "--no-cache"), LATENTS)
+    ),
+    "sample images": Reader(("samp/0*.png",), m.png_changed, (("fid", "samp", "ref.npz", "-q"), SAMPLE_AGAIN, REPORT)),
+    "npz samples": Reader(("s.npz",), m.npz_changed, (SCORE, ("fid", "s.npz", "ref.npz", "-q"), REFERENCE)),
+    "npz reference": Reader(
+        ("ref.npz",), m.npz_changed, (("fid", "s.npz", "ref.npz", "-q"), ("fid", "ref.npz", "ref.npz", "-q"))
+    ),
+    "labels json": Reader(
+        ("photos/labels.json",),
+        m.json_changed,
+        (("finetune", "rgb.safetensors", "--data", "photos/labels.json", *ONE_STEP),),
+    ),
+    "labels csv": Reader(
+        ("photos/labels.csv",),
+        m.text_changed,
+        (("finetune", "rgb.safetensors", "--data", "photos/labels.csv", *ONE_STEP),),
+    ),
+    "manifest": Reader(
+        ("samp/manifest.json",),
+        m.json_changed,
+        (
+            REPORT,
+            ("fid", "samp", "-q"),
+            ("flops", "pix.safetensors", "--manifest", "samp"),
+            SAMPLE_AGAIN,
+        ),
+    ),
+    "image records": Reader(
+        ("samp/images.jsonl",),
+        m.lines_changed,
+        (REPORT, ("flops", "pix.safetensors", "--manifest", "samp"), SAMPLE_AGAIN),
+    ),
+    "latents index": Reader(("store/latents.json",), m.json_changed, (LATENTS, FROM_STORE)),
+    "latents": Reader(("store/*.safetensors",), m.safetensors_changed, (LATENTS, FROM_STORE)),
+    "training state": Reader(
+        ("run/state-00000004.safetensors", "run/state-*.safetensors"),
+        m.safetensors_changed,
+        (TRAIN_ON,),
+    ),
+    "training records": Reader(
+        ("run/config.json", "run/metrics.jsonl"),
+        m.lines_changed,
+        (TRAIN_ON,),
+    ),
+    "tuning": Reader(("t/*.json", "t/*.jsonl"), m.json_changed, (TUNE, ("report", "t", "-o", "r.html", "-q"))),
+    "tuning tensors": Reader(("t/*.safetensors", "t/*.npz", "t/*.npy"), m.bytes_changed, (TUNE,)),
+    "analysis": Reader(("a/analysis.json",), m.json_changed, (("report", "samp", "a", "-o", "r.html", "-q"), ANALYZE)),
+    "scores": Reader(
+        ("scores.json",),
+        m.json_changed,
+        (("report", "samp", "scores.json", "-o", "r.html", "-q"), ("fid", "--compare", "scores.json", "scores.json")),
+    ),
+    "config": Reader(
+        ("config.toml",), m.text_changed, (("sample", "pix.safetensors", "--config", "config.toml", "-q"),)
+    ),
+    "config from a run": Reader(
+        ("samp/manifest.json",),
+        m.json_changed,
+        (("sample", "pix.safetensors", "--config", "samp/manifest.json", "-o", "o", "-q"),),
+    ),
+    "config from training": Reader(
+        ("run/config.json",),
+        m.json_changed,
+        (("finetune", "--config", "run/config.json", "--dry-run", "-o", "o", "-q"),),
+    ),
+}
+
+FLAGS: dict[str, tuple[Words, tuple[str, ...]]] = {
+    "sample": (
+        ("sample", "pix.safetensors", *FEW),
+        ("--rho", "--warmup-steps", "--mediators", "--steps", "--seed", "--num-images", "--classes", "--cfg-scale")
+        + ("--cfg-interval", "--solver", "--last-step-size", "--diffusion-norm", "--batch-size", "--stage", "--path")
+        + ("--device", "--vae", "--schedule", "--distance", "--heads", "--cfg-power", "--amm", "--amm-blocks", "-o"),
+    ),
+    "convert": (
+        ("convert", "pix.safetensors", "-o", "o.safetensors", "-q"),
+        ("--mediators", "--layers", "--res", "--num-classes", "--heads", "--family", "--weights", "--to", "-o"),
+    ),
+    "flops": (
+        ("flops", "pix.safetensors"),
+        (
+            "--res",
+            "--mediators",
+            "--layers",
+            "--qk-ratio",
+            "--rho",
+            "--steps",
+            "--cfg-scale",
+            "--manifest",
+            "--sampler",
+        ),
+    ),
+    "finetune": (
+        ("finetune", "pix.safetensors", *ONE_STEP),
+        ("--data", "--lr", "--ema", "--grad-clip", "--label-dropout", "--steps", "--global-batch-size", "--resume")
+        + ("--micro-batch-size", "--lr-decay", "--freeze", "--num-classes", "--mediators", "--layers", "--eval-images")
+        + (
+            "--save-every",
+            "--keep-last",
+            "--log-every",
+            "--distill",
+            "--distill-weight",
+            "--min-snr",
+            "--seed",
+            "--res",
+        ),
+    ),
+    "analyze": (
+        ("analyze", "pix.safetensors", *FEW),
+        ("--points", "--pairs", "--rho", "--warmup-steps", "--cfg-scale", "--classes", "--steps", "--num-images", "-o"),
+    ),
+    "tune": (
+        TUNE,
+        ("--saving", "--gmacs", "--ms", "--finalists", "--num-images", "--layers", "--mediators", "--reference", "-o"),
+    ),
+    "fid": (
+        SCORE,
+        ("--metrics", "--num-images", "--batch-size", "--device", "--extractor", "--extractor-weights", "--cache-dir"),
+    ),
+    "latents": (LATENTS, ("--res", "--shard-size", "--batch-size", "--vae", "-o", "--dtype")),
+    "report": (REPORT, ("--title", "--pictures", "-o")),
+}
+"""For each command: a good line, and flags that are given nonsense."""
+
+WORDS = (
+    *(
+        "",
+        "0",
+        "-1",
+        "1",
+        "nan",
+        "inf",
+        "-inf",
+        "1e308",
+        "1e-320",
+        "99999999999999999999",
+        "1_6",
+        "٤",
+        "0x10",
+        " 4",
+        "4,",
+        ",",
+    )
+    + (
+        "4,16",
+        "16,4",
+        "4,4",
+        "0.5",
+        "0.3,0.1",
+        "all",
+        "none",
+        "auto",
+        "x",
+        "../x",
+        "/dev/zero",
+        "/dev/null",
+        "/dev/full",
+        "/proc/self/mem",
+    )
+    + (
+        "~",
+        ".",
+        "/",
+        "d/" * 300 + "x",
+        "a" * 300,
+        "\x1b[31m",
+        "0-3",
+        "3-0",
+        "0-99999999999",
+        "1=2",
+        "4=pix.safetensors",
+        "é",
+        "%s",
+    )
+    + (
+        "pix.safetensors",
+        "photos",
+        "samp",
+        "store",
+        "s.npz",
+        "ref.npz",
+        "digits",
+        "run",
+        "vae",
+        "--json",
+        "50%",
+        "-5%",
+        "1000%",
+    ),
+)
+
+
+def nonsense(chance: Random) -> Words:
+    """Draw a command line with one to three flags given nonsense."""
+    line, flags = FLAGS[chance.choice(list(FLAGS))]
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        flag, word = chance.choice(flags), chance.choice(WORDS)
+        line = (*line, f"{flag}={word}") if flag.startswith("--") else (*line, flag, word)
+    return line

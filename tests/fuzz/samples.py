@@ -1,0 +1,123 @@
+"""Make good inputs of every reader, small ones, with the program itself."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+SAMPLE = ("sample", "pix.safetensors", "--num-images", "6", "--steps", "6", "--rho", "0.98,0.9", "-o", "samp", "-q")
+TRAIN = (
+    *("finetune", "pix.safetensors", "--steps", "4", "--save-every", "2", "--global-batch-size", "4"),
+    *("--preview-every", "0", "-o", "run", "-q"),
+)
+LATENTS = (
+    "latents",
+    "photos",
+    "--vae",
+    "vae",
+    "--res",
+    "32",
+    "--shard-size",
+    "4",
+    "--device",
+    "cpu",
+    "-o",
+    "store",
+    "-q",
+)
+TUNE = (
+    "tune",
+    "pix.safetensors",
+    "--saving",
+    "1%",
+    "--num-images",
+    "3",
+    "--finalists",
+    "4",
+    "--steps",
+    "6",
+    "-o",
+    "t",
+    "-q",
+)
+ANALYZE = ("analyze", "pix.safetensors", "--num-images", "2", "--steps", "6", "--points", "2", "-o", "a", "-q")
+SCORE = ("fid", "s.npz", "digits", "-q")
+REFERENCE = ("fid", "s.npz", "--extractor", "digits", "--write-reference", "ref.npz", "-q")
+CONVERTED = (
+    "convert",
+    "sit.pt",
+    "--heads",
+    "2",
+    "--layers",
+    "none",
+    "--family",
+    "dit",
+    "--to",
+    "diffusers",
+    "-o",
+    "dit",
+    "-q",
+)
+
+CONFIG = """\
+num-images = 2
+steps = 4
+seed = 3
+cfg-scale = 1.5
+classes = "1,2"
+rho = "0.9,0.5"
+output = "o"
+"""
+
+
+def make_files(folder: Path) -> None:
+    """Write checkpoints, images, labels and statistics into the current folder."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    from medcli.config import ModelConfig
+    from tests.unit.data.test_autoencoder import save_tiny_autoencoder
+    from tests.unit.engine.tiny import PIXELS, save, state_of, with_ladder
+
+    save(folder / "pix.safetensors", sampling={"steps": 6, "cfg_scale": 1.5}, reference="digits")
+    rgb = replace(with_ladder(PIXELS), in_channels=3, num_classes=2, depth=1)
+    save(folder / "rgb.safetensors", rgb)
+    official = ModelConfig(family="sit", hidden_size=16, depth=1, num_heads=2, latent_size=4, num_classes=2)
+    save(folder / "lat.safetensors", official)
+    state = state_of(official)
+    torch.save({"model": state, "ema": state, "args": {"model": "SiT-S/2", "lr": 1e-4}}, folder / "sit.pt")
+    torch.save(state, folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    save_file(state, folder / "bare.safetensors")
+    draw = np.random.default_rng(0)
+    for name, endings in {"cat": ("png", "jpg", "webp"), "dog": ("bmp", "tif", "gif")}.items():
+        (folder / "photos" / name).mkdir(parents=True)
+        for ending in endings:
+            pixels = draw.integers(0, 256, (33, 35, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "photos" / name / f"0.{ending}")
+    files = sorted(str(path.relative_to(folder / "photos")) for path in (folder / "photos").glob("*/*"))
+    (folder / "photos/labels.csv").write_text("".join(f"{file},{number % 2}\n" for number, file in enumerate(files)))
+    pairs = ", ".join(f'["{file}", {number % 2}]' for number, file in enumerate(files))
+    (folder / "photos/labels.json").write_text('{"labels": [' + pairs + "]}")
+    np.savez(folder / "s.npz", draw.integers(0, 256, (70, 8, 8, 3), dtype=np.uint8))
+    (folder / "config.toml").write_text(CONFIG)
+    save_tiny_autoencoder(folder / "vae")
+
+
+def make_good_inputs(folder: Path, run: Callable[..., int]) -> None:
+    """Fill the current folder with good inputs; `run` is the program's main and says 0.
+
+    Raises:
+        AssertionError: If a command does not succeed.
+    """
+    make_files(folder)
+    for command in (CONVERTED, SAMPLE, TRAIN, LATENTS, TUNE, ANALYZE, REFERENCE):
+        assert run(command) == 0, command
+    scores = io.StringIO()
+    with redirect_stdout(scores):
+        assert run((*SCORE, "--json")) == 0
+    (folder / "scores.json").write_text(scores.getvalue())
