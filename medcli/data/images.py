@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from medcli.data.npz import first_images, open_archive
 from medcli.errors import DataError, listed
+from medcli.runtime.json_records import InvalidJson, read_json
 from medcli.runtime.reporting import Reporter
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
@@ -200,9 +200,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as err:
-        raise DataError(f"{path} is not valid JSON", hint="run the medcli sample command again") from err
+        manifest = read_json(path)
+    except (InvalidJson, OSError) as err:
+        raise DataError(f"{path} can't be read: {err}", hint="run the medcli sample command again") from err
     if not isinstance(manifest, dict):
         raise DataError(f"{path} does not hold a JSON object", hint="run the medcli sample command again")
     if type(manifest.get("num_images", 0)) is not int:

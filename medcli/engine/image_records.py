@@ -7,12 +7,17 @@ import math
 import re
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from medcli.runtime.json_records import InvalidJson, as_record, parse_json
 
 RECORDS = "images.jsonl"
 CHUNK_BYTES = 1 << 20
-PICTURE = re.compile(r"\d{6}\.png|[1-9]\d{6,8}\.png", re.ASCII)
+MAX_LINE = 1 << 16
+"""Characters of a line that are read; real ones have about a hundred."""
+MAX_INDEX = 10**8 - 1
+PICTURE = re.compile(r"\d{6}\.png|[1-9]\d{6,7}\.png", re.ASCII)
 """Names that `file_name` makes."""
 
 
@@ -25,11 +30,11 @@ def file_name(index: int) -> str:
 class Record:
     """A line of `images.jsonl`."""
 
-    index: int
-    label: int
+    index: int = field(metadata={"min": 0, "max": MAX_INDEX})
+    label: int = field(metadata={"min": 0})
     file: str
-    switch_steps: tuple[int, ...]
-    gmacs: float
+    switch_steps: tuple[int, ...] = field(metadata={"min": 0})
+    gmacs: float = field(metadata={"min": 0})
 
     def to_line(self) -> str:
         """Return one JSON object and a line end."""
@@ -39,26 +44,17 @@ class Record:
     def of_line(cls, line: str) -> Record | None:
         """Read a line back; None if it is torn or of another form."""
         try:
-            values = json.loads(line)
-            record = cls(**{**values, "switch_steps": tuple(values["switch_steps"])})
-        except (ValueError, TypeError, KeyError, RecursionError):
+            record = as_record(cls, parse_json(line, MAX_LINE))
+        except InvalidJson:
             return None
-        return record if record._is_valid else None
-
-    @property
-    def _is_valid(self) -> bool:
-        """True if types and ranges are valid; JSON may hold anything."""
-        numbers = (self.index, self.label, *self.switch_steps)
-        if any(type(number) is not int or number < 0 for number in numbers) or self.file != file_name(self.index):
-            return False
-        return type(self.gmacs) in (int, float) and 0 <= self.gmacs < math.inf
+        return record if record.file == file_name(record.index) else None
 
 
 def read_records(file: Path) -> Iterator[Record | None]:
     """Yield the lines of `images.jsonl`, None for an invalid one; nothing if there is no file."""
     if file.is_file():
         with file.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
+            while line := lines.readline(MAX_LINE):
                 yield Record.of_line(line)
 
 

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medcli.data.images import MANIFEST, read_manifest
-from medcli.engine.image_records import num_lines
+from medcli.engine.image_records import MAX_INDEX, RECORDS, Record, num_lines, read_records
 from medcli.engine.sample_folder import ARCHIVE, is_transient
 from medcli.errors import ConfigError, DataError, listed
 from medcli.runtime import files
+from medcli.runtime.json_records import InvalidJson, as_record
 
 FORMAT_VERSION = 1
 BYTES_BESIDE_PIXELS = 4096
 """Bytes of an image beyond its pixels: PNG headers, its line, the file rounded up to blocks."""
 
 
-def check_folder(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def check_folder(
+    path: Path, settings: Mapping[str, Any], is_possible: Callable[[Record], bool] = lambda _record: False
+) -> dict[str, Any] | None:
     """Check that a run with these settings may write to a folder.
+
+    A folder whose manifest is lost or damaged may be continued if its lines are those of such a run: the manifest is
+    written again then.
 
     Args:
         path: The folder, or where it will be.
         settings: Settings that decide the images.
+        is_possible: Returns False for a line that a run with these settings can't have written.
 
     Returns:
         The manifest of the run to continue; None if there is none.
@@ -35,9 +42,15 @@ def check_folder(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | No
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} is a file, expected a folder name", hint="choose another name with --output")
-    manifest = _read(path)
+    try:
+        manifest = _read(path)
+    except DataError:
+        if _has_lines_of(path, is_possible):
+            return None
+        raise
     if manifest is None:
-        if path.is_dir() and not all(is_transient(entry.name) for entry in path.iterdir()):
+        is_free = not path.is_dir() or all(is_transient(entry.name) for entry in path.iterdir())
+        if not is_free and not _has_lines_of(path, is_possible):
             raise ConfigError(f"{path} is not empty and holds no samples of medcli", hint="choose another --output")
         return None
     before = manifest["settings"]
@@ -47,6 +60,12 @@ def check_folder(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | No
             hint="choose another --output, or remove that folder",
         )
     return manifest
+
+
+def _has_lines_of(path: Path, is_possible: Callable[[Record], bool]) -> bool:
+    """Return True if there are valid lines, and a run with these settings can have written all of them."""
+    records = [record for record in read_records(path / RECORDS) if record]
+    return bool(records) and all(map(is_possible, records))
 
 
 def recorded_checkpoints(path: Path) -> object:
@@ -64,38 +83,39 @@ def _read(path: Path) -> dict[str, Any] | None:
     way_out = "choose another --output, or remove that folder"
     try:
         manifest = read_manifest(path)
+        if manifest is not None:
+            as_record(_Manifest, manifest, ignore_unknown=True)
     except DataError as err:
         raise DataError(err.message, hint=way_out) from err
-    if manifest is None:
-        return None
-    if wrong := [name for name, is_ours in PARTS.items() if not is_ours(manifest.get(name))]:
-        raise DataError(f"{path / MANIFEST} is damaged ({listed(wrong)})", hint=way_out)
+    except InvalidJson as err:
+        raise DataError(f"{path / MANIFEST} is damaged: {err}", hint=way_out) from err
     return manifest
 
 
-def _is_run(value: Any) -> bool:
-    if not isinstance(value, dict) or not _is_count(value.get("batch_size")):
-        return False
-    return value.get("batch_size_asked") is None or _is_count(value["batch_size_asked"])
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """Part of a manifest: how the images are computed."""
+
+    batch_size: int = field(metadata={"min": 1})
+    batch_size_asked: int | None = field(metadata={"min": 1})
 
 
-def _is_session(value: Any) -> bool:
-    if not isinstance(value, dict) or type(value.get("images")) is not int:
-        return False
-    return type(value.get("seconds")) in (int, float) and 0 <= value["seconds"] < math.inf
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Session:
+    """Part of a manifest: one run of the command."""
+
+    images: int
+    seconds: float = field(metadata={"min": 0})
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Manifest:
+    """Parts of a manifest that a continued run reads."""
 
-
-PARTS: Mapping[str, Callable[[Any], bool]] = {
-    "num_images": _is_count,
-    "settings": lambda value: isinstance(value, dict),
-    "run": _is_run,
-    "sessions": lambda value: isinstance(value, list) and all(map(_is_session, value)),
-}
-"""Parts of a manifest a continued run reads, and their checks."""
+    num_images: int = field(metadata={"min": 1, "max": MAX_INDEX + 1})
+    settings: dict[str, Any]
+    run: _Run
+    sessions: list[_Session]
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -105,8 +125,9 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         EnvironmentProblem: If the place can't be written to or is full.
     """
     text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    if not (path / MANIFEST).is_file() or (path / MANIFEST).read_text(encoding="utf-8") != text:
-        files.write_text(path / MANIFEST, text, force=True)
+    file = path / MANIFEST
+    if not file.is_file() or file.read_bytes() != text.encode():
+        files.write_text(file, text, force=True, is_durable=True)
 
 
 def require_image_space(path: Path, num_images: int, side_px: int, *, archive: bool) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import math
+import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from medcli.data.images import read_image
+from medcli.errors import DataError
 from medcli.runtime.files import atomic_path
 
 # Dimension key: N images, Y X height and width.
@@ -21,20 +26,41 @@ GRID_PX = 2048
 GAP_PX = 2
 MAX_GRID_IMAGES = 100
 WHITE = 255
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 """Time stamp in the archive: equal images make equal files."""
 
 
 def write_png(path: Path, pixels_YXC: npt.NDArray[np.uint8]) -> None:
-    """Write an image atomically, replacing an older one."""
-    with atomic_path(path, force=True) as temporary:
-        Image.fromarray(pixels_YXC).save(temporary, format="PNG")
+    """Write an image atomically, replacing an older one; the disk has it before it gets its name."""
+    content = io.BytesIO()
+    Image.fromarray(pixels_YXC).save(content, format="PNG")
+    with atomic_path(path, force=True, sweeps=False, is_durable=True) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
-def read_png(path: Path) -> npt.NDArray[np.uint8]:
-    """Read an image as (Y, X, 3) uint8."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+def is_whole_png(path: str | os.PathLike[str]) -> bool:
+    """Return True if a file starts and ends as a PNG does: one that was cut, or is empty, does not."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            starts = file.read(len(PNG_START)) == PNG_START
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return starts and file.read() == PNG_END
+    except OSError:
+        return False
+
+
+def read_png(path: Path, side_px: int | None = None) -> npt.NDArray[np.uint8]:
+    """Read an image as (Y, X, 3) uint8, of one side if that is given.
+
+    Raises:
+        DataError: If it is damaged or of another size.
+    """
+    pixels_YXC, _ = read_image(path)
+    if side_px is not None and pixels_YXC.shape != (side_px, side_px, 3):
+        raise DataError(f"{path} is not {side_px} x {side_px} px", hint="remove it and run medcli sample again")
+    return pixels_YXC
 
 
 def grid_columns(num_images: int, num_classes: int) -> int:
@@ -75,11 +101,26 @@ def write_npz(path: Path, files: Iterable[Path], num_files: int, side_px: int) -
 
     The layout is that of the ADM suite's sample batches (reference-facts 7).
     """
-    with atomic_path(path, force=True) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        atomic_path(path, force=True, is_durable=True) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
         entry = zipfile.ZipInfo("arr_0.npy", date_time=FIXED_DATE)
         with archive.open(entry, "w", force_zip64=True) as member:
             shape = (num_files, side_px, side_px, 3)
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, header)
             for file in files:
-                member.write(read_png(file).tobytes())
+                member.write(read_png(file, side_px).tobytes())
+
+
+def is_whole_npz(path: Path, num_files: int, side_px: int) -> bool:
+    """Return True if a file is an archive as `write_npz` makes it, of this size; its pixels are not read."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
+            np.lib.format.read_magic(member)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+            size = archive.getinfo("arr_0.npy").file_size - member.tell()
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        return False
+    return shape == (num_files, side_px, side_px, 3) and dtype == np.uint8 and size == math.prod(shape)

@@ -10,8 +10,8 @@ An image is finished when its line and its picture exist; both are written atomi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import suppress
+import secrets
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +20,20 @@ import numpy as np
 import numpy.typing as npt
 
 from medcli.engine.image_records import PICTURE, RECORDS, IndexSet, Record, file_name, read_records
-from medcli.engine.pictures import grid_capacity, grid_columns, grid_of, read_png, write_npz, write_png
+from medcli.engine.pictures import (
+    grid_capacity,
+    grid_columns,
+    grid_of,
+    is_whole_npz,
+    is_whole_png,
+    read_png,
+    write_npz,
+    write_png,
+)
 from medcli.runtime.files import atomic_path
 from medcli.runtime.processes import Processes
 from medcli.runtime.shared_work import SharedLines, SharedWork
-from medcli.runtime.temporaries import is_temporary
+from medcli.runtime.temporaries import is_temporary, sweep
 
 LOCK = ".lock"
 """Lock file of the processes that fill a folder; removed by the last."""
@@ -40,13 +49,19 @@ class SampleFolder:
     Args:
         path: The folder.
         processes: The launch that fills it.
+        is_possible: Returns False for a line that this run can't have written: its image is generated again.
 
     Raises:
         EnvironmentProblem: If it can't be written to, or not by several processes.
     """
 
-    def __init__(self, path: Path, processes: Processes | None = None) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        processes: Processes | None = None,
+        is_possible: Callable[[Record], bool] = lambda _record: True,
+    ) -> None:
+        self.path, self._is_possible = path, is_possible
         self._done = IndexSet()
         self._lines = SharedLines(path / RECORDS)
         self.work = SharedWork(
@@ -103,8 +118,16 @@ class SampleFolder:
     def write_grid(self, num_classes: int, side_px: int) -> None:
         """Make `grid.png` of the first images."""
         shown = list(islice(self.done(), grid_capacity(side_px)))
-        pictures = [read_png(self.path / file_name(index)) for index in shown]
+        pictures = [read_png(self.path / file_name(index), side_px) for index in shown]
         write_png(self.path / GRID, grid_of(pictures, grid_columns(len(shown), num_classes)))
+
+    def has_grid(self) -> bool:
+        """Return True if there is a whole `grid.png`."""
+        return is_whole_png(self.path / GRID)
+
+    def has_archive(self, side_px: int) -> bool:
+        """Return True if there is a whole `samples.npz` of all images."""
+        return is_whole_npz(self.path / ARCHIVE, self.num_done, side_px)
 
     def write_archive(self, side_px: int) -> None:
         """Make `samples.npz` of all images."""
@@ -114,16 +137,16 @@ class SampleFolder:
     def _mend(self) -> None:
         """Remove half-written files, torn lines and lines whose picture is gone; this process is alone."""
         self._lines.close()
-        self._done = _mended(self.path)
+        self._done = _mended(self.path, self._is_possible)
         self._lines.skip()
 
 
-def _mended(path: Path) -> IndexSet:
+def _mended(path: Path, is_possible: Callable[[Record], bool]) -> IndexSet:
     """Make a folder's lines agree with its pictures; return the finished images."""
     pictures, seen = _tidy(path), IndexSet()
 
     def is_good(record: Record | None) -> bool:
-        if record is None or record.index not in pictures or record.index in seen:
+        if record is None or record.index not in pictures or record.index in seen or not is_possible(record):
             return False
         seen.add(record.index)
         return True
@@ -131,21 +154,24 @@ def _mended(path: Path) -> IndexSet:
     if all(is_good(record) for record in read_records(path / RECORDS)) and _ends_a_line(path / RECORDS):
         return seen
     seen = IndexSet()
-    with atomic_path(path / RECORDS, force=True) as temporary, temporary.open("w", encoding="utf-8") as file:
+    records = atomic_path(path / RECORDS, force=True, is_durable=True)
+    with records as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(record.to_line() for record in read_records(path / RECORDS) if record and is_good(record))
     return seen
 
 
 def _tidy(path: Path) -> IndexSet:
-    """Remove half-written files; return the images that have a picture."""
+    """Remove half-written files and rename folders that take a picture's place; return images with a whole picture."""
+    sweep(path, owned=True)
     pictures = IndexSet()
     with os.scandir(path) as entries:
         for entry in entries:
-            if is_temporary(entry.name):
-                with suppress(FileNotFoundError):
-                    (path / entry.name).unlink()
-            elif PICTURE.fullmatch(entry.name):
+            if not PICTURE.fullmatch(entry.name):
+                continue
+            if entry.is_file() and is_whole_png(entry.path):
                 pictures.add(int(entry.name[:-4]))
+            elif entry.is_dir():
+                os.replace(entry.path, path / f"{entry.name}.{secrets.token_hex(4)}")
     return pictures
 
 

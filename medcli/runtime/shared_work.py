@@ -24,6 +24,8 @@ from medcli.runtime.locks import FolderLocks
 from medcli.runtime.processes import Processes
 
 POLL_S = 0.1
+MAX_LINE = 1 << 20
+"""Bytes of a line that are read; real ones have fewer."""
 
 Result = TypeVar("Result")
 
@@ -187,8 +189,8 @@ class SharedLines:
             return
         with self.path.open("rb") as content:
             content.seek(self._read_to)
-            for line in content:
-                if not line.endswith(b"\n"):  # still being written, or torn
+            while line := content.readline(MAX_LINE):
+                if not line.endswith(b"\n") and len(line) < MAX_LINE:  # still being written, or torn
                     break
                 self._read_to += len(line)
                 yield line.decode("utf-8", "replace")

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from medcli.config import ModelConfig
 from medcli.data.autoencoder import open_decoder
-from medcli.data.images import read_manifest
+from medcli.data.images import MANIFEST, read_manifest
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.cost import call_gmacs, done_gmacs, gmacs_of_moves, pass_gmacs
 from medcli.engine.guidance_phases import step_passes
 from medcli.engine.image_records import totals_of
+from medcli.engine.line_check import LineCheck
 from medcli.engine.manifest import (
     FORMAT_VERSION,
     check_folder,
@@ -21,7 +23,7 @@ from medcli.engine.manifest import (
     require_image_space,
     write_manifest,
 )
-from medcli.engine.sample_folder import ARCHIVE, GRID, SampleFolder
+from medcli.engine.sample_folder import ARCHIVE, SampleFolder
 from medcli.errors import ConfigError, DataError
 from medcli.runtime.device import own_device
 from medcli.runtime.precision import DTYPES
@@ -100,12 +102,18 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     dtype = DTYPES[request.dtype]
     decoder = open_decoder(setup.config, autoencoder=request.vae, device=device, dtype=dtype)
     settings = image_settings(setup, request, earlier=recorded_checkpoints(setup.output))
-    check_folder(setup.output, settings)
+    is_possible = LineCheck(setup.plan, [pass_gmacs(*each) for each in _passes(setup)]).is_possible
+    is_continued = (setup.output / MANIFEST).exists()
+    before = check_folder(setup.output, settings, is_possible)
+    if is_continued and before is None and processes.is_first:
+        reporter.note(f"{setup.output / MANIFEST} was damaged and is written again from this command's settings")
     require_image_space(setup.output, request.num_images, setup.config.resolution_px, archive=request.npz)
-    with SampleFolder(setup.output, processes) as folder:
-        before = check_folder(setup.output, settings)
+    with SampleFolder(setup.output, processes, is_possible) as folder:
+        before = check_folder(setup.output, settings, is_possible)
         setup = replace(setup, plan=replace(setup.plan, batch_size=_batch_size(setup, request, before, processes)))
         manifest = _manifest(setup, request, settings, before, device)
+        if before is None:  # lines of a run whose manifest was lost
+            manifest["num_images"] = max(request.num_images, folder.num_done)
         if manifest != before and not folder.work.is_alone:
             raise ConfigError(f"{setup.output} is being filled by a run to fewer images", hint="wait until it is done")
         write_manifest(setup.output, manifest)
@@ -178,10 +186,10 @@ def _complete(folder: SampleFolder, setup: SampleSetup, session: dict[str, Any],
 def _write_pictures(folder: SampleFolder, setup: SampleSetup, *, npz: bool, changed: bool) -> None:
     """Write the grid and the archive if images were added or they are missing."""
     side_px, labels = setup.config.resolution_px, setup.plan.labels
-    if changed or not (folder.path / GRID).exists():
+    if changed or not folder.has_grid():
         folder.write_grid(len(labels.classes) if labels.sampling == "equal" else 0, side_px)
-    has_archive = (folder.path / ARCHIVE).exists()
-    if (npz and not has_archive) or (has_archive and changed):
+    is_wanted = npz or (folder.path / ARCHIVE).exists()
+    if is_wanted and (changed or not folder.has_archive(side_px)):
         folder.write_archive(side_px)
 
 
@@ -215,7 +223,10 @@ def _report(folder: SampleFolder, setup: SampleSetup, sessions: list[dict[str, A
         counts=plan.schedule.counts,
         num_steps=num_steps,
         amm=None if setup.amm is None else amm_report(setup.amm, config),
-        gmacs_per_pass=tuple(
-            pass_gmacs(own, count) for own, count in zip(setup.configs, plan.schedule.counts, strict=True)
-        ),
+        gmacs_per_pass=tuple(pass_gmacs(*each) for each in _passes(setup)),
     )
+
+
+def _passes(setup: SampleSetup) -> list[tuple[ModelConfig, int]]:
+    """Return the network and the mediator count of each ladder index."""
+    return list(zip(setup.configs, setup.plan.schedule.counts, strict=True))
