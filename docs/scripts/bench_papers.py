@@ -25,10 +25,11 @@ from medcli.network import Network
 from medcli.runtime.precision import DTYPES, tf32
 from medcli.runtime.reporting import Silent
 from medcli.runtime.timing import Clock, clock_for, thread_limit
+from medcli.settings.costs import BenchSettings, LoopSettings
 from medcli.settings.network import NetworkSource
-from medcli.workflows.bench.loops import LoopSettings, loop_plan, loop_variants
+from medcli.workflows.bench.loops import loop_plan, loop_variants
 from medcli.workflows.bench.rows import VariantTiming, measure
-from medcli.workflows.bench.run import BenchSettings, machine_name
+from medcli.workflows.bench.run import machine_name, prepare
 from medcli.workflows.bench.variants import (
     TimedVariant,
     forward_inputs,
@@ -219,7 +220,7 @@ def main(argv: Sequence[str]) -> None:
         device=args.device,
         num_threads=args.threads,
     )
-    network, device = settings.prepare(Silent())
+    network, device = prepare(settings, Silent())
     with thread_limit(args.threads) as threads:
         clock = clock_for(device, threads)
         if args.train:

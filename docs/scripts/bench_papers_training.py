@@ -17,11 +17,11 @@ from medcli.network import Network
 from medcli.runtime.memory import MIB, peak_memory_mib
 from medcli.runtime.precision import DTYPES, tf32
 from medcli.runtime.timing import Clock, Spread, take_turns
+from medcli.settings.costs import BenchSettings
 from medcli.training.block_autocast import called_with
 from medcli.training.config import TrainConfig
 from medcli.training.distributed import Distributed
 from medcli.training.trainer import Trainer
-from medcli.workflows.bench.run import BenchSettings
 from papers_training import PapersTraining, TrainingWork, training_work
 
 UNTIMED = 2

@@ -24,9 +24,10 @@ from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.settings.network import NetworkSource
 from medcli.settings.sampling import DistanceName, SampleRequest, ScheduleKind
+from medcli.settings.scoring import FeatureOptions, ScoreRequest
 from medcli.tuning.running import mean_and_error
 from medcli.workflows.fid.inputs import common_reference, survey, survey_reference
-from medcli.workflows.fid.scoring import FidRequest, load_yardstick, measure
+from medcli.workflows.fid.scoring import load_yardstick, measure
 from medcli.workflows.image_cost import image_cost, recorded_run
 from medcli.workflows.report.result_charts import comparison_chart
 from medcli.workflows.sample.run import sample
@@ -219,7 +220,7 @@ def _costs(folder: Path, num_images: int, config: ModelConfig) -> tuple[float, f
 def _fids(folders: Sequence[Path], num_images: int, reporter: Reporter) -> list[float]:
     """Compute FID of the first images of each folder with one extractor and one reference."""
     sides = [(folder, survey(folder, num_images)) for folder in folders]
-    request = FidRequest(metrics=("fid",))
+    request = ScoreRequest(metrics=("fid",), features=FeatureOptions(no_cache=True))
     reference = survey_reference(common_reference(folders))
     yardstick = load_yardstick(request, reference, sides, reporter)
     found = []

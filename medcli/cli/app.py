@@ -19,7 +19,6 @@ from typing import Annotated, Any
 import typer
 
 from medcli.cli.command import Command, help_option, show_help, typer_function
-from medcli.cli.common import help_of, with_common_options
 from medcli.cli.errors import is_reported_elsewhere, problem_of
 from medcli.cli.output import Output
 from medcli.errors import ConfigError, ExitCode
@@ -64,7 +63,7 @@ def _bare_program(
 def load_command(name: str) -> Command[Any]:
     """Import one command."""
     module = import_module(f"medcli.cli.{name}")
-    found: Command[Any] = getattr(module, "COMMAND", None) or getattr(module, name)
+    found: Command[Any] = module.COMMAND
     return found
 
 
@@ -81,9 +80,6 @@ def build_app(commands: Mapping[str, Command[Any] | None]) -> typer.Typer:
         callback=_bare_program,
     )
     for name, command in commands.items():
-        if callable(command):  # a command that is not converted yet
-            program.command(name, help=help_of(command), add_help_option=False)(with_common_options(command))
-            continue
         text = COMMANDS[name] if command is None else command.help_text(COMMANDS[name])
         register = program.command(name, help=text, add_help_option=False)
         register(_listed_only if command is None else typer_function(command))

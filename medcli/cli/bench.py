@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from medcli.cli import options
-from medcli.cli.output import output_of, table_of
-from medcli.settings.network import NetworkSource
+from medcli.cli.command import Command
+from medcli.cli.output import Output, table_of
+from medcli.settings.costs import BenchRequest
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -17,161 +15,35 @@ if TYPE_CHECKING:
     from medcli.workflows.bench.rows import BenchRow
     from medcli.workflows.bench.run import BenchReport
 
-TIMING = "Timing"
-
-DEFAULT_REPEATS = 3
-DEFAULT_STEPS = 5
-"""Minimum number of steps in which the default ladder of three reaches its last count."""
-DEFAULT_WARMUP_STEPS = 1
-"""Fewer than the papers' 3, because the runs are short."""
 CLOCKS = {
     "thread_cpu": "CPU time of the one thread",
     "wall": "wall time",
     "wall_synchronised": "wall time, synchronised with the device",
 }
 
-ModelArg = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="MODEL",
-        help="A checkpoint, or a preset such as SiT-XL/2 with random weights; without one, SiT-S/2.",
-        show_default=False,
-    ),
-]
-LayersOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--layers",
-        metavar="WHICH",
-        help="Blocks that attend through mediators: 0-3, 0,2,5, all or auto; the checkpoint's, else all.",
-        rich_help_panel=options.MODEL,
-    ),
-]
-ThreadsOpt = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        min=1,
-        metavar="N",
-        help="Number of CPU threads; with 1, CPU time is measured, which other programs hardly affect.",
-        rich_help_panel=options.MACHINE,
-    ),
-]
-RepeatsOpt = Annotated[
-    int,
-    typer.Option(
-        "--repeats",
-        min=1,
-        metavar="N",
-        help="Number of timed rounds.",
-        rich_help_panel=TIMING,
-    ),
-]
-LoopStepsOpt = Annotated[
-    int,
-    typer.Option(
-        "--steps",
-        min=0,
-        metavar="N",
-        help="Solver steps of the sampling runs; 0: time network calls only.",
-        rich_help_panel=options.SAMPLING,
-    ),
-]
-LoopRhoOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--rho",
-        metavar="R,...",
-        help="Falling thresholds of the sampling runs; by default each count gets about the same number of steps.",
-        rich_help_panel=options.SAMPLING,
-    ),
-]
-LoopWarmupOpt = Annotated[
-    int,
-    typer.Option(
-        "--warmup-steps",
-        min=1,
-        metavar="N",
-        help="Number of first distances whose mean scales the thresholds.",
-        rich_help_panel=options.SAMPLING,
-    ),
-]
-LoopImagesOpt = Annotated[
-    int | None,
-    typer.Option(
-        "--num-images",
-        min=1,
-        metavar="N",
-        help="Images of a sampling run; default: one batch.",
-        rich_help_panel=options.SAMPLING,
-    ),
-]
 COLUMNS = ("variant", "GMACs", "executed", "seconds", "images/s", "MiB", "speed-up")
 FORWARD_SUFFIX = {"unabsorbed": ", not absorbed"}
 """Text after the mediator count."""
 
 
-def bench(
-    ctx: typer.Context,
-    model: ModelArg = None,
-    family: options.FamilyOpt = None,
-    heads: options.HeadsOpt = None,
-    res: options.ResOpt = None,
-    mediators: options.MediatorsOpt = None,
-    layers: LayersOpt = None,
-    batch_size: options.BatchSizeOpt = None,
-    dtype: options.DtypeOpt = "fp32",
-    compiled: options.CompileOpt = False,
-    device: options.DeviceOpt = None,
-    threads: ThreadsOpt = None,
-    repeats: RepeatsOpt = DEFAULT_REPEATS,
-    steps: LoopStepsOpt = DEFAULT_STEPS,
-    num_images: LoopImagesOpt = None,
-    rho: LoopRhoOpt = None,
-    warmup_steps: LoopWarmupOpt = DEFAULT_WARMUP_STEPS,
-) -> None:
-    """Time network calls and sampling with each mediator count against full attention.
-
-    The defaults take about a minute on one thread.
-
-    Examples:
-        medcli bench
-        medcli bench --threads 1 --batch-size 8 --steps 0
-        medcli bench SiT-XL/2 --res 512 --mediators 16,64 --layers 0-3 --dtype bf16 --compile
-    """
-    from medcli.workflows.bench.loops import LoopSettings
-    from medcli.workflows.bench.run import BenchRequest, BenchSettings
+def bench(request: BenchRequest, out: Output) -> None:
+    """Run `medcli bench`."""
     from medcli.workflows.bench.run import bench as run
 
-    out = output_of(ctx)
-    settings = BenchSettings(
-        network=NetworkSource(
-            checkpoint=model,
-            family=family,
-            heads=heads,
-            weights=None,
-            mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
-            layers=layers,
-            res=res,
-        ),
-        batch_size=batch_size,
-        dtype=dtype,
-        compiled=compiled,
-        repeats=repeats,
-        device=device,
-        num_threads=threads,
-    )
-    request = BenchRequest(
-        settings=settings,
-        loop=LoopSettings(
-            steps=steps,
-            num_images=num_images,
-            rho=None if rho is None else options.parse_floats(rho),
-            warmup_steps=warmup_steps,
-        ),
-    )
     report = run(request, out)
     out.result(report, summary(report))
+
+
+COMMAND = Command(
+    request=BenchRequest,
+    run=bench,
+    details="The defaults take about a minute on one thread.",
+    examples=(
+        "medcli bench",
+        "medcli bench --threads 1 --batch-size 8 --steps 0",
+        "medcli bench SiT-XL/2 --res 512 --mediators 16,64 --layers 0-3 --dtype bf16 --compile",
+    ),
+)
 
 
 def summary(report: BenchReport) -> Group:

@@ -51,7 +51,9 @@ class Command(Generic[R]):
         """Summary, details and examples."""
         examples = "\n".join(f"  {line}" for line in self.examples)
         # \b on a line of its own keeps the lines of that paragraph apart.
-        return "\n\n".join(part for part in (summary, self.details, f"\b\nExamples:\n{examples}") if part)
+        return "\n\n".join(
+            part for part in (summary, self.details.replace("\n", " "), f"\b\nExamples:\n{examples}") if part
+        )
 
 
 def help_option(panel: str | None, *names: str, show: Callable[..., None], text: str) -> Any:

@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from medcli.cli import options
-from medcli.cli.output import output_of, printable, table_of
+from medcli.cli.command import Command
+from medcli.cli.output import Output, printable, table_of
 from medcli.cli.sample import switch_table
+from medcli.settings.pages import DemoRequest
 
 if TYPE_CHECKING:
     from rich.console import Group
 
     from medcli.workflows.demo import DemoReport
 
-NumImagesOpt = Annotated[
-    int, typer.Option("--num-images", min=10, metavar="N", help="Images a variant.", rich_help_panel=options.SAMPLING)
-]
 
+def demo(request: DemoRequest, out: Output) -> None:
+    """Run `medcli demo`."""
+    from medcli.workflows.demo import run_demo
 
-def demo(
-    ctx: typer.Context,
-    num_images: NumImagesOpt = 200,
-    seed: options.SeedOpt = 0,
-    device: options.DeviceOpt = None,
-    output: options.OutputOpt = None,
-) -> None:
-    """Compare dense, static and dynamic attention on the bundled digits model, minutes on a CPU.
-
-    Everything is really sampled and scored here; the same command again shows the table of the finished run.
-
-    Examples:
-        medcli demo
-        medcli demo --num-images 50 --seed 1 -o demo-1
-    """
-    from medcli.workflows.demo import DemoRequest, run_demo
-
-    request = DemoRequest(num_images=num_images, seed=seed, device=device, output=output or Path("demo"))
-    out = output_of(ctx)
     report = run_demo(request, out)
     out.result(report, summary(report))
     out.hint(f"look at {Path(report.output) / 'demo.png'} and {Path(report.output) / 'switches.png'}")
+
+
+COMMAND = Command(
+    request=DemoRequest,
+    run=demo,
+    details="All variants are sampled and scored; the same command again shows the table of the finished run.",
+    examples=("medcli demo", "medcli demo --num-images 50 --seed 1 -o demo-1"),
+)
 
 
 def summary(report: DemoReport) -> Group:

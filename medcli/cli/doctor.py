@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
-from medcli.cli.output import output_of, printable, table_of
+from medcli.cli.command import Command
+from medcli.cli.output import Output, printable, table_of
+from medcli.settings.pages import DoctorRequest
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from medcli.workflows.doctor.run import DoctorReport
 
 
-def doctor(ctx: typer.Context) -> None:
-    """Say what works on this machine, and what each missing thing disables.
-
-    Nothing is written and no network is used. What it finds is no error: the exit code is 0.
-
-    Examples:
-        medcli doctor
-        medcli doctor --json
-    """
+def doctor(_request: DoctorRequest, out: Output) -> None:
+    """Run `medcli doctor`."""
     from medcli.workflows.doctor.run import examine
 
     report = examine()
-    output_of(ctx).result(report, summary(report))
+    out.result(report, summary(report))
+
+
+COMMAND = Command(
+    request=DoctorRequest,
+    run=doctor,
+    details="Nothing is written and no network is used. Whatever is missing, the exit code is 0.",
+    examples=("medcli doctor", "medcli doctor --json"),
+)
 
 
 def summary(report: DoctorReport) -> Group:

@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING
 
-import typer
-
-from medcli.cli import options
-from medcli.cli import sampling_options as sampling
-from medcli.cli.output import output_of, table_of
-from medcli.settings.network import NetworkSource
+from medcli.cli.command import Command
+from medcli.cli.output import Output, table_of
+from medcli.settings.costs import FlopsRequest
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from medcli.sampler_config import SamplerName
-    from medcli.settings.sampling import ScheduleKind
     from medcli.workflows.flops_report import FlopsReport, ModelCosts
     from medcli.workflows.image_cost import ImageCost, SamplingRun
 
-ModelsArg = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="MODEL...",
-        help="Checkpoints, or presets such as DiT-B/4, side by side; without one, SiT-XL/2.",
-        show_default=False,
-    ),
-]
-QkRatioOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--qk-ratio",
-        metavar="R,...",
-        help="Also count narrower queries and keys, as shares of the width.",
-        rich_help_panel=options.MODEL,
-    ),
-]
-ManifestOpt = Annotated[
-    Path | None,
-    typer.Option(
-        "--manifest",
-        metavar="PATH",
-        help="A sample folder: count what its images really cost, by their moves along the ladder.",
-        rich_help_panel=options.SCHEDULE,
-    ),
-]
 UNITS = (
     'one image, one forward pass; 1 MAC = 2 FLOPs; what the papers print as "GFLOPs" is the GMACs column\n'
     "done: GMACs of sampling, which multiplies queries and keys into few mediators; params: with that one count"
@@ -57,59 +25,25 @@ DYNAMIC_BOUNDS = (
 )
 
 
-def flops(
-    ctx: typer.Context,
-    models: ModelsArg = None,
-    family: options.FamilyOpt = None,
-    heads: options.HeadsOpt = None,
-    res: options.ResListOpt = None,
-    mediators: options.MediatorsOpt = None,
-    layers: options.LayersOpt = None,
-    qk_ratio: QkRatioOpt = None,
-    schedule: options.ScheduleOpt = None,
-    rho: options.RhoOpt = None,
-    warmup_steps: options.WarmupStepsOpt = None,
-    manifest: ManifestOpt = None,
-    sampler: sampling.SamplerOpt = None,
-    solver: sampling.SolverOpt = None,
-    steps: sampling.StepsOpt = None,
-    cfg_scale: sampling.CfgScaleOpt = None,
-) -> None:
-    """Count multiply-adds with full attention and with mediators, of a forward pass and of a whole image.
+def flops(request: FlopsRequest, out: Output) -> None:
+    """Run `medcli flops`."""
+    from medcli.workflows.flops import flops as run
 
-    A model without mediators is counted with 4, 16 and 64 of them in its first four blocks. Any schedule or sampling
-    option adds the cost of whole images.
+    report = run(request)
+    out.result(report, summary(report))
 
-    Examples:
-        medcli flops --res 1024
-        medcli flops EDT-XL MDTv2-XL/2 DiT-XL/2 SiT-XL/2 --mediators 4,16,64
-        medcli flops SiT-XL/2 --schedule dynamic --rho 0.3,0.1 --steps 250 --cfg-scale 1.5
-    """
-    from medcli.workflows.flops import FlopsRequest
-    from medcli.workflows.flops import flops as run_flops
 
-    request = FlopsRequest(
-        models=tuple(models or ()),
-        network=NetworkSource(
-            family=family,
-            heads=heads,
-            weights=None,
-            mediators=None if mediators is None else () if mediators == "none" else options.parse_ints(mediators),
-            layers=layers,
-        ),
-        resolutions_px=() if res is None else options.parse_ints(res, "--res"),
-        qk_ratios=() if qk_ratio is None else options.parse_floats(qk_ratio, "--qk-ratio"),
-        schedule=cast("ScheduleKind | None", schedule),
-        rho=None if rho is None else options.parse_floats(rho),
-        warmup_steps=warmup_steps,
-        sampler=cast("SamplerName | None", sampler),
-        solver=solver,
-        steps=steps,
-        cfg_scale=cfg_scale,
-        manifest=manifest,
-    )
-    report = run_flops(request)
-    output_of(ctx).result(report, summary(report))
+COMMAND = Command(
+    request=FlopsRequest,
+    run=flops,
+    details="A model without mediators is counted with 4, 16 and 64 of them in its first four blocks.\n"
+    "Any schedule or sampling option adds the cost of whole images.",
+    examples=(
+        "medcli flops --res 1024",
+        "medcli flops EDT-XL MDTv2-XL/2 DiT-XL/2 SiT-XL/2 --mediators 4,16,64",
+        "medcli flops SiT-XL/2 --schedule dynamic --rho 0.3,0.1 --steps 250 --cfg-scale 1.5",
+    ),
+)
 
 
 def summary(report: FlopsReport) -> Group:

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from medcli.cli.options import INPUT, FamilyOpt, HeadsOpt
-from medcli.cli.output import output_of
-from medcli.settings.network import NetworkSource
-
-FileArg = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FILE",
-        help="A checkpoint of any layout convert reads.",
-        show_default=False,
-        rich_help_panel=INPUT,
-    ),
-]
+from medcli.cli.command import Command
+from medcli.cli.output import Output
+from medcli.settings.checkpoints import InspectRequest
 
 
-def inspect(ctx: typer.Context, file: FileArg, family: FamilyOpt = None, heads: HeadsOpt = None) -> None:
-    """Say what a checkpoint is: family, size, resolution, mediators, cost.
+def inspect(request: InspectRequest, out: Output) -> None:
+    """Run `medcli inspect`."""
+    from medcli.workflows.inspect import inspect as run
 
-    No weights are read and nothing in the file is run.
+    out.result(run(request.network))
 
-    Examples:
-        medcli inspect sit_xl.pt
-        medcli inspect 0400000.pt --json
-    """
-    from medcli.workflows.inspect import inspect as run_inspect
 
-    output_of(ctx).result(run_inspect(NetworkSource(checkpoint=file, family=family, heads=heads)))
+COMMAND = Command(
+    request=InspectRequest,
+    run=inspect,
+    details="No weights are read and nothing in the file is run.",
+    examples=("medcli inspect sit_xl.pt", "medcli inspect 0400000.pt --json"),
+)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -21,10 +21,10 @@ from medcli.diffusion.interpolant import PathPoint, over_images, path_point
 from medcli.diffusion.steps import Predict
 from medcli.errors import require_complete
 from medcli.sampler_config import PathName, PredictionName
+from medcli.settings.training import Weighting as Weighting
 
 # Dimension key: B batch, C latent channels, Y X latent height and width.
 
-Weighting = Literal["none", "velocity", "likelihood"]
 
 # Half the width of an 8-bit level of pixels in [-1, 1], and the start of the outermost levels.
 HALF_LEVEL = 1 / 255

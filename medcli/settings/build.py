@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from medcli.errors import ConfigError
@@ -65,10 +67,33 @@ def value_of(request: object, made: Setting) -> Any:
     return value
 
 
+def values_of(request: object) -> dict[str, Any]:
+    """Return every setting of a request by key."""
+    return {key: value_of(request, made) for key, made in settings_of(type(request)).items()}
+
+
+def settings_to_json(values: Mapping[str, Any], cls: Any) -> dict[str, Any]:
+    """Convert settings to JSON values that `--config` reads; what is None is left out."""
+    declared = settings_of(cls)
+    return {key: _to_json(declared[key], value) for key, value in values.items() if value is not None}
+
+
+def _to_json(made: Setting, value: Any) -> Any:
+    if made.format is not None:
+        return made.format(value)
+    if isinstance(value, Mapping):
+        return {str(key): str(one) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return [str(one) if isinstance(one, Path) else one for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, Path) else value
+
+
 def given_in(request: object) -> dict[str, Any]:
     """Return the settings of a request that differ from their defaults, by key."""
     declared = settings_of(type(request))
-    values = {key: value_of(request, made) for key, made in declared.items()}
+    values = values_of(request)
     return {key: value for key, value in values.items() if value != declared[key].default or declared[key].required}
 
 
@@ -146,4 +171,4 @@ def words_of(made: Setting, value: Any) -> list[str]:
         return [word for key, one in value.items() for word in (made.flag, f"{key}={one}")]
     if made.positional:
         return [format_value(one) for one in (value if made.is_list else (value,))]
-    return [made.letter or made.flag, format_value(value)]
+    return [made.letter or made.flag, made.format(value) if made.format else format_value(value)]

@@ -79,6 +79,10 @@ class Setting:
     """A valid value, for hints."""
     parse: Callable[[str], Any] | None = None
     """Reads the flag's text where its type does not tell how; raises ValueError."""
+    format: Callable[[Any], str] | None = None
+    """Writes a value as `parse` reads it, where joining with commas does not."""
+    spelled: str = ""
+    """Name of the flag where it is not the key's."""
     expects: str = ""
     """What `parse` accepts, for the error message."""
     type: Any = None
@@ -89,7 +93,7 @@ class Setting:
     @property
     def flag(self) -> str:
         """The long flag, or the placeholder of a positional argument."""
-        return str(self.metavar) if self.positional else f"--{self.key.replace('_', '-')}"
+        return str(self.metavar) if self.positional else f"--{(self.spelled or self.key).replace('_', '-')}"
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -124,6 +128,8 @@ class Setting:
         """The default for a help text; None for switches and where there is nothing to show."""
         if self.default_text is not None:
             return self.default_text or None
+        if self.negatable:
+            return "on" if self.default else "off"
         if self.default is None or isinstance(self.default, bool) or self.default in ((), {}):
             return None
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
@@ -224,8 +230,7 @@ def _settings_of_group(cls: Any, shape: _Group, name: str) -> dict[str, Setting]
         key: replace(
             one,
             path=(name, *one.path),
-            needs=tuple(need for need in one.needs if need.key in kept),
-            **shape.changes.get(key, {}),
+            **{"needs": tuple(need for need in one.needs if need.key in kept), **shape.changes.get(key, {})},
         )
         for key, one in kept.items()
     }

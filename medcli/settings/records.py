@@ -166,4 +166,18 @@ def manifest_values(manifest: Values, path: Path) -> Values | None:
     return {**found, "num_images": manifest.get("num_images")}
 
 
-RECORDS: Mapping[str, RecordReader] = MappingProxyType({"sample": manifest_values})
+def run_values(record: Values, path: Path) -> Values | None:
+    """Read the settings of `medcli finetune` from a run's `config.json`; None for another JSON object.
+
+    Raises:
+        ConfigError: If the record is damaged, or of an earlier version of medcli.
+    """
+    if "format_version" not in record or "training" not in record or "request" not in record:
+        return None
+    request = record["request"]
+    if not isinstance(request, dict) or "training" in request or "start" in request or "network" in request:
+        raise ConfigError(f"{path} records no settings of this version of medcli")
+    return request
+
+
+RECORDS: Mapping[str, RecordReader] = MappingProxyType({"sample": manifest_values, "finetune": run_values})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from medcli.errors import ConfigError
-from medcli.settings.declare import Setting
+from medcli.settings.declare import Setting, settings_of
 
 MAX_DIGITS = 18
 """Digits of a whole number; longer ones would overflow 64 bits."""
@@ -83,10 +83,10 @@ def parse_text(made: Setting, text: str, label: str | None = None) -> Any:
             return _in_range(made, made.parse(text), label)
         except ValueError as err:
             raise ConfigError(f"{label} {text!r} is not {made.expects}", hint=_like(made)) from err
-    if made.choices:
-        return _chosen(made, text, label)
     kind = made.types[0]
     parts = _element_types(kind)
+    if made.choices and parts is None:
+        return _chosen(made, text, label)
     if parts is None:
         read, name = _READERS[kind]
         try:
@@ -107,14 +107,28 @@ def _parse_list(made: Setting, text: str, parts: tuple[Any, ...], label: str) ->
         try:
             if not piece:
                 raise ValueError(piece)
-            values.append(_READERS[kind][0](piece))
+            values.append(_chosen(made, piece, label) if made.choices else _READERS[kind][0](piece))
         except ValueError as err:
             message = f"{label} {text!r}: {piece!r} is not one of comma-separated {_PLURALS[kind]}"
             raise ConfigError(message, hint=_like(made)) from err
     return tuple(values)
 
 
-def parse_pairs(made: Setting, texts: list[str]) -> dict[int, Path]:
+def check_values(settings: object) -> None:
+    """Check every setting of a dataclass that was constructed in Python.
+
+    Raises:
+        ConfigError: Naming the setting and what is expected.
+    """
+    for made in settings_of(type(settings)).values():
+        value: Any = settings
+        for name in made.path:
+            value = getattr(value, name)
+        if value is not None:
+            from_json(made, value)
+
+
+def parse_pairs(made: Setting, texts: list[str], label: str | None = None) -> dict[int, Path]:
     """Parse `4=a.safetensors` words, one per flag.
 
     Raises:
@@ -126,9 +140,9 @@ def parse_pairs(made: Setting, texts: list[str]) -> dict[int, Path]:
         try:
             key, value = parse_int(number), parse_path(path)
         except ValueError as err:
-            raise ConfigError(f"{made.flag} {text!r} is not {made.metavar}", hint=_like(made)) from err
+            raise ConfigError(f"{label or made.flag} {text!r} is not {made.metavar}", hint=_like(made)) from err
         if key in pairs:
-            raise ConfigError(f"{made.flag} names {key} twice", hint="give one path per number")
+            raise ConfigError(f"{label or made.flag} names {key} twice", hint="give one path per number")
         pairs[key] = value
     return pairs
 
@@ -142,23 +156,28 @@ def from_json(made: Setting, value: Any, label: str | None = None) -> Any:
         ConfigError: Naming the source, the value and what is expected.
     """
     label = label or made.flag
-    if isinstance(value, str) and _reads_text(made):
-        return parse_text(made, value, label)
     if made.is_list and not made.positional:
         return _pairs_from_json(made, value, label)
-    if made.choices:
+    if isinstance(value, str) and _reads_text(made):
+        return parse_text(made, value, label)
+    if made.choices and _element_types(made.types[0]) is None:
         raise ConfigError(f"{label} is {value!r}, expected one of {', '.join(made.choices)}", hint=_like(made))
     for kind in made.types:
         try:
-            return _in_range(made, _converted(kind, value), label)
+            found = _in_range(made, _converted(kind, value), label)
         except TypeError:
             continue
+        for word in found if made.choices else ():
+            _chosen(made, word, label)
+        return found
     raise ConfigError(f"{label} is {value!r}, expected {_expected(made)}", hint=_like(made))
 
 
 def _reads_text(made: Setting) -> bool:
     """True unless text is a mistake for this type: a number in quotes, a switch."""
-    return made.parse is not None or bool(made.choices) or made.types[0] not in (int, float, bool)
+    if made.is_list:  # words of their own, not one with commas
+        return False
+    return made.parse is not None or bool(made.choices) or not made.finite or made.types[0] not in (int, float, bool)
 
 
 def _converted(kind: Any, value: Any) -> Any:
@@ -178,17 +197,17 @@ def _converted(kind: Any, value: Any) -> Any:
         return float(value) if abs(value) < 2**1023 else math.inf
     if kind in (int, float, bool, str) and type(value) is kind:
         return value
-    if kind is Path and isinstance(value, str | Path):
-        return Path(value)
+    if kind is Path and isinstance(value, str | Path) and str(value).strip():
+        return parse_path(str(value))
     raise TypeError
 
 
 def _pairs_from_json(made: Setting, value: Any, label: str) -> dict[int, Path]:
     if isinstance(value, Mapping):
-        value = [f"{key}={path}" for key, path in value.items()]
+        value = [f"{key}={path}" if isinstance(path, str | Path) else path for key, path in value.items()]
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise ConfigError(f"{label} is {value!r}, expected {made.metavar} pairs", hint=_like(made))
-    return parse_pairs(made, value)
+    return parse_pairs(made, value, label)
 
 
 def _chosen(made: Setting, word: str, label: str) -> str:
@@ -209,20 +228,21 @@ def _in_range(made: Setting, value: Any, label: str) -> Any:
         too_low = made.minimum is not None and number < made.minimum or made.above is not None and number <= made.above
         too_high = made.maximum is not None and number > made.maximum or made.below is not None and number >= made.below
         if too_low or too_high or number != number:
-            raise ConfigError(f"{label} must be {_range(made)}, got {number}", hint=_like(made))
+            raise ConfigError(f"{label} must be {_range(made, too_low=too_low)}, got {number}", hint=_like(made))
         if type(number) is int and made.maximum is None and len(str(abs(number))) > MAX_DIGITS:
             raise ConfigError(f"{label} {number} is too large", hint=_like(made))
     return value
 
 
-def _range(made: Setting) -> str:
+def _range(made: Setting, *, too_low: bool) -> str:
+    """Describe the bound that does not hold, or for fractions the interval."""
     low, high = made.minimum if made.above is None else made.above, made.maximum if made.below is None else made.below
-    if low is not None and high is not None:
+    if low is not None and high is not None and not {int, tuple[int, ...]} & set(made.types):
         opening, closing = "(" if made.above is not None else "[", ")" if made.below is not None else "]"
         return f"in {opening}{low:g}, {high:g}{closing}"
-    if high is None:
+    if too_low or high is None:
         return f"above {low:g}" if made.above is not None else f"at least {low:g}"
-    return f"below {high:g}" if made.below is not None else f"at most {high:g}"
+    return f"below {high}" if made.below is not None else f"at most {high}"
 
 
 def _expected(made: Setting) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from medcli.data.training_set import TrainingSet
 from medcli.errors import ConfigError
 from medcli.model.block import NO_MASKS, TokenMasks, rows_of_masks
 from medcli.runtime.noise import Stream, integers, normal, uniform, words
-from medcli.training.config import LADDER_RULES, TrainConfig
+from medcli.settings.training import LadderRule
+from medcli.training.config import TrainConfig
 from medcli.training.masking import draw_masks
 from medcli.training.objective import native_time
 
@@ -234,7 +235,7 @@ def counts_of_step(rule: str, counts: tuple[int, ...], seed: int, step: int, bat
         )
     if rule != "sandwich":
         raise ConfigError(
-            f"unknown ladder rule {rule!r}, expected one of {', '.join(LADDER_RULES)}",
+            f"unknown ladder rule {rule!r}, expected one of {', '.join(get_args(LadderRule))}",
             hint="sandwich trains one count a step, split all of them",
         )
     rising = sorted(counts, key=_count_order)

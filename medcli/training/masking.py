@@ -8,7 +8,7 @@ Source: edt-facts 3 and 5.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,17 +19,17 @@ from medcli.model.block import DOWN_SITE, INPUT_SITE, MID_SITE, TokenMasks
 from medcli.model.edt import MID_BLOCK
 from medcli.model.layout import stages
 from medcli.runtime.noise import Stream, uniform
+from medcli.settings.training import MaskPlace
 
 # Dimension key: B batch, N tokens of a site, K tokens kept.
 
 Range = tuple[float, float]
 """Range of the share of dropped tokens, drawn once for the whole batch of a step."""
 
-Place = Literal["down", "input"]
 
 DEEP_FIRST_STAGE = MID_BLOCK + 1
 """Depth of the first stage from which EDT also masks in its middle, which the reference does for XL alone."""
-REFERENCE_RATIOS: dict[Place, tuple[Range, ...]] = {"down": ((0.4, 0.5), (0.1, 0.2)), "input": ((0.3, 0.5),)}
+REFERENCE_RATIOS: dict[MaskPlace, tuple[Range, ...]] = {"down": ((0.4, 0.5), (0.1, 0.2)), "input": ((0.3, 0.5),)}
 """Ranges of the references: EDT's first down-sampler and the others; MDTv2's input."""
 
 
@@ -41,7 +41,7 @@ class Masking:
         ConfigError: If a value is unknown, or a range is not 0 <= low <= high < 1.
     """
 
-    where: Place = "down"
+    where: MaskPlace = "down"
     """`down`: inside EDT's down-samplers; blocks before the first one see all tokens. `input`: before the first block,
     as in MDT."""
     ratios: tuple[Range, ...] = ()
@@ -52,8 +52,8 @@ class Masking:
     their position embeddings."""
 
     def __post_init__(self) -> None:
-        if self.where not in get_args(Place):
-            raise ConfigError(f"--mask {self.where!r}: expected one of {', '.join(get_args(Place))}")
+        if self.where not in get_args(MaskPlace):
+            raise ConfigError(f"--mask {self.where!r}: expected one of {', '.join(get_args(MaskPlace))}")
         if self.where == "input" and len(self.ratios) > 1:
             raise ConfigError(f"--mask input takes one range of ratios, got {len(self.ratios)}", hint="try 0.3-0.5")
         for low, high in (*self.ratios, *([self.mid] if self.mid else [])):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from medcli.settings.training import OptimizerName
 
 
 class Adan(torch.optim.Optimizer):
@@ -105,7 +107,6 @@ class Adan(torch.optim.Optimizer):
             torch._foreach_div_(trained, 1 + shrink)
 
 
-OptimizerName = Literal["adamw", "adan"]
 NUM_MOMENTS: dict[OptimizerName, int] = {"adamw": 2, "adan": 4}
 """Tensors kept for each parameter: running means, and Adan's last gradient."""
 

@@ -15,26 +15,9 @@ from medcli.network import Network, open_network
 from medcli.presets import preset_of
 from medcli.runtime.files import file_sha256
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.settings.network import NetworkSource
+from medcli.settings.checkpoints import ConvertRequest
 
 Target = Literal["medcli", "official", "diffusers"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConvertRequest:
-    """Settings of a conversion."""
-
-    network: NetworkSource
-    """The checkpoint and its changes; without `mediators` and `layers` a dense one gets the default ladder."""
-    output: Path | None = None
-    """File or folder to write; None: the source's name with `-mediators`, `-medcli`, `-official` or `-diffusers`, in
-    the current folder."""
-    to: Target = "medcli"
-    """The layout to write."""
-    force: bool = False
-    """True: replace an existing output."""
-    digest: bool = True
-    """True: hash the output while it is written; False: the report hashes it on request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

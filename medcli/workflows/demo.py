@@ -19,26 +19,14 @@ from medcli.engine.pictures import grid_of, read_png, write_png
 from medcli.errors import ConfigError
 from medcli.runtime.reporting import Reporter
 from medcli.scores.digits_extractor import digit_labels, load_digits_extractor
+from medcli.settings.pages import DemoRequest
 from medcli.settings.sampling import SampleRequest, ScheduleKind
-from medcli.workflows.fid.run import FidRequest, score_samples
+from medcli.settings.scoring import FeatureOptions, ScoreRequest
+from medcli.workflows.fid.run import score_samples
 from medcli.workflows.sample.run import SampleReport, sample
 
 GRID = "demo.png"
 SWITCHES = "switches.png"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DemoRequest:
-    """Options of the demo."""
-
-    num_images: int = 200
-    """Images per variant."""
-    seed: int = 0
-    """Random seed of all variants: image i starts from the same noise in each."""
-    output: Path = Path("demo")
-    """One sample folder per variant and two pictures; the same command again completes missing images."""
-    device: str | None = None
-    """None: the best available."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,8 +132,12 @@ def _sample_request(
     )
 
 
+def _fid_of(samples: Path) -> ScoreRequest:
+    return ScoreRequest(samples=samples, metrics=("fid",), features=FeatureOptions(no_cache=True))
+
+
 def _row(name: str, report: SampleReport, dense: SampleReport, reporter: Reporter) -> DemoRow:
-    scores = score_samples(FidRequest(samples=Path(report.output), metrics=("fid",)), reporter)
+    scores = score_samples(_fid_of(Path(report.output)), reporter)
     fid = scores.scores.values["fid"]
     assert fid is not None  # the digits extractor has the features FID needs
     return DemoRow(

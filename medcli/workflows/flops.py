@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 from medcli.checkpoint.surgery import TooFewTokens, target_config
 from medcli.config import ModelConfig
@@ -18,11 +16,9 @@ from medcli.model.backbone import random_model
 from medcli.model.layout import num_params
 from medcli.network import Network, open_network
 from medcli.presets import DEFAULT_PRESET, PUBLISHED, default_ladder
-from medcli.sampler_config import SamplerName
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
 from medcli.settings.build import refuse_idle_choices
-from medcli.settings.network import NetworkSource
-from medcli.settings.sampling import SampleRequest, ScheduleKind
+from medcli.settings.costs import FlopsRequest
 from medcli.workflows.flops_report import FlopsReport, FlopsRow, ModelCosts
 from medcli.workflows.image_cost import SamplingRun, image_cost, recorded_run, saving_percent
 from medcli.workflows.sample.defaults import sampling_defaults
@@ -31,39 +27,6 @@ from medcli.workflows.sample.settings import choices_of, choose_guidance, choose
 GIGA = 1e9
 PUBLISHED_PX = 256
 """Resolution of the papers' figures."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FlopsRequest:
-    """Settings of `flops`. Any sampling setting adds the cost of whole images."""
-
-    models: tuple[str, ...] = ()
-    """Checkpoints or presets; empty: the checkpoint of the run `manifest` names, else SiT-XL/2."""
-    network: NetworkSource = NetworkSource(weights=None)
-    """Hints and changes for every model. `mediators`: counts to compare; None: those of the checkpoint or of the run,
-    else 4, 16, 64; empty: none. `layers`: None: the checkpoint's, else the first four."""
-    resolutions_px: tuple[int, ...] = ()
-    """Sides of the square image; empty: the model's own."""
-    qk_ratios: tuple[float, ...] = ()
-    """Query and key widths to compare, as shares of the model's width."""
-    schedule: ScheduleKind | None = None
-    """Schedule of an image: `full`, `static` (each count by itself) or `dynamic`; None: `dynamic` if `rho` is given,
-    else both `full` and `static`."""
-    rho: tuple[float, ...] | None = None
-    """Thresholds of the dynamic schedule."""
-    warmup_steps: int | None = None
-    """Distances in the dynamic schedule's baseline."""
-    sampler: SamplerName | None = None
-    solver: str | None = None
-    steps: int | None = None
-    cfg_scale: float | None = None
-    manifest: Path | None = None
-    """A sample folder, or its manifest: the settings and the moves of that run are taken."""
-
-    def planned(self) -> dict[str, Any]:
-        """Return the sampling settings that are given."""
-        names = ("schedule", "rho", "warmup_steps", "sampler", "solver", "steps", "cfg_scale")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def flops(request: FlopsRequest) -> FlopsReport:
@@ -197,15 +160,7 @@ def _planned_runs(request: FlopsRequest, network: Network, target: ModelConfig) 
     """Return the sampling runs to count; none without sampling settings."""
     if not request.planned():
         return []
-    settings = SampleRequest(
-        schedule=request.schedule,
-        rho=request.rho,
-        warmup_steps=request.warmup_steps,
-        sampler=request.sampler,
-        solver=request.solver,
-        steps=request.steps,
-        cfg_scale=request.cfg_scale,
-    )
+    settings = request.sampling
     sampler = choose_sampler(settings, network.config, sampling_defaults(network))
     guidance = choose_guidance(settings, network.config, sampling_defaults(network))
     runs = []
@@ -218,15 +173,16 @@ def _planned_runs(request: FlopsRequest, network: Network, target: ModelConfig) 
 
 
 def _schedules(request: FlopsRequest, network: Network, ladder: tuple[int, ...]) -> list[Schedule]:
-    kind = request.schedule or ("dynamic" if request.rho is not None or request.warmup_steps is not None else None)
+    settings = request.sampling
+    kind = settings.schedule or ("dynamic" if settings.rho is not None or settings.warmup_steps is not None else None)
     if kind == "static" and not ladder:
         raise ConfigError("a static schedule needs mediators", hint="add --mediators 4,16,64")
     if kind != "dynamic":
         return [*([FULL] if kind != "static" else []), *(map(static, ladder) if kind != "full" else ())]
     defaults = sampling_defaults(network)
-    rho = request.rho
+    rho = settings.rho
     # The checkpoint's thresholds are for its whole ladder.
     if rho is None and ladder == network.config.mediators and "rho" in defaults:
         rho = tuple(defaults["rho"])
-    warmup_steps = request.warmup_steps or defaults.get("warmup_steps")
+    warmup_steps = settings.warmup_steps or defaults.get("warmup_steps")
     return [choose_schedule(kind="dynamic", counts=None, rho=rho, held=ladder, warmup_steps=warmup_steps)]

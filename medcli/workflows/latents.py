@@ -23,32 +23,10 @@ from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.runtime.shared_work import SharedWork
 from medcli.runtime.temporaries import is_temporary, sweep
+from medcli.settings.training import LatentsRequest
 from medcli.workflows.latents_encoding import LatentEncoding, missing_shards
 
 LOCK = ".lock"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatentsRequest:
-    """Settings of `medcli latents`."""
-
-    data: str
-    """A folder of images, or a file of their labels."""
-    resolution_px: int
-    """Side of the square cut out of each image."""
-    shard_size: int
-    """Images of a file: a killed run loses at most one file."""
-    output: Path | None = None
-    """None: the data's name and the resolution, in this folder."""
-    vae: str | None = None
-    """A local folder, or a hub name in the cache; None: `medcli.config.SD_AUTOENCODER`."""
-    batch_size: int | None = None
-    device: str | None = None
-    dtype: str = "fp32"
-    storage: str = "fp32"
-    """`fp32` or `fp16`."""
-    flip: bool = True
-    """Encode mirrored images too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -171,7 +171,7 @@ def test_debug_shows_the_traceback_of_a_users_mistake_too(
         (["--zzz"], "no such option: --zzz", "see medcli --help"),
         (["toy", "extra"], "got unexpected extra argument", "see medcli toy --help"),
         (["toy", "--steps"], "option '--steps' requires an argument", "see medcli toy --help"),
-        (["toy", "--steps", "0"], "--steps must be in [1, 100], got 0", "write it like --steps 5"),
+        (["toy", "--steps", "0"], "--steps must be at least 1, got 0", "write it like --steps 5"),
         (["toy", "--steps", "x", "--json"], "--steps 'x' is not a whole number", "write it like --steps 5"),
     ],
 )

@@ -14,7 +14,8 @@ NUM_IMAGES = 40
 def demo(tmp_path_factory):
     """One small demo, shared by the tests below; sampled once because it takes some seconds."""
     from medcli.runtime.reporting import Silent
-    from medcli.workflows.demo import DemoRequest, run_demo
+    from medcli.settings.pages import DemoRequest
+    from medcli.workflows.demo import run_demo
 
     folder = tmp_path_factory.mktemp("demo") / "out"
     return folder, run_demo(DemoRequest(num_images=10, output=folder), Silent()).to_json()

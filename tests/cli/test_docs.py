@@ -11,20 +11,15 @@ import pytest
 from cli_page import EXIT_CODE_MEANINGS, reference
 from families_page import page
 from medcli.cli.app import COMMANDS, load_command
-from medcli.cli.command import Command
 from medcli.errors import ExitCode
 from tests.conftest import RunCli
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-CONVERTED = [name for name in COMMANDS if isinstance(load_command(name), Command)]
-"""Commands whose settings are declared; the others follow."""
-
-each_command = pytest.mark.parametrize("name", CONVERTED)
+each_command = pytest.mark.parametrize("name", COMMANDS)
 
 
-@pytest.mark.skipif(len(CONVERTED) < len(COMMANDS), reason="the page is made from declarations")
 def test_the_reference_of_the_commands_is_fresh() -> None:
     written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert written == reference(), "run: python docs/scripts/cli_page.py"
@@ -80,7 +75,7 @@ def test_the_medcli_lines_of_the_documents_fit_the_program(document: Path, run_c
 def assert_line_fits_the_program(line: str, run_cli: RunCli) -> None:
     """Fail if a line names a command that does not exist or flags that its command does not have."""
     _, name, *words = shlex.split(line, comments=True)
-    help_text = run_cli(name, "--help-all" if name in CONVERTED else "--help")
+    help_text = run_cli(name, "--help-all")
     assert help_text.code == 0, f"{line}: there is no such command"
     for flag in (word for word in words if re.match(r"--?[a-z]", word)):
         assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", help_text.out), f"{line}: {flag} is not in the help"

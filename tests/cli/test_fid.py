@@ -203,7 +203,7 @@ def test_statistics_of_another_extractor_are_refused(empty_folder: Path, run_cli
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--metrics", "fid,lpips"), "unknown metric 'lpips'"),
+        (("--metrics", "fid,lpips"), "--metrics 'lpips'"),
         (("--extractor", "dino"), "holds digits features, not dino"),
         (("--num-images", "1"), "--num-images"),
     ],

@@ -108,10 +108,10 @@ def test_other_weights_than_the_references_are_refused(images: Path, run_cli: Ru
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("digits",), "REFERENCE does not go with it"),
-        (("--extrapolate",), "--extrapolate does not go with it"),
-        (("--compare",), "--compare does not go with it"),
-        (("--metrics", "fid"), "--metrics does not go with it"),
+        (("digits",), "REFERENCE does nothing with --write-reference"),
+        (("--extrapolate",), "--extrapolate does nothing with --write-reference"),
+        (("--compare",), "--compare does nothing with --write-reference"),
+        (("--metrics", "fid"), "--metrics does nothing with --write-reference"),
     ],
 )
 def test_making_a_reference_is_no_scoring(

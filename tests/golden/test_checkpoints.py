@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 import medcli
 from medcli.checkpoint.reader import describe
+from medcli.settings.checkpoints import ConvertRequest
 from medcli.settings.network import NetworkSource
-from medcli.workflows.convert import ConvertRequest, convert
+from medcli.workflows.convert import convert
 
 DATA = Path(__file__).parent / "data"
 FILES = DATA / "checkpoints"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -16,24 +16,11 @@ from medcli.engine.plan import FinishedImage, Labels, SamplingPlan
 from medcli.errors import ConfigError
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
+from medcli.settings.costs import LoopSettings
 from medcli.workflows.bench.variants import DENSE, TimedVariant
 
 ENGINE = "engine"
 """The sampling engine with mediators."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoopSettings:
-    """Settings of the sampling runs."""
-
-    steps: int
-    """Number of solver steps; 0: no runs."""
-    num_images: int | None = None
-    """Number of images of a run; None: one batch."""
-    rho: tuple[float, ...] | None = None
-    """Thresholds; None: such that random weights spend about the same number of steps at each count."""
-    warmup_steps: int
-    """Number of distances in the baseline of the thresholds."""
 
 
 def loop_plan(config: ModelConfig, settings: LoopSettings, batch_size: int) -> SamplingPlan | None:

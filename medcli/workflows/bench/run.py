@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from medcli.engine.plan import SamplingPlan
-from medcli.errors import ConfigError
 from medcli.model.backbone import random_model
 from medcli.network import Network, open_network
 from medcli.runtime.compilation import require_compiler
@@ -22,8 +21,9 @@ from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for, thread_limit
 from medcli.runtime.versions import versions
-from medcli.settings.network import NetworkSource
-from medcli.workflows.bench.loops import LoopSettings, loop_plan, loop_variants
+from medcli.settings.costs import BenchRequest, BenchSettings
+from medcli.settings.values import check_values
+from medcli.workflows.bench.loops import loop_plan, loop_variants
 from medcli.workflows.bench.rows import BenchRow, measure, rows_of
 from medcli.workflows.bench.variants import TimedVariant, forward_variants, networks_by_count, unabsorbed_networks
 from medcli.workflows.sample.settings import default_batch_size
@@ -36,54 +36,6 @@ FORWARD_UNTIMED = 2
 """Warm-up runs of a network call: the first may compile, and compiling takes memory that the next does not."""
 LOOP_UNTIMED = 1
 """Warm-up runs of a sampling run; its networks are warm by then."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BenchSettings:
-    """Network, number format and timing of a measurement."""
-
-    network: NetworkSource = NetworkSource(weights=None)
-    """A checkpoint, or a preset with random weights (default `DEFAULT_MODEL`), and its changes. A network without
-    mediators gets the default ladder, in every block."""
-    batch_size: int | None = None
-    """Number of images of a network call; None: 4 on a CPU, more elsewhere."""
-    dtype: str = "fp32"
-    """`fp32` or `bf16`."""
-    compiled: bool = False
-    """True: compile the networks."""
-    repeats: int
-    """Number of timed rounds."""
-    device: str | None = None
-    num_threads: int | None = None
-    """Number of CPU threads; None: torch's default."""
-
-    def prepare(self, reporter: Reporter) -> tuple[Network, torch.device]:
-        """Find the network and the device; no weights are read yet.
-
-        Raises:
-            ConfigError: If the preset is unknown, or values contradict each other or the model.
-            CheckpointError: If the checkpoint is missing, damaged or not of these families.
-            EnvironmentProblem: If the device or a compiler is missing.
-        """
-        if self.repeats < 1:
-            raise ConfigError(f"--repeats must be at least 1, got {self.repeats}")
-        device = pick_device(self.device)
-        warn_if_slow(DTYPES[self.dtype], device, reporter)
-        if self.compiled:
-            require_compiler(device)
-        network = open_network(
-            self.network, default=DEFAULT_MODEL, add_mediators=True, default_layers="all", fresh=random_model
-        )
-        return network, device
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BenchRequest:
-    """Settings of `bench`."""
-
-    settings: BenchSettings
-    loop: LoopSettings
-    """Settings of the sampling runs; none with 0 steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,13 +96,32 @@ def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = No
         EnvironmentProblem: If the device or a compiler is missing.
     """
     settings = request.settings
-    network, device = settings.prepare(reporter)
+    network, device = prepare(settings, reporter)
     batch_size = settings.batch_size or _batch_size(network, device)
     plan = loop_plan(network.config, request.loop, batch_size)
     if request.loop.steps and plan is None:
         reporter.note("forward passes only: sampling runs are timed for SiT models")
     with thread_limit(settings.num_threads) as threads:
         return _report(request, network, plan, batch_size, device, clock or clock_for(device, threads), reporter)
+
+
+def prepare(settings: BenchSettings, reporter: Reporter) -> tuple[Network, torch.device]:
+    """Find the network and the device; no weights are read yet.
+
+    Raises:
+        ConfigError: If the preset is unknown, or values contradict each other or the model.
+        CheckpointError: If the checkpoint is missing, damaged or not of these families.
+        EnvironmentProblem: If the device or a compiler is missing.
+    """
+    check_values(settings)
+    device = pick_device(settings.device)
+    warn_if_slow(DTYPES[settings.dtype], device, reporter)
+    if settings.compiled:
+        require_compiler(device)
+    network = open_network(
+        settings.network, default=DEFAULT_MODEL, add_mediators=True, default_layers="all", fresh=random_model
+    )
+    return network, device
 
 
 def _report(

@@ -14,8 +14,9 @@ from medcli.runtime.reporting import Reporter
 from medcli.scores.protocol import check_comparable, compared, differences
 from medcli.scores.reference import BUNDLED
 from medcli.scores.scores import METRICS
+from medcli.settings.scoring import ScoreRequest
 from medcli.workflows.fid.inputs import Side, common_reference, survey, survey_reference
-from medcli.workflows.fid.scoring import FID_INFINITY, FidRequest, json_key, load_yardstick, measure
+from medcli.workflows.fid.scoring import FID_INFINITY, json_key, load_yardstick, measure
 
 LOWER_IS_BETTER = frozenset({"fid", FID_INFINITY, "sfid", "kid"})
 """Metrics for which lower is better."""
@@ -32,8 +33,8 @@ class CompareRequest:
     """Sets to compare."""
 
     sets: tuple[Path, ...]
-    """Two or more sets as in `FidRequest.samples`, or reports of `medcli fid --json`."""
-    common: FidRequest
+    """Two or more sets as in `ScoreRequest.samples`, or reports of `medcli fid --json`."""
+    common: ScoreRequest
     """Scoring options; its `samples` is ignored."""
     force: bool = False
     """Show scores even if their protocols differ."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medcli.data.images import ImageSource
 from medcli.errors import ConfigError
+from medcli.runtime.cache_folder import default_cache_folder
 from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter
 from medcli.scores.extractor import INCEPTION, FeatureExtractor
@@ -15,33 +16,7 @@ from medcli.scores.feature_workers import FeatureWorkers, assist, plan_workers
 from medcli.scores.features import FeatureSet, Wanted, extract, job_of
 from medcli.scores.inception_weights import download_inception
 from medcli.scores.registry import load_extractor
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FeatureOptions:
-    """Options of feature extraction; only the choice of the network changes a score."""
-
-    extractor: str | None = None
-    """Name of the extractor; None: that of the reference, else Inception."""
-    extractor_weights: Path | None = None
-    """Weights of the extractor; None: their usual places."""
-    download: bool = False
-    """Download missing Inception weights."""
-    batch_size: int = 64
-    """Most images in one network call."""
-    device: str | None = None
-    """One device, or several as in `cuda:0,1`; None: CUDA if available, else the CPU."""
-    num_workers: int | None = None
-    """Number of processes; None: one a device."""
-    cache_folder: Path | None = None
-    """Folder of the feature cache; None: memory only."""
-
-    def __post_init__(self) -> None:
-        if self.download and self.extractor_weights:
-            raise ConfigError(
-                f"--download and --extractor-weights {self.extractor_weights}: only one can be used",
-                hint="leave one out",
-            )
+from medcli.settings.scoring import FeatureOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +53,11 @@ class FeatureComputer:
         assist(job_of(source, self.extractor, batch_size=self.batch_size, cache=self.cache))
 
 
+def cache_folder_of(options: FeatureOptions) -> Path | None:
+    """Return the folder of cached features; None: no cache."""
+    return None if options.no_cache else options.cache_dir or default_cache_folder()
+
+
 def load_feature_computer(features: FeatureOptions, name: str, reporter: Reporter) -> FeatureComputer:
     """Load the extractor; download its weights first if asked for.
 
@@ -91,8 +71,8 @@ def load_feature_computer(features: FeatureOptions, name: str, reporter: Reporte
         DataError: If the weights are damaged.
         EnvironmentProblem: If the weights or a device are missing.
     """
-    processes = this_process()
-    if features.cache_folder is None and not processes.is_alone:
+    processes, folder = this_process(), cache_folder_of(features)
+    if folder is None and not processes.is_alone:
         raise ConfigError(
             f"{processes.count} processes were launched, which share features through the cache",
             hint="leave out --no-cache, or start one process with --workers",
@@ -103,6 +83,6 @@ def load_feature_computer(features: FeatureOptions, name: str, reporter: Reporte
     return FeatureComputer(
         extractor=load_extractor(name, weights_path=features.extractor_weights, device=workers.devices[0]),
         workers=workers,
-        cache=FeatureCache(features.cache_folder) if features.cache_folder else None,
+        cache=FeatureCache(folder) if folder else None,
         batch_size=features.batch_size,
     )

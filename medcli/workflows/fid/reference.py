@@ -13,7 +13,8 @@ from medcli.scores.extractor import POOL, SPATIAL
 from medcli.scores.features import Wanted
 from medcli.scores.protocol import PROTOCOL, protocol_details, software
 from medcli.scores.reference_file import ReferenceFile
-from medcli.workflows.fid.features import FeatureOptions, load_feature_computer
+from medcli.settings.scoring import FeatureOptions
+from medcli.workflows.fid.features import load_feature_computer
 from medcli.workflows.fid.inputs import extractor_name, features_of, survey
 
 NUM_REFERENCE_IMAGES = 10_000

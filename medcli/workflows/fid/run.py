@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.scores.scores import metrics_of, wanted_of
+from medcli.settings.scoring import ScoreRequest
 from medcli.workflows.fid.compare import REPORT_SUFFIX
 from medcli.workflows.fid.features import load_feature_computer
 from medcli.workflows.fid.inputs import (
@@ -17,12 +18,12 @@ from medcli.workflows.fid.inputs import (
     survey,
     survey_reference,
 )
-from medcli.workflows.fid.scoring import FidReport, FidRequest, load_yardstick, measure
+from medcli.workflows.fid.scoring import FidReport, load_yardstick, measure
 
-__all__ = ["FidReport", "FidRequest", "score_samples"]
+__all__ = ["FidReport", "assist", "score_samples"]
 
 
-def score_samples(request: FidRequest, reporter: Reporter) -> FidReport:
+def score_samples(request: ScoreRequest, reporter: Reporter) -> FidReport:
     """Score samples against a reference: all that is cheap to check first, then one pass over each set.
 
     Raises:
@@ -37,7 +38,7 @@ def score_samples(request: FidRequest, reporter: Reporter) -> FidReport:
     return measure(yardstick, samples, reporter)
 
 
-def assist(request: FidRequest, sets: Sequence[Path], *, has_reference: bool = True) -> None:
+def assist(request: ScoreRequest, sets: Sequence[Path], *, has_reference: bool = True) -> None:
     """Compute features that rank 0 of this launch needs and no process has claimed; they go to the cache.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medcli.errors import ConfigError, DataError
+from medcli.errors import DataError
 from medcli.runtime.reporting import Reporter
 from medcli.scores.extractor import INCEPTION, LOGITS, POOL, FeatureExtractor
 from medcli.scores.features import FeatureSet
@@ -15,9 +15,10 @@ from medcli.scores.fid import factored
 from medcli.scores.fid_infinity import FEWEST_PER_FEATURE, NUM_SIZES, Extrapolation, fid_at_infinity
 from medcli.scores.inception_score import BLOCK_SIZE, order_loss
 from medcli.scores.protocol import PROTOCOL, protocol_details, software
-from medcli.scores.scores import METRICS, Scores, metrics_of, score, wanted_of
+from medcli.scores.scores import Scores, metrics_of, score, wanted_of
 from medcli.scores.standard_error import Estimate
-from medcli.workflows.fid.features import FeatureComputer, FeatureOptions, load_feature_computer
+from medcli.settings.scoring import ScoreRequest
+from medcli.workflows.fid.features import FeatureComputer, load_feature_computer
 from medcli.workflows.fid.inputs import Side, SideFeatures, extractor_name, features_of
 
 JSON_KEYS = {"is": "inception_score"}
@@ -28,31 +29,6 @@ PAPERS_NUM_SAMPLES = 50_000
 """Number of samples of published ImageNet scores."""
 NOTED_ORDER_LOSS = 0.02
 """Loss of the Inception Score by the order of samples above which to warn; random orders lose far less."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FidRequest:
-    """Options of `medcli fid`."""
-
-    samples: Path | None = None
-    """A folder of images, a sample folder or an npz; None takes the newest sample folder under `./samples`."""
-    reference: str | None = None
-    """The same, an npz of statistics, or the name of a bundled reference; None uses that of the samples' manifest."""
-    metrics: tuple[str, ...] | None = None
-    """Names in `METRICS`; None computes all that the extractor supports."""
-    num_images: int | None = None
-    """Samples to score, from the first; None scores all."""
-    extrapolate: bool = False
-    """Extrapolate FID to infinitely many samples."""
-    features: FeatureOptions = FeatureOptions()
-    """Feature options."""
-
-    def __post_init__(self) -> None:
-        for name in self.metrics or ():
-            if name not in METRICS:
-                raise ConfigError(f"unknown metric {name!r}", hint=f"choose from {', '.join(METRICS)}")
-        if self.extrapolate and self.metrics is not None and "fid" not in self.metrics:
-            raise ConfigError("--extrapolate is about FID, which --metrics leaves out", hint="add fid to --metrics")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +102,7 @@ def json_key(metric: str) -> str:
 
 
 def load_yardstick(
-    request: FidRequest, reference: Side, samples: list[tuple[Path, Side]], reporter: Reporter
+    request: ScoreRequest, reference: Side, samples: list[tuple[Path, Side]], reporter: Reporter
 ) -> Yardstick:
     """Load the extractor, check the request, and compute the features of the reference.
 

@@ -13,9 +13,8 @@ from medcli.network import Network, changed, open_network
 from medcli.presets import preset_config, preset_of
 from medcli.runtime.reporting import Reporter
 from medcli.settings.network import NetworkSource
+from medcli.settings.training import PIXELS
 
-NO_AUTOENCODER = "none"
-"""Value of `--vae` for a pixel model trained from scratch."""
 COLOUR_CHANNELS = 3
 
 
@@ -37,7 +36,7 @@ def initial_network(
     """
     if preset is None:
         network = open_network(source)
-        if autoencoder == NO_AUTOENCODER and network.config.autoencoder is not None:
+        if autoencoder == PIXELS and network.config.autoencoder is not None:
             raise ConfigError(f"{network.name} makes latents, not pixels", hint="name its autoencoder with --vae PATH")
         return network
     if source.checkpoint is not None:
@@ -67,7 +66,7 @@ def _scratch_config(
     if data == DIGITS:
         channels, side, _ = digit_set().shape_CYX
         return _of_pixels(config, channels), resolution_px or side
-    if autoencoder != NO_AUTOENCODER:
+    if autoencoder != PIXELS:
         return config, resolution_px
     if resolution_px is None:
         raise ConfigError("a model of pixels needs its resolution", hint="add --res 32")

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from medcli.config import ModelConfig
-from medcli.diffusion.losses import Weighting
 from medcli.errors import ConfigError
 from medcli.network import Network, open_network
 from medcli.runtime.reporting import Reporter
 from medcli.sampler_config import PathName, PredictionName
 from medcli.settings.network import NetworkSource
+from medcli.settings.training import FinetuneRequest
 from medcli.training.objective import PLAIN_LOSS, LossConfig
-from medcli.workflows.finetune.request import DEFAULT_DISTILL, FinetuneRequest
 from medcli.workflows.sample.defaults import sampling_defaults
 
+DEFAULT_DISTILL = 0.5
+"""Share of the squared error that is towards a teacher."""
 FAMILY_MIN_SNR = {"edt": 5.0, "mdtv2": 5.0}
 """Limits of Min-SNR that families are trained with. Source: edt-facts 4 and 5."""
 SAME_TEACHER = ("family", "in_channels", "latent_size", "num_classes", "latent_scale", "latent_shift")
@@ -33,7 +34,7 @@ def loss_of(request: FinetuneRequest, start: Network) -> LossConfig:
     loss = LossConfig(
         path=cast(PathName, request.path or path),
         prediction=cast(PredictionName, request.prediction or prediction),
-        weighting=cast(Weighting, request.weighting),
+        weighting=request.weighting,
         distill=_distill_weight(request),
         min_snr=(FAMILY_MIN_SNR.get(start.config.family) if request.min_snr is None else request.min_snr) or None,
     )
@@ -81,14 +82,10 @@ def teacher_of(path: Path, config: ModelConfig, loss: LossConfig) -> Network:
 
 
 def _distill_weight(request: FinetuneRequest) -> float:
-    """The teacher's share of the loss."""
-    if request.distill is not None:
-        return DEFAULT_DISTILL if request.distill_weight is None else request.distill_weight
-    if request.distill_weight is not None:
-        raise ConfigError(
-            "--distill-weight does nothing without a teacher", hint="name one with --distill, or leave it out"
-        )
-    return 0.0
+    """Return the teacher's share of the squared error."""
+    if request.distill is None:
+        return 0.0
+    return DEFAULT_DISTILL if request.distill_weight is None else request.distill_weight
 
 
 def _output_kind(config: ModelConfig, named: Mapping[str, Any]) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from medcli.cost.macs import closed_form_macs
 from medcli.model.layout import num_params
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for
+from medcli.settings.training import FinetuneRequest
 from medcli.training.batches import Batches
 from medcli.training.config import AUTO
 from medcli.training.optimizers import NUM_MOMENTS
@@ -19,7 +20,6 @@ from medcli.training.step_trial import FLOAT_BYTES, StepMemory, StepTime, StepTr
 from medcli.workflows.finetune.comparison import CONTROL
 from medcli.workflows.finetune.previews import FOLDER
 from medcli.workflows.finetune.record import RECORD
-from medcli.workflows.finetune.request import FinetuneRequest
 from medcli.workflows.finetune.run import load_teacher
 from medcli.workflows.finetune.setup import CHECKPOINT, STATES, FinetuneSetup, set_up, token_bytes
 from medcli.workflows.finetune.trackers import require_trackers

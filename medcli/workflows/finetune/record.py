@@ -10,6 +10,8 @@ from typing import Any
 
 from medcli.runtime.files import write_text
 from medcli.runtime.versions import versions
+from medcli.settings.build import command_line, given_in, settings_to_json, values_of
+from medcli.settings.training import FinetuneRequest
 from medcli.workflows.finetune.setup import FinetuneSetup
 
 RECORD = "config.json"
@@ -17,12 +19,12 @@ FORMAT_VERSION = 1
 
 
 def record_of(setup: FinetuneSetup) -> dict[str, Any]:
-    """Everything a run is made of, as JSON values: wishes, what they came to, and where it ran."""
+    """Return everything a run is made of, as JSON values; `request` is what `--config` reads."""
     data = setup.data
     return {
         "format_version": FORMAT_VERSION,
-        "command": setup.request.command,
-        "request": _plain(setup.request, leave_out=("training", "command")),
+        "command": command_line("finetune", FinetuneRequest, given_in(setup.request)),
+        "request": settings_to_json({**values_of(setup.request), "output": setup.output}, FinetuneRequest),
         "training": {**_plain(setup.training, leave_out=("counts",)), "entries": list(setup.training.counts)},
         "model": setup.config.to_json(),
         "trained": setup.selection.num_trained,

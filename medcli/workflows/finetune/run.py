@@ -17,13 +17,13 @@ from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.runtime.versions import versions
 from medcli.scores.reference import BUNDLED
+from medcli.settings.training import FinetuneRequest
 from medcli.training.config import NEVER
 from medcli.training.train import TrainResult, train
 from medcli.workflows.finetune.calibration import calibrated
 from medcli.workflows.finetune.comparison import Comparison, averaged_model, control_of, losses_of
 from medcli.workflows.finetune.previews import Previews
 from medcli.workflows.finetune.record import record_of, write_record
-from medcli.workflows.finetune.request import FinetuneRequest
 from medcli.workflows.finetune.setup import CHECKPOINT, FinetuneSetup, set_up
 from medcli.workflows.finetune.trackers import Trackers, require_trackers
 

@@ -21,20 +21,19 @@ from medcli.runtime.device import own_device
 from medcli.runtime.files import file_sha256
 from medcli.runtime.processes import Processes, launch_remark, this_process
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.settings.training import PIXELS, FinetuneRequest, TrainingSettings
 from medcli.training.calibration import check_calibration
 from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.distributed import equal_share
-from medcli.training.masking import mask_sites
+from medcli.training.masking import Masking, mask_sites
 from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
 from medcli.workflows.finetune.initial_model import (
-    NO_AUTOENCODER,
     initial_network,
     remark_on_changes,
     with_classes,
 )
 from medcli.workflows.finetune.loss import loss_of, remark_on_output, teacher_of
-from medcli.workflows.finetune.request import FinetuneRequest
 from medcli.workflows.sample.defaults import sampling_defaults
 
 RUNS = Path("runs")
@@ -74,7 +73,7 @@ class FinetuneSetup:
     @property
     def autoencoder(self) -> str | None:
         """What decodes its latents, where it is not the model's own."""
-        return None if self.request.vae == NO_AUTOENCODER else self.request.vae
+        return None if self.request.vae == PIXELS else self.request.vae
 
     @property
     def is_begun(self) -> bool:
@@ -130,7 +129,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     data = open_training_set(
         request.data,
         start.config,
-        autoencoder=None if request.vae == NO_AUTOENCODER else request.vae,
+        autoencoder=None if request.vae == PIXELS else request.vae,
         device=device,
         flip=request.flip,
         reporter=told,
@@ -158,7 +157,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     )
 
 
-def _check_machine(training: TrainConfig, device: torch.device) -> None:
+def _check_machine(training: TrainingSettings, device: torch.device) -> None:
     if training.dtype == "fp16" and device.type != "cuda":
         raise ConfigError(
             f"--dtype fp16 needs a CUDA device, this run is on {device.type}", hint="use --dtype fp32, or bf16"
@@ -180,8 +179,11 @@ def _check_places(output: Path, resume: str) -> None:
 def _training(request: FinetuneRequest, start: Network) -> TrainConfig:
     """The run, with the counts it trains and what it minimises."""
     config = start.config
-    training = replace(
-        request.training, counts=_trained_counts(config.mediators, request.train_dense), loss=loss_of(request, start)
+    training = TrainConfig(
+        **vars(request.training),
+        counts=_trained_counts(config.mediators, request.train_dense),
+        loss=loss_of(request, start),
+        masking=_masking(request),
     )
     training.check_family(config.family)
     if training.masking is not None:
@@ -202,6 +204,16 @@ def _training(request: FinetuneRequest, start: Network) -> TrainConfig:
     if not config.has_null_class and training.label_dropout:
         return replace(training, label_dropout=0.0)  # there is no class to drop labels to
     return training
+
+
+def _masking(request: FinetuneRequest) -> Masking | None:
+    """Return the masked pass; ranges that are not given keep the references'."""
+    if request.mask is None:
+        return None
+    ratios = {} if request.mask_ratios is None else {"ratios": request.mask_ratios}
+    mid = {} if request.mask_mid is None else {"mid": None if request.mask_mid == "none" else request.mask_mid}
+    given: dict[str, Any] = {**ratios, **mid}
+    return Masking(where=request.mask, **given)
 
 
 def _in_pieces(training: TrainConfig, config: ModelConfig, device: torch.device, processes: Processes) -> TrainConfig:

@@ -13,6 +13,7 @@ from medcli.errors import DataError
 from medcli.pages.page import Page, Section, Table, html_of
 from medcli.runtime.files import refuse_existing, write_text
 from medcli.runtime.reporting import Reporter
+from medcli.settings.pages import ReportRequest
 from medcli.version import __version__
 from medcli.workflows.fid.compare import read_reports
 from medcli.workflows.fid.inputs import SAMPLES_ROOT
@@ -25,22 +26,6 @@ from medcli.workflows.report.scores import score_sections
 RESULTS = ("analysis.json", "tuning.json", "comparison.json")
 """Files that folders of `analyze`, `tune` and comparisons of schedules hold."""
 HINT = "a page shows sample folders, reports of medcli fid --json, and what analyze and tune wrote"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReportRequest:
-    """Inputs and appearance of a page."""
-
-    inputs: tuple[Path, ...] = ()
-    """Sample folders, folders of `analyze` and `tune`, and JSON files; none takes all folders under `./samples`."""
-    output: Path = Path("report.html")
-    """The page."""
-    title: str | None = None
-    """Its heading; None names what it shows."""
-    num_pictures: int = 24
-    """Most images shown of a run."""
-    force: bool = False
-    """Replace an existing page."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

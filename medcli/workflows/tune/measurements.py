@@ -19,6 +19,7 @@ from medcli.runtime.files import require_space
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.scores.extractor import POOL
+from medcli.settings.scoring import FeatureOptions, ScoreRequest
 from medcli.tuning.networks import network_of
 from medcli.tuning.recording import Stepper, joined, measure_steps, record_parent
 from medcli.tuning.running import run_configuration, squared_errors
@@ -26,7 +27,7 @@ from medcli.tuning.space import DENSE, FULL_ATTENTION, Configuration, Layers, Ne
 from medcli.tuning.store import Store
 from medcli.tuning.tables import ChangeTable, Tables
 from medcli.workflows.fid.inputs import Side, survey_reference
-from medcli.workflows.fid.scoring import FidRequest, Yardstick, load_yardstick, measure
+from medcli.workflows.fid.scoring import Yardstick, load_yardstick, measure
 from medcli.workflows.tune.setup import TuneSetup
 
 FLOAT32_BYTES = 4
@@ -196,7 +197,8 @@ class Workbench:
         )
         reference = survey_reference(setup.reference)
         samples = (self._store.path, Side(name="samples"))
-        yardstick = load_yardstick(FidRequest(metrics=("fid",)), reference, [samples], self._reporter)
+        request = ScoreRequest(metrics=("fid",), features=FeatureOptions(no_cache=True))
+        yardstick = load_yardstick(request, reference, [samples], self._reporter)
         dim = yardstick.extractor.dims[POOL]
         if len(setup.numbers) <= dim:
             self._reporter.note(

@@ -17,6 +17,7 @@ from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.runtime.versions import versions
 from medcli.settings.analysis import TuneRequest
+from medcli.settings.checkpoints import ConvertRequest
 from medcli.settings.network import NetworkSource, format_layers
 from medcli.tuning.pareto import best_within, front
 from medcli.tuning.running import cost_of_moves, relative_error
@@ -31,7 +32,7 @@ from medcli.tuning.space import (
 )
 from medcli.tuning.store import Store
 from medcli.tuning.tables import Tables
-from medcli.workflows.convert import ConvertRequest, write_network
+from medcli.workflows.convert import write_network
 from medcli.workflows.report.result_charts import tuning_chart
 from medcli.workflows.tune.commands import convert_command, converted_file, sample_command
 from medcli.workflows.tune.costs import TIMES, Costs, costs_of

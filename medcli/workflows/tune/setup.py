@@ -21,13 +21,14 @@ from medcli.runtime.reporting import Reporter
 from medcli.sampler_config import ADAPTIVE_SOLVERS
 from medcli.schedule.spec import DEFAULT_WARMUP_STEPS, Schedule
 from medcli.settings.analysis import TuneRequest
+from medcli.settings.checkpoints import ConvertRequest
 from medcli.settings.network import NetworkSource
 from medcli.settings.sampling import SampleRequest
 from medcli.training.calibration import calibrate
 from medcli.training.objective import LossConfig
 from medcli.tuning.space import Layers
 from medcli.tuning.store import SETTINGS
-from medcli.workflows.convert import ConvertRequest, write_network
+from medcli.workflows.convert import write_network
 from medcli.workflows.sample.defaults import sampling_defaults
 from medcli.workflows.sample.settings import image_settings, set_up
 from medcli.workflows.tune.request import Budget, budget_of

@@ -13,12 +13,13 @@ from medcli.engine.plan import Labels, SamplingPlan
 from medcli.runtime.reporting import Silent
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
+from medcli.settings.checkpoints import ConvertRequest
 from medcli.settings.network import NetworkSource, format_layers
 from medcli.tuning.networks import config_with, network_of
 from medcli.tuning.recording import Stepper, joined, measure_steps, record_parent
 from medcli.tuning.running import cost_of_moves, mean_and_error, relative_error, run_configuration, squared_errors
 from medcli.tuning.space import DENSE, FULL_ATTENTION, Configuration, NetworkVariant
-from medcli.workflows.convert import ConvertRequest, convert
+from medcli.workflows.convert import convert
 from tests.unit.engine.tiny import PIXELS, model_of, save
 
 CPU = torch.device("cpu")

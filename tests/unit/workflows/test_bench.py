@@ -23,10 +23,11 @@ from medcli.presets import preset_config
 from medcli.runtime.reporting import Silent
 from medcli.runtime.timing import Clock
 from medcli.sampler_config import SamplerConfig
+from medcli.settings.costs import BenchRequest, BenchSettings, LoopSettings
 from medcli.settings.network import NetworkSource
-from medcli.workflows.bench.loops import LoopSettings, even_rho, loop_plan
+from medcli.workflows.bench.loops import even_rho, loop_plan
 from medcli.workflows.bench.rows import measure
-from medcli.workflows.bench.run import BenchReport, BenchRequest, BenchSettings, bench, machine_name
+from medcli.workflows.bench.run import BenchReport, bench, machine_name, prepare
 from medcli.workflows.bench.variants import TimedVariant, networks_by_count, unabsorbed_networks
 from tests.unit.engine.tiny import LADDER, PIXELS, save, with_ladder
 
@@ -213,7 +214,7 @@ def test_ladders_of_no_and_of_one_count_run_too(file: Path, mediators: tuple[int
 
 def network_of(**changes: Any) -> Network:
     settings = BenchSettings(network=NetworkSource(weights=None, **changes), repeats=1, device="cpu")
-    return settings.prepare(Silent())[0]
+    return prepare(settings, Silent())[0]
 
 
 def test_a_preset_has_mediators_in_every_block_and_weights_that_do_something() -> None:

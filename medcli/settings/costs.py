@@ -1,0 +1,177 @@
+"""Settings of `flops` and `bench`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medcli.settings.declare import MACHINE, MODEL, SAMPLING, SCHEDULE, TIMING, group, setting
+from medcli.settings.machine import MachineSettings
+from medcli.settings.network import MAX_RES, NetworkSource
+from medcli.settings.sampling import MAX_IMAGES, MAX_STEPS, SampleRequest
+
+OF_AN_IMAGE = ("schedule", "rho", "warmup_steps", "sampler", "solver", "steps", "cfg_scale")
+"""Settings of `sample` that decide what an image costs."""
+MAX_THREADS = 4096
+MAX_REPEATS = 10**6
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlopsRequest:
+    """Networks to count. Any of the settings of an image asks for the cost of whole images too."""
+
+    models: tuple[str, ...] = setting(
+        (),
+        help="Checkpoints, or presets such as DiT-B/4, side by side.",
+        metavar="MODEL",
+        positional=True,
+        default_text="SiT-XL/2",
+    )
+    """Empty: the checkpoint of the run `manifest` names, else SiT-XL/2."""
+    network: NetworkSource = group(
+        NetworkSource,
+        only=("family", "heads", "mediators", "layers"),
+        weights={"default": None},
+        mediators={"default_text": "the checkpoint's or the run's, else 4,16,64"},
+        layers={"default_text": "the checkpoint's, else the first four"},
+    )
+    """Hints and changes for every model; `mediators` are the counts to compare."""
+    resolutions_px: tuple[int, ...] = setting(
+        (),
+        key="res",
+        help="Sides of the square image in pixels.",
+        panel=MODEL,
+        metavar="PX,...",
+        minimum=1,
+        maximum=MAX_RES,
+        default_text="the model's",
+        example="256,512",
+        short=True,
+    )
+    qk_ratios: tuple[float, ...] = setting(
+        (),
+        key="qk_ratio",
+        help="Also count narrower queries and keys, as shares of the width.",
+        panel=MODEL,
+        metavar="R,...",
+        example="0.5",
+        short=True,
+    )
+    sampling: SampleRequest = group(
+        SampleRequest,
+        only=OF_AN_IMAGE,
+        schedule={"default_text": "full and static; dynamic with --rho"},
+        warmup_steps={"short": True},
+    )
+    """What an image costs; `schedule` static is each count by itself."""
+    manifest: Path | None = setting(
+        None,
+        help="A sample folder: report the cost of its images, from their moves along the ladder.",
+        panel=SCHEDULE,
+        metavar="PATH",
+        short=True,
+    )
+
+    def planned(self) -> dict[str, Any]:
+        """Return the settings of an image that are given."""
+        values = {name: getattr(self.sampling, name) for name in OF_AN_IMAGE}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """Sampling runs of `bench`."""
+
+    steps: int = setting(
+        5,
+        help="Solver steps of the sampling runs; 0: time network calls only.",
+        panel=SAMPLING,
+        metavar="N",
+        minimum=0,
+        maximum=MAX_STEPS,
+        short=True,
+    )
+    """The default is the fewest in which the default ladder of three reaches its last count."""
+    num_images: int | None = setting(
+        None,
+        help="Number of images of a sampling run.",
+        panel=SAMPLING,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_IMAGES,
+        default_text="one batch",
+        short=True,
+    )
+    rho: tuple[float, ...] | None = setting(
+        None,
+        help="Falling thresholds of the sampling runs.",
+        panel=SAMPLING,
+        metavar="R,...",
+        default_text="about the same number of steps at each count",
+        example="0.3,0.1",
+    )
+    warmup_steps: int = setting(
+        1,
+        help="Number of first distances averaged into the thresholds' baseline.",
+        panel=SAMPLING,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_STEPS,
+    )
+    """Fewer than the papers' 3, because the runs are short."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(MachineSettings):
+    """Network, number format and timing of a measurement."""
+
+    network: NetworkSource = group(
+        NetworkSource,
+        only=("checkpoint", "family", "heads", "res", "mediators", "layers"),
+        weights={"default": None},
+        checkpoint={
+            "metavar": "MODEL",
+            "help": "A checkpoint, or a preset such as SiT-XL/2 with random weights.",
+            "default_text": "SiT-S/2",
+        },
+        mediators={"default_text": "the checkpoint's, else 4,16,64"},
+        layers={"default_text": "the checkpoint's, else all"},
+    )
+    """A network without mediators gets the default ladder, in every block."""
+    compiled: bool = setting(
+        False,
+        key="compile",
+        help="Use torch.compile, one graph per mediator count (slow first steps).",
+        panel=MACHINE,
+        short=True,
+    )
+    num_threads: int | None = setting(
+        None,
+        key="threads",
+        help="Number of CPU threads; with 1, CPU time is measured, which other programs hardly affect.",
+        panel=MACHINE,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_THREADS,
+        default_text="torch's",
+        short=True,
+    )
+    repeats: int = setting(
+        3,
+        help="Number of timed rounds.",
+        panel=TIMING,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_REPEATS,
+        short=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRequest:
+    """A measurement of network calls, and of sampling runs."""
+
+    settings: BenchSettings = group(BenchSettings)
+    loop: LoopSettings = group(LoopSettings)
+    """None with 0 steps."""

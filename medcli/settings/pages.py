@@ -1,0 +1,62 @@
+"""Settings of `report`, `demo` and `doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcli.settings.declare import OUTPUT, SAMPLING, setting
+from medcli.settings.machine import DEVICE, force_setting, output_setting, seed_setting
+from medcli.settings.sampling import MAX_IMAGES
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRequest:
+    """Runs to show on one page."""
+
+    inputs: tuple[Path, ...] = setting(
+        (),
+        help="Sample folders, fid --json reports, and results of analyze and tune.",
+        metavar="INPUT",
+        positional=True,
+        default_text="all of ./samples",
+    )
+    output: Path = output_setting(Path("report.html"), help="The page.")
+    title: str | None = setting(
+        None, help="Heading of the page.", panel=OUTPUT, metavar="TEXT", default_text="by contents", short=True
+    )
+    num_pictures: int = setting(
+        24,
+        key="pictures",
+        help="Number of images shown of each run.",
+        panel=OUTPUT,
+        metavar="N",
+        minimum=0,
+        maximum=MAX_IMAGES,
+        short=True,
+    )
+    force: bool = force_setting()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoRequest:
+    """Comparison on the bundled model."""
+
+    num_images: int = setting(
+        200,
+        help="Number of images of each variant.",
+        panel=SAMPLING,
+        metavar="N",
+        minimum=10,
+        maximum=MAX_IMAGES,
+        short=True,
+    )
+    seed: int = seed_setting(SAMPLING)
+    """Image i starts from the same noise in each variant."""
+    device: str | None = setting(None, **DEVICE, short=True)
+    output: Path = output_setting(Path("demo"), metavar="DIR", help="Output folder.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorRequest:
+    """Nothing to set."""

@@ -1,0 +1,186 @@
+"""Settings of `fid`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcli.errors import ConfigError
+from medcli.settings.declare import INPUT, MACHINE, OUTPUT, SCORING, Needs, group, setting
+from medcli.settings.machine import MAX_BATCH, force_setting
+from medcli.settings.network import parse_name
+from medcli.settings.sampling import MAX_IMAGES
+
+METRICS = ("fid", "sfid", "is", "precision", "recall", "kid")
+SCORES = Needs("write_reference", (None,), words="scoring")
+"""With --write-reference nothing is scored."""
+MAX_WORKERS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """How features are computed; none of it changes a score but the choice of the network.
+
+    Raises:
+        ConfigError: If weights are both named and to be fetched.
+    """
+
+    extractor: str | None = setting(
+        None,
+        help="Feature network.",
+        panel=SCORING,
+        metavar="inception|digits",
+        default_text="the reference's, else inception",
+        short=True,
+    )
+    extractor_weights: Path | None = setting(
+        None, help="Weights of the feature network.", panel=SCORING, metavar="PATH", short=True
+    )
+    """None looks where they belong."""
+    batch_size: int = setting(
+        64, help="Batch size.", panel=MACHINE, metavar="N", minimum=1, maximum=MAX_BATCH, short=True
+    )
+    device: str | None = setting(
+        None,
+        help="cpu, cuda, mps, or several as in cuda:0,1.",
+        panel=MACHINE,
+        metavar="NAME,...",
+        default_text="the fastest available",
+        short=True,
+    )
+    num_workers: int | None = setting(
+        None,
+        key="workers",
+        help="Number of processes.",
+        panel=MACHINE,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_WORKERS,
+        default_text="one per device",
+    )
+    cache_dir: Path | None = setting(
+        None,
+        help="Folder of cached features.",
+        panel=MACHINE,
+        metavar="DIR",
+        default_text="$MEDCLI_CACHE or ~/.cache/medcli/features",
+    )
+    no_cache: bool = setting(False, help="Neither read nor write cached features.", panel=MACHINE)
+    download: bool = setting(
+        False, help="Fetch the Inception weights (96 MB) if they are missing.", panel=MACHINE, short=True
+    )
+
+    def __post_init__(self) -> None:
+        if self.download and self.extractor_weights:
+            raise ConfigError(
+                f"--download and --extractor-weights {self.extractor_weights}: only one can be used",
+                hint="leave one out",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest:
+    """Samples to score.
+
+    Raises:
+        ConfigError: If FID is to be extrapolated and not computed.
+    """
+
+    samples: Path | None = setting(
+        None,
+        help="A folder of images, a sample folder or an npz.",
+        metavar="SAMPLES",
+        positional=True,
+        default_text="the newest folder under ./samples",
+    )
+    reference: str | None = setting(
+        None,
+        help="The same, an ADM reference npz, or digits.",
+        metavar="REFERENCE",
+        positional=True,
+        parse=parse_name,
+        expects="a path or a name",
+        default_text="what the samples' manifest names",
+    )
+    metrics: tuple[str, ...] | None = setting(
+        None,
+        help="Comma-separated: fid, sfid, is, precision, recall, kid.",
+        panel=SCORING,
+        metavar="NAME,...",
+        choices=METRICS,
+        default_text="all the feature network has layers for",
+        example="fid",
+        short=True,
+    )
+    num_images: int | None = setting(
+        None,
+        help="Score the first N samples only.",
+        panel=SCORING,
+        metavar="N",
+        minimum=2,
+        maximum=MAX_IMAGES,
+        default_text="all",
+        short=True,
+    )
+    extrapolate: bool = setting(False, help="Also estimate FID of infinitely many samples.", panel=SCORING, short=True)
+    features: FeatureOptions = group(FeatureOptions)
+
+    def __post_init__(self) -> None:
+        if self.extrapolate and self.metrics is not None and "fid" not in self.metrics:
+            raise ConfigError("--extrapolate is about FID, which --metrics leaves out", hint="add fid to --metrics")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidRequest:
+    """Samples to score or to compare, or images to make a reference of."""
+
+    score: ScoreRequest = group(
+        ScoreRequest,
+        reference={"needs": (SCORES,)},
+        metrics={"needs": (SCORES,)},
+        extrapolate={"needs": (SCORES,)},
+    )
+    more: tuple[Path, ...] = setting(
+        (),
+        help="Further sample sets, with --compare.",
+        metavar="MORE",
+        positional=True,
+        needs=Needs("compare", words="--compare"),
+    )
+    named_reference: str | None = setting(
+        None,
+        spelled="reference",
+        help="The reference, as REFERENCE above; the way to name it with --compare.",
+        panel=INPUT,
+        metavar="REFERENCE",
+        parse=parse_name,
+        expects="a path or a name",
+        needs=SCORES,
+        short=True,
+    )
+    compare: bool = setting(
+        False,
+        help="All arguments are sample sets, or reports of earlier runs (.json): one table of them.",
+        panel=SCORING,
+        needs=SCORES,
+        short=True,
+    )
+    write_reference: Path | None = setting(
+        None,
+        help="Make a reference .npz of SAMPLES instead of scoring them.",
+        panel=OUTPUT,
+        metavar="PATH",
+        short=True,
+    )
+    reference_images: int | None = setting(
+        None,
+        help="Number of images to store in it; 0 stores statistics alone.",
+        panel=OUTPUT,
+        metavar="N",
+        minimum=0,
+        maximum=MAX_IMAGES,
+        needs=Needs("write_reference", words="--write-reference PATH"),
+        default_text="10000",
+    )
+    markdown: bool = setting(False, help="Show the scores as a Markdown table.", panel=OUTPUT, needs=SCORES, short=True)
+    force: bool = force_setting("Compare scores whose protocols differ; replace an existing reference file.")
