@@ -35,6 +35,11 @@ FAMILIES: tuple[str, ...] = get_args(Family)
 FAMILY_FIELDS = frozenset({"stage_depths", "stage_widths", "stage_heads", "decoder_depth"})
 """Fields of some families that must be empty in the others."""
 
+MAX_SIZE = 2**24
+"""Bound of widths, depths and numbers of classes, far above any network's."""
+MAX_RATIO = 1024
+"""Bound of ratios."""
+
 SD_AUTOENCODER = "stabilityai/sd-vae-ft-ema"
 """Autoencoder of the published DiT and SiT models."""
 
@@ -99,8 +104,9 @@ class ModelConfig:
             raise ConfigError(f"unknown family {self.family!r}, expected one of {', '.join(FAMILIES)}")
         counts = ("hidden_size", "depth", "num_heads", "patch_size", "latent_size", "in_channels", "num_classes")
         for name in counts:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if not 1 <= getattr(self, name) <= MAX_SIZE:
+                raise ConfigError(f"{name} must be at least 1 and at most {MAX_SIZE}, got {getattr(self, name)}")
+        self._check_numbers()
         if self.hidden_size % 4 or self.hidden_size % self.num_heads:
             raise ConfigError(f"width {self.hidden_size} must be a multiple of 4 and of the {self.num_heads} heads")
         if self.latent_size % self.patch_size:
@@ -129,6 +135,18 @@ class ModelConfig:
             raise ConfigError("q-k compression and mediators are alternatives; use one of them")
         if self.has_relative_bias and self.qk_ratio != 1.0:
             raise ConfigError(f"q-k compression is for dit and sit, not for {self.family}")
+
+    def _check_numbers(self) -> None:
+        """Check the ranges of ratios and of the latent space."""
+        ranges = {
+            "mlp_ratio": 1 / MAX_SIZE < self.mlp_ratio <= MAX_RATIO,
+            "latent_scale": 0 < self.latent_scale < math.inf,
+            "latent_shift": math.isfinite(self.latent_shift),
+            "latent_downsample": 1 <= self.latent_downsample <= MAX_RATIO,
+            "decoder_depth": 0 <= self.decoder_depth <= MAX_SIZE,
+        }
+        if wrong := next((name for name, is_right in ranges.items() if not is_right), None):
+            raise ConfigError(f"{wrong} is {getattr(self, wrong)}, which no model has")
 
     def _check_stages(self) -> None:
         """Check the stages against each other and against the whole network."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
 from medcli.presets import means_preset, preset_config, preset_of
 from medcli.runtime.files import file_sha256
+from medcli.runtime.reporting import Reporter
 from medcli.settings.network import NetworkSource, parse_layers
 
 if TYPE_CHECKING:
@@ -195,6 +196,13 @@ def changed(
         add_mediators=add_mediators,
     )
     return replace(network, config=target)
+
+
+def note_remarks(networks: Iterable[Network], reporter: Reporter) -> None:
+    """Report what the user should know of checkpoints, such as what was left out of them."""
+    for network in networks:
+        for remark in network.info.remarks if network.info else ():
+            reporter.note(f"{network.name}: {remark}")
 
 
 def identities(networks: Sequence[Network], earlier: object = None) -> list[dict[str, str | None]]:

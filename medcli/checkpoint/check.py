@@ -1,4 +1,4 @@
-"""Hold a set of tensors against the model it should be: every missing, unexpected or misshapen one is named."""
+"""Check a set of tensors against a configuration; missing, unexpected and misshapen ones are named."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from medcli.checkpoint.tensor_record import FLOAT_DTYPES, TensorRecord, describe
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError, listed
 from medcli.model.layout import position_tables, tensor_shapes
+
+MAX_SHOWN = 120
+"""Characters of a name that are shown; a damaged file may hold any."""
 
 
 def check_content(tensors: Mapping[str, TensorRecord], config: ModelConfig, source: str) -> None:
@@ -26,11 +29,18 @@ def check_content(tensors: Mapping[str, TensorRecord], config: ModelConfig, sour
         if name in tensors and tensors[name].shape != shape
     ]
     groups = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
-    problems = [f"{len(names)} {title} ({listed(names, 3)})" for title, names in groups.items() if names]
+    problems = [
+        f"{len(names)} {title} ({listed([name[:MAX_SHOWN] for name in names], 3)})"
+        for title, names in groups.items()
+        if names
+    ]
     if problems:
+        is_other = unexpected and not missing and not misshapen
         raise CheckpointError(
             f"{source} does not hold the tensors of a {_title(config)}: {'; '.join(problems)}",
-            hint="download or copy the file again, or pass the checkpoint of another model",
+            hint="all of that model is there and more, so it is another architecture"
+            if is_other
+            else "download or copy the file again, or pass the checkpoint of another model",
         )
     others = [
         describe_tensor(record) + f" {name}" for name, record in tensors.items() if record.dtype not in FLOAT_DTYPES

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medcli.checkpoint.keymap import from_diffusers
+from medcli.checkpoint.safetensors_file import strict_json
 from medcli.checkpoint.tensor_record import TensorRecord
 from medcli.config import ModelConfig
-from medcli.errors import CheckpointError
+from medcli.errors import CheckpointError, listed
 
 # Published repositories carry the older spelling.
 CLASS_NAMES = ("DiTTransformer2DModel", "Transformer2DModel")
+CONFIG = "config.json"
+MAX_JSON_BYTES = 16 * 2**20
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
@@ -28,9 +32,19 @@ class DiffusersConfig:
     num_classes: int
 
 
-def read_folder(
-    path: Path, tensors_of: Callable[[Path], dict[str, TensorRecord]]
-) -> tuple[DiffusersConfig, dict[str, TensorRecord]]:
+@dataclass(frozen=True, slots=True)
+class DiffusersFolder:
+    """An open diffusers folder."""
+
+    config: DiffusersConfig
+    tensors: dict[str, TensorRecord]
+    """Tensors under upstream's names."""
+    autoencoder: Path | None
+    """The autoencoder of the pipeline."""
+    remarks: tuple[str, ...]
+
+
+def read_folder(path: Path, tensors_of: Callable[[Path], dict[str, TensorRecord]]) -> DiffusersFolder:
     """Find a folder's configuration and weights and rename its tensors to upstream's names.
 
     Args:
@@ -38,26 +52,88 @@ def read_folder(
         tensors_of: Lists the tensors of a weight file.
 
     Raises:
-        CheckpointError: If it holds no DiT, or its configuration is incomplete.
+        CheckpointError: If it holds no DiT, or its configuration or weights are incomplete.
     """
-    folder = next((place for place in (path / "transformer", path) if (place / "config.json").is_file()), None)
+    folder = next((place for place in (path / "transformer", path) if (place / CONFIG).is_file()), None)
     if folder is None:
         raise CheckpointError(
             f"{path} is a folder without a diffusers model (no transformer/config.json)",
             hint="pass a checkpoint file, or the folder of a diffusers DiT pipeline",
         )
-    config = _parse(folder / "config.json")
-    file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if file is None:
+    config = _parse(folder / CONFIG)
+    file, remarks = _weight_file(folder)
+    tensors = _sharded(file, tensors_of) if file.suffix == ".json" else tensors_of(file)
+    has_autoencoder = folder != path and (path / "vae" / CONFIG).is_file()
+    return DiffusersFolder(
+        config, from_diffusers(tensors, config.depth), path / "vae" if has_autoencoder else None, remarks
+    )
+
+
+def _weight_file(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Choose the weight file or the index of shards; returns it and remarks. Safetensors come first."""
+    for name in (
+        *WEIGHT_FILES[:1],
+        f"{WEIGHT_FILES[0]}.index.json",
+        *WEIGHT_FILES[1:],
+        f"{WEIGHT_FILES[1]}.index.json",
+    ):
+        if (folder / name).is_file():
+            return folder / name, ()
+    stem = WEIGHT_FILES[0].partition(".")[0]
+    variants = [
+        file
+        for pattern in (f"{stem}.safetensors.index.*.json", f"{stem}.*.safetensors.index.json", f"{stem}.*.safetensors")
+        for file in sorted(folder.glob(pattern))
+        if not SHARD.search(file.name)
+    ] or sorted(file for file in folder.glob(f"{stem}.*.bin") if not SHARD.search(file.name))
+    if not variants:
         raise CheckpointError(
             f"{folder} has no weights, expected {' or '.join(WEIGHT_FILES)}", hint="download the whole repository"
         )
-    return config, from_diffusers(tensors_of(file), config.depth)
+    if len(variants) > 1:
+        raise CheckpointError(
+            f"{folder} has several variants of its weights ({listed([file.name for file in variants])})",
+            hint="keep one of them in a folder of its own, beside config.json",
+        )
+    return variants[0], (f"the weights are those of {variants[0].name}",)
+
+
+def _sharded(index: Path, tensors_of: Callable[[Path], dict[str, TensorRecord]]) -> dict[str, TensorRecord]:
+    """Read the tensors of all files that an index names."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise CheckpointError(f"{index} names no shards", hint="download the folder again")
+    shards: dict[str, dict[str, TensorRecord]] = {}
+    for name in dict.fromkeys(places.values()):
+        file = index.parent / name
+        if file.name != name or not file.is_file():
+            raise CheckpointError(f"{index.parent} lacks {name[:100]}, which its index names", hint="download it again")
+        shards[name] = tensors_of(file)
+    if lost := next((tensor for tensor, name in places.items() if tensor not in shards[name]), None):
+        raise CheckpointError(f"{places[lost]} lacks the tensor {lost[:100]}", hint="download the folder again")
+    return {tensor: shards[name][tensor] for tensor, name in places.items()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file of bounded size.
+
+    Raises:
+        CheckpointError: If it is too large, or no such JSON.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"more than {MAX_JSON_BYTES >> 20} MiB")
+        values = strict_json(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("no object")
+    except (ValueError, RecursionError) as err:
+        raise CheckpointError(f"{path} is damaged ({err})", hint="download the folder again") from err
+    return values
 
 
 def _parse(path: Path) -> DiffusersConfig:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         if values["_class_name"] not in CLASS_NAMES or values.get("norm_type") != "ada_norm_zero":
             raise CheckpointError(
                 f"{path.parent} holds a {values['_class_name']}, expected a class-conditional DiT (ada_norm_zero)",

@@ -14,10 +14,10 @@ from typing import Any
 
 from medcli.checkpoint.diffusers_folder import WEIGHT_FILES, folder_config
 from medcli.checkpoint.keymap import OFFSET_INDEX, to_diffusers
+from medcli.checkpoint.pickle_values import STORAGE_DTYPES
 from medcli.checkpoint.reader import position_records
 from medcli.checkpoint.stream import Sink, copy_records
 from medcli.checkpoint.tensor_record import TensorRecord, computed, from_bytes
-from medcli.checkpoint.unpickle import STORAGE_DTYPES
 from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError, EnvironmentProblem

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from medcli.checkpoint.safetensors_file import strict_json
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError, ConfigError
 from medcli.version import __version__
@@ -55,7 +56,7 @@ class Header:
         if KEY not in metadata:
             return None
         try:
-            values = json.loads(metadata[KEY])
+            values = strict_json(metadata[KEY])
             if isinstance(values, dict) and "config" not in values:
                 raise CheckpointError(
                     f"{source} is a medcli file that holds no diffusion model", hint="name a converted checkpoint"

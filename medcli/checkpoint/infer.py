@@ -1,4 +1,4 @@
-"""What model is this? Answered from names and shapes, and asked of the user where those can't tell.
+"""Infer the architecture of a checkpoint from names and shapes; ask for a flag where those can't tell.
 
 Source: reference-facts 1.2 and 3.1, edt-facts 1.7.
 """
@@ -6,30 +6,38 @@ Source: reference-facts 1.2 and 3.1, edt-facts 1.7.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from medcli.checkpoint.families import MARKS, first_block, marked_family, marked_settings
 from medcli.checkpoint.keymap import block_of, table_of
 from medcli.checkpoint.layouts import RawCheckpoint
 from medcli.checkpoint.tensor_record import TensorRecord
+from medcli.checkpoint.training_args import AUTOENCODERS, is_repa, named_family
 from medcli.config import Family, ModelConfig
 from medcli.errors import CheckpointError, ConfigError
 from medcli.presets import heads_for_width, preset_config
 
+UNSUPPORTED = {
+    "the SwiGLU layers of LightningDiT": ".mlp.w12.",
+    "query-key normalisation": ".attn.q_norm.",
+    "rotary positions": "feat_rope.",
+}
+"""Parts of related architectures, by a piece of their tensors' names."""
+ONLY_CLASSES = 1000
+"""Rows of a label table that are ImageNet's classes without a null class, as a model trained without dropout has."""
 PIXEL_CHANNELS = (1, 3)
 """Input channels of grey or colour pixels; latents have 4 or more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hints:
-    """What the user says about a checkpoint that can't tell by itself; None where it should."""
+    """Values the user gives for a checkpoint that does not tell them; None: infer."""
 
     family: str | None = None
     num_heads: int | tuple[int, ...] | None = None
-    """Of all blocks, or of each stage."""
+    """Heads of all blocks, or of each stage."""
     num_classes: int | None = None
     resolution_px: int | None = None
 
@@ -54,6 +62,7 @@ def infer_config(raw: RawCheckpoint, tensors: Mapping[str, TensorRecord], hints:
             )
         return _agreed(config, hints, raw.path.name)
     shapes = {name: record.shape for name, record in tensors.items()}
+    _require_known(raw, shapes)
     family = _family(raw, shapes, hints)
     try:
         return _config(raw, shapes, hints, family)
@@ -76,7 +85,7 @@ def _agree_on_heads(asked: int | tuple[int, ...] | None, held: int | tuple[int, 
         CheckpointError: If it does.
     """
     if asked not in (None, held):
-        raise CheckpointError(f"{source} is of heads {held}, not {asked}", hint="leave --heads out")
+        raise CheckpointError(f"{source} has {held} heads, not {asked}", hint="leave --heads out")
 
 
 def _config(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hints, family: Family) -> ModelConfig:
@@ -115,21 +124,46 @@ def _config(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hi
         mediator_layers=layers,
         **(pixel_space if is_pixels else {}),
     )
+    if not is_pixels and (autoencoder := AUTOENCODERS.get(str(raw.args.get("vae")))):
+        config = replace(config, autoencoder=autoencoder)
     if side is not None:
         return config
-    if hints.resolution_px is None:
+    resolution_px = hints.resolution_px or _trained_resolution(raw)
+    if resolution_px is None:
         raise CheckpointError(
             f"can't tell the resolution of {source}: it has no pos_embed",
             hint="medcli convert it with --res, the image side in pixels it was trained at",
         )
-    return config.at_resolution(hints.resolution_px)
+    return config.at_resolution(resolution_px)
+
+
+def _trained_resolution(raw: RawCheckpoint) -> int | None:
+    """Return the image side that the training settings name."""
+    sides = (raw.args.get(name) for name in ("image_size", "resolution"))
+    return next((side for side in sides if type(side) is int and side > 0), None)
+
+
+def _require_known(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse what is no model of this layout before anything is asked; name relatives that are not supported."""
+    _shape(shapes, "x_embedder.proj.weight", 4, raw.path.name)
+    if any(name.startswith("projectors.") for name in shapes) or is_repa(raw.args):
+        raise CheckpointError(
+            f"{raw.path.name} is a checkpoint of REPA, whose time runs from image to noise; that is not supported yet",
+            hint="medcli reads checkpoints of DiT, SiT, EDT and MDTv2",
+        )
+    for kind, mark in UNSUPPORTED.items():
+        if name := next((name for name in shapes if mark in name), None):
+            raise CheckpointError(
+                f"{raw.path.name} has {kind} ({name}), which is not supported",
+                hint="medcli reads checkpoints of DiT, SiT, EDT and MDTv2",
+            )
 
 
 def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, axes: int, source: str) -> tuple[int, ...]:
     shape = shapes.get(name)
     if shape is None:
         raise CheckpointError(
-            f"{source} has no tensor {name}, so it is no model medcli knows (it has {len(shapes)} others)",
+            f"{source} has no tensor {name}, so it is not a known model ({len(shapes)} other tensors found)",
             hint="expected a model in the layout of the official DiT or SiT code, or of diffusers",
         )
     if len(shape) != axes:
@@ -156,11 +190,16 @@ def _family(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hi
         return "dit"
     if any(table_of(name) for name in shapes):
         return "sit"
-    if raw.args:
-        return "sit" if {"path_type", "interpolant"} & set(raw.args) else "dit"
-    found = set(re.findall(r"(?<![a-z])(sit|dit)(?![a-z])", raw.path.name.lower()))
-    if len(found) == 1:
-        return cast(Family, found.pop())
+    model, by_file = named_family(raw.args.get("model")), named_family(raw.path.name)
+    if model is None and {"path_type", "interpolant"} & set(raw.args):
+        model = "sit"
+    if model is not None and by_file not in (None, model):
+        raise CheckpointError(
+            f"{raw.path.name} is a {by_file} by its name and a {model} by its training settings",
+            hint="pass --family dit or --family sit",
+        )
+    if found := model or by_file or ("dit" if raw.args else None):
+        return cast(Family, found)
     raise CheckpointError(
         f"can't tell whether {raw.path.name} is a DiT or a SiT: both have the same tensors",
         hint="pass --family dit or --family sit",
@@ -215,8 +254,10 @@ def _mediators(shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, ...], 
 
 def _num_classes(raw: RawCheckpoint, rows: int, hints: Hints) -> int:
     """Classes among the rows of the label table, whose last row is usually the null class."""
-    told = raw.folder_config.num_classes if raw.folder_config else raw.args.get("num_classes")
-    if rows in (hints.num_classes, told):
+    named = raw.folder_config.num_classes if raw.folder_config else raw.args.get("num_classes")
+    if rows in (hints.num_classes, named) or raw.args.get("class_dropout_prob") == 0:
+        return rows
+    if rows == ONLY_CLASSES and named is None and hints.num_classes is None:
         return rows
     return max(rows - 1, 1)
 

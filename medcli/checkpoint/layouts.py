@@ -12,16 +12,17 @@ from typing import Any, Literal
 from medcli.checkpoint.diffusers_folder import DiffusersConfig, read_folder
 from medcli.checkpoint.header import Header
 from medcli.checkpoint.keymap import is_derived, strip_wrappers
+from medcli.checkpoint.pickle_values import TensorRef
 from medcli.checkpoint.safetensors_file import read_safetensors
 from medcli.checkpoint.tensor_record import TensorRecord
 from medcli.checkpoint.torch_file import TorchFile, read_legacy, read_zip
-from medcli.checkpoint.unpickle import TensorRef
+from medcli.checkpoint.training_args import training_args
+from medcli.checkpoint.weight_sets import find_weights
 from medcli.errors import CheckpointError, listed
 
 Layout = Literal["official", "training", "diffusers", "medcli"]
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-WEIGHT_SETS = ("ema", "model")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +38,13 @@ class RawCheckpoint:
     args: Mapping[str, Any] = field(default_factory=dict)
     """Training settings, where the file has them."""
     header: Header | None = None
+    is_official: bool = True
+    """True: weight sets are under the keys of the reference code."""
+    remarks: tuple[str, ...] = ()
+    """Facts that the user should know, such as which weights were found and what was left out."""
     folder_config: DiffusersConfig | None = None
+    autoencoder_folder: Path | None = None
+    """The autoencoder of a pipeline folder."""
 
     def pick(self, weights: str | None) -> tuple[str, Mapping[str, TensorRecord]]:
         """Choose a weight set; a file of one unnamed set gives that one, and so does None.
@@ -53,7 +60,7 @@ class RawCheckpoint:
         """
         if weights is not None and weights in self.sets:
             return weights, self.sets[weights]
-        if weights is not None and self.layout == "training":
+        if weights is not None and self.layout == "training" and self.is_official:
             title, other = ("EMA", "model") if weights == "ema" else ("model", "ema")
             raise CheckpointError(
                 f"{self.path.name} has no {title} weights (found: {', '.join(self.parts)})",
@@ -72,9 +79,15 @@ def open_raw(path: Path) -> RawCheckpoint:
         if not path.exists():
             raise CheckpointError(f"{path} does not exist", hint=_hint_for_missing(path))
         if path.is_dir():
-            folder_config, tensors = read_folder(path, file_tensors)
+            folder = read_folder(path, file_tensors)
             return RawCheckpoint(
-                path=path, layout="diffusers", sets={"model": tensors}, parts=("model",), folder_config=folder_config
+                path=path,
+                layout="diffusers",
+                sets={"model": folder.tensors},
+                parts=("model",),
+                folder_config=folder.config,
+                autoencoder_folder=folder.autoencoder,
+                remarks=folder.remarks,
             )
         if not path.is_file():  # a pipe can't be read twice, and opening one waits for a writer
             raise CheckpointError(f"{path} is a pipe or a device, expected a file", hint="save it to a file first")
@@ -91,21 +104,27 @@ def _open_file(path: Path) -> RawCheckpoint:
     kind = sniff(path)
     if kind == "safetensors":
         tensors, metadata = read_safetensors(path)
-        header = Header.from_metadata(metadata, path.name)
-        name = header.weights if header else "model"
-        layout: Layout = "medcli" if header else "official"
-        return RawCheckpoint(path=path, layout=layout, sets={name: _bare(tensors, path)}, parts=(name,), header=header)
+        if (header := Header.from_metadata(metadata, path.name)) is not None:
+            sets = {header.weights: _stripped(tensors, path)}
+            return RawCheckpoint(path=path, layout="medcli", sets=sets, parts=(header.weights,), header=header)
+        return _found(path, tensors, lambda name, record: record.renamed(name))
     file = TORCH_READERS[kind](path)
-    groups = _weight_groups(file)
-    if groups is None:
-        return RawCheckpoint(path=path, layout="official", sets={"model": _named(file, file.content)}, parts=("model",))
-    content: Mapping[str, Any] = file.content
+    return _found(path, file.content, file.record)
+
+
+def _found(path: Path, content: Any, record_of: Callable[[str, Any], TensorRecord]) -> RawCheckpoint:
+    """Find the weights in a file's contents; `record_of` gives the record of a tensor under a name."""
+    found = find_weights(content, path.name)
+    sets = {name: _bare({key: record_of(key, ref) for key, ref in refs.items()}) for name, refs in found.sets.items()}
+    outer = content if isinstance(content, Mapping) else {}
     return RawCheckpoint(
         path=path,
-        layout="training",
-        sets={name: _named(file, content[name]) for name in groups},
-        parts=tuple(str(name) for name, value in content.items() if isinstance(value, Mapping)),
-        args=_settings(content.get("args")),
+        layout="training" if found.is_nested else "official",
+        sets=sets,
+        is_official=found.is_official,
+        parts=tuple(str(name)[:60] for name, value in outer.items() if isinstance(value, Mapping)),
+        args=training_args(outer),
+        remarks=found.remarks,
     )
 
 
@@ -169,30 +188,8 @@ def _hint_for_missing(path: Path) -> str:
     return f"checkpoints in {folder}: {listed(sorted(names))}" if names else "check the path; ls shows what is there"
 
 
-def _weight_groups(file: TorchFile) -> list[str] | None:
-    """Names of the weight sets of a training checkpoint; None for a bare state dict.
-
-    Raises:
-        CheckpointError: If the file holds neither.
-    """
-    content = file.content
-    if isinstance(content, Mapping) and content:
-        groups = [name for name in WEIGHT_SETS if isinstance(content.get(name), Mapping)]
-        if groups:
-            return groups
-        if all(isinstance(value, TensorRef) for value in content.values()):
-            return None
-    found = (
-        listed([str(key) for key in content]) if isinstance(content, Mapping) and content else type(content).__name__
-    )
-    raise CheckpointError(
-        f"{file.path.name} holds no state dict (found: {found})",
-        hint="expected tensors by name, or a training checkpoint with the key 'model' or 'ema'",
-    )
-
-
 def _named(file: TorchFile, tensors: Any) -> dict[str, TensorRecord]:
-    """Entries of a mapping from names to tensors, with wrapper prefixes taken off."""
+    """Return the records of a state dict that holds nothing but tensors, with wrapper prefixes stripped."""
     if not isinstance(tensors, Mapping) or not all(
         isinstance(name, str) and isinstance(ref, TensorRef) for name, ref in tensors.items()
     ):
@@ -200,15 +197,14 @@ def _named(file: TorchFile, tensors: Any) -> dict[str, TensorRecord]:
             f"{file.path.name} has values that are no tensors in its state dict",
             hint="save the model's state dict alone with torch.save(model.state_dict(), path)",
         )
-    return _bare({name: file.record(name, ref) for name, ref in tensors.items()}, file.path)
+    return _stripped({name: file.record(name, ref) for name, ref in tensors.items()}, file.path)
 
 
-def _bare(tensors: Mapping[str, TensorRecord], path: Path) -> dict[str, TensorRecord]:
-    bare_names = strip_wrappers(tensors, path.name).items()
-    return {bare: tensors[name].renamed(bare) for name, bare in bare_names if not is_derived(bare)}
+def _stripped(tensors: Mapping[str, TensorRecord], path: Path) -> dict[str, TensorRecord]:
+    names = strip_wrappers(tensors, path.name)
+    return _bare({bare: tensors[name].renamed(bare) for name, bare in names.items()})
 
 
-def _settings(args: Any) -> dict[str, Any]:
-    """Training settings as a table, whether pickled as a Namespace or a dictionary."""
-    values = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
-    return {str(key): value for key, value in values.items()}
+def _bare(tensors: Mapping[str, TensorRecord]) -> dict[str, TensorRecord]:
+    """Leave out tensors that follow from the configuration."""
+    return {name: tensor for name, tensor in tensors.items() if not is_derived(name)}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medcli.checkpoint.check import check_content
-from medcli.checkpoint.infer import Hints, infer_config
+from medcli.checkpoint.infer import ONLY_CLASSES, Hints, infer_config
 from medcli.checkpoint.layouts import RawCheckpoint, open_raw
 from medcli.checkpoint.tensor_record import TensorRecord, computed
+from medcli.checkpoint.training_args import AUTOENCODERS, kept_args, sampling_args
 from medcli.config import ModelConfig
 from medcli.model.layout import num_params, position_tables, tensor_shapes
 from medcli.presets import preset_of
@@ -20,7 +21,7 @@ from medcli.presets import preset_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointInfo:
-    """What a checkpoint is."""
+    """Description of a checkpoint."""
 
     path: Path
     layout: str
@@ -36,11 +37,17 @@ class CheckpointInfo:
     dtype: str
     """Element type of the weights in safetensors' spelling, `F32`; the attention projection's where they differ."""
     sampling: Mapping[str, Any]
-    """Default sampler and schedule values the file carries; empty if none."""
+    """Default sampler and schedule values of the file; empty if none."""
+    unknown_sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Values of such settings that medcli does not know; a flag must replace them."""
     reference: str | None
     """Bundled reference set its samples are scored against."""
     training: Mapping[str, Any]
-    """How it was trained, if the file says; settings of the training run otherwise."""
+    """Training settings and history, as far as the file tells."""
+    autoencoder_folder: Path | None = None
+    """The autoencoder of a pipeline folder."""
+    remarks: tuple[str, ...] = ()
+    """Facts that the user should know, such as what was left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,11 @@ def _table(width: int, side: int) -> Any:
 
 
 def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, records: Mapping[str, TensorRecord]) -> CheckpointInfo:
+    header = raw.header
+    training = dict(header.training) if header else {"args": kept} if (kept := kept_args(raw.args)) else {}
+    args = training.get("args")
+    known, unknown = sampling_args(args) if config.family == "sit" and isinstance(args, Mapping) else ({}, {})
+    sampling = dict(header.sampling) if header else known
     return CheckpointInfo(
         path=raw.path,
         layout=raw.layout,
@@ -126,7 +138,28 @@ def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, records: Mappin
         preset=preset_of(config),
         num_params=num_params(config),
         dtype=main_dtype(records),
-        sampling=raw.header.sampling if raw.header else {},
-        reference=raw.header.reference if raw.header else None,
-        training=raw.header.training if raw.header else {},
+        sampling=sampling,
+        unknown_sampling={name: value for name, value in unknown.items() if name not in sampling},
+        reference=header.reference if header else None,
+        training=training,
+        autoencoder_folder=raw.autoencoder_folder,
+        remarks=(*raw.remarks, *_contradictions(raw, config)),
     )
+
+
+def _contradictions(raw: RawCheckpoint, config: ModelConfig) -> list[str]:
+    """Return remarks on training settings that do not fit the tensors, or are not known."""
+    remarks = []
+    for name in ("image_size", "resolution"):
+        side = raw.args.get(name)
+        if type(side) is int and side != config.resolution_px:
+            remarks.append(f"its training settings name {side} px, its tensors are of {config.resolution_px} px")
+    vae = raw.args.get("vae")
+    if isinstance(vae, str) and config.autoencoder is not None and vae not in (*AUTOENCODERS, config.autoencoder):
+        remarks.append(f"its training settings name the autoencoder {vae[:100]}; --vae selects it")
+    if config.family == "sit" and (unknown := sampling_args(raw.args)[1]):
+        names = ", ".join(f"{name} {str(value)[:60]!r}" for name, value in unknown.items())
+        remarks.append(f"its training settings name {names}, which medcli does not know")
+    if config.num_classes == ONLY_CLASSES and not config.has_null_class and "num_classes" not in raw.args:
+        remarks.append(f"its {ONLY_CLASSES} label rows are taken for as many classes without a null class")
+    return remarks[:3]

@@ -1,18 +1,20 @@
-"""The safetensors container: a length, a JSON header, then the tensors' bytes. Nothing in a header is trusted."""
+"""The safetensors container: a length, a JSON header, then the tensors' bytes. Headers are untrusted input."""
 
 from __future__ import annotations
 
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcli.checkpoint.tensor_record import ITEM_SIZES, TensorRecord, stored
+from medcli.checkpoint.tensor_record import ITEM_SIZES, Region, TensorRecord, stored
 from medcli.errors import CheckpointError
 
-MAX_HEADER_BYTES = 100 * 2**20
+MAX_HEADER_BYTES = 16 * 2**20
+"""The format allows 100 MB; an XL's header has 40 KB, and as Python objects it takes some twenty times more."""
 DATA_ALIGNMENT = 64
 """The data starts at a multiple of this many bytes, so that mapped tensors are aligned."""
 
@@ -20,21 +22,37 @@ DAMAGED = "download or copy the file again"
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, TensorRecord], dict[str, str]]:
-    """Read the header of a safetensors file.
+    """Read the header of a safetensors file, by the rules of the format.
 
     Returns:
         The tensors by name, in the order of the header, and the file's metadata.
 
     Raises:
-        CheckpointError: If the file is cut short or its header is not what the format allows.
+        CheckpointError: If the file is cut short, longer than its tensors, or its header breaks a rule.
     """
     header, start = _read_header(path)
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict):
-        raise _damaged(path, "its metadata is not a table")
-    end = path.stat().st_size
-    records = {name: _record(path, name, value, start, end) for name, value in header.items()}
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise _damaged(path, "its metadata is not a table of texts")
+    records = {name: _record(path, name, value, start) for name, value in header.items()}
+    _require_contiguous(path, records, start)
     return records, metadata
+
+
+def _require_contiguous(path: Path, records: Mapping[str, TensorRecord], start: int) -> None:
+    """Refuse gaps and overlaps between tensors, and a file that ends before or after the last of them."""
+    place = start
+    regions = [(record.pieces[0], name) for name, record in records.items() if isinstance(record.pieces[0], Region)]
+    for region, name in sorted(regions, key=lambda found: (found[0].offset, found[0].nbytes)):
+        if region.offset != place:
+            between = "leaves a gap" if region.offset > place else "overlaps another"
+            raise _damaged(path, f"tensor {name} {between}")
+        place += region.nbytes
+    size = path.stat().st_size
+    if place > size:
+        raise _damaged(path, f"it is cut short: {place - size} bytes are missing at the end")
+    if place < size:
+        raise _damaged(path, f"{size - place} bytes follow its last tensor")
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -46,18 +64,43 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             raise _damaged(path, "its header is not all there")
         text = file.read(length)
     try:
-        header = json.loads(text)
+        header = strict_json(text)
     except (ValueError, RecursionError) as err:
-        raise _damaged(path, "its header is not JSON") from err
+        what = str(err) if isinstance(err, DuplicateKey) else "its header is not JSON"
+        raise _damaged(path, what) from err
     if not isinstance(header, dict):
         raise _damaged(path, "its header is not a table")
     return header, 8 + length
 
 
-def _record(path: Path, name: str, value: Any, start: int, end: int) -> TensorRecord:
+class DuplicateKey(ValueError):
+    """A JSON object has a key twice."""
+
+
+def strict_json(text: str | bytes) -> Any:
+    """Parse JSON, refusing what Python accepts beyond the standard, and objects with a key twice.
+
+    Raises:
+        ValueError: If the text is not such JSON; `DuplicateKey` if it names a key twice.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise DuplicateKey(f"{twice[:100]} is there twice")
+        return made
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is not JSON")
+
+    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+
+
+def _record(path: Path, name: str, value: Any, start: int) -> TensorRecord:
     match value:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(low), int(high)]} if all(
-            type(n) is int and n >= 0 for n in (*shape, low, high)
+            type(n) is int and 0 <= n < 2**62 for n in (*shape, low, high)
         ):
             if dtype not in ITEM_SIZES:
                 raise CheckpointError(
@@ -66,10 +109,6 @@ def _record(path: Path, name: str, value: Any, start: int, end: int) -> TensorRe
                 )
             if high - low != math.prod(shape) * ITEM_SIZES[dtype]:
                 raise _damaged(path, f"tensor {name} has {high - low} bytes, which is not {dtype} {tuple(shape)}")
-            if start + high > end:
-                raise _damaged(
-                    path, f"it is cut short: tensor {name} reaches {start + high - end} bytes beyond the end"
-                )
             return stored(name, dtype, tuple(shape), path, start + low)
     raise _damaged(path, f"tensor {name} is described in an unknown way")
 

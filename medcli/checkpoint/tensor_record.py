@@ -40,6 +40,8 @@ class Region:
     path: Path
     offset: int
     nbytes: int
+    crc32: int | None = None
+    """Checksum of these bytes, where the file has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""The two formats of `torch.save`: a zip of raw records (torch >= 1.6) and the older run of pickles."""
+"""Read the two formats of `torch.save`: a zip of raw records (torch >= 1.6) and the older sequence of pickles."""
 
 from __future__ import annotations
 
 import io
+import lzma
 import math
 import struct
 import zipfile
@@ -12,18 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from medcli.checkpoint.pickle_values import TensorRef
 from medcli.checkpoint.tensor_record import ITEM_SIZES, Made, Region, TensorRecord, read_piece, stored
-from medcli.checkpoint.unpickle import TensorRef, safe_load
+from medcli.checkpoint.unpickle import MAX_PICKLE_BYTES, safe_load
 from medcli.errors import CheckpointError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-MAX_PICKLE_BYTES = 256 * 2**20
 DAMAGED = "download or copy the file again"
+
+
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
+    *(ValueError, RuntimeError, NotImplementedError, OverflowError, OSError),
+)
+"""Errors of the library on damaged, encrypted or oddly compressed files."""
+MAX_DIRECTORY_BYTES = 64 * 2**20
+"""A zip's directory has about 70 bytes a record."""
+MAX_WORD_BYTES = 64
+"""Size of records that hold one word, such as `little`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TorchFile:
-    """What a torch file holds: its object, and where in the file its storages lie."""
+    """Contents of a torch file: its object, and the places of its storages."""
 
     path: Path
     content: Any
@@ -31,7 +43,7 @@ class TorchFile:
     storages: Mapping[str, Region]
 
     def record(self, name: str, ref: TensorRef) -> TensorRecord:
-        """Where the bytes of a tensor are.
+        """Return the record of a tensor.
 
         Raises:
             CheckpointError: If the tensor reaches beyond its storage.
@@ -44,6 +56,8 @@ class TorchFile:
         if region is None or max(reach, math.prod(ref.shape) * size) > region.nbytes:
             raise CheckpointError(f"{self.path.name}: tensor {name} reaches beyond the file's data", hint=DAMAGED)
         if _is_contiguous(ref):
+            if math.prod(ref.shape) * size == region.nbytes:
+                return TensorRecord(name, ref.storage.dtype, ref.shape, (region,))
             return stored(name, ref.storage.dtype, ref.shape, self.path, region.offset + ref.offset * size)
         return _strided(name, ref, Region(self.path, region.offset + ref.offset * size, reach - ref.offset * size))
 
@@ -55,17 +69,31 @@ def read_zip(path: Path) -> TorchFile:
         CheckpointError: If the zip is cut short, compressed, or not made by torch.
     """
     try:
+        _require_small_directory(path)
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             return _read_archive(path, archive, file)
     except PermissionError:
         raise
     # A damaged zip directory fails inside the library in many ways, seeks before the start of the file included.
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError, RuntimeError, OSError) as err:
+    except ZIP_ERRORS as err:
         raise CheckpointError(f"{path.name} is a damaged or truncated zip file ({err})", hint=DAMAGED) from err
+
+
+def _require_small_directory(path: Path) -> None:
+    """Refuse a directory too large to be read into memory; its size is in a record at the file's end."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16) - 98))
+        tail = file.read()
+    wide, plain = tail.rfind(b"PK\x06\x06"), tail.rfind(b"PK\x05\x06")
+    at, size, form = (wide, 40, "<Q") if wide >= 0 else (plain, 12, "<L")
+    if at >= 0 and len(tail) >= at + size + 8 and struct.unpack_from(form, tail, at + size)[0] > MAX_DIRECTORY_BYTES:
+        raise zipfile.BadZipFile(f"its directory has more than {MAX_DIRECTORY_BYTES >> 20} MiB")
 
 
 def _read_archive(path: Path, archive: zipfile.ZipFile, file: BinaryIO) -> TorchFile:
     records = {info.filename: info for info in archive.infolist()}
+    if len(records) < len(archive.infolist()):
+        raise zipfile.BadZipFile("two records have one name")
     pickle_name = next((name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")), None)
     if pickle_name is None:
         raise CheckpointError(
@@ -76,6 +104,8 @@ def _read_archive(path: Path, archive: zipfile.ZipFile, file: BinaryIO) -> Torch
     if records[pickle_name].file_size > MAX_PICKLE_BYTES:
         raise CheckpointError(f"{path.name} has a pickle of more than {MAX_PICKLE_BYTES >> 20} MiB", hint=DAMAGED)
     byteorder = records.get(f"{folder}byteorder")
+    if byteorder is not None and byteorder.file_size > MAX_WORD_BYTES:
+        raise zipfile.BadZipFile(f"its byteorder has {byteorder.file_size} bytes")
     if byteorder is not None and archive.read(byteorder) != b"little":
         raise CheckpointError(f"{path.name} was saved on a big-endian machine", hint="save it again on a usual machine")
     content, _ = safe_load(io.BytesIO(archive.read(pickle_name)), path.name)
@@ -102,7 +132,7 @@ def _record_region(path: Path, file: BinaryIO, info: zipfile.ZipInfo, end: int) 
     offset = info.header_offset + 30 + name_length + extra_length
     if offset + info.file_size > end:
         raise zipfile.BadZipFile(f"record {info.filename} reaches beyond the end")
-    return Region(path, offset, info.file_size)
+    return Region(path, offset, info.file_size, info.CRC)
 
 
 def read_legacy(path: Path) -> TorchFile:
@@ -134,11 +164,13 @@ def _legacy_storages(path: Path, file: BinaryIO, keys: Any, sizes: Mapping[str, 
     end = path.stat().st_size
     offset, storages = file.tell(), {}
     for key in keys if isinstance(keys, list) else []:
+        if not isinstance(key, str) or key not in sizes:
+            raise CheckpointError(f"{path.name} holds a damaged list of storages", hint=DAMAGED)
         file.seek(offset)
         count = file.read(8)
-        nbytes = struct.unpack("<q", count)[0] * sizes.get(key, 0) if len(count) == 8 else -1
-        if nbytes < 0 or offset + 8 + nbytes > end or key not in sizes:
-            raise CheckpointError(f"{path.name} is cut short (storage {key} is not all there)", hint=DAMAGED)
+        nbytes = struct.unpack("<q", count)[0] * sizes[key] if len(count) == 8 else -1
+        if nbytes < 0 or offset + 8 + nbytes > end or key in storages:
+            raise CheckpointError(f"{path.name} is cut short (storage {key} is incomplete)", hint=DAMAGED)
         storages[key] = Region(path, offset + 8, nbytes)
         offset += 8 + nbytes
     return storages

@@ -11,7 +11,7 @@ from medcli.checkpoint.surgery import Surgery
 from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
 from medcli.model.layout import num_params
-from medcli.network import Network, open_network
+from medcli.network import Network, note_remarks, open_network
 from medcli.presets import preset_of
 from medcli.runtime.files import file_sha256
 from medcli.runtime.reporting import Reporter, Silent
@@ -79,6 +79,7 @@ def write_network(network: Network, request: ConvertRequest, reporter: Reporter)
     """Write a network that is already open; see `convert`."""
     info = network.opened.info
     surgery = network.surgery()
+    note_remarks([network], reporter)
     output = request.output or Path(default_name(info.path, network.config, request.to))
     file, sha256 = _write(request, output, network, surgery, reporter)
     _warn_of_large_counts(network.config, reporter)

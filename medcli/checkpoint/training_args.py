@@ -1,0 +1,90 @@
+"""Training settings that a checkpoint carries beside its weights, and what they say about the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from medcli.checkpoint.pickle_values import Inert
+from medcli.sampler_config import PathName, PredictionName
+
+SOURCES = ("args", "config", "cfg", "hyper_parameters", "hparams")
+"""Keys under which training scripts keep their settings."""
+KEPT = (
+    *("model", "path_type", "prediction", "loss_weight", "image_size", "resolution", "num_classes"),
+    *("class_dropout_prob", "vae", "interpolant"),
+)
+"""Settings that say something about the model; they are kept in the headers of conversions."""
+REPA_SETTINGS = frozenset({"enc_type", "proj_coeff", "encoder_depth"})
+MAX_DEPTH = 4
+AUTOENCODERS = {name: f"stabilityai/sd-vae-ft-{name}" for name in ("ema", "mse")}
+"""Values of `vae` in the DiT and SiT code."""
+VALUES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "path_type": ("path", get_args(PathName)),
+    "prediction": ("prediction", get_args(PredictionName)),
+}
+"""Sampling settings by their names in SiT's training code, with the values that are known."""
+
+
+def training_args(content: Any) -> dict[str, Any]:
+    """Return the settings in a training file: plain values by name, outer ones before nested ones."""
+    found: dict[str, Any] = {}
+    level = [content[key] for key in SOURCES if key in content] if isinstance(content, Mapping) else []
+    for _ in range(MAX_DEPTH):
+        following: list[Any] = []
+        for value in level:
+            for name, inner in _items(value):
+                plain = _plain(inner)
+                if plain is None:
+                    following.append(inner)
+                elif isinstance(name, str):
+                    found.setdefault(name, plain)
+        level = following
+    return found
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    settings = value.settings if isinstance(value, Inert) else value
+    if not isinstance(settings, Mapping):
+        return []
+    content = settings.get("_content")  # of a node of OmegaConf
+    return list((content if isinstance(content, Mapping) else settings).items())
+
+
+def _plain(value: Any) -> str | int | float | bool | None:
+    """Return a plain value, a path as text; None for anything else."""
+    if isinstance(value, Inert) and "_val" in value.settings:
+        value = value.settings["_val"]
+    if isinstance(value, Inert) and value.kind.startswith("pathlib"):
+        return "/".join(part for part in value.args if isinstance(part, str))
+    return value if isinstance(value, str | int | float | bool) else None
+
+
+def kept_args(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings that say something about the model."""
+    return {name: args[name] for name in KEPT if name in args}
+
+
+def named_family(text: object) -> str | None:
+    """Return the one of `sit` and `dit` that a name contains as a word; None for neither or both."""
+    if not isinstance(text, str):
+        return None
+    words = set(re.findall(r"(?<![a-z])(sit|dit)(?![a-z])", text.lower()))
+    return words.pop() if len(words) == 1 else None
+
+
+def sampling_args(args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the sampling settings of a SiT by name: known values, and values that are not known."""
+    known: dict[str, Any] = {}
+    unknown: dict[str, Any] = {}
+    for name, (setting, values) in VALUES.items():
+        if name in args:
+            value = args[name].lower() if isinstance(args[name], str) else args[name]
+            (known if value in values else unknown)[setting] = value
+    return known, unknown
+
+
+def is_repa(args: Mapping[str, Any]) -> bool:
+    """Check for the settings of REPA's training script."""
+    return len(REPA_SETTINGS & set(args)) >= 2
