@@ -18,10 +18,11 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 
-from medcli.data.label_file import read_labels
-from medcli.data.latent_rows import LABELS_KEY, open_files, open_shards, read_npy
+from medcli.data.label_file import MAX_LABEL, read_labels
+from medcli.data.latent_rows import LABELS_KEY, open_files, open_shards
 from medcli.data.latent_set import Content, StoredRows
 from medcli.data.name_list import NameList
+from medcli.data.npz import read_npy
 from medcli.data.parallel_read import read_all
 from medcli.errors import DataError
 from medcli.runtime.reporting import Reporter
@@ -115,9 +116,10 @@ def _label_behind(header: bytes, file: Path) -> int:
 
 def _read_label(file: Path) -> int:
     array: npt.NDArray[np.generic] = read_npy(file)
-    if array.size != 1 or array.dtype.kind not in "iu":
+    if array.size != 1 or array.dtype.kind not in "iu" or not 0 <= int(array.reshape(-1)[0]) < MAX_LABEL:
         raise DataError(
-            f"{file} holds {array.dtype} of shape {array.shape}, expected one whole number", hint="write it again"
+            f"{file} holds {array.dtype} of shape {array.shape}, expected one whole number from 0",
+            hint="write it again",
         )
     return int(array.reshape(-1)[0])
 

@@ -1,4 +1,4 @@
-"""Which images a data set holds and what class each has, found without opening more than a sample of them."""
+"""List the images of a training set and their classes, opening only a sample of them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
-from medcli.data.images import SUFFIXES
+from medcli.data.image_files import (
+    SUFFIXES,
+    FolderContent,
+    content_remarks,
+    find_images,
+    read_header,
+    rotation_remark,
+    unreadable,
+)
 from medcli.data.label_file import find_label_file, read_labels
 from medcli.data.name_list import NameList
 from medcli.errors import DataError, listed
+from medcli.runtime.files import require_regular
 from medcli.runtime.reporting import Reporter
 
-TRAINING_SUFFIXES = SUFFIXES | {".bmp", ".ppm", ".pgm", ".tif", ".tiff"}
-"""Files that are images to torchvision's ImageFolder, which the references read their data with."""
-
 SAMPLE_SIZE = 1000
-"""Images whose size and header are looked at before anything runs, evenly spaced; the rest are met when read."""
+"""Images whose size and header are checked first, evenly spaced; the others are checked when read."""
 
 LAYOUT_HINT = "use one sub-folder a class, or a labels.json or labels.csv beside the images"
 
@@ -32,7 +37,7 @@ class ImageListing:
     """Labelled image files under one folder."""
 
     root: Path
-    """What the names are relative to."""
+    """Folder the names are relative to."""
     names: NameList
     """Paths of the images, sorted by class folder and name, or by name where a file gives the labels."""
     labels_N: npt.NDArray[np.int64]
@@ -42,7 +47,7 @@ class ImageListing:
 
     @property
     def num_images(self) -> int:
-        """How many images there are: N."""
+        """Number of images, N."""
         return len(self.names)
 
     @property
@@ -51,7 +56,7 @@ class ImageListing:
         return int(self.labels_N.max()) + 1
 
     def path(self, index: int) -> Path:
-        """Where an image lies."""
+        """Return the path of an image."""
         return self.root / self.names[index]
 
 
@@ -60,22 +65,24 @@ def list_images(path: Path, reporter: Reporter) -> ImageListing:
 
     A folder is read as torchvision's ImageFolder does: each sub-folder is a class, numbered in sorted order, and images
     may lie at any depth in it. A file of labels in the folder (`medcli.data.label_file.LABEL_FILES`) has the say
-    instead; so has one that is itself the path.
+    instead, as has one given as the path.
 
     Args:
         path: The folder, or a `.json` or `.csv` file of labels, whose paths are relative to its folder.
-        reporter: Told of images that are left out.
+        reporter: Gets remarks on images that are left out.
 
     Raises:
         DataError: If there are no labelled images, files are missing, or some of a sample of them are damaged.
+        EnvironmentProblem: If a file can't be read.
     """
+    require_regular(path)
     label_file = find_label_file(path) if path.is_dir() else path
     root = path if path.is_dir() else path.parent
     if label_file is None:
         names, labels_N = _by_folder(root, reporter)
     else:
         names, labels_N = _by_file(root, label_file, reporter)
-    sizes = _check_sample(root, names)
+    sizes = _check_sample(root, names, reporter)
     digest = hashlib.sha256()
     for part in (*names.digest_parts(), labels_N.tobytes(), repr(sizes).encode()):
         digest.update(part)
@@ -83,41 +90,62 @@ def list_images(path: Path, reporter: Reporter) -> ImageListing:
 
 
 def _by_folder(root: Path, reporter: Reporter) -> tuple[NameList, npt.NDArray[np.int64]]:
-    """Every sub-folder is a class."""
-    with os.scandir(root) as entries:
-        found = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
-    classes = sorted(name for name, is_folder in found if is_folder)
-    loose = [name for name, is_folder in found if not is_folder and _is_image_name(name)]
+    """List a folder with one subfolder per class."""
+    try:
+        with os.scandir(root) as members:
+            found = [(member.name, member.is_dir()) for member in members if not member.name.startswith(".")]
+        visited = {_identity(root): str(root)}
+    except OSError as err:
+        raise unreadable(root, err) from err
+    classes = []
+    for name in sorted(name for name, is_folder in found if is_folder):
+        other = visited.setdefault(_identity(root / name), name)
+        if other == str(root):
+            reporter.note(f"{root / name} leads back to {root} and is not followed")
+        elif other != name:
+            raise DataError(f"{root / name} and {root / other} are the same folder", hint="remove one of the two links")
+        else:
+            classes.append(name)
+    loose = [name for name, is_folder in found if not is_folder and Path(name).suffix.lower() in SUFFIXES]
     if not classes:
-        what = "images but no classes" if loose else "no images"
-        raise DataError(f"{root} holds {what}", hint=LAYOUT_HINT)
-    counts: list[int] = []
+        raise DataError(f"{root} holds {'images but no classes' if loose else 'no images'}", hint=LAYOUT_HINT)
+    seen = {_identity(root)}
+    contents: list[FolderContent] = []
 
     def of_all_classes() -> Iterator[str]:
         for name in classes:
-            members = _images_under(root, name)
-            counts.append(len(members))
-            yield from members
+            contents.append(find_images(root, name, seen))
+            counts.append(len(contents[-1].names))
+            yield from contents[-1].names
+            contents[-1].names.clear()
 
+    counts: list[int] = []
     names = NameList(of_all_classes())
     if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
         raise DataError(
             f"{root} has {len(empty)} class folders without images: {listed(empty)}",
             hint=f"remove them, or {LAYOUT_HINT}",
         )
+    for remark in content_remarks(root, contents):
+        reporter.note(remark)
     if loose:
         reporter.note(f"{len(loose)} images of {root} lie outside its class folders and are left out: {listed(loose)}")
     return names, np.repeat(np.arange(len(classes)), counts)
 
 
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
 def _by_file(root: Path, label_file: Path, reporter: Reporter) -> tuple[NameList, npt.NDArray[np.int64]]:
-    """A file names the images and their classes."""
+    """List the images named by a file of labels."""
     labels = read_labels(label_file)
-    there = set(_images_under(root, "."))
-    # Paths may lead out of the folder, and names may have any ending: those are looked up one by one.
+    there = set(find_images(root).names)
+    # Paths may lead out of the folder, and names may have any suffix: those are looked up one by one.
     if missing := [name for name in labels if name not in there and not (root / name).is_file()]:
         raise DataError(
-            f"{len(missing)} of the {len(labels)} images {label_file} names are not there, the first is {missing[0]}",
+            f"{len(missing)} of the {len(labels)} images {label_file} names are missing, the first is {missing[0]}",
             hint=f"paths are relative to {root}",
         )
     if num_unnamed := len(there - labels.keys()):
@@ -125,49 +153,27 @@ def _by_file(root: Path, label_file: Path, reporter: Reporter) -> tuple[NameList
     return NameList(labels), np.fromiter(labels.values(), dtype=np.int64, count=len(labels))
 
 
-def _images_under(root: Path, name: str) -> list[str]:
-    """Image files in a folder, at any depth: those of each folder together, in sorted order."""
-    folders, members = [name], []
-    found: dict[str, list[str]] = {}
-    while folders:
-        folder = folders.pop()
-        files = found.setdefault(folder, [])
-        prefix = "" if folder == "." else f"{folder}/"
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                # A million times: what is named like an image is taken for one without another look.
-                if _is_image_name(entry.name):
-                    files.append(prefix + entry.name)
-                elif entry.is_dir():
-                    folders.append(prefix + entry.name)
-    for folder in sorted(found):
-        members += sorted(found[folder])
-    return members
-
-
-def _is_image_name(name: str) -> bool:
-    return name[name.rfind(".") :].lower() in TRAINING_SUFFIXES and name[0] != "."
-
-
-def _check_sample(root: Path, names: NameList) -> list[int]:
-    """Sizes in bytes of evenly spaced images, all of which start as images do.
+def _check_sample(root: Path, names: NameList, reporter: Reporter) -> list[int]:
+    """Check the headers of evenly spaced images, and return their sizes in bytes.
 
     Raises:
-        DataError: With the number of those that do not, and the first.
+        DataError: If some are not images: how many, and the first.
+        EnvironmentProblem: If one can't be read.
     """
     count = min(len(names), SAMPLE_SIZE)
     sample = [root / names[place * len(names) // count] for place in range(count)]
-    if damaged := [path for path in sample if not _has_image_header(path)]:
-        raise DataError(
-            f"{len(damaged)} of {count} image files looked at are no images, the first is {damaged[0]}",
-            hint="remove them, or make them again",
-        )
+    problems: list[DataError] = []
+    num_rotated = 0
+    for path in sample:
+        try:
+            num_rotated += read_header(path).is_rotated
+        except DataError as err:
+            problems.append(err)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        first = problems[0]
+        raise DataError(f"{len(problems)} of {count} images looked at are unusable: {first.message}", hint=first.hint)
+    if num_rotated:
+        reporter.note(f"{root}: {rotation_remark(num_rotated, count)}")
     return [path.stat().st_size for path in sample]
-
-
-def _has_image_header(path: Path) -> bool:
-    try:
-        with Image.open(path):
-            return True
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
-        return False

@@ -1,4 +1,4 @@
-"""Image files as a training set: cropped as the references do, mirrored by coin, as pixels or encoded on the way."""
+"""Training sets of image files, cropped as the references do: as pixels, or encoded when read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from medcli.data.autoencoder import LatentEncoder
+from medcli.data.image_files import read_image
 from medcli.data.image_listing import ImageListing
-from medcli.data.images import center_crop, read_image
+from medcli.data.images import center_crop
 from medcli.data.parallel_read import read_all
 from medcli.data.posterior import draw_latents
 from medcli.data.training_set import flip_coins
@@ -33,11 +34,11 @@ class PixelSet:
     side_px: int
     """Side of the square that is cut out."""
     flip: bool = True
-    """Whether half of all draws are mirrored."""
+    """Mirror half of all draws."""
 
     @property
     def num_images(self) -> int:
-        """How many images there are: N."""
+        """Number of images, N."""
         return self.listing.num_images
 
     @property
@@ -80,12 +81,12 @@ class EncodedSet:
 
     @property
     def name(self) -> str:
-        """What messages and reports call it."""
+        """Name in messages and reports."""
         return self.pixels.name
 
     @property
     def num_images(self) -> int:
-        """How many images there are: N."""
+        """Number of images, N."""
         return self.pixels.num_images
 
     @property
@@ -101,7 +102,7 @@ class EncodedSet:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the image set's and the autoencoder's."""
+        """SHA-256 of the fingerprints of images and autoencoder."""
         return hashlib.sha256(f"{self.pixels.fingerprint} {self.encoder.sha256}".encode()).hexdigest()
 
     def read(self, pick_B: Tensor, position_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from medcli.data.label_file import MAX_LABEL
 from medcli.data.name_list import NameList
+from medcli.data.npz import read_npy
 from medcli.data.parallel_read import read_all
 from medcli.errors import DataError
+from medcli.runtime.files import require_regular
 
 # Dimension key: N images, B images of a batch, R stored channels, Y X latent height and width.
 
@@ -95,7 +98,7 @@ def open_shards(path: Path, files: Sequence[Path], rows_key: str, mirrored_key: 
             raise DataError(f"{file} has no tensor {missing[0]}", hint="copy it again, or make it again")
         _check_shard(file, tensors, rows[0] if rows else tensors[rows_key])
         rows.append(tensors[rows_key])
-        labels.append(tensors[LABELS_KEY].reshape(-1).to(torch.int64).numpy())
+        labels.append(_whole_labels(file, tensors[LABELS_KEY]))
         mirrored += [tensors[mirrored_key]] if mirrored_key in tensors else []
         digest.update(f"{file.name} {file.stat().st_size}".encode() + labels[-1].tobytes())
     if mirrored and len(mirrored) != len(files):
@@ -112,8 +115,19 @@ def open_shards(path: Path, files: Sequence[Path], rows_key: str, mirrored_key: 
     )
 
 
+def _whole_labels(file: Path, labels: Tensor) -> npt.NDArray[np.int64]:
+    """Return labels as (N,) int64."""
+    found = labels.reshape(-1)
+    whole = found.to(torch.int64) if found.dtype not in (torch.bool,) and not found.is_complex() else None
+    if whole is None or (bad := whole.to(found.dtype) != found).any() or not torch.isfinite(found.double()).all():
+        shown = found.dtype if whole is None else found[bad][0].item() if bad.any() else "not finite"
+        raise DataError(f"{file}: a label is {shown}, expected whole numbers from 0", hint="write the labels again")
+    return whole.numpy()
+
+
 def _map_shard(file: Path, keys: Sequence[str]) -> dict[str, Tensor]:
     """Map tensors of a file: they stay on disk until they are read."""
+    require_regular(file)
     try:
         with safe_open(str(file), framework="pt") as shard:
             return {key: shard.get_tensor(key) for key in keys if key in shard.keys()}  # noqa: SIM118
@@ -202,29 +216,15 @@ def open_files(path: Path, names: NameList, labels_N: npt.NDArray[np.int64]) -> 
     )
 
 
-def read_npy(file: Path) -> npt.NDArray[np.generic]:
-    """Read an array; pickled objects are refused.
-
-    Raises:
-        DataError: If the file is damaged or holds objects.
-    """
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as err:
-        raise DataError(f"{file} is no whole .npy file of numbers", hint="copy it again, or make it again") from err
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{file} is an .npz, expected one array", hint="save it with numpy.save")
-    return array
-
-
 def checked_labels(path: Path, labels_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Refuse an empty set and negative labels.
+    """Refuse an empty set, and labels outside 0..2^31.
 
     Raises:
         DataError: Naming the folder.
     """
     if not len(labels_N):
         raise DataError(f"{path} holds no latents", hint="make them with medcli latents")
-    if labels_N.min() < 0:
-        raise DataError(f"{path} holds the label {labels_N.min()}, expected classes from 0", hint="make them again")
+    for label in (int(labels_N.min()), int(labels_N.max())):
+        if not 0 <= label < MAX_LABEL:
+            raise DataError(f"{path} holds the label {label}, expected classes from 0", hint="write the labels again")
     return labels_N

@@ -1,11 +1,16 @@
-"""Reading `.npz` files without unpickling anything and without loading images that are not needed yet."""
+"""Read `.npz` files without unpickling and with bounds on everything that is read."""
 
 from __future__ import annotations
 
+import io
+import lzma
 import math
+import os
+import struct
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,181 +18,172 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from medcli.errors import DataError, listed
-from medcli.runtime.reporting import Reporter
+from medcli.data.image_files import unreadable
+from medcli.errors import DataError
+from medcli.runtime.files import require_regular
 
-IMAGES_KEY = "arr_0"
-"""The key `numpy.savez` gives an unnamed array; DiT, SiT and ADM write their images under it."""
+Array = npt.NDArray[np.generic]
+
 PIECE_BYTES = 2**20
 """Bytes read from an archive at once."""
+MAX_ARRAY_BYTES = 2**29
+"""Bound on an array that is read whole: covariances of 2,048 features take 32 MiB."""
+MAX_HEADER_BYTES = 2**16
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, NotImplementedError),
+    *(
+        RuntimeError,
+        LookupError,
+        SyntaxError,
+        tokenize.TokenError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        MemoryError,
+    ),
+)
+"""Raised by zipfile and numpy on damaged and encrypted files, beside OSError without an error number."""
+
+
+def is_npz(path: Path) -> bool:
+    """Return True if a regular file is a zip archive, whatever its name."""
+    require_regular(path)
+    try:
+        return path.is_file() and zipfile.is_zipfile(path)
+    except OSError as err:
+        raise unreadable(path, err) from err
 
 
 def npz_keys(path: Path) -> frozenset[str]:
-    """Names of the arrays in an npz file.
+    """Return the names of the arrays of an npz file.
 
     Raises:
-        DataError: If the file is not a whole zip archive.
+        DataError: If the file is not a whole npz file.
+        EnvironmentProblem: If it can't be read.
     """
     with _opened(path) as archive:
-        return frozenset(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        if len(set(names)) < len(names):
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{path} holds the array {repeated} twice", hint="write it again with numpy.savez")
+        return frozenset(names)
 
 
-def read_array(path: Path, key: str) -> npt.NDArray[np.generic]:
+def read_array(path: Path, key: str) -> Array:
     """Load one array whole; object arrays are refused.
 
     Raises:
-        DataError: If the file is damaged or the array needs pickled objects.
+        DataError: If the file is damaged, or the array is too large or needs pickled objects.
+        EnvironmentProblem: If it can't be read.
     """
-    with _member(path, key) as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
+    with opened_array(path, key) as (header, member):
+        if header.num_bytes > MAX_ARRAY_BYTES:
+            raise DataError(
+                f"{path}: {key} takes {header.num_bytes:,} bytes, more than {MAX_ARRAY_BYTES:,}",
+                hint="check which array is stored under this name",
+            )
+        return header.array(b"".join(pieces(member, header.num_bytes)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImageArchive:
-    """Images of an npz file, streamed out of the zip in order."""
+class ArrayHeader:
+    """Type and layout of a stored array."""
 
-    path: Path
-    num_images: int
-    """Images that are read: the first ones, where fewer were asked for than are there."""
-    bytes_per_image: int
-
-    @property
-    def name(self) -> str:
-        """What messages and reports call it."""
-        return str(self.path)
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype[np.generic]
 
     @property
-    def image_bytes(self) -> Sequence[int]:
-        """Bytes of each image's pixels; all have one size."""
-        return [self.bytes_per_image] * self.num_images
+    def num_bytes(self) -> int:
+        """Bytes of the whole array."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """Nothing: the images are taken as they are."""
-        return ()
-
-    def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
-        """Yield (B, Y, X, 3) uint8 batches in file order, B = `batch_size` but for the last.
-
-        Raises:
-            DataError: If the archive breaks off.
-        """
-        starts = range(0, self.num_images, batch_size)
-        return self._spans(range(start, min(start + batch_size, self.num_images)) for start in starts)
-
-    def read(self, ranges: Iterable[range]) -> Iterator[list[torch.Tensor]]:
-        """Yield the images of each range, (Y, X, 3) uint8. What lies between is read and passed over: it may be zipped.
-
-        Raises:
-            DataError: If the archive breaks off.
-        """
-        return (list(images_NYXC) for images_NYXC in self._spans(ranges))
-
-    def _spans(self, ranges: Iterable[range]) -> Iterator[torch.Tensor]:
-        """(N, Y, X, 3) uint8 of each range."""
-        with _member(self.path, IMAGES_KEY) as member:
-            shape, is_fortran, _ = _header(member)
-            if is_fortran:  # the images are interleaved: there is nothing to stream
-                whole = torch.from_numpy(np.ascontiguousarray(read_array(self.path, IMAGES_KEY)))
-                yield from (whole[span.start : span.stop] for span in ranges)
-                return
-            place = 0
-            for span in ranges:
-                for _ in self._pieces(member, (span.start - place) * self.bytes_per_image):
-                    pass
-                pixels, place = np.empty(len(span) * self.bytes_per_image, np.uint8), span.stop
-                filled = 0
-                for piece in self._pieces(member, len(pixels)):
-                    pixels[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
-                    filled += len(piece)
-                yield torch.from_numpy(pixels).view(len(span), *shape[1:])
-
-    def _pieces(self, member: IO[bytes], num_bytes: int) -> Iterator[bytes]:
-        """Read on by so many bytes; checksums are verified on the way."""
-        while num_bytes:
-            piece = member.read(min(PIECE_BYTES, num_bytes))
-            if not piece:
-                raise _damaged(self.path)
-            num_bytes -= len(piece)
-            yield piece
+    def array(self, content: bytes) -> Array:
+        """Build the whole array from its bytes."""
+        return np.frombuffer(content, self.dtype).reshape(self.shape, order="F" if self.is_fortran else "C")
 
 
-def open_archive(path: Path, num_images: int | None = None) -> ImageArchive:
-    """Check, from the header alone, that an npz file holds 8-bit RGB images.
-
-    Args:
-        path: An npz with `arr_0`.
-        num_images: How many to read, from the first; None reads all.
-
-    Raises:
-        DataError: If the key, the type or the layout is not what samplers write; the message says what was found.
-    """
-    keys = npz_keys(path)
-    if IMAGES_KEY not in keys:
-        raise DataError(
-            f"{path} has no {IMAGES_KEY} (found: {listed(sorted(keys)) or 'nothing'})",
-            hint="save the images with numpy.savez(path, images): uint8, (N, height, width, 3)",
-        )
-    with _member(path, IMAGES_KEY) as member:
-        shape, _, dtype = _header(member)
-    _check_layout(path, shape, dtype)
-    num_images = first_images(path, shape[0], num_images)
-    return ImageArchive(path=path, num_images=num_images, bytes_per_image=math.prod(shape[1:]))
-
-
-def first_images(path: Path, num_found: int, num_wanted: int | None) -> int:
-    """How many images to read: all, or the first `num_wanted`.
-
-    Raises:
-        DataError: If there are none, or fewer than wanted.
-    """
-    if not num_found:
-        raise DataError(f"{path} holds no images", hint="expected .png, .jpg or .webp files, or an .npz with arr_0")
-    if num_wanted is not None and num_wanted > num_found:
-        raise DataError(f"{path} holds {num_found} images, {num_wanted} were asked for", hint="lower --num-images")
-    return num_found if num_wanted is None else num_wanted
-
-
-def _check_layout(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
-    wanted = "expected uint8 in 0..255, shape (N, height, width, 3)"
-    found = f"{path}: {IMAGES_KEY} is {dtype} of shape {shape}"
+def _header(member: IO[bytes], num_bytes: int, name: str) -> ArrayHeader:
+    """Read the header of a stored array, and check it against the bytes that are stored."""
+    start = member.read(8)
+    if len(start) != 8 or start[:6] != np.lib.format.MAGIC_PREFIX or start[6] not in (1, 2, 3):
+        raise ValueError("not a numpy array")
+    size = member.read(2 if start[6] == 1 else 4)
+    length = int.from_bytes(size, "little")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError("the header is too long")
+    text = io.BytesIO(size + member.read(length))
+    read = np.lib.format.read_array_header_1_0 if start[6] == 1 else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(text)
+    header = ArrayHeader(shape=tuple(map(int, shape)), is_fortran=is_fortran, dtype=dtype)
     if dtype.hasobject:
-        raise DataError(f"{found}: pickled objects are never read", hint=wanted)
-    if dtype != np.uint8:
-        how = "np.uint8(np.clip(127.5 * x + 128, 0, 255)) for x in [-1, 1], 255 * x for x in [0, 1]"
-        raise DataError(f"{found}; {wanted}", hint=f"convert it, for instance {how}")
-    if len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
-        is_channels_first = len(shape) == 4 and shape[1] == 3
-        how = "arr.transpose(0, 2, 3, 1)" if is_channels_first else "np.repeat(arr, 3, axis=3) for one grey channel"
-        raise DataError(f"{found}; {wanted}", hint=f"change the layout, for instance {how}")
+        raise DataError(f"{name} has dtype object: pickled objects are never read", hint="save plain arrays of numbers")
+    if min(shape, default=0) < 0 or header.num_bytes != num_bytes - 8 - len(size) - length:
+        raise ValueError("the array does not fill its member")
+    return header
 
 
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
-    version = np.lib.format.read_magic(member)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(member)
-    return np.lib.format.read_array_header_2_0(member)
+def pieces(member: IO[bytes], num_bytes: int) -> Iterator[bytes]:
+    """Read a number of bytes in pieces; checksums are verified at the end of the member."""
+    while num_bytes:
+        piece = member.read(min(PIECE_BYTES, num_bytes))
+        if not piece:
+            raise EOFError
+        num_bytes -= len(piece)
+        yield piece
+
+
+@contextmanager
+def _translated(path: Path, kind: str) -> Iterator[None]:
+    """Translate what is raised while an archive or array is read."""
+    require_regular(path)
+    try:
+        yield
+    except OSError as err:
+        if err.errno is not None:
+            raise unreadable(path, err) from err
+        raise _damaged(path, kind) from err
+    except DAMAGE as err:
+        if "encrypted" in str(err):
+            raise DataError(f"{path} is encrypted", hint="write it again without a password") from err
+        raise _damaged(path, kind) from err
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open the archive; whatever shows that it is damaged, while it is read too, becomes one error."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as err:
-        raise _damaged(path) from err
+    with _translated(path, ".npz"), zipfile.ZipFile(path) as archive:
+        yield archive
 
 
 @contextmanager
-def _member(path: Path, key: str) -> Iterator[IO[bytes]]:
+def opened_array(path: Path, key: str) -> Iterator[tuple[ArrayHeader, IO[bytes]]]:
+    """Open an array of an npz file, after its header. Objects are refused.
+
+    Raises:
+        DataError: If the file is damaged, or the array needs pickled objects; also while it is read.
+        EnvironmentProblem: If the file can't be read.
+    """
     with _opened(path) as archive, archive.open(f"{key}.npy") as member:
-        yield member
+        yield _header(member, archive.getinfo(f"{key}.npy").file_size, f"{path}: {key}"), member
 
 
-def _damaged(path: Path) -> DataError:
+def read_npy(path: Path) -> Array:
+    """Load an array of an npy file; object arrays are refused.
+
+    Raises:
+        DataError: If the file is damaged, or the array needs pickled objects.
+        EnvironmentProblem: If the file can't be read.
+    """
+    with _translated(path, ".npy"), path.open("rb") as file:
+        if file.read(2) == b"PK":
+            raise DataError(f"{path} is an .npz, expected one array", hint="save it with numpy.save")
+        file.seek(0)
+        header = _header(file, os.fstat(file.fileno()).st_size, str(path))
+        return header.array(file.read(header.num_bytes)).copy()
+
+
+def _damaged(path: Path, kind: str) -> DataError:
     return DataError(
-        f"{path} is not a whole .npz file", hint="copy or write it again; numpy.load must be able to read it"
+        f"{path} is not a whole {kind} file", hint="copy or write it again; numpy.load must be able to read it"
     )

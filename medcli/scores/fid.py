@@ -115,6 +115,8 @@ def root_trace(samples: Gaussian, reference: Factored, *, allowed: float) -> tup
     """Tr (S1 S2)^(1/2), and a bound of its error that is at most `allowed` unless rounding itself is more."""
     scale = largest_eigenvalue(samples.covariance_DD) * largest_eigenvalue(reference.gaussian.covariance_DD)
     rank = reference.factor_DR.shape[1]
+    if not rank or not scale:
+        return 0.0, 0.0  # one side has no variance: all its images have the same features
     if samples.num_rows is None or samples.num_rows > rank:
         root, error = _by_eigenvalues(reference, samples.covariance_DD, scale)
         if error <= allowed:

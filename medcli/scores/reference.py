@@ -1,55 +1,61 @@
-"""Reference statistics: ADM's npz files, and the references that ship with the package."""
+"""Reference statistics: ADM's npz files, and the bundled references."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from medcli.data.assets import asset_path
-from medcli.data.npz import npz_keys, read_array
+from medcli.data.npz import is_npz, npz_keys, read_array
 from medcli.errors import DataError
 from medcli.scores.extractor import DIGITS, POOL, SPATIAL, FeatureExtractor
 from medcli.scores.features import FeatureSet
 from medcli.scores.moments import Gaussian
 
 BUNDLED: Mapping[str, str] = MappingProxyType({DIGITS: "digits-reference.safetensors"})
-"""References that ship with the package: name and file."""
+"""Bundled references: name and file."""
 STATISTICS = ((POOL, "mu", "sigma"), (SPATIAL, "mu_s", "sigma_s"))
-"""Kind of features, and the keys of their mean and covariance in an ADM reference file (metrics-facts 1.1)."""
+"""Kind of features, and keys of their mean and covariance in ADM's reference files (metrics-facts 1.1)."""
 NOTE_KEY = "medcli"
-"""In reference files written here, beside ADM's keys: a JSON object in a text array."""
+"""Key of a JSON object in a text array, in reference files written here."""
 EXACT_SUFFIX = "_float64"
-"""In reference files written here: a mean before it was rounded to ADM's float32, such as `mu_float64`."""
+"""Suffix of a mean before rounding to ADM's float32, in reference files written here."""
+ASYMMETRY = 1e-5
+"""Largest difference between a covariance and its transpose, relative to its largest variance: rounding of float32."""
+NEGATIVE_SHARE = 1e-5
+"""Smallest eigenvalue allowed, times -sqrt(D), relative to the largest variance: rounding of float32 sums."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceInfo:
-    """What a bundled reference, or a file written by `--write-reference`, says about itself."""
+    """Note in a bundled reference, or in a file of `--write-reference`."""
 
     extractor: str
     """Name of the extractor its features come from."""
     extractor_sha256: str
     """Hash of that extractor's weights."""
     num_images: int
-    """Images it was made from."""
+    """Number of images it was computed from."""
 
 
 def has_statistics(path: Path) -> bool:
-    """Whether a file is an npz that holds ready statistics.
+    """Return True for an npz file with statistics, whatever its name.
 
     Raises:
         DataError: If it is an npz but damaged.
     """
-    return path.suffix == ".npz" and path.is_file() and "mu" in npz_keys(path)
+    return is_npz(path) and "mu" in npz_keys(path)
 
 
 def read_statistics(path: Path, dims: Mapping[str, int]) -> dict[str, Gaussian]:
@@ -85,15 +91,37 @@ def _statistics(path: Path, kind: str, mean_key: str, covariance_key: str, dim: 
         raise DataError(
             f"{path}: {mean_key} or {covariance_key} is not made of finite numbers", hint="make the file again"
         )
+    covariance_DD = covariance.astype(np.float64)
+    if problem := covariance_problem(covariance_DD):
+        raise DataError(f"{path}: {covariance_key} is not a covariance: {problem}", hint="compute the statistics again")
     return Gaussian(
         mean_D=torch.from_numpy(mean.astype(np.float64)),
-        covariance_DD=torch.from_numpy(covariance.astype(np.float64)),
+        covariance_DD=torch.from_numpy(covariance_DD),
         num_rows=num_rows,
     )
 
 
+def covariance_problem(covariance_DD: npt.NDArray[np.float64]) -> str | None:
+    """Say why a matrix is not a covariance; None if it is symmetric and positive semi-definite up to rounding."""
+    variance_D = covariance_DD.diagonal()
+    largest = float(variance_D.max(initial=0.0))
+    if (variance_D < 0).any():
+        place = int(variance_D.argmin())
+        return f"the variance of feature {place} is {variance_D[place]:.4g}"
+    asymmetry = float(np.abs(covariance_DD - covariance_DD.T).max(initial=0.0))
+    if asymmetry > ASYMMETRY * largest:
+        return f"it differs from its transpose by {asymmetry:.4g}"
+    tolerance = NEGATIVE_SHARE * math.sqrt(len(covariance_DD)) * largest
+    # Cholesky tells the sign of the smallest eigenvalue at a tenth of the cost of computing it.
+    shifted_DD = torch.from_numpy(covariance_DD + 2 * tolerance * np.eye(len(covariance_DD)))
+    if largest and int(torch.linalg.cholesky_ex(shifted_DD).info):
+        smallest = float(np.linalg.eigvalsh(covariance_DD)[0])
+        return f"its smallest eigenvalue is {smallest:.4g}, below -{2 * tolerance:.2g}"
+    return None if largest or not covariance_DD.any() else "it has covariances but no variance"
+
+
 def _mean(path: Path, mean_key: str) -> np.ndarray:
-    """The mean as ADM's tools read it or, where the file also holds what was rounded to it, that."""
+    """Return the mean as ADM's tools read it, or the value it was rounded from, if stored."""
     mean = read_array(path, mean_key)
     if f"{mean_key}{EXACT_SUFFIX}" not in npz_keys(path):
         return mean
@@ -103,10 +131,10 @@ def _mean(path: Path, mean_key: str) -> np.ndarray:
 
 
 def info_of(path: Path) -> ReferenceInfo | None:
-    """What a reference file written here says about itself; None for files of other tools.
+    """Return the note in a reference file written here; None for files of other tools.
 
     Raises:
-        DataError: If it says something that can't be read.
+        DataError: If the note is not valid.
     """
     if NOTE_KEY not in npz_keys(path):
         return None
@@ -121,7 +149,7 @@ def info_of(path: Path) -> ReferenceInfo | None:
 
 
 def check_made_with(path: Path, extractor: FeatureExtractor) -> None:
-    """Refuse statistics that say they come from another network; those of other tools say nothing.
+    """Refuse statistics whose note names another extractor; files of other tools have no note.
 
     Raises:
         DataError: Naming both.
@@ -140,7 +168,7 @@ def _is_finite(*arrays: np.ndarray) -> bool:
 
 
 def bundled_info(name: str) -> ReferenceInfo:
-    """What a bundled reference says about itself, without reading its features.
+    """Return the note of a bundled reference.
 
     Raises:
         DataError: If the file is damaged.

@@ -14,8 +14,8 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from medcli.data.image_archive import IMAGES_KEY
 from medcli.data.images import ImageSource
-from medcli.data.npz import IMAGES_KEY
 from medcli.errors import DataError
 from medcli.runtime.reporting import Reporter
 from medcli.scores.extractor import FeatureExtractor

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medcli.data.image_archive import IMAGES_KEY
 from medcli.data.images import MANIFEST, ImageSource, open_images, read_manifest
-from medcli.data.npz import IMAGES_KEY, npz_keys
+from medcli.data.npz import npz_keys
 from medcli.errors import ConfigError, DataError
 from medcli.runtime.reporting import Reporter
 from medcli.scores.extractor import INCEPTION

@@ -14,7 +14,7 @@ from PIL import Image
 
 from medcli.charts.figure import svg
 from medcli.charts.plots import Moves, move_histogram, step_curve
-from medcli.data.images import read_image
+from medcli.data.image_files import read_image
 from medcli.pages.page import Figure, Section, Thumbnail
 from medcli.schedule.spec import Schedule
 from medcli.workflows.report.json_access import Json, checkpoint_facts, join, look_up, rounded, text

@@ -161,7 +161,7 @@ def test_a_label_cut_short_is_named(tmp_path: Path) -> None:
     save_fast_dit(tmp_path)
     label = tmp_path / "imagenet256_labels/4.npy"
     label.write_bytes(label.read_bytes()[:-1])
-    with pytest.raises(DataError, match="4.npy is no whole .npy file"):
+    with pytest.raises(DataError, match="4.npy is not a whole .npy file"):
         open_foreign(tmp_path, Notes())
 
 

@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from medcli.data.image_files import ImageHeader
 from medcli.data.image_listing import SAMPLE_SIZE, list_images
 from medcli.data.name_list import NameList
 from medcli.errors import DataError
@@ -120,18 +122,18 @@ def test_damaged_images_are_counted_and_the_first_is_named(tmp_path: Path) -> No
     save_classes(tmp_path, {"a": 4})
     (tmp_path / "a/1.png").write_bytes(b"")
     (tmp_path / "a/3.png").write_text("<html>")
-    with pytest.raises(DataError, match=r"2 of 4 image files .* the first is .*a/1.png"):
+    with pytest.raises(DataError, match=r"2 of 4 images looked at are unusable: .*a/1.png is empty"):
         list_images(tmp_path, Notes())
 
 
 def test_of_many_images_only_a_sample_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
 
-    def look(path: Path) -> bool:
+    def look(path: Path) -> ImageHeader:
         opened.append(path)
-        return True
+        return ImageHeader(width=4, height=4, mode="RGB", is_rotated=False)
 
-    monkeypatch.setattr("medcli.data.image_listing._has_image_header", look)
+    monkeypatch.setattr("medcli.data.image_listing.read_header", look)
     (tmp_path / "a").mkdir()
     for number in range(2 * SAMPLE_SIZE + 500):
         (tmp_path / f"a/{number:05d}.png").touch()
@@ -154,3 +156,35 @@ def test_the_fingerprint_tells_names_labels_and_sizes_apart(tmp_path: Path) -> N
     resized = list_images(moved, Notes()).fingerprint
     save_labels(moved / "labels.json", {"b/0.png": 0, "c/0.png": 1, "c/1.png": 0})
     assert len({first, renamed, resized, list_images(moved, Notes()).fingerprint}) == 4
+
+
+def test_links_to_classes_are_followed_and_loops_are_not(tmp_path: Path) -> None:
+    save_classes(tmp_path / "set", {"a": 2})
+    save_classes(tmp_path / "elsewhere", {"b": 3})
+    (tmp_path / "set/b").symlink_to("../elsewhere/b")
+    (tmp_path / "set/loop").symlink_to(".")
+    (tmp_path / "set/a/up").symlink_to("..")
+    notes = Notes()
+    listing = list_images(tmp_path / "set", notes)
+    assert listing.labels_N.tolist() == [0, 0, 1, 1, 1]
+    assert any("loop leads back" in note for note in notes.texts)
+    assert any("a/up" in note for note in notes.texts)
+
+
+def test_two_names_of_one_class_are_refused(tmp_path: Path) -> None:
+    save_classes(tmp_path, {"a": 2})
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(DataError, match="b and .*a are the same folder"):
+        list_images(tmp_path, Notes())
+
+
+def test_rotated_and_other_images_are_remarked(tmp_path: Path) -> None:
+    save_classes(tmp_path, {"a": 2})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4, 6)).save(tmp_path / "a/x.jpg", exif=exif.tobytes())
+    (tmp_path / "a/y.gif").touch()
+    notes = Notes()
+    assert list_images(tmp_path, notes).num_images == 3
+    assert any("1 of 3 images looked at are marked as rotated" in note for note in notes.texts)
+    assert any("1 .gif" in note for note in notes.texts)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_pictures_and_missing_files_are_no_labels(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(bytes(range(256)))
     with pytest.raises(DataError, match="holds no labels"):
         read_labels(tmp_path / "a.json")
-    with pytest.raises(DataError, match="can't be read"):
+    with pytest.raises(DataError, match="no such file"):
         read_labels(tmp_path / "none.csv")
 
 
@@ -72,3 +73,37 @@ def test_the_first_known_name_is_the_file_of_labels(tmp_path: Path) -> None:
         found = find_label_file(tmp_path)
         assert found is not None
         assert found.name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("l.json", '{"a.png": 1, "a.png": 2}', "names a.png twice"),
+        ("l.json", '{"labels": {"a.png": 1, "a.png": 2}}', "names a.png twice"),
+        ("l.json", '{"a.png": 0.5}', "is 0.5"),
+        ("l.json", '{"a.png": 1e400}', "is inf"),
+        ("l.json", '{"a.png": NaN}', "is nan"),
+        ("l.json", '{"a.png": ' + "9" * 99 + "}", r"is 999.*\.\.\."),
+        ("l.json", '{"a.png": ' + "9" * 9999 + "}", "holds no labels"),
+        ("l.json", "[" * 100_000, "holds no labels"),
+        ("l.csv", "a.png,-1\n", "the label of a.png is '-1'"),
+        ("l.csv", "a.png,0.5\n", "the label of a.png is '0.5'"),
+        ("l.csv", "a.png,٤\n", "the label of a.png is '٤'"),
+        ("l.csv", "a.png,1_6\n", "the label of a.png is '1_6'"),
+        ("l.csv", "a.png,nan\n", "the label of a.png is 'nan'"),
+        ("l.csv", "a.png," + "9" * 5000 + "\n", r"is '999.*\.\.\."),
+        ("l.csv", 'a.png,"' + "9" * 200_000 + "\n", "holds no labels"),
+    ],
+)
+def test_labels_that_are_no_whole_numbers_are_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=said) as caught:
+        read_labels(tmp_path / name)
+    assert len(caught.value.message) < 300
+
+
+def test_a_pipe_is_no_file_of_labels(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "l.csv")
+    for path in (tmp_path / "l.csv", Path("/dev/zero")):
+        with pytest.raises(DataError, match="is a (pipe|device)"):
+            read_labels(path)

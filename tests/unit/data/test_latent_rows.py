@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from medcli.data.latent_rows import ShardRows, open_files, open_shards, read_npy
+from medcli.data.latent_rows import ShardRows, open_files, open_shards
 from medcli.data.name_list import NameList
+from medcli.data.npz import read_npy
 from medcli.errors import DataError
 
 PER_SHARD = (3, 1, 4)
@@ -147,8 +148,9 @@ def test_pickled_objects_and_broken_arrays_are_never_read(tmp_path: Path) -> Non
     (tmp_path / "many.npy.npz").rename(tmp_path / "many.npy")
     (tmp_path / "short.npy").write_bytes(b"\x93NUMPY")
     (tmp_path / "empty.npy").touch()
-    for name in ("bomb", "short", "empty", "none"):
-        with pytest.raises(DataError, match=f"{name}.npy is no whole .npy file"):
+    said = {"bomb": "pickled objects", "short": "not a whole .npy", "empty": "not a whole .npy", "none": "no such file"}
+    for name, wanted in said.items():
+        with pytest.raises(DataError, match=wanted):
             read_npy(tmp_path / f"{name}.npy")
     with pytest.raises(DataError, match="is an .npz"):
         read_npy(tmp_path / "many.npy")

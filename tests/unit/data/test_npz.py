@@ -1,99 +1,189 @@
 from __future__ import annotations
 
+import io
+import os
+import random
+import socket
+import struct
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from medcli.data.npz import npz_keys, open_archive, read_array
-from medcli.errors import DataError
+from medcli.data.image_archive import open_archive
+from medcli.data.npz import MAX_ARRAY_BYTES, is_npz, npz_keys, read_array, read_npy
+from medcli.errors import DataError, MedcliError
 from medcli.runtime.reporting import Silent
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 5, 4, 3), dtype=np.uint8)
+NUM_MUTATIONS = 400
 
 
-def saved(folder: Path, *arrays: Any, **named: Any) -> Path:
-    path = folder / "images.npz"
-    np.savez(path, *arrays, **named)
+def npy(array: Any) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
+def archive(path: Path, members: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members:
+            file.writestr(zipfile.ZipInfo(name), content, compress_type=method)
     return path
 
 
-def read(path: Path, batch_size: int = 3, num_images: int | None = None) -> torch.Tensor:
-    return torch.cat(list(open_archive(path, num_images).batches(batch_size, Silent())))
+def header(text: str, version: bytes = b"\x01\x00") -> bytes:
+    size = struct.pack("<H" if version[0] == 1 else "<I", len(text))
+    return b"\x93NUMPY" + version + size + text.encode()
 
 
-def test_images_stream_out_in_order(tmp_path: Path) -> None:
-    archive = open_archive(saved(tmp_path, IMAGES))
-    batches = list(archive.batches(3, Silent()))
-    assert [len(batch) for batch in batches] == [3, 3, 1]
-    assert archive.num_images == 7
-    np.testing.assert_array_equal(torch.cat(batches), IMAGES)
+def test_arrays_of_any_kind_and_order_are_read(tmp_path: Path) -> None:
+    arrays = {
+        "a": np.arange(6.0).reshape(2, 3),
+        "f": np.asfortranarray(IMAGES),
+        "t": np.array("text"),
+        "z": np.empty(0),
+    }
+    np.savez_compressed(tmp_path / "x.npz", **arrays)
+    assert npz_keys(tmp_path / "x.npz") == set(arrays)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(read_array(tmp_path / "x.npz", key), array)
+    np.save(tmp_path / "x.npy", arrays["f"])
+    np.testing.assert_array_equal(read_npy(tmp_path / "x.npy"), IMAGES)
 
 
-def test_compressed_fortran_ordered_and_accompanied_arrays_read_the_same(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "compressed.npz", IMAGES)
-    np.savez(tmp_path / "fortran.npz", np.asfortranarray(IMAGES))
-    np.savez(tmp_path / "labelled.npz", IMAGES, np.arange(7))
-    for name in ("compressed", "fortran", "labelled"):
-        np.testing.assert_array_equal(read(tmp_path / f"{name}.npz"), IMAGES)
-
-
-def test_the_first_images_are_taken(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(read(saved(tmp_path, IMAGES), num_images=4), IMAGES[:4])
-    with pytest.raises(DataError, match="holds 7 images, 8 were asked for"):
-        open_archive(tmp_path / "images.npz", 8)
-
-
-@pytest.mark.parametrize(
-    ("array", "found"),
-    [
-        (IMAGES.astype(np.float32) / 255, "float32"),
-        (IMAGES.astype(np.int64), "int64"),
-        (IMAGES.transpose(0, 3, 1, 2), r"\(7, 3, 5, 4\)"),
-        (IMAGES[..., :1], r"\(7, 5, 4, 1\)"),
-        (IMAGES[0], r"\(5, 4, 3\)"),
-        (np.array([{"pickled": True}]), "object"),
-    ],
-)
-def test_what_is_no_rgb_bytes_is_refused_saying_what_it_is(tmp_path: Path, array: Any, found: str) -> None:
-    with pytest.raises(DataError, match=f"arr_0 is .*{found}") as caught:
-        open_archive(saved(tmp_path, array))
-    assert "uint8" in f"{caught.value.message} {caught.value.hint}"
-
-
-def test_another_key_is_refused_naming_what_is_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no arr_0 \(found: images, labels\)"):
-        open_archive(saved(tmp_path, images=IMAGES, labels=np.arange(7)))
-
-
-def test_no_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no images"):
-        open_archive(saved(tmp_path, IMAGES[:0]))
-
-
-@pytest.mark.parametrize("kept", [0, 20, 0.5, 0.95])
-def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
-    path = saved(tmp_path, IMAGES)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(kept if kept > 1 else kept * len(content))])
-    with pytest.raises(DataError, match=r"images.npz is not a whole .npz file"):
-        read(path)
-
-
-def test_damage_inside_is_found_while_reading(tmp_path: Path) -> None:
-    path = saved(tmp_path, IMAGES)
-    content = bytearray(path.read_bytes())
-    place = content.find(IMAGES[4].tobytes())
-    content[place] ^= 0xFF
-    path.write_bytes(content)
-    with pytest.raises(DataError, match="not a whole"):
-        read(path)
+def test_archives_are_recognised_by_content(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", IMAGES)
+    (tmp_path / "x.npz").rename(tmp_path / "STATS")
+    (tmp_path / "text.npz").write_text("text")
+    assert is_npz(tmp_path / "STATS")
+    assert not any(is_npz(tmp_path / name) for name in ("text.npz", "none.npz", "."))
 
 
 def test_object_arrays_are_never_unpickled(tmp_path: Path) -> None:
-    path = saved(tmp_path, mu=np.array([{"pickled": True}]))
-    assert npz_keys(path) == {"mu"}
-    with pytest.raises(DataError):
-        read_array(path, "mu")
+    np.savez(tmp_path / "x.npz", mu=np.array([{"pickled": True}]))
+    assert npz_keys(tmp_path / "x.npz") == {"mu"}
+    with pytest.raises(DataError, match="pickled objects are never read"):
+        read_array(tmp_path / "x.npz", "mu")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (9000000000000,)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-3, -100)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (301,)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (1.5, 200)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (True,)}",
+        "{'descr': '<V0', 'fortran_order': False, 'shape': (300,)}",
+        "{'descr': [('a', 'u1'), ('a', 'u1')], 'fortran_order': False, 'shape': (150,)}",
+        "{'descr': 'no', 'fortran_order': False, 'shape': (300,)}",
+        "{'descr': None, 'fortran_order': 3, 'shape': 300}",
+        "((((((" * 3000,
+        "[" * 200 + "]" * 200,
+        "",
+    ],
+)
+def test_headers_that_are_wrong_are_refused(tmp_path: Path, text: str) -> None:
+    path = archive(tmp_path / "x.npz", [("arr_0.npy", header(text) + bytes(300))])
+    for read in (lambda: read_array(path, "arr_0"), lambda: open_archive(path)):
+        with pytest.raises(DataError):
+            read()
+
+
+def test_bombs_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({MAX_ARRAY_BYTES + 1},)}}"
+    large = archive(tmp_path / "x.npz", [("mu.npy", header(text) + bytes(MAX_ARRAY_BYTES + 1))], zipfile.ZIP_DEFLATED)
+    with pytest.raises(DataError, match="more than"):
+        read_array(large, "mu")
+    deep = header("", b"\x02\x00")[:8] + struct.pack("<I", 2**31) + bytes(2**20)
+    with pytest.raises(DataError, match="not a whole"):
+        read_array(archive(tmp_path / "y.npz", [("mu.npy", deep)]), "mu")
+
+
+def test_encrypted_repeated_and_missing_arrays_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", IMAGES)
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[6] |= 1
+    content[content.find(b"PK\1\2") + 8] |= 1
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(DataError, match="is encrypted"):
+        open_archive(tmp_path / "x.npz")
+    with pytest.warns(UserWarning, match="Duplicate"):
+        archive(tmp_path / "y.npz", [("arr_0.npy", npy(IMAGES)), ("arr_0.npy", npy(IMAGES[:1]))])
+    with pytest.raises(DataError, match="arr_0 twice"):
+        open_archive(tmp_path / "y.npz")
+    np.savez(tmp_path / "z.npz", a=IMAGES)
+    with pytest.raises(DataError, match="not a whole"):
+        read_array(tmp_path / "z.npz", "b")
+
+
+def test_pipes_devices_and_sockets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.npz")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.npz")
+        for name in ("pipe.npz", "socket.npz", "/dev/zero"):
+            for read in (is_npz, npz_keys, open_archive, read_npy):
+                with pytest.raises(DataError, match="is a (pipe|socket|device)"):
+                    read(Path(name))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_archives_are_refused_or_read(tmp_path: Path, method: int) -> None:
+    whole = archive(tmp_path / "x.npz", [("arr_0.npy", npy(IMAGES)), ("mu.npy", npy(np.arange(9.0)))], method)
+    content, draw, refused = whole.read_bytes(), random.Random(method), 0
+    for number in range(NUM_MUTATIONS // 4):
+        path = tmp_path / f"{number}.npz"
+        path.write_bytes(mutated(content, draw))
+        message = refusal(lambda path=path: read_all(path))  # type: ignore[misc]
+        assert message is None or str(path) in message
+        refused += message is not None
+    assert refused > NUM_MUTATIONS // 8
+
+
+def test_damaged_arrays_are_refused_or_read(tmp_path: Path) -> None:
+    content, draw, refused = npy(np.arange(60.0)), random.Random(0), 0
+    for number in range(NUM_MUTATIONS):
+        path = tmp_path / f"{number}.npy"
+        path.write_bytes(mutated(content, draw))
+        message = refusal(lambda path=path: read_npy(path))  # type: ignore[misc]
+        assert message is None or str(path) in message
+        refused += message is not None
+    assert refused > NUM_MUTATIONS // 10
+
+
+def read_all(path: Path) -> None:
+    npz_keys(path)
+    read_array(path, "mu")
+    for _ in open_archive(path).batches(3, Silent()):
+        pass
+
+
+def refusal(read: Callable[[], object]) -> str | None:
+    """Message of the error that the user sees; None if the file was read."""
+    try:
+        read()
+    except MedcliError as err:
+        return err.message
+    return None
+
+
+def mutated(content: bytes, draw: random.Random) -> bytes:
+    """Change a few bytes, cut the end, or repeat, remove or move a part."""
+    changed = bytearray(content)
+    kind = draw.randrange(5)
+    place, size = draw.randrange(len(changed)), draw.randrange(1, 40)
+    if kind == 0:
+        del changed[place:]
+    elif kind == 1:
+        del changed[place : place + size]
+    elif kind == 2:
+        changed[place:place] = changed[place : place + size]
+    for _ in range(draw.randrange(1, 8)):
+        if changed:
+            changed[draw.randrange(len(changed))] = draw.choice((0, 1, 0x7F, 0x80, 0xFF, draw.randrange(256)))
+    return bytes(changed)

@@ -213,3 +213,16 @@ def test_progress_is_reported_block_by_block() -> None:
     blocks = (Moments.of(samples[block]) for block in random_blocks(len(samples)))
     frechet_deviations(gaussian(samples), blocks, factored(gaussian(rows(9, 3, 1))), seen.append)
     assert seen == list(range(1, 21))
+
+
+@pytest.mark.parametrize(("samples", "reference"), [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0)])
+@pytest.mark.parametrize("num_rows", [None, 3, 50])
+def test_sets_of_equal_images_have_an_exact_distance(samples: float, reference: float, num_rows: int | None) -> None:
+    def gaussian(mean: float, variance: float) -> Gaussian:
+        covariance_DD = variance * torch.eye(4, dtype=torch.float64)
+        return Gaussian(
+            mean_D=torch.full((4,), mean, dtype=torch.float64), covariance_DD=covariance_DD, num_rows=num_rows
+        )
+
+    found = frechet_distance(gaussian(0, samples), gaussian(2, reference))
+    assert found == pytest.approx(4 * 2**2 + 4 * (samples + reference))
