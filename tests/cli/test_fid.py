@@ -160,8 +160,8 @@ def test_one_image_is_too_few(empty_folder: Path, run_cli: RunCli) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"arr_0": DIGITS[:4].astype(np.float32)}, "float32"),
-        ({"images": DIGITS[:4]}, "found: images"),
+        ({"arr_0": DIGITS[:4] / np.float32(255)}, "float32"),
+        ({"labels": np.arange(4)}, "found: labels"),
         ({"arr_0": np.array([None])}, "pickled objects are never read"),
     ],
 )
