@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from medcli.data.images import read_image
+from medcli.data.image_files import read_image
 from medcli.errors import DataError
 from medcli.runtime.files import atomic_path
 
