@@ -29,6 +29,19 @@ def check_ladder(mediators: tuple[int, ...]) -> None:
         )
 
 
+def check_rungs(counts: tuple[int, ...]) -> None:
+    """Refuse the counts of a schedule that are no ladder; full attention (0) may stand above its last count.
+
+    Raises:
+        ConfigError: Naming the offending count.
+    """
+    if 0 in counts[:-1]:
+        raise ConfigError(
+            "full attention costs the most, so it can only end a ladder", hint="write it like --mediators 4,16,full"
+        )
+    check_ladder(counts[:-1] if counts and counts[-1] == 0 else counts)
+
+
 Family = Literal["dit", "sit", "edt", "mdtv2"]
 FAMILIES: tuple[str, ...] = get_args(Family)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medcli.errors import ConfigError
+from medcli.sampler_config import SamplerConfig
 
 # Dimension key: T kept timesteps, B batch, C latent channels, Y X latent height and width.
 
@@ -70,6 +71,41 @@ def _sectioned(counts: list[int], num_train_steps: int) -> list[int]:
             kept.append(start + round(position))
             position += stride
         start += size
+    return kept
+
+
+def kept_timesteps(config: SamplerConfig) -> list[int]:
+    """Training timesteps DDPM or DDIM keeps, rising.
+
+    DDIM takes the integer stride its authors use where one keeps `config.steps` timesteps, else spreads them like DDPM;
+    with `grid` `logsnr` it spreads them evenly in log-SNR.
+
+    Raises:
+        ConfigError: If there are fewer timesteps than asked for.
+    """
+    if config.steps > NUM_TRAIN_TIMESTEPS:
+        raise ConfigError(f"--steps {config.steps}: the model has {NUM_TRAIN_TIMESTEPS} timesteps")
+    if config.grid == "logsnr":
+        return log_snr_timesteps(config.steps)
+    if config.sampler == "ddim":
+        stride = -(-NUM_TRAIN_TIMESTEPS // config.steps)
+        strided = range(0, NUM_TRAIN_TIMESTEPS, stride)
+        if len(strided) == config.steps:
+            return list(strided)
+    return respace(str(config.steps))
+
+
+def log_snr_timesteps(count: int) -> list[int]:
+    """Rising distinct timesteps, both ends included, whose log-SNR is as evenly spaced as integers allow."""
+    abar = gaussian_tables(range(NUM_TRAIN_TIMESTEPS)).alphas_cumprod.numpy()
+    log_snr = np.log(abar / (1 - abar))
+    wanted = np.linspace(log_snr[0], log_snr[-1], count)
+    nearest = np.interp(wanted, log_snr[::-1], np.arange(len(abar), dtype=np.float64)[::-1]).round()
+    kept: list[int] = []
+    for place, timestep in enumerate(nearest):
+        # Next to clean data the log-SNR changes faster than integers can follow.
+        above = kept[-1] + 1 if kept else 0
+        kept.append(min(len(abar) - count + place, max(int(timestep), above)))
     return kept
 
 

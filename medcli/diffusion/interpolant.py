@@ -149,8 +149,21 @@ def noise(point: PathPoint, prediction: PredictionName) -> Affine:
 
 
 def data(point: PathPoint, prediction: PredictionName) -> Affine:
-    """Return the data in x_t by Tweedie's formula, x / alpha + sigma^2 / alpha score."""
-    return STATE.scaled(1 / point.alpha) + score(point, prediction).scaled(point.sigma**2 / point.alpha)
+    """Return the data in x_t by Tweedie's formula, x / alpha + sigma^2 / alpha score.
+
+    From a velocity it is finite even where alpha is 0.
+    """
+    tweedie = STATE.scaled(1 / point.alpha) + score(point, prediction).scaled(point.sigma**2 / point.alpha)
+    if prediction != "velocity" or not bool((point.alpha == 0).any()):
+        return tweedie
+    # Solved from x = alpha D + sigma e and v = alpha' D + sigma' e.
+    scale = 1 / (point.d_sigma * point.alpha - point.sigma * point.d_alpha)
+    solved = Affine(point.d_sigma * scale, -point.sigma * scale)
+    is_noise = point.alpha == 0
+    return Affine(
+        torch.where(is_noise, solved.on_state, tweedie.on_state),
+        torch.where(is_noise, solved.on_output, tweedie.on_output),
+    )
 
 
 def ode_drift(point: PathPoint, prediction: PredictionName) -> Affine:

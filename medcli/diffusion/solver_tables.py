@@ -5,12 +5,15 @@ A step of Euler-Maruyama, stochastic Heun, any explicit Runge-Kutta method and e
     x  <- x + noise_before * noise
     x_s = x + sum over r < s of a[s, r] k_r        state at which stage s calls the network, at time[s]
     k_s = on_state[s] x_s + on_output[s] output_s     slope: affine, see interpolant.py
-    x  <- x + sum over s of b[s] k_s + noise_after * noise
+    x  <- state x + sum over m of past[m] p_m + sum over s of b[s] k_s + noise_after * noise
 
 with Butcher's a and b (times the step size) and stage times from his c. Heun's method, for example, is the row
 
     k_0 = slope(x, t);  k_1 = slope(x + h k_0, t + h)    c = 0, 1;  a[1, 0] = h
     x  <- x + h/2 k_0 + h/2 k_1                          b = h/2, h/2
+
+Multistep solvers make one call a step and remember its slope, p <- (k_0, p_0, ..., p_(M-2)): Adams-Bashforth of order 3
+is b[0] = 23/12 h, past = -16/12 h, 5/12 h on an even grid (`multistep` has all weights). For other solvers M is 0.
 
 Images at different steps, the last step included, share a batch by looking up different rows.
 """
@@ -22,16 +25,27 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medcli.diffusion import interpolant
+from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS, gaussian_tables, kept_timesteps
 from medcli.diffusion.interpolant import STATE, Affine, PathPoint, path_point
 from medcli.diffusion.intervals import ode_interval, sde_interval
+from medcli.diffusion.multistep import MultistepWeights, adams_weights, exponential_weights, gaussian_weights
 from medcli.errors import ConfigError, require_complete
-from medcli.sampler_config import ADAPTIVE_SOLVERS, ODE_SOLVERS, SDE_SOLVERS, LastStep, SamplerConfig
+from medcli.sampler_config import (
+    ADAPTIVE_SOLVERS,
+    MULTISTEP_ORDERS,
+    ODE_SOLVERS,
+    SDE_SOLVERS,
+    LastStep,
+    SamplerConfig,
+)
 
-# Dimension key: L steps, S stages (network calls of one step), R stages already done.
+# Dimension key: L steps, T = L + 1 grid times, M remembered slopes, S stages (network calls of one step), R stages
+# already done.
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +68,7 @@ TABLEAUS: dict[str, Tableau] = {
     "midpoint": Tableau((0, 1 / 2), ((), (1 / 2,)), (0, 1)),
     "rk4": Tableau((0, 1 / 3, 2 / 3, 1), ((), (1 / 3,), (-1 / 3, 1), (1, -1, 1)), (1 / 8, 3 / 8, 3 / 8, 1 / 8)),
 }
-require_complete("solver", TABLEAUS, {*SDE_SOLVERS, *ODE_SOLVERS} - {*ADAPTIVE_SOLVERS})
+require_complete("solver", TABLEAUS, {*SDE_SOLVERS, *ODE_SOLVERS} - {*ADAPTIVE_SOLVERS, *MULTISTEP_ORDERS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +86,10 @@ class StepTable:
     b_LS: Tensor
     noise_before_L: Tensor
     noise_after_L: Tensor
+    state_L: Tensor
+    """Factor of the state a step starts from; 1 but for exponential solvers."""
+    past_LM: Tensor
+    """Factors of the remembered slopes, the newest first."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -150,6 +168,52 @@ def sde_table(config: SamplerConfig, *, sample_eps: float | None = None) -> Step
     return table
 
 
+def multistep_table(config: SamplerConfig, *, reverse: bool = False, sample_eps: float | None = None) -> StepTable:
+    """One row for each of `config.steps` network calls of a multistep solver.
+
+    Args:
+        config: With a multistep solver of the `ode`, `sde` or `ddim` sampler.
+        reverse: From data to noise; `ode` only.
+        sample_eps: Margin kept from the singular ends, None for the default. The SDE's solvers keep none at the data.
+    """
+    order = MULTISTEP_ORDERS[config.solver]
+    if config.sampler == "ddim":
+        timesteps_L = kept_timesteps(config)[::-1]
+        abar = gaussian_tables(range(NUM_TRAIN_TIMESTEPS)).alphas_cumprod
+        abar_L, weights = abar[timesteps_L], gaussian_weights(abar.numpy(), timesteps_L, order)
+        data = Affine(1 / abar_L.sqrt(), -(1 / abar_L - 1).sqrt())
+        return _multistep(torch.tensor(timesteps_L), data, weights)
+    start, end = ode_interval(config.path, config.prediction, sample_eps=sample_eps)
+    if config.sampler == "ode":
+        grid_T = np.linspace(end, start, config.steps + 1) if reverse else np.linspace(start, end, config.steps + 1)
+        weights = adams_weights(grid_T, order)
+    else:
+        grid_T = np.linspace(start, 1.0, config.steps + 1)
+        weights = exponential_weights(config.path, grid_T, order, config.diffusion_form, config.diffusion_norm)
+    time_L = torch.from_numpy(grid_T[:-1].copy())
+    slope = interpolant.ode_drift if config.sampler == "ode" else interpolant.data
+    return _multistep(time_L.float(), slope(path_point(config.path, time_L), config.prediction), weights)
+
+
+def _multistep(time_L: Tensor, slope_L: Affine, weights: MultistepWeights) -> StepTable:
+    """Fill in a table whose steps make one call each."""
+    num_steps, weight_LJ = len(time_L), torch.from_numpy(weights.weight_LJ)
+    like_L1 = torch.zeros(num_steps, 1)
+    return StepTable(
+        calls=(1,) * num_steps,
+        is_noisy=tuple(bool(factor) for factor in weights.noise_L),
+        time_LS=time_L[:, None],
+        on_state_LS=_column(torch.as_tensor(slope_L.on_state).reshape(-1, 1), like_L1),
+        on_output_LS=_column(torch.as_tensor(slope_L.on_output).reshape(-1, 1), like_L1),
+        a_LSR=torch.zeros(num_steps, 1, 1),
+        b_LS=weight_LJ[:, :1].float(),
+        noise_before_L=torch.zeros(num_steps),
+        noise_after_L=torch.from_numpy(weights.noise_L).float(),
+        state_L=torch.from_numpy(weights.state_L).float(),
+        past_LM=weight_LJ[:, 1:].float(),
+    )
+
+
 def _stage_times(tableau: Tableau, heads_L: Tensor, sizes_L: Tensor) -> Tensor:
     """Return the network time of every stage, float32."""
     return heads_L[:, None] + sizes_L[:, None] * torch.tensor(tableau.c)
@@ -173,7 +237,13 @@ def _table(
         b_LS=(size_L[:, None] * b_S).float(),
         noise_before_L=before_L.float(),
         noise_after_L=after_L.float(),
+        **_no_memory(len(time_LS)),
     )
+
+
+def _no_memory(num_steps: int) -> dict[str, Tensor]:
+    """Columns of steps that start from the state itself and remember nothing."""
+    return {"state_L": torch.ones(num_steps), "past_LM": torch.zeros(num_steps, 0)}
 
 
 def _column(factor: Tensor | float, like: Tensor) -> Tensor:
@@ -203,6 +273,7 @@ def _single_slope_row(
         b_LS=size * first_1S,
         noise_before_L=torch.tensor([noise_before]),
         noise_after_L=torch.zeros(1),
+        **_no_memory(1),
     )
 
 

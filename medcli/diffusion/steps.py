@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from medcli.diffusion import gaussian
-from medcli.diffusion.gaussian import GaussianTables, at, gaussian_tables, respace
-from medcli.diffusion.solver_tables import StepTable, ode_table, sde_table
+from medcli.diffusion.gaussian import GaussianTables, at, gaussian_tables, kept_timesteps
+from medcli.diffusion.solver_tables import StepTable, multistep_table, ode_table, sde_table
 from medcli.errors import ConfigError
 from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 
@@ -42,6 +42,10 @@ class Sampler(Protocol):
         """Network calls per image in total; the two halves of guidance are one call."""
 
     @property
+    def num_remembered(self) -> int:
+        """Slopes of earlier steps that each step uses: 0 but for multistep solvers."""
+
+    @property
     def noisy(self) -> bool:
         """True if any step uses noise."""
 
@@ -59,6 +63,7 @@ class Sampler(Protocol):
         noise_BCYX: Tensor | None,
         *,
         num_calls: int | None = None,
+        memory_BMCYX: Tensor | None = None,
     ) -> Tensor:
         """Advance every image by its own step.
 
@@ -69,6 +74,8 @@ class Sampler(Protocol):
             noise_BCYX: Standard normal noise, finite everywhere; None if no image's step uses noise.
             num_calls: Network calls to make: the largest `calls` of the batch. None: the most any step needs, which
                 differs only where solvers of several calls end with a step of one.
+            memory_BMCYX: Slopes of each image's last `num_remembered` steps, newest first, zeros at its start; updated
+                in place. None if the sampler remembers none.
 
         Returns:
             The next states, float32.
@@ -97,6 +104,10 @@ def build_sampler(
         raise ConfigError(f"{config.solver} is adaptive and has no fixed steps", hint="use --solver heun")
     if reverse and config.sampler != "ode":
         raise ConfigError(f"only the ode sampler runs from data to noise, not {config.sampler}")
+    if config.is_multistep:
+        return TransportSampler(
+            multistep_table(config, reverse=reverse, sample_eps=sample_eps).to(device), config.steps
+        )
     if config.sampler == "ode":
         return TransportSampler(ode_table(config, reverse=reverse, sample_eps=sample_eps).to(device), config.steps - 1)
     if config.sampler == "sde":
@@ -109,27 +120,9 @@ def build_sampler(
     raise ConfigError(f"sampler {config.sampler!r} is not implemented")
 
 
-def kept_timesteps(config: SamplerConfig) -> list[int]:
-    """Return the training timesteps kept by DDPM or DDIM, rising.
-
-    DDIM uses its authors' integer stride if one keeps `config.steps` timesteps, else the spacing of DDPM.
-
-    Raises:
-        ConfigError: If the model has fewer timesteps.
-    """
-    if config.steps > gaussian.NUM_TRAIN_TIMESTEPS:
-        raise ConfigError(f"--steps {config.steps}: the model has {gaussian.NUM_TRAIN_TIMESTEPS} timesteps")
-    if config.sampler == "ddim":
-        stride = -(-gaussian.NUM_TRAIN_TIMESTEPS // config.steps)
-        strided = range(0, gaussian.NUM_TRAIN_TIMESTEPS, stride)
-        if len(strided) == config.steps:
-            return list(strided)
-    return respace(str(config.steps))
-
-
 @dataclass(frozen=True, slots=True)
 class TransportSampler:
-    """SDE or fixed-step ODE of SiT, given by a table of `solver_tables`."""
+    """Fixed steps of SiT's SDE or ODE, or multistep steps of DiT's ODE, given by a table of `solver_tables`."""
 
     table: StepTable
     num_observed: int
@@ -143,6 +136,11 @@ class TransportSampler:
     def nfe(self) -> int:
         """Network calls of all rows."""
         return sum(self.table.calls)
+
+    @property
+    def num_remembered(self) -> int:
+        """Slopes the rows remember."""
+        return self.table.past_LM.shape[1]
 
     @property
     def noisy(self) -> bool:
@@ -165,22 +163,32 @@ class TransportSampler:
         noise_BCYX: Tensor | None,
         *,
         num_calls: int | None = None,
+        memory_BMCYX: Tensor | None = None,
     ) -> Tensor:
         """See `Sampler.step`; the formulas are in the docstring of `solver_tables`."""
         table = self.table
+        if self.num_remembered and memory_BMCYX is None:
+            raise ValueError("a multistep solver needs the slopes of earlier steps")
         if noise_BCYX is not None:
             x_BCYX = x_BCYX + at(table.noise_before_L, step_B, x_BCYX) * noise_BCYX
         result_BCYX, slopes = x_BCYX, list[Tensor]()
+        if memory_BMCYX is not None:
+            result_BCYX = at(table.state_L, step_B, x_BCYX) * x_BCYX
+            for place, slope_BCYX in enumerate(memory_BMCYX.unbind(1)):
+                result_BCYX = result_BCYX + at(table.past_LM[:, place], step_B, x_BCYX) * slope_BCYX
         for stage in range(max(table.calls) if num_calls is None else num_calls):
             state_BCYX = x_BCYX
             for earlier, slope_BCYX in enumerate(slopes):
                 state_BCYX = state_BCYX + at(table.a_LSR[:, stage, earlier], step_B, x_BCYX) * slope_BCYX
-            output_BCYX = predict(state_BCYX, table.time_LS[step_B, stage])
+            # DiT's output has the variance's channels behind those of the noise.
+            output_BCYX = predict(state_BCYX, table.time_LS[step_B, stage])[:, : x_BCYX.shape[1]]
             on_state, on_output = table.on_state_LS[:, stage], table.on_output_LS[:, stage]
             slopes.append(at(on_state, step_B, x_BCYX) * state_BCYX + at(on_output, step_B, x_BCYX) * output_BCYX)
             result_BCYX = result_BCYX + at(table.b_LS[:, stage], step_B, x_BCYX) * slopes[-1]
         if noise_BCYX is not None:
             result_BCYX = result_BCYX + at(table.noise_after_L, step_B, x_BCYX) * noise_BCYX
+        if memory_BMCYX is not None:
+            memory_BMCYX.copy_(torch.cat([slopes[0][:, None], memory_BMCYX[:, :-1]], dim=1))
         return result_BCYX
 
 
@@ -197,6 +205,7 @@ class _GaussianSampler(ABC):
 
     num_observed = num_steps
     nfe = num_steps
+    num_remembered = 0
 
     def calls(self, step: int) -> int:
         """Return 1."""
@@ -210,6 +219,7 @@ class _GaussianSampler(ABC):
         noise_BCYX: Tensor | None,
         *,
         num_calls: int | None = None,
+        memory_BMCYX: Tensor | None = None,
     ) -> Tensor:
         """See `Sampler.step`."""
         index_B = self.num_steps - 1 - step_B

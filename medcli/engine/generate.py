@@ -21,7 +21,18 @@ from medcli.engine.guidance_phases import null_calls, phases
 from medcli.engine.networks import Guidance, LadderNetwork, guided
 from medcli.engine.observer import Observer, StepRows
 from medcli.engine.plan import FinishedImage, Indices, Noise, SamplingPlan, check_plan, latent_shape_of, philox_noise
-from medcli.engine.pool import NO_MOVE, Pool, SlotBatch, advance, empty_pool, enter, leave, num_slots, pick_batch
+from medcli.engine.pool import (
+    NO_MOVE,
+    Pool,
+    SlotBatch,
+    advance,
+    advance_by_progress,
+    empty_pool,
+    enter,
+    leave,
+    num_slots,
+    pick_batch,
+)
 from medcli.errors import ConfigError
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.sampler_config import ADAPTIVE_SOLVERS
@@ -78,7 +89,9 @@ def _run(loop: _Loop, indices: Indices, limit: int, reporter: Reporter) -> Itera
     queue, total, done = iter(indices), len(indices) * loop.sampler.num_steps, 0
     batch_size, ladder_length = loop.plan.batch_size, len(loop.networks)
     slots = num_slots(ladder_length * (2 if loop.plan.guidance.is_partial else 1), batch_size, limit)
-    pool = empty_pool(slots, latent_shape_of(loop.networks[0]), ladder_length - 1, loop.device)
+    pool = empty_pool(
+        slots, latent_shape_of(loop.networks[0]), ladder_length - 1, loop.device, loop.sampler.num_remembered
+    )
     loop.refill(pool, queue)
     while not pool.is_empty:
         batch = pick_batch(pool, batch_size, ladder_length, loop.phase_L)
@@ -106,6 +119,8 @@ class _Loop:
     """Per solver step, true if it takes noise."""
     phase_L: Tensor
     """Guidance phase of each solver step."""
+    timed_index_L: Tensor | None
+    """Ladder index of each solver step of a timed schedule."""
     observer: Observer | None
 
     @classmethod
@@ -122,7 +137,22 @@ class _Loop:
         calls_L = torch.tensor([sampler.calls(step) for step in steps])
         noisy_L = torch.tensor([sampler.takes_noise(step) for step in steps])
         null_calls_L, phase_L = null_calls(sampler, plan.guidance), phases(plan.guidance, sampler.num_steps)
-        return cls(tuple(networks), plan, sampler, device, noise, calls_L, null_calls_L, noisy_L, phase_L, observer)
+        timed_index_L = None
+        if plan.schedule.is_timed:
+            timed_index_L = torch.tensor([plan.schedule.index_at(step, len(steps)) for step in steps])
+        return cls(
+            networks=tuple(networks),
+            plan=plan,
+            sampler=sampler,
+            device=device,
+            noise=noise,
+            calls_L=calls_L,
+            null_calls_L=null_calls_L,
+            noisy_L=noisy_L,
+            phase_L=phase_L,
+            timed_index_L=timed_index_L,
+            observer=observer,
+        )
 
     def refill(self, pool: Pool, queue: Iterator[int]) -> None:
         """Fill free slots with queued images."""
@@ -154,12 +184,23 @@ class _Loop:
         predict = guided(
             self.networks[batch.ladder_index], label_B, self.plan.guidance if batch.is_guided else Guidance()
         )
+        memory_BMCYX = pool.memory_PMCYX[row_B] if self.sampler.num_remembered else None
         after_BCYX = self.sampler.step(
-            predict, before_BCYX, device_step_B, noise_BCYX, num_calls=int(self.calls_L[step_B].max())
+            predict,
+            before_BCYX,
+            device_step_B,
+            noise_BCYX,
+            num_calls=int(self.calls_L[step_B].max()),
+            memory_BMCYX=memory_BMCYX,
         )
         pool.latent_PCYX[row_B[: len(slot_B)]] = after_BCYX[: len(slot_B)]
+        if memory_BMCYX is not None:
+            pool.memory_PMCYX[row_B[: len(slot_B)]] = memory_BMCYX[: len(slot_B)]
         if self.observer is not None and rows is not None:
             self.observer.after(rows, before_BCYX[: len(slot_B)], after_BCYX[: len(slot_B)])
+        if self.timed_index_L is not None:
+            advance_by_progress(pool, slot_B, self.timed_index_L)
+            return
         schedule, distance_B = self.plan.schedule, None
         if schedule.is_dynamic:
             # The iteration's only synchronisation with the device.

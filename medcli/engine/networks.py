@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -107,8 +107,8 @@ def ladder_networks(
     for network in networks[1:]:
         if _geometry(network.config) != _geometry(first.config):
             raise ConfigError(
-                f"the models for {first.num_mediators} and {network.num_mediators} mediators differ in architecture",
-                hint="use checkpoints of one architecture; compare them with medcli inspect",
+                f"models for {first.num_mediators} and {network.num_mediators} mediators have other latents or classes",
+                hint="sizes may differ, but not family, latent shape or classes; compare them with medcli inspect",
             )
     return networks
 
@@ -130,9 +130,11 @@ def _ladder_network(model: DiffusionTransformer, num_mediators: int, *, compiled
     return LadderNetwork(forward, model.config, num_mediators)
 
 
-def _geometry(config: ModelConfig) -> ModelConfig:
-    """Return the part of a configuration that models sharing an image's state must have in common."""
-    return replace(config, mediators=(), mediator_layers=())
+def _geometry(config: ModelConfig) -> tuple[object, ...]:
+    """Return what models that share an image's state must agree on; their sizes may differ."""
+    shape = (config.in_channels, config.latent_size, config.latent_scale, config.autoencoder)
+    labels = (config.num_classes, config.has_null_class)
+    return (config.is_gaussian, config.is_gaussian and config.learn_sigma, *shape, *labels)
 
 
 def guided(network: LadderNetwork, label_B: Tensor, guidance: Guidance) -> Predict:

@@ -134,12 +134,22 @@ def check_plan(config: ModelConfig, plan: SamplingPlan) -> None:
     if plan.sampler.solver in ADAPTIVE_SOLVERS and plan.schedule.is_dynamic:
         raise ConfigError(
             f"--solver {plan.sampler.solver} chooses its own steps, so the dynamic schedule has none to observe",
-            hint="use --solver heun, or --schedule static",
+            hint="use --solver adams3, or --schedule static",
+        )
+    if plan.schedule.is_dynamic and not plan.sampler.has_even_steps:
+        raise ConfigError(
+            f"--schedule dynamic can't read distances that follow {plan.sampler.sampler}'s own slope or step sizes",
+            hint="switch by progress: --schedule timed --at 0.3,0.6; or use --sampler sde or ddpm",
+        )
+    if plan.sampler.solver in ADAPTIVE_SOLVERS and plan.schedule.is_timed:
+        raise ConfigError(
+            f"--solver {plan.sampler.solver} chooses its own steps, so the timed schedule has none to count",
+            hint="use --solver adams3",
         )
     if plan.sampler.solver in ADAPTIVE_SOLVERS and plan.guidance.is_partial:
         raise ConfigError(
             f"--solver {plan.sampler.solver} chooses its own steps, so a guidance interval has none to count",
-            hint="use --solver heun, or leave --cfg-interval out",
+            hint="use --solver adams3, or leave --cfg-interval out",
         )
     for label in plan.labels.classes:
         if not 0 <= label < config.num_classes:

@@ -27,6 +27,8 @@ class Pool:
     """State of the images in flight, one slot per image. Tensors are updated in place; latents are on the device."""
 
     latent_PCYX: Tensor
+    memory_PMCYX: Tensor
+    """Slopes of each image's last steps, the newest first, for multistep solvers."""
     index_P: Tensor
     """Image number, or `FREE`."""
     label_P: Tensor
@@ -51,7 +53,9 @@ class Pool:
         return (self.index_P == FREE).nonzero()[:, 0]
 
 
-def empty_pool(num_slots: int, latent_shape: tuple[int, ...], num_moves: int, device: torch.device) -> Pool:
+def empty_pool(
+    num_slots: int, latent_shape: tuple[int, ...], num_moves: int, device: torch.device, num_remembered: int = 0
+) -> Pool:
     """Create a pool without images.
 
     Args:
@@ -59,6 +63,7 @@ def empty_pool(num_slots: int, latent_shape: tuple[int, ...], num_moves: int, de
         latent_shape: (C, Y, X).
         num_moves: Length of the ladder minus one.
         device: Where the latents live.
+        num_remembered: Slopes kept of each image, see `Sampler.num_remembered`.
     """
 
     def numbers(*shape: int, fill: int = 0) -> Tensor:
@@ -66,6 +71,7 @@ def empty_pool(num_slots: int, latent_shape: tuple[int, ...], num_moves: int, de
 
     return Pool(
         latent_PCYX=torch.zeros(num_slots, *latent_shape, device=device),
+        memory_PMCYX=torch.zeros(num_slots, num_remembered, *latent_shape, device=device),
         index_P=numbers(fill=FREE),
         label_P=numbers(),
         step_P=numbers(),
@@ -83,7 +89,10 @@ def num_slots(num_buckets: int, batch_size: int, num_images: int) -> int:
 
 def enter(pool: Pool, slot_B: Tensor, index_B: Tensor, label_B: Tensor, latent_BCYX: Tensor) -> None:
     """Place new images in free slots."""
-    pool.latent_PCYX[slot_B.to(pool.latent_PCYX.device)] = latent_BCYX
+    on_device_B = slot_B.to(pool.latent_PCYX.device)
+    pool.latent_PCYX[on_device_B] = latent_BCYX
+    # The slot's former image may have left what is not finite: a weight of 0 would not undo it.
+    pool.memory_PMCYX[on_device_B] = 0
     pool.index_P[slot_B], pool.label_P[slot_B] = index_B, label_B
     for numbers in (pool.step_P, pool.ladder_index_P, pool.observed_P, pool.warmup_sum_P):
         numbers[slot_B] = 0
@@ -136,7 +145,7 @@ def pick_batch(pool: Pool, batch_size: int, ladder_length: int, phase_L: Tensor)
 def advance(
     pool: Pool, slot_B: Tensor, distance_B: Tensor | None, rule: DynamicSchedule | None, num_deciding: int
 ) -> None:
-    """Update images after a solver step.
+    """Update images after a solver step, and move them along the ladder by their change.
 
     Args:
         pool: The images in flight.
@@ -153,9 +162,30 @@ def advance(
     seen_B = (step_B >= 1) & (step_B < num_deciding)
     slot_B, step_B, distance_B = slot_B[seen_B], step_B[seen_B], distance_B[seen_B]
     pool.observed_P[slot_B] += 1
+    index_B, warmup_sum_B = observe(
+        rule, pool.ladder_index_P[slot_B], pool.warmup_sum_P[slot_B], pool.observed_P[slot_B], distance_B
+    )
+    pool.warmup_sum_P[slot_B] = warmup_sum_B
+    _climb(pool, slot_B, step_B, index_B)
+
+
+def advance_by_progress(pool: Pool, slot_B: Tensor, index_L: Tensor) -> None:
+    """Update images after a solver step, and move them along the ladder by their progress.
+
+    Args:
+        pool: The images in flight.
+        slot_B: Slots of the images that made the step.
+        index_L: (L,) int64 ladder index of each solver step.
+    """
+    step_B = pool.step_P[slot_B]
+    pool.step_P[slot_B] = step_B + 1
+    _climb(pool, slot_B, step_B, index_L[(step_B + 1).clamp(max=len(index_L) - 1)])
+
+
+def _climb(pool: Pool, slot_B: Tensor, step_B: Tensor, index_B: Tensor) -> None:
+    """Set the ladder index of each image's next step and note the moves its last step triggered."""
     before_B = pool.ladder_index_P[slot_B]
-    after_B, warmup_sum_B = observe(rule, before_B, pool.warmup_sum_P[slot_B], pool.observed_P[slot_B], distance_B)
-    pool.ladder_index_P[slot_B], pool.warmup_sum_P[slot_B] = after_B, warmup_sum_B
-    for move in range(len(rule.rho)):
-        passed_B = (before_B <= move) & (move < after_B)
+    pool.ladder_index_P[slot_B] = index_B
+    for move in range(pool.moved_at_PJ.shape[1]):
+        passed_B = (before_B <= move) & (move < index_B)
         pool.moved_at_PJ[slot_B[passed_B], move] = step_B[passed_B]

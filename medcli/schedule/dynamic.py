@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from medcli.config import check_ladder
+from medcli.config import check_rungs
 from medcli.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ class DynamicSchedule:
     """
 
     ladder: tuple[int, ...]
-    """Mediator counts, rising."""
+    """Mediator counts, rising; 0, full attention, may be the last."""
     rho: tuple[float, ...]
     """Thresholds, one fewer than the ladder; any values >= 0."""
     warmup_steps: int = 3
@@ -43,7 +43,7 @@ class DynamicSchedule:
     def __post_init__(self) -> None:
         object.__setattr__(self, "ladder", tuple(self.ladder))
         object.__setattr__(self, "rho", tuple(self.rho))
-        check_ladder(self.ladder)
+        check_rungs(self.ladder)
         if not self.ladder or len(self.rho) != len(self.ladder) - 1:
             raise ConfigError(
                 f"{len(self.rho)} thresholds for a ladder of {len(self.ladder)}; expected one fewer than its counts",

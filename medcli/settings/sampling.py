@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from medcli.sampler_config import (
+    DDIM_SOLVERS,
     ODE_SOLVERS,
     SDE_SOLVERS,
     DiffusionForm,
+    GridName,
     LastStep,
     PathName,
     PredictionName,
@@ -20,9 +22,9 @@ from medcli.sampler_config import (
 from medcli.settings.declare import INPUT, MACHINE, MODULATION, OUTPUT, SAMPLING, SCHEDULE, Needs, group, setting
 from medcli.settings.machine import MachineSettings, output_setting, seed_setting
 from medcli.settings.network import NetworkSource
-from medcli.settings.values import parse_float, parse_ints
+from medcli.settings.values import parse_count, parse_float, parse_ints
 
-ScheduleKind = Literal["full", "static", "dynamic"]
+ScheduleKind = Literal["full", "static", "dynamic", "timed"]
 DistanceName = Literal["l1", "l2"]
 LabelSampling = Literal["equal", "random"]
 AmmForm = Literal["exp", "cos"]
@@ -33,9 +35,17 @@ MAX_STEPS = 100_000
 MAX_IMAGES = 10**8
 IN_CHECKPOINT = "from the checkpoint, else {}"
 DYNAMIC = Needs("schedule", ("dynamic",), words="--schedule dynamic")
+TIMED = Needs("schedule", ("timed",), words="--schedule timed")
+SOLVED = Needs("sampler", ("sde", "ode", "ddim"), words="--sampler sde, ode or ddim")
 INTEGRATED = Needs("sampler", ("sde", "ode"), words="--sampler sde or ode")
 STOCHASTIC = Needs("sampler", ("sde",), words="--sampler sde")
+STEPPED = Needs("solver", unless=("exp2", "exp3"), words="--solver euler or heun")
 GUIDED = Needs("cfg_scale", unless=(1.0,), words="a --cfg-scale other than 1")
+
+
+def parse_counts(text: str) -> tuple[int, ...]:
+    """Parse `4,16,full`."""
+    return tuple(parse_count(part) for part in text.split(","))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +54,31 @@ class ScheduleSettings:
 
     schedule: ScheduleKind | None = setting(
         None,
-        help="Full attention, one mediator count, or a count that rises by image and step.",
+        help="Full attention, one mediator count, or a count that rises by an image's change or by progress.",
         panel=SCHEDULE,
         default_text="from the checkpoint, else static",
         short=True,
     )
     mediators: tuple[int, ...] | None = setting(
         None,
-        help="Mediator counts: rising perfect squares such as 4,16,64; one for static.",
+        help="Mediator counts: rising perfect squares such as 4,16,64, which full attention may end; one for static.",
         panel=SCHEDULE,
-        metavar="N,...",
+        metavar="N,...[,full]",
+        parse=parse_counts,
+        expects="comma-separated whole numbers, or full at the end",
         default_text="the checkpoint's",
         example="4,16,64",
+        short=True,
+    )
+    at: tuple[float, ...] | None = setting(
+        None,
+        help="Shares of the steps at which the second and later mediator counts of the timed schedule start.",
+        panel=SCHEDULE,
+        metavar="P,...",
+        needs=TIMED,
+        above=0,
+        below=1,
+        example="0.3,0.6",
         short=True,
     )
     rho: tuple[float, ...] | None = setting(
@@ -93,12 +116,12 @@ class SamplerSettings:
 
     steps: int | None = setting(
         None,
-        help="Number of solver steps.",
+        help="Number of solver steps; network calls for adams, exp and multistep solvers.",
         panel=SAMPLING,
         metavar="N",
         minimum=2,
         maximum=MAX_STEPS,
-        default_text=IN_CHECKPOINT.format(250),
+        default_text=IN_CHECKPOINT.format("250; 20 for ode"),
         example="50",
         short=True,
     )
@@ -111,12 +134,19 @@ class SamplerSettings:
     )
     solver: str | None = setting(
         None,
-        help="Integration scheme; sde takes euler and heun only, dopri5 is adaptive.",
+        help="Integration scheme. sde: euler, heun, exp; ddim: euler, multistep; ode: the others; dopri5 is adaptive.",
         panel=SAMPLING,
-        choices=tuple(dict.fromkeys((*SDE_SOLVERS, *ODE_SOLVERS))),
-        needs=INTEGRATED,
-        default_text="from the checkpoint, else euler; heun for ode",
+        choices=tuple(dict.fromkeys((*SDE_SOLVERS, *ODE_SOLVERS, *DDIM_SOLVERS))),
+        needs=SOLVED,
+        default_text="from the checkpoint, else euler; adams3 for ode",
         short=True,
+    )
+    grid: GridName | None = setting(
+        None,
+        help="Timesteps of ddim: evenly spaced, or evenly spaced in log-SNR.",
+        panel=SAMPLING,
+        needs=Needs("sampler", ("ddim",), words="--sampler ddim"),
+        default_text=IN_CHECKPOINT.format("even"),
     )
     path: PathName | None = setting(
         None,
@@ -153,7 +183,7 @@ class SamplerSettings:
         None,
         help="Final denoising step of the SDE sampler.",
         panel=SAMPLING,
-        needs=STOCHASTIC,
+        needs=(STOCHASTIC, STEPPED),
         default_text=IN_CHECKPOINT.format("mean"),
     )
     last_step_size: float | None = setting(
@@ -165,6 +195,7 @@ class SamplerSettings:
         below=1,
         needs=(
             STOCHASTIC,
+            STEPPED,
             Needs("last_step", ("mean", "tweedie", "euler"), words="--last-step mean, tweedie or euler"),
         ),
         default_text=IN_CHECKPOINT.format(0.04),
@@ -297,7 +328,7 @@ class SampleRequest(
         key="stage",
         help="A checkpoint trained for N mediators, instead of CHECKPOINT; once for each.",
         panel=INPUT,
-        metavar="N=PATH",
+        metavar="N|full=PATH",
         example="4=a.safetensors",
     )
     vae: str | None = setting(

@@ -52,6 +52,15 @@ def parse_path(text: str) -> Path:
     return Path(text).expanduser() if text.startswith("~") else Path(text)
 
 
+def parse_count(text: str) -> int:
+    """Parse a mediator count; `full` is full attention, 0.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    return 0 if text.strip() == "full" else parse_int(text)
+
+
 def parse_ints(text: str) -> tuple[int, ...]:
     """Parse `4,16,64`."""
     return tuple(parse_int(part) for part in text.split(","))
@@ -138,11 +147,11 @@ def parse_pairs(made: Setting, texts: list[str], label: str | None = None) -> di
     for text in texts:
         number, _, path = text.partition("=")
         try:
-            key, value = parse_int(number), parse_path(path)
+            key, value = parse_count(number), parse_path(path)
         except ValueError as err:
             raise ConfigError(f"{label or made.flag} {text!r} is not {made.metavar}", hint=_like(made)) from err
         if key in pairs:
-            raise ConfigError(f"{label or made.flag} names {key} twice", hint="give one path per number")
+            raise ConfigError(f"{label or made.flag} names {number} twice", hint="give one path per number")
         pairs[key] = value
     return pairs
 

@@ -18,7 +18,7 @@ from medcli.errors import ConfigError, DataError
 from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.schedule.spec import Schedule
 
-TUPLES = ("counts", "rho")
+TUPLES = ("counts", "rho", "at")
 """Values of a schedule that are lists in JSON."""
 
 
@@ -136,6 +136,8 @@ def _possible_moves(run: SamplingRun, sampler: Sampler) -> Sequence[tuple[int, .
     """Return the moves of each recorded image, else those of the cheapest and the most expensive image."""
     if run.moves is not None:
         return run.moves
+    if run.schedule.is_timed:
+        return [run.schedule.timed_moves(sampler.num_steps)]
     return [(), earliest_moves(run.schedule, sampler)] if run.schedule.is_dynamic else [()]
 
 

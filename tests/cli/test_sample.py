@@ -279,8 +279,8 @@ def test_chosen_classes_take_turns_or_are_drawn(sample: Sample) -> None:
 
 def test_a_flag_beats_the_checkpoint_and_the_checkpoint_beats_the_family(run_cli: RunCli, empty_folder: Path) -> None:
     defaults = {
-        "sampler": "ode",
-        "solver": "midpoint",
+        "sampler": "sde",
+        "solver": "heun",
         "steps": 7,
         "cfg_scale": 2.5,
         "schedule": "dynamic",
@@ -298,8 +298,8 @@ def test_a_flag_beats_the_checkpoint_and_the_checkpoint_beats_the_family(run_cli
 
     own = settings("a")
     assert {key: own["sampler"][key] for key in ("sampler", "solver", "steps")} == {
-        "sampler": "ode",
-        "solver": "midpoint",
+        "sampler": "sde",
+        "solver": "heun",
         "steps": 7,
     }
     assert own["guidance"] == {"scale": 2.5, "channels": None}
@@ -311,11 +311,11 @@ def test_a_flag_beats_the_checkpoint_and_the_checkpoint_beats_the_family(run_cli
         "distance": "l2",
     }
     flags = settings("b", "--steps", "5", "--cfg-scale", "1", "--schedule", "static", "--mediators", "4")
-    assert (flags["sampler"]["steps"], flags["sampler"]["solver"]) == (5, "midpoint")
+    assert (flags["sampler"]["steps"], flags["sampler"]["solver"]) == (5, "heun")
     assert (flags["guidance"], flags["schedule"]) == (None, {"kind": "static", "counts": [4]})
     # The checkpoint's solver and steps are for its own sampler.
-    other = settings("c", "--sampler", "sde", "--steps", "6")
-    assert (other["sampler"]["sampler"], other["sampler"]["solver"]) == ("sde", "euler")
+    other = settings("c", "--sampler", "ode", "--schedule", "static")
+    assert [other["sampler"][name] for name in ("sampler", "solver", "steps")] == ["ode", "adams3", 20]
 
 
 def test_a_dit_is_sampled_by_ddpm_unless_told_otherwise(run_cli: RunCli, empty_folder: Path) -> None:
@@ -338,9 +338,9 @@ def test_separately_trained_stages(run_cli: RunCli, empty_folder: Path) -> None:
     assert [entry["file"] for entry in manifest(out)["settings"]["checkpoints"]] == [
         f"n{count}.safetensors" for count in (1, 4, 16)
     ]
-    save(empty_folder / "wide.safetensors", replace(with_ladder(PIXELS, 4), hidden_size=24))
-    wrong = ["--stage", "1=n1.safetensors", "--stage", "4=wide.safetensors", "--rho", "0.9"]
-    refused(run_cli("sample", *wrong, *QUICK), ExitCode.USAGE, "architecture")
+    save(empty_folder / "more.safetensors", replace(with_ladder(PIXELS, 4), num_classes=11))
+    wrong = ["--stage", "1=n1.safetensors", "--stage", "4=more.safetensors", "--rho", "0.9"]
+    refused(run_cli("sample", *wrong, *QUICK), ExitCode.USAGE, "classes")
     refused(run_cli("sample", "n1.safetensors", *stages), ExitCode.USAGE, "both")
     refused(run_cli("sample", "--stage", "4=n1.safetensors", *QUICK), ExitCode.USAGE, "ladder")
     refused(run_cli("sample", "--stage", "n1.safetensors"), ExitCode.USAGE, "4=a.safetensors")
@@ -386,12 +386,22 @@ def test_latents_are_decoded_through_the_autoencoder(
         (("--classes", "3,10"), "0..9"),
         (("--classes", "-1"), "0..9"),
         (("--classes", "three"), "--classes"),
-        (("--sampler", "ode", "--solver", "dopri5", "--schedule", "dynamic"), "--solver heun"),
+        (("--sampler", "ode", "--solver", "dopri5", "--schedule", "dynamic"), "--solver adams3"),
+        (("--sampler", "ode", "--schedule", "dynamic"), "--schedule timed"),
+        (("--sampler", "ode", "--solver", "adams2", "--rho", "0.5,0.1"), "--schedule timed"),
         (("--cfg-scale", "-1"), "at least 0"),
         (("--cfg-interval", "0.8,0.2"), "LO <= HI"),
         (("--cfg-interval", "0.2"), "--cfg-interval 0.2,0.8"),
         (("--cfg-interval", "0.2,x"), "--cfg-interval 0.2,0.8"),
-        (("--sampler", "ode", "--solver", "dopri5", "--cfg-interval", "0,0.5", "--schedule", "static"), "heun"),
+        (("--sampler", "ode", "--solver", "dopri5", "--cfg-interval", "0,0.5", "--schedule", "static"), "adams3"),
+        (("--schedule", "timed", "--at", "0.6,0.3"), "rise"),
+        (("--schedule", "timed", "--at", "0.3"), "1 given, expected 2"),
+        (("--schedule", "timed", "--at", "0,1.5"), "(0, 1)"),
+        (("--schedule", "timed"), "--at"),
+        (("--schedule", "static", "--at", "0.3,0.6"), "--schedule timed"),
+        (("--mediators", "full,4", "--schedule", "timed", "--at", "0.5"), "end a ladder"),
+        (("--sampler", "ode", "--solver", "exp2"), "adams3"),
+        (("--solver", "exp3", "--last-step", "euler"), "does nothing with --solver exp3"),
         (("--vae", "somewhere"), "--vae"),
     ],
 )

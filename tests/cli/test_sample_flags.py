@@ -54,7 +54,7 @@ def test_a_flag_that_would_do_nothing_is_refused_with_what_makes_it_idle(
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-@pytest.mark.parametrize("idle", ["--path gvp", "--prediction noise", "--solver euler", "--last-step none"])
+@pytest.mark.parametrize("idle", ["--path gvp", "--prediction noise", "--last-step none"])
 def test_flags_of_transport_mean_nothing_to_a_dit(run_cli: RunCli, empty_folder: Path, sampler: str, idle: str) -> None:
     save(empty_folder / "dit.safetensors", replace(PIXELS, family="dit", learn_sigma=True))
     result = run_cli("sample", "dit.safetensors", "--sampler", sampler, *idle.split())
@@ -72,9 +72,11 @@ def test_the_same_flags_are_used_where_they_mean_something(sample: Sample) -> No
     sde += " --cfg-channels all --solver heun --path gvp --prediction velocity --diffusion-form sigma"
     sde += " --diffusion-norm 0.5 --last-step euler --last-step-size 0.1 --cfg-power 0"
     assert sample(*sde.split(), "--json").code == 0
-    assert sample("--sampler", "ode", "--path", "gvp", "--solver", "rk4", "-o", "ode").code == 0
+    assert sample("--sampler", "ode", "--path", "gvp", "--solver", "rk4", "--schedule", "full", "-o", "ode").code == 0
+    timed = "--schedule timed --at 0.3,0.6 --sampler ode"
+    assert sample(*timed.split(), "-o", "timed").code == 0
     every = {made.flag for made in settings_of(SampleRequest).values() if made.needs}
-    assert every - {"--amm-blocks", "--amm-form"} <= set(sde.split())
+    assert every - {"--amm-blocks", "--amm-form", "--grid"} <= {*sde.split(), *timed.split()}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_the_same_flags_are_used_where_they_mean_something(sample: Sample) -> No
     [
         ("--schedule static --rho 0.3,0.1", "--rho does nothing with --schedule static"),
         ("--schedule full --warmup-steps 2", "--warmup-steps does nothing with --schedule full"),
-        ("DiT-S/2 --sampler ddim --solver euler", "--solver does nothing with --sampler ddim"),
+        ("DiT-S/2 --sampler ddpm --solver euler", "--solver does nothing with --sampler ddpm"),
     ],
 )
 def test_flops_follows_the_same_rule(run_cli: RunCli, argv: str, words: str) -> None:

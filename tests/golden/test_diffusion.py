@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from medcli.diffusion import gaussian
-from medcli.diffusion.gaussian import gaussian_tables, p_mean_variance, respace
+from medcli.diffusion.gaussian import gaussian_tables, kept_timesteps, p_mean_variance, respace
 from medcli.diffusion.guidance import combine
 from medcli.diffusion.losses import dit_loss
-from medcli.diffusion.steps import Predict, build_sampler, kept_timesteps
+from medcli.diffusion.steps import Predict, build_sampler
 from medcli.errors import ConfigError
 from medcli.sampler_config import SamplerConfig
 from tests.golden.diffusion_support import assert_close_to_largest, labelled, settings, tensors, tiny_network

@@ -5,6 +5,7 @@ Precedence: a flag, then the defaults in the checkpoint's header, then the refer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from medcli.errors import ConfigError
 from medcli.model.amm import Amm
 from medcli.network import Network, identities, open_network
 from medcli.sampler_config import SamplerConfig
-from medcli.schedule.spec import Schedule, choose_schedule
+from medcli.schedule.spec import FULL, Schedule, choose_schedule
 from medcli.settings.build import refuse_idle_choices
 from medcli.settings.sampling import GuidanceSettings, SampleRequest, SamplerSettings
 from medcli.workflows.sample.amm import choose_amm
@@ -27,8 +28,10 @@ from medcli.workflows.sample.defaults import sampling_defaults
 DEFAULT_CFG_SCALES = {"dit": 1.5, "sit": 1.5, "edt": 2.0, "mdtv2": 3.8}
 """Guidance of the papers' guided results. Source: reference-facts 1.8; edt-facts 4 and 5."""
 DEFAULT_CFG_POWERS = {"mdtv2": 4.0}
-ODE_SOLVER = "heun"
-"""Default of `ode`: unlike the references' dopri5 it has fixed steps, which the dynamic schedule needs."""
+ODE_DEFAULTS: dict[str, Any] = {"solver": "adams3", "steps": 20}
+"""Defaults of `ode`, see docs/samplers.md."""
+TRAINED_ON = ("path", "prediction")
+"""Settings that belong to the weights, whatever the sampler."""
 CPU_ACTIVATION_BYTES = 16 << 20
 """Widest activation of a default batch on a CPU: with more the products wait for memory (docs/sampling.md)."""
 MAX_CPU_BATCH = 32
@@ -78,9 +81,10 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
         raise ConfigError(f"--num-images must be at least 1, got {request.num_images}")
     networks, held = _networks(request)
     config, defaults = networks[0].config, sampling_defaults(networks[0])
+    schedule = _schedule(request, held, defaults)
     plan = SamplingPlan(
-        sampler=choose_sampler(request, config, defaults),
-        schedule=_schedule(request, held, defaults),
+        sampler=choose_sampler(request, config, defaults, schedule),
+        schedule=schedule,
         labels=Labels(
             classes=tuple(range(config.num_classes)) if request.classes is None else request.classes,
             sampling=request.label_sampling,
@@ -103,6 +107,7 @@ def choices_of(plan: SamplingPlan) -> dict[str, Any]:
     return {
         "schedule": plan.schedule.kind,
         "sampler": plan.sampler.sampler,
+        "solver": plan.sampler.solver,
         "last_step": plan.sampler.last_step,
         "cfg_scale": plan.guidance.scale,
     }
@@ -118,30 +123,39 @@ def _networks(request: SampleRequest) -> tuple[tuple[Network, ...], tuple[int, .
             f"both a checkpoint ({request.network.checkpoint}) and --stage are given",
             hint=f"leave one out, or write --stage N={request.network.checkpoint}",
         )
-    counts = tuple(sorted(request.stages))
+    counts = tuple(sorted(request.stages, key=lambda count: count or math.inf))  # full attention is the last
     if request.mediators not in (None, counts):
         raise ConfigError("--stage already names the mediator counts", hint="leave --mediators out")
     networks = tuple(open_network(replace(request.network, checkpoint=request.stages[count])) for count in counts)
     for count, network in zip(counts, networks, strict=True):
         network.config.resolve_count(count)
+    trained = [{name: network.sampling.get(name) for name in TRAINED_ON} for network in networks]
+    if any(other != trained[0] for other in trained):
+        raise ConfigError("the checkpoints of --stage were trained with another path or prediction each")
     return networks, counts
 
 
-def choose_sampler(request: SamplerSettings, config: ModelConfig, defaults: Mapping[str, Any]) -> SamplerConfig:
-    """The solver and its settings.
+def choose_sampler(
+    request: SamplerSettings, config: ModelConfig, defaults: Mapping[str, Any], schedule: Schedule = FULL
+) -> SamplerConfig:
+    """Choose the solver and its settings.
 
     Args:
         request: Its flags come first.
         config: Tells the family.
-        defaults: From the checkpoint. They belong to its sampler: another `--sampler` leaves them all.
+        defaults: From the checkpoint. They belong to its sampler; those of another stand under `for_sampler`.
+        schedule: A dynamic one takes `sde` instead of `ode` unless that is named by a flag.
 
     Raises:
         ConfigError: If a value is unknown or out of range.
     """
-    sampler = request.sampler or defaults.get("sampler", FAMILY_SAMPLERS[config.family][0])
-    if sampler != defaults.get("sampler", FAMILY_SAMPLERS[config.family][0]):
-        defaults = {name: defaults[name] for name in ("path", "prediction") if name in defaults}
-    values: dict[str, Any] = {"solver": ODE_SOLVER} if sampler == "ode" else {}
+    own, first = defaults.get("sampler"), FAMILY_SAMPLERS[config.family][0]
+    # The dynamic rule reads nothing off the ODE.
+    sampler = request.sampler or (first if schedule.is_dynamic and own == "ode" else own or first)
+    if sampler != (own or first):
+        kept = {name: defaults[name] for name in TRAINED_ON if name in defaults}
+        defaults = {**kept, **defaults.get("for_sampler", {}).get(sampler, {})}
+    values: dict[str, Any] = dict(ODE_DEFAULTS) if sampler == "ode" else {}
     names = [field.name for field in fields(SamplerConfig)]
     values.update({name: defaults[name] for name in names if name in defaults})
     flags = {name: getattr(request, name, None) for name in names}
@@ -172,7 +186,7 @@ def choose_guidance(request: GuidanceSettings, config: ModelConfig, defaults: Ma
 
 def _schedule(request: SampleRequest, held: tuple[int, ...], defaults: Mapping[str, Any]) -> Schedule:
     kind = request.schedule
-    if kind is None and request.mediators is None and request.rho is None:
+    if kind is None and request.mediators is None and request.rho is None and request.at is None:
         kind = defaults.get("schedule")
     counts = held if request.mediators is None else request.mediators
     # Where it means nothing it is refused with the other flags that do nothing.
@@ -187,6 +201,7 @@ def _schedule(request: SampleRequest, held: tuple[int, ...], defaults: Mapping[s
         held=held,
         warmup_steps=request.warmup_steps or defaults.get("warmup_steps"),
         distance=request.distance or defaults.get("distance"),
+        at=request.at,
     )
 
 

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 
-from medcli.diffusion.gaussian import gaussian_tables, log_variance, p_mean_variance, predicted_data, respace
+from medcli.diffusion.gaussian import (
+    gaussian_tables,
+    kept_timesteps,
+    log_snr_timesteps,
+    log_variance,
+    p_mean_variance,
+    predicted_data,
+    respace,
+)
 from medcli.diffusion.gaussian import q_sample as noised
 from medcli.errors import ConfigError
+from medcli.sampler_config import SamplerConfig
 
 
 @pytest.mark.parametrize("spec", ["0", "1001", "-5", "abc", "10,0", "600,500", "ddim", "ddim0", "ddim5,5", "10,,10"])
@@ -40,3 +52,19 @@ def test_tables_are_float64_and_used_as_float32() -> None:
     tables = gaussian_tables(respace("10"))
     moved = tables.to("cpu")
     assert (tables.betas.dtype, moved.betas.dtype, moved.timesteps.dtype) == (torch.float64, torch.float32, torch.int64)
+
+
+def test_log_snr_timesteps_are_distinct_and_keep_both_ends() -> None:
+    abar = gaussian_tables(range(1000)).alphas_cumprod.numpy()
+    for count in (2, 7, 50, 400, 1000):
+        kept = log_snr_timesteps(count)
+        assert len(kept) == count
+        assert (kept[0], kept[-1]) == (0, 999)
+        assert all(later > earlier for earlier, later in pairwise(kept))
+    gaps = -np.diff(np.log(abar / (1 - abar))[log_snr_timesteps(10)])
+    assert gaps.max() / gaps.min() < 1.1
+
+
+def test_more_timesteps_than_there_are_is_refused() -> None:
+    with pytest.raises(ConfigError, match="1000 timesteps"):
+        kept_timesteps(SamplerConfig(sampler="ddim", solver="multistep2", steps=1001, grid="logsnr"))

@@ -58,6 +58,7 @@ def one_by_one(model: DiffusionTransformer, plan: SamplingPlan, index: int) -> t
     index_B, state, moves = torch.tensor([index]), rule.start(), []
     label_B, null_B = plan.labels.of(plan.seed, index_B), torch.tensor([model.config.null_class])
     x = noise(index_B, torch.tensor([0]))
+    memory = torch.zeros(1, sampler.num_remembered, *x.shape[1:]) if sampler.num_remembered else None
     for step in range(sampler.num_steps):
         count = rule.ladder[state.index]
 
@@ -66,7 +67,8 @@ def one_by_one(model: DiffusionTransformer, plan: SamplingPlan, index: int) -> t
             scale, channels = plan.guidance.scale, plan.guidance.channels
             return combine(cond, null, scale, channels, latent_channels=model.config.in_channels)
 
-        after = sampler.step(predict, x, torch.tensor([step]), noise(index_B, torch.tensor([step + 1])))
+        drawn = noise(index_B, torch.tensor([step + 1]))
+        after = sampler.step(predict, x, torch.tensor([step]), drawn, memory_BMCYX=memory)
         if 1 <= step < min(sampler.num_observed, sampler.num_steps - 1):
             before, state = state.index, rule.observe(state, distance(plan.schedule.distance, x, after).item())
             moves += [step] * (state.index - before)
@@ -84,7 +86,7 @@ CASES = {
             "schedule": Schedule(kind="dynamic", counts=LADDER, rho=RHO, distance="l2", warmup_steps=2),
         },
     ),
-    "ode": (PIXELS, {"sampler": SamplerConfig(sampler="ode", solver="midpoint", steps=12)}),
+    "exponential": (PIXELS, {"sampler": SamplerConfig(solver="exp2", steps=12, diffusion_form="decreasing")}),
     # A DiT of random weights moves ever faster, so these thresholds are above 1.
     "ddpm, guided": (
         DIT,
@@ -117,6 +119,48 @@ def test_batched_images_are_those_of_a_plain_loop(case: str) -> None:
         torch.testing.assert_close(images[index].latent_CYX, expected, atol=1e-4, rtol=1e-4)
         moved.add(moves)
     assert len(moved) > 1, "the thresholds of this test should part the images"
+
+
+MULTISTEP = {
+    "adams3": (PIXELS, SamplerConfig(sampler="ode", solver="adams3", steps=9)),
+    "exp3": (PIXELS, SamplerConfig(solver="exp3", steps=9)),
+    "multistep2": (DIT, SamplerConfig(sampler="ddim", solver="multistep2", steps=9)),
+    "multistep3 on an even log-SNR grid": (
+        DIT,
+        SamplerConfig(sampler="ddim", solver="multistep3", steps=9, grid="logsnr"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MULTISTEP)
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.3, 1.0)])
+def test_remembered_slopes_belong_to_their_image(case: str, interval: tuple[float, float]) -> None:
+    config, sampler = MULTISTEP[case]
+    model = model_of(config)
+    timed = Schedule(kind="timed", counts=(4, 16, 0), at=(0.3, 0.6))
+    guidance = Guidance(scale=2.0, channels=None, interval=interval)
+    plan = plan_of(sampler=sampler, schedule=timed, guidance=guidance, batch_size=4)
+    company = images_of(model, plan, range(11))
+    for index in (0, 7, 10):
+        assert_same(images_of(model, plan, [index]), company)
+        assert company[index].switch_steps == timed.timed_moves(9) == (2, 5)
+        assert company[index].calls == (3, 3, 3)
+    assert sum(company[0].null_calls) == (9 if interval == (0.0, 1.0) else 6)
+
+
+def test_a_slot_whose_last_image_was_not_finite_gives_the_next_image_unchanged(model: DiffusionTransformer) -> None:
+    plan = plan_of(sampler=MULTISTEP["adams3"][1], schedule=static(4), batch_size=2)
+    clean = philox_noise(plan.seed, (1, 8, 8))
+
+    def noise(index_B: Tensor, draw_B: Tensor) -> Tensor:
+        drawn = clean(index_B, draw_B)
+        drawn[index_B < 2] = torch.nan
+        return drawn
+
+    networks = ladder_networks(model, (4,))
+    images = {image.index: image for image in generate(networks, plan, range(4), max_in_flight=2, noise=noise)}
+    assert images[0].latent_CYX.isnan().all()
+    assert_same({index: images[index] for index in (2, 3)}, images_of(model, plan, [2, 3]))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 32])

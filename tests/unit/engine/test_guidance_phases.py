@@ -25,7 +25,7 @@ DYNAMIC = Schedule(kind="dynamic", counts=LADDER, rho=RHO)
 SOLVERS = [
     SamplerConfig(steps=STEPS),
     SamplerConfig(solver="heun", steps=STEPS),
-    SamplerConfig(sampler="ode", solver="midpoint", steps=STEPS),
+    SamplerConfig(solver="exp2", steps=STEPS),
 ]
 
 
@@ -100,11 +100,13 @@ def test_an_image_is_guided_inside_alone(sampler: SamplerConfig) -> None:
     steps = build_sampler(sampler)
     noise, index_B = philox_noise(0, (1, 8, 8)), torch.tensor([7])
     x = noise(index_B, torch.tensor([0]))
+    memory = torch.zeros(1, steps.num_remembered, 1, 8, 8) if steps.num_remembered else None
     with torch.no_grad():
         for step in range(steps.num_steps):
             is_inside = 0.3 <= step / steps.num_steps < 0.7
             predict = guided(network, torch.tensor([7]), guidance if is_inside else Guidance())
-            x = steps.step(predict, x, torch.tensor([step]), noise(index_B, torch.tensor([step + 1])))
+            drawn = noise(index_B, torch.tensor([step + 1]))
+            x = steps.step(predict, x, torch.tensor([step]), drawn, memory_BMCYX=memory)
     torch.testing.assert_close(images[7].latent_CYX, x[0], atol=1e-4, rtol=1e-4)
 
 

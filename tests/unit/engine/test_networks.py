@@ -27,12 +27,14 @@ def test_counts_a_model_does_not_hold_are_refused() -> None:
         ladder_networks(model_of(), (4, 64))
 
 
-def test_stages_may_be_separate_models_of_one_geometry() -> None:
+def test_stages_may_be_separate_models_of_any_size_with_the_same_latents_and_classes() -> None:
     models = {count: model_of(with_ladder(PIXELS, count), seed=count) for count in (1, 16)}
-    assert [network.num_mediators for network in ladder_networks(models, (1, 16))] == [1, 16]
-    models[16] = model_of(replace(with_ladder(PIXELS, 16), hidden_size=24))
-    with pytest.raises(ConfigError, match="differ in architecture"):
-        ladder_networks(models, (1, 16))
+    models[0] = model_of(replace(with_ladder(PIXELS, 16), hidden_size=24, depth=3))
+    assert [network.num_mediators for network in ladder_networks(models, (1, 16, 0))] == [1, 16, 0]
+    for other in ({"num_classes": 9}, {"in_channels": 3}, {"latent_size": 16}):
+        models[0] = model_of(replace(with_ladder(PIXELS, 16), **other))
+        with pytest.raises(ConfigError, match="other latents or classes"):
+            ladder_networks(models, (1, 16, 0))
 
 
 @torch.no_grad()

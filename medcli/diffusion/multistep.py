@@ -1,0 +1,194 @@
+"""Weights of linear multistep solvers: one network call a step, the slopes of earlier steps remembered.
+
+A step from t to t' (times t_0 > t_1 > ... of the last calls, the newest first) is
+
+    x  <-  state x + sum over j of weight[j] q_j + noise z
+
+where q_0 is the slope of this step's call and q_j the one remembered from j steps ago. Along the probability-flow ODE q
+is the velocity (Adams-Bashforth); along the SDE and along DiT's diffusion it is the data prediction D, whose polynomial
+in time is integrated exactly against the linear part of the equation (exponential integrators).
+
+Everything here is float64 numbers; `solver_tables` turns them into rows.
+
+Source: Hairer, Norsett, Wanner, Solving ODEs I, III.1 (Adams); DPM-Solver++ (arXiv 2211.01095) and SA-Solver
+(arXiv 2309.05019) for data-prediction multistep methods, here with polynomials in time instead of log-SNR, which is
+infinite at both ends of SiT's paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numpy.polynomial import Polynomial
+
+from medcli.diffusion.interpolant import diffusion_of, path_point
+from medcli.sampler_config import DiffusionForm, PathName
+
+# Dimension key: L steps, T = L + 1 grid times, M remembered slopes, J = M + 1 slopes of a step, Q quadrature nodes.
+
+Floats = npt.NDArray[np.float64]
+NODES_Q, WEIGHTS_Q = np.polynomial.legendre.leggauss(64)
+"""Gauss-Legendre nodes and weights on [-1, 1]; the integrands are smooth inside a step."""
+UNIT_NODES, UNIT_WEIGHTS = np.polynomial.legendre.leggauss(8)
+"""The same for the unit intervals between DiT's integer timesteps."""
+
+
+@dataclass(frozen=True, slots=True)
+class MultistepWeights:
+    """The numbers of every step, float64."""
+
+    state_L: Floats
+    """Factor of the state."""
+    weight_LJ: Floats
+    """Factors of the slopes, this step's first; 0 where a step remembers fewer."""
+    noise_L: Floats
+    """Factor of the standard normal noise added."""
+
+
+def lagrange(nodes: Floats, j: int) -> Polynomial:
+    """Lagrange basis polynomial: 1 at node j, 0 at the others."""
+    others = np.delete(nodes, j)
+    return Polynomial.fromroots(others) / float(np.prod(nodes[j] - others)) if len(others) else Polynomial([1.0])
+
+
+def adams_weights(grid_T: Floats, order: int) -> MultistepWeights:
+    """Integrate the polynomial through the last velocities (Adams-Bashforth) over each step of any grid.
+
+    Args:
+        grid_T: Strictly monotonic times.
+        order: Velocities used, 1 (Euler) or more; step k has only k + 1 of them and uses order min(order, k + 1).
+    """
+    weight_LJ = np.zeros((len(grid_T) - 1, order))
+    for step, nodes in enumerate(_histories(grid_T, order)):
+        # Relative to the step's start, so that a small step far from 0 keeps its digits.
+        start, size = grid_T[step], grid_T[step + 1] - grid_T[step]
+        for j in range(len(nodes)):
+            weight_LJ[step, j] = lagrange(nodes - start, j).integ()(size)
+    num_steps = len(weight_LJ)
+    return MultistepWeights(np.ones(num_steps), weight_LJ, np.zeros(num_steps))
+
+
+def exponential_weights(
+    path: PathName, grid_T: Floats, order: int, form: DiffusionForm | None = None, norm: float = 1.0
+) -> MultistepWeights:
+    """Solve the SDE (without a form: the ODE) exactly but for the data prediction, a polynomial in time.
+
+    With u = (x - alpha D) / sigma the SDE is an Ornstein-Uhlenbeck process,
+    du = -(w / sigma^2) u dt + sqrt(2 w) / sigma dW, so for a constant D
+    x' = alpha' D + sigma' (rho u + sqrt(1 - rho^2) z) with rho = exp(-integral of w / sigma^2).
+
+    Args:
+        path: The interpolant.
+        grid_T: Strictly rising times in [0, 1]. A last time of 1 needs no special last step.
+        order: Data predictions used at most.
+        form: Shape w(t) of the injected noise; None for the probability-flow ODE.
+        norm: Factor of that shape.
+    """
+    num_steps = len(grid_T) - 1
+    state_L, weight_LJ, noise_L = np.zeros(num_steps), np.zeros((num_steps, order)), np.zeros(num_steps)
+    alpha_T, sigma_T = _alpha_sigma(path, grid_T)
+    for step, nodes in enumerate(_histories(grid_T, order)):
+        start, end = grid_T[step], grid_T[step + 1]
+        alpha, sigma, alpha_end, sigma_end = alpha_T[step], sigma_T[step], alpha_T[step + 1], sigma_T[step + 1]
+        if sigma_end == 0:  # the data end: the state is the extrapolated data prediction
+            weight_LJ[step, : len(nodes)] = [lagrange(nodes, j)(end) for j in range(len(nodes))]
+            continue
+        rho = float(_decay(path, np.array([start]), end, form, norm)[0])
+        state_L[step] = sigma_end * rho / sigma
+        noise_L[step] = sigma_end * np.sqrt(max(0.0, 1.0 - rho**2))
+
+        def kernel(s_Q: Floats, end: float = end, sigma_end: float = sigma_end) -> Floats:
+            alpha_Q, sigma_Q = _alpha_sigma(path, s_Q)
+            return sigma_end * alpha_Q * _decay(path, s_Q, end, form, norm) / sigma_Q
+
+        at_start = sigma_end * rho * alpha / sigma
+        for j in range(len(nodes)):
+            basis = lagrange(nodes, j)
+            weight_LJ[step, j] = _by_parts(basis, alpha_end * basis(end), at_start * basis(start), kernel, start, end)
+    return MultistepWeights(state_L, weight_LJ, noise_L)
+
+
+def gaussian_weights(alphas_cumprod: Floats, timesteps: Sequence[int], order: int) -> MultistepWeights:
+    """Solve DiT's probability-flow ODE exactly but for the data prediction, a polynomial in the integer timestep.
+
+    Order 1 is DDIM. The log-SNR between two integers is interpolated linearly.
+
+    Args:
+        alphas_cumprod: Of all training timesteps, from 0 (least noise).
+        timesteps: Timesteps of the network calls, strictly falling. The last step goes to clean data, which stands at
+            timestep -1.
+        order: Data predictions used at most.
+    """
+    times_T = np.array([*timesteps, -1], dtype=np.float64)
+    alpha_T = np.sqrt(np.array([*alphas_cumprod[list(timesteps)], 1.0]))
+    sigma_T = np.sqrt(np.array([*(1 - alphas_cumprod[list(timesteps)]), 0.0]))
+    log_snr = np.log(alphas_cumprod / (1 - alphas_cumprod)) / 2
+    num_steps = len(timesteps)
+    state_L, weight_LJ = sigma_T[1:] / sigma_T[:-1], np.zeros((num_steps, order))
+    for step, nodes in enumerate(_histories(times_T, order)):
+        start, end = times_T[step], times_T[step + 1]
+        sigma_end, at_start = sigma_T[step + 1], sigma_T[step + 1] * alpha_T[step] / sigma_T[step]
+        for j in range(len(nodes)):
+            basis = lagrange(nodes, j)
+            weight = alpha_T[step + 1] * basis(end) - at_start * basis(start)
+            if sigma_end and len(nodes) > 1:
+                weight += sigma_end * _integral_over_units(basis.deriv(), log_snr, int(end), int(start))
+            weight_LJ[step, j] = weight
+    return MultistepWeights(state_L, weight_LJ, np.zeros(num_steps))
+
+
+def _histories(grid_T: Floats, order: int) -> list[Floats]:
+    """Times of the calls each step can use, the newest first."""
+    return [grid_T[max(0, step + 1 - order) : step + 1][::-1] for step in range(len(grid_T) - 1)]
+
+
+def _by_parts(
+    basis: Polynomial,
+    at_end: float,
+    at_start: float,
+    kernel: Callable[[Floats], Floats],
+    start: float,
+    end: float,
+) -> float:
+    """Integrate a basis polynomial against the kernel's derivative: boundary values less the integral of L' kernel."""
+    if basis.degree() == 0:
+        return at_end - at_start
+    half = (end - start) / 2
+    s_Q = start + half * (NODES_Q + 1)
+    return at_end - at_start - half * float(np.dot(WEIGHTS_Q, basis.deriv()(s_Q) * kernel(s_Q)))
+
+
+def _integral_over_units(slope: Polynomial, log_snr: Floats, low: int, high: int) -> float:
+    """Integrate slope(s) exp(log_snr(s)) over [low, high], piece by piece between integer timesteps."""
+    left = np.arange(low, high)[:, None]
+    offset = (UNIT_NODES + 1)[None, :] / 2
+    value = log_snr[left] * (1 - offset) + log_snr[left + 1] * offset
+    return float((slope(left + offset) * np.exp(value) @ (UNIT_WEIGHTS / 2)).sum())
+
+
+def _alpha_sigma(path: PathName, t: Floats) -> tuple[Floats, Floats]:
+    point = path_point(path, torch.from_numpy(np.ascontiguousarray(t)))
+    # cos(pi / 2) is not quite 0 in floating point.
+    return point.alpha.numpy(), np.where(t == 1.0, 0.0, point.sigma.numpy())
+
+
+def _decay(path: PathName, s_Q: Floats, end: float, form: DiffusionForm | None, norm: float) -> Floats:
+    """rho(s -> end) = exp(-integral of w / sigma^2) for each s."""
+    if form is None:
+        return np.ones_like(s_Q)
+    if form == "sbdm":  # w / sigma^2 = norm (alpha' / alpha - sigma' / sigma): infinite at alpha = 0, but integrable
+        (alpha_Q, sigma_Q), (alpha_end, sigma_end) = _alpha_sigma(path, s_Q), _alpha_sigma(path, np.array([end]))
+        return (alpha_Q * sigma_end / (alpha_end * sigma_Q)) ** norm
+    half_Q = (end - s_Q) / 2
+    inner_QQ = s_Q[:, None] + half_Q[:, None] * (NODES_Q + 1)[None, :]
+    return np.exp(-half_Q * (_rate(path, inner_QQ, form, norm) @ WEIGHTS_Q))
+
+
+def _rate(path: PathName, t: Floats, form: DiffusionForm, norm: float) -> Floats:
+    """w(t) / sigma(t)^2."""
+    point = path_point(path, torch.from_numpy(t))
+    return (diffusion_of(point, form, norm) / point.sigma**2).numpy()
