@@ -8,7 +8,7 @@ where q_0 is the slope of this step's call and q_j the one remembered from j ste
 is the velocity (Adams-Bashforth); along the SDE and along DiT's diffusion it is the data prediction D, whose polynomial
 in time is integrated exactly against the linear part of the equation (exponential integrators).
 
-Everything here is float64 numbers; `solver_tables` turns them into rows.
+Weights are float64 numbers; `multistep_table` makes them rows of the table in `solver_tables`.
 
 Source: Hairer, Norsett, Wanner, Solving ODEs I, III.1 (Adams); DPM-Solver++ (arXiv 2211.01095) and SA-Solver
 (arXiv 2309.05019) for data-prediction multistep methods, here with polynomials in time instead of log-SNR, which is
@@ -24,9 +24,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from numpy.polynomial import Polynomial
+from torch import Tensor
 
-from medcli.diffusion.interpolant import diffusion_of, path_point
-from medcli.sampler_config import DiffusionForm, PathName
+from medcli.diffusion import interpolant
+from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS, gaussian_tables, kept_timesteps
+from medcli.diffusion.interpolant import Affine, diffusion_of, path_point
+from medcli.diffusion.intervals import ode_interval
+from medcli.diffusion.solver_tables import StepTable, column
+from medcli.sampler_config import MULTISTEP_ORDERS, DiffusionForm, PathName, SamplerConfig
 
 # Dimension key: L steps, T = L + 1 grid times, M remembered slopes, J = M + 1 slopes of a step, Q quadrature nodes.
 
@@ -139,6 +144,52 @@ def gaussian_weights(alphas_cumprod: Floats, timesteps: Sequence[int], order: in
                 weight += sigma_end * _integral_over_units(basis.deriv(), log_snr, int(end), int(start))
             weight_LJ[step, j] = weight
     return MultistepWeights(state_L, weight_LJ, np.zeros(num_steps))
+
+
+def multistep_table(config: SamplerConfig, *, reverse: bool = False, sample_eps: float | None = None) -> StepTable:
+    """One row for each of `config.steps` network calls of a multistep solver.
+
+    Args:
+        config: With a multistep solver of the `ode`, `sde` or `ddim` sampler.
+        reverse: From data to noise; `ode` only.
+        sample_eps: Margin kept from the singular ends, None for the default. The SDE's solvers keep none at the data.
+    """
+    order = MULTISTEP_ORDERS[config.solver]
+    if config.sampler == "ddim":
+        timesteps_L = kept_timesteps(config)[::-1]
+        abar = gaussian_tables(range(NUM_TRAIN_TIMESTEPS)).alphas_cumprod
+        abar_L, weights = abar[timesteps_L], gaussian_weights(abar.numpy(), timesteps_L, order)
+        data = Affine(1 / abar_L.sqrt(), -(1 / abar_L - 1).sqrt())
+        return _multistep(torch.tensor(timesteps_L), data, weights)
+    start, end = ode_interval(config.path, config.prediction, sample_eps=sample_eps)
+    if config.sampler == "ode":
+        grid_T = np.linspace(end, start, config.steps + 1) if reverse else np.linspace(start, end, config.steps + 1)
+        weights = adams_weights(grid_T, order)
+    else:
+        grid_T = np.linspace(start, 1.0, config.steps + 1)
+        weights = exponential_weights(config.path, grid_T, order, config.diffusion_form, config.diffusion_norm)
+    time_L = torch.from_numpy(grid_T[:-1].copy())
+    slope = interpolant.ode_drift if config.sampler == "ode" else interpolant.data
+    return _multistep(time_L.float(), slope(path_point(config.path, time_L), config.prediction), weights)
+
+
+def _multistep(time_L: Tensor, slope_L: Affine, weights: MultistepWeights) -> StepTable:
+    """Fill in a table whose steps make one call each."""
+    num_steps, weight_LJ = len(time_L), torch.from_numpy(weights.weight_LJ)
+    like_L1 = torch.zeros(num_steps, 1)
+    return StepTable(
+        calls=(1,) * num_steps,
+        is_noisy=tuple(bool(factor) for factor in weights.noise_L),
+        time_LS=time_L[:, None],
+        on_state_LS=column(torch.as_tensor(slope_L.on_state).reshape(-1, 1), like_L1),
+        on_output_LS=column(torch.as_tensor(slope_L.on_output).reshape(-1, 1), like_L1),
+        a_LSR=torch.zeros(num_steps, 1, 1),
+        b_LS=weight_LJ[:, :1].float(),
+        noise_before_L=torch.zeros(num_steps),
+        noise_after_L=torch.from_numpy(weights.noise_L).float(),
+        state_L=torch.from_numpy(weights.state_L).float(),
+        past_LM=weight_LJ[:, 1:].float(),
+    )
 
 
 def _histories(grid_T: Floats, order: int) -> list[Floats]:

@@ -25,15 +25,12 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from medcli.diffusion import interpolant
-from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS, gaussian_tables, kept_timesteps
 from medcli.diffusion.interpolant import STATE, Affine, PathPoint, path_point
 from medcli.diffusion.intervals import ode_interval, sde_interval
-from medcli.diffusion.multistep import MultistepWeights, adams_weights, exponential_weights, gaussian_weights
 from medcli.errors import ConfigError, require_complete
 from medcli.sampler_config import (
     ADAPTIVE_SOLVERS,
@@ -168,52 +165,6 @@ def sde_table(config: SamplerConfig, *, sample_eps: float | None = None) -> Step
     return table
 
 
-def multistep_table(config: SamplerConfig, *, reverse: bool = False, sample_eps: float | None = None) -> StepTable:
-    """One row for each of `config.steps` network calls of a multistep solver.
-
-    Args:
-        config: With a multistep solver of the `ode`, `sde` or `ddim` sampler.
-        reverse: From data to noise; `ode` only.
-        sample_eps: Margin kept from the singular ends, None for the default. The SDE's solvers keep none at the data.
-    """
-    order = MULTISTEP_ORDERS[config.solver]
-    if config.sampler == "ddim":
-        timesteps_L = kept_timesteps(config)[::-1]
-        abar = gaussian_tables(range(NUM_TRAIN_TIMESTEPS)).alphas_cumprod
-        abar_L, weights = abar[timesteps_L], gaussian_weights(abar.numpy(), timesteps_L, order)
-        data = Affine(1 / abar_L.sqrt(), -(1 / abar_L - 1).sqrt())
-        return _multistep(torch.tensor(timesteps_L), data, weights)
-    start, end = ode_interval(config.path, config.prediction, sample_eps=sample_eps)
-    if config.sampler == "ode":
-        grid_T = np.linspace(end, start, config.steps + 1) if reverse else np.linspace(start, end, config.steps + 1)
-        weights = adams_weights(grid_T, order)
-    else:
-        grid_T = np.linspace(start, 1.0, config.steps + 1)
-        weights = exponential_weights(config.path, grid_T, order, config.diffusion_form, config.diffusion_norm)
-    time_L = torch.from_numpy(grid_T[:-1].copy())
-    slope = interpolant.ode_drift if config.sampler == "ode" else interpolant.data
-    return _multistep(time_L.float(), slope(path_point(config.path, time_L), config.prediction), weights)
-
-
-def _multistep(time_L: Tensor, slope_L: Affine, weights: MultistepWeights) -> StepTable:
-    """Fill in a table whose steps make one call each."""
-    num_steps, weight_LJ = len(time_L), torch.from_numpy(weights.weight_LJ)
-    like_L1 = torch.zeros(num_steps, 1)
-    return StepTable(
-        calls=(1,) * num_steps,
-        is_noisy=tuple(bool(factor) for factor in weights.noise_L),
-        time_LS=time_L[:, None],
-        on_state_LS=_column(torch.as_tensor(slope_L.on_state).reshape(-1, 1), like_L1),
-        on_output_LS=_column(torch.as_tensor(slope_L.on_output).reshape(-1, 1), like_L1),
-        a_LSR=torch.zeros(num_steps, 1, 1),
-        b_LS=weight_LJ[:, :1].float(),
-        noise_before_L=torch.zeros(num_steps),
-        noise_after_L=torch.from_numpy(weights.noise_L).float(),
-        state_L=torch.from_numpy(weights.state_L).float(),
-        past_LM=weight_LJ[:, 1:].float(),
-    )
-
-
 def _stage_times(tableau: Tableau, heads_L: Tensor, sizes_L: Tensor) -> Tensor:
     """Return the network time of every stage, float32."""
     return heads_L[:, None] + sizes_L[:, None] * torch.tensor(tableau.c)
@@ -231,8 +182,8 @@ def _table(
         calls=(num_stages,) * len(time_LS),
         is_noisy=tuple(bool(before or after) for before, after in zip(before_L, after_L, strict=True)),
         time_LS=time_LS,
-        on_state_LS=_column(slope_LS.on_state, time_LS),
-        on_output_LS=_column(slope_LS.on_output, time_LS),
+        on_state_LS=column(slope_LS.on_state, time_LS),
+        on_output_LS=column(slope_LS.on_output, time_LS),
         a_LSR=(size_L[:, None, None] * a_SR).float(),
         b_LS=(size_L[:, None] * b_S).float(),
         noise_before_L=before_L.float(),
@@ -246,7 +197,8 @@ def _no_memory(num_steps: int) -> dict[str, Tensor]:
     return {"state_L": torch.ones(num_steps), "past_LM": torch.zeros(num_steps, 0)}
 
 
-def _column(factor: Tensor | float, like: Tensor) -> Tensor:
+def column(factor: Tensor | float, like: Tensor) -> Tensor:
+    """Expand a factor to a column of a table, float32."""
     return torch.as_tensor(factor).expand_as(like).float()
 
 
@@ -267,8 +219,8 @@ def _single_slope_row(
         calls=(1,),
         is_noisy=(noise_before != 0,),
         time_LS=time[:, None].expand(1, stages),
-        on_state_LS=_column(slope.on_state, time)[:, None].expand(1, stages),
-        on_output_LS=_column(slope.on_output, time)[:, None].expand(1, stages),
+        on_state_LS=column(slope.on_state, time)[:, None].expand(1, stages),
+        on_output_LS=column(slope.on_output, time)[:, None].expand(1, stages),
         a_LSR=torch.zeros(1, stages, stages),
         b_LS=size * first_1S,
         noise_before_L=torch.tensor([noise_before]),

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from medcli.diffusion import gaussian
 from medcli.diffusion.gaussian import GaussianTables, at, gaussian_tables, kept_timesteps
-from medcli.diffusion.solver_tables import StepTable, multistep_table, ode_table, sde_table
+from medcli.diffusion.multistep import multistep_table
+from medcli.diffusion.solver_tables import StepTable, ode_table, sde_table
 from medcli.errors import ConfigError
 from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 
