@@ -78,9 +78,11 @@ def switch_table(report: SampleReport) -> Table:
         share = f"{len(steps)} of {report.num_images}"
         if steps:
             mean = f"{sum(steps) / len(steps):.1f}"
-            rows.append((f"{before} to {after}", share, mean, min(steps), max(steps), shade(steps, report.num_steps)))
+            rows.append(
+                (f"{before} to {after or 'full'}", share, mean, min(steps), max(steps), shade(steps, report.num_steps))
+            )
         else:
-            rows.append((f"{before} to {after}", share, None, None, None, ""))
+            rows.append((f"{before} to {after or 'full'}", share, None, None, None, ""))
     return table_of(("mediators", "images", "mean step", "first", "last", f"steps 0 to {report.num_steps - 1}"), rows)
 
 

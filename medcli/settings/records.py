@@ -122,11 +122,11 @@ IMAGE_VALUES: Mapping[str, Callable[[Values], Any]] = MappingProxyType(
         "weights": lambda settings: settings.get("weights"),
         "schedule": _schedule("kind"),
         "mediators": _mediators,
-        **{name: _schedule(name) for name in ("rho", "warmup_steps", "distance")},
+        **{name: _schedule(name) for name in ("rho", "warmup_steps", "distance", "at")},
         **{
             name: _sampler(name)
             for name in (
-                *("sampler", "solver", "steps", "path", "prediction"),
+                *("sampler", "solver", "grid", "steps", "path", "prediction"),
                 *("diffusion_form", "diffusion_norm", "last_step", "last_step_size"),
             )
         },
