@@ -142,7 +142,7 @@ def test_a_word_that_is_no_choice_is_answered_with_the_choices_and_the_nearest(
     result = run_cli("flops", "--schedule", word)
     assert result.code == 2
     assert result.err.splitlines() == [
-        f"error: --schedule {word!r}: expected one of full, static, dynamic",
+        f"error: --schedule {word!r}: expected one of full, static, dynamic, timed",
         f"hint: write it like --schedule {near}",
     ]
 
