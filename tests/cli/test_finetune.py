@@ -11,6 +11,7 @@ from digits_model import MODEL, SAMPLING
 from medcli import presets
 from medcli.checkpoint.reader import describe
 from medcli.checkpoint.writer import save_checkpoint
+from medcli.workflows.finetune.previews import Previews
 from tests.unit.data.test_autoencoder import save_tiny_autoencoder
 from tests.unit.data.tiny_data import save_classes
 from tests.unit.training.small_models import EDT_MODEL, MDT_MODEL, shaken
@@ -74,6 +75,31 @@ def test_a_run_leaves_what_repeats_it(run_cli, small_model):
     assert set(record["versions"]) >= {"medcli", "torch", "python"}
     assert json.loads((folder / "report.json").read_text()) == report
     assert sorted(file.name for file in folder.glob("previews/*")) == ["step-000002.png", "step-000004.png"]
+
+
+@pytest.mark.parametrize("steps_before_the_kill", [2, 4])
+def test_a_kill_between_a_state_and_its_picture_costs_no_picture(
+    run_cli, small_model, monkeypatch, steps_before_the_kill
+):
+    words = ("--save-every", 2, "--preview-every", 2, "--steps", 6)
+    draw = Previews.draw
+
+    def killed(self, step, weights):
+        if step == steps_before_the_kill:
+            raise KeyboardInterrupt  # nothing after this line runs, as after SIGKILL
+        return draw(self, step, weights)
+
+    monkeypatch.setattr(Previews, "draw", killed)
+    assert train(run_cli, *words).code == 130
+    monkeypatch.setattr(Previews, "draw", draw)
+    trained(run_cli, *words)
+    trained(run_cli, *words, "-o", "whole")
+    pictures = {
+        folder: {file.name: file.read_bytes() for file in (small_model.parent / folder / "previews").iterdir()}
+        for folder in ("run", "whole")
+    }
+    assert pictures["run"] == pictures["whole"]
+    assert sorted(pictures["run"]) == ["step-000002.png", "step-000004.png", "step-000006.png"]
 
 
 def test_pictures_change_no_number(run_cli, small_model):

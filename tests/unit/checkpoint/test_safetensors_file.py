@@ -94,6 +94,18 @@ def test_a_file_cut_in_its_header_is_refused(tmp_path: Path, length: int) -> Non
         read_safetensors(path)
 
 
+@pytest.mark.parametrize("missing", [1, 4, 15])
+def test_a_file_cut_by_a_few_bytes_is_refused(tmp_path: Path, missing: int) -> None:
+    tensors = {"a": torch.randn(4), "b": torch.randn(4)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    whole = (tmp_path / "x.safetensors").read_bytes()
+    (tmp_path / "x.safetensors").write_bytes(whole[:-missing])
+    with pytest.raises(CheckpointError, match=f"cut short|{missing} bytes"):
+        read_safetensors(tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(whole)
+    assert read_safetensors(tmp_path / "x.safetensors")[0].keys() == tensors.keys()
+
+
 def test_a_header_of_absurd_length_is_refused_without_reading_it(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}")
     with pytest.raises(CheckpointError, match="header is not all there"):

@@ -281,6 +281,21 @@ def test_dopri5_images_do_not_depend_on_which_of_their_group_are_asked_for(model
     assert everything[0].calls[0] > 7
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_dopri5_counts_the_passes_of_both_halves(model: DiffusionTransformer, scale: float) -> None:
+    network, rows = ladder_networks(model, (4,))[0], 0
+
+    def counted(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
+        nonlocal rows
+        rows += len(latent_BCYX)
+        return network.forward(latent_BCYX, t_B, label_B)
+
+    plan = plan_of(sampler=DOPRI5, schedule=static(4), guidance=Guidance(scale=scale))
+    (image,) = generate((replace(network, forward=counted),), plan, [0])
+    assert sum(image.passes) * plan.batch_size == rows
+    assert sum(image.passes) == (1 if scale == 1 else 2) * sum(image.calls)
+
+
 def test_dopri5_agrees_with_a_fine_fixed_grid(model: DiffusionTransformer) -> None:
     adaptive = images_of(model, plan_of(sampler=DOPRI5, schedule=static(4)), range(3))
     fine = SamplerConfig(sampler="ode", solver="rk4", steps=60)

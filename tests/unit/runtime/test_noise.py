@@ -32,6 +32,47 @@ def test_philox_gives_the_known_answers(counter: str, key: str, expected: str) -
     assert [int(word) for word in philox((c0, c1, c2, c3), (k0, k1))] == hex_words(expected)
 
 
+# Images of a seed must stay what they were: (seed, stream) and the words of (image, step) 0, 0; 17, 3; 2^40 + 5, 249.
+WORDS_OF = {
+    (0, Stream.NOISE): [
+        [1713891541, 3781805453, 3159862348, 2600524760, 4175744164],
+        [4245245701, 2206061069, 2723724175, 604849278, 3635290089],
+        [655726538, 3882587236, 1690862101, 3395995215, 957645681],
+    ],
+    (2**35 + 7, Stream.TRAIN_LABEL_DROP): [
+        [2924153854, 1183438933, 1368719694, 2715594894, 3174923737],
+        [828013092, 448417588, 3064745918, 941662483, 1672153341],
+        [3933626399, 129378383, 2450235471, 2026813596, 898737579],
+    ],
+}
+NORMALS = [
+    [-0.12151814997196198, -0.39766740798950195, -1.3500325679779053, -0.3103955090045929],
+    [-0.10151805728673935, 0.7311616539955139, -0.11394110321998596, 0.8932375311851501],
+    [-1.5220714807510376, 0.1136307567358017, 1.2009202241897583, -0.43470966815948486],
+]
+INDICES, STEPS = (0, 17, 2**40 + 5), (0, 3, 249)
+
+
+@pytest.mark.parametrize(("seed", "stream"), WORDS_OF)
+def test_the_words_of_a_seed_are_pinned(seed: int, stream: Stream) -> None:
+    drawn = words(seed, numbers(*INDICES), numbers(*STEPS), 5, stream)
+    assert drawn.tolist() == WORDS_OF[seed, stream]
+
+
+def test_the_noise_of_a_seed_is_pinned() -> None:
+    drawn = normal(0, numbers(*INDICES), numbers(*STEPS), (2, 2), Stream.NOISE)
+    torch.testing.assert_close(drawn, torch.tensor(NORMALS).reshape(3, 2, 2), rtol=1e-6, atol=1e-6)
+
+
+def test_the_number_of_a_stream_is_pinned() -> None:
+    numbered = {stream.name: int(stream) for stream in Stream}
+    assert numbered == {
+        **{"NOISE": 0, "LABEL": 1, "TRAIN_NOISE": 2, "TRAIN_TIME": 3, "TRAIN_LABEL_DROP": 4, "DATA_ORDER": 5},
+        **{"TRAIN_FLIP": 6, "TRAIN_POSTERIOR": 7, "TRAIN_COUNT": 8, "CALIBRATION": 9, "TRAIN_MASK": 10},
+        **{"TRAIN_MASK_RATIO": 11, "SCORE_SUBSET": 16, "QUERY_ORDER": 17},
+    }
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (4, 32, 32), (3, 5, 7)])
 def test_noise_of_an_image_does_not_depend_on_its_batch(shape: tuple[int, ...]) -> None:
     index_B, step_B = torch.arange(9), torch.tensor([0, 3, 1, 4, 1, 5, 9, 2, 6])

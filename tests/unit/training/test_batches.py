@@ -47,9 +47,11 @@ def test_the_order_of_an_epoch_does_not_depend_on_what_was_asked_before():
         assert order.picks(positions[place : place + 1]) == straight[place]
 
 
-def test_labels_are_dropped_to_the_null_class_at_the_stated_rate():
-    labels = torch.cat([drawn(step).label_B for step in range(100)])
-    assert (labels == MODEL.null_class).float().mean().item() == pytest.approx(0.5, abs=0.06)
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.8])  # at a half alone, dropping the others would look the same
+def test_labels_are_dropped_to_the_null_class_at_the_stated_rate(rate):
+    config = replace(RUN, label_dropout=rate)
+    labels = torch.cat([drawn(step, config).label_B for step in range(100)])
+    assert (labels == MODEL.null_class).float().mean().item() == pytest.approx(rate, abs=0.06 if rate else 0)
 
 
 def test_times_are_native_to_the_family():
