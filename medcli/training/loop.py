@@ -34,8 +34,8 @@ class Callbacks:
 
     reporter: Reporter
     on_save: OnSave | None = None
-    """Called after each checkpoint but the one before the first step, with the steps done and a copy of the averaged
-    weights, float32 on the CPU."""
+    """Called after each checkpoint but the one before the first step, and when resuming from one, with the steps done
+    and a copy of the averaged weights, float32 on the CPU."""
     on_log: OnLog | None = None
     """Called with each line of `metrics.jsonl`."""
 
@@ -105,6 +105,8 @@ class TrainingLoop:
             done, steps = self.history.done, self._config.steps
             way = f"resuming from step {done}" if done < steps else f"{done} steps are done, {steps} were requested"
             self._note(f"{way} ({found[0]})")
+            if self.history.done:  # a kill may have come between the checkpoint and this call
+                self._call_on_save()
         if found is None or resume != AUTO:
             self._save()
         self._cut_metrics()
@@ -204,11 +206,14 @@ class TrainingLoop:
 
     def _save_and_call(self) -> None:
         self._save()
+        self._call_on_save()
+        self._distributed.barrier()
+
+    def _call_on_save(self) -> None:
         if self._callbacks.on_save is not None:
             averaged = self._trainer.averaged_weights()
             if self._distributed.is_first:
                 self._callbacks.on_save(self.history.done, {name: value.clone() for name, value in averaged.items()})
-        self._distributed.barrier()
 
     def _log(self) -> None:
         """Log means over the steps since the last line that an uninterrupted run would have written."""

@@ -56,9 +56,10 @@ class Previews:
         self._drawn = 0 if setup.training.resume == NEVER else self._newest()
 
     def wants(self, step: int) -> bool:
-        """Whether this state is the first since another multiple of the interval, or the last of the run."""
-        is_due = step // max(1, self._every) > self._drawn // max(1, self._every)
-        return self._decoder is not None and (is_due or step == self._setup.training.steps)
+        """Return True at the first checkpoint after a multiple of the interval and at the last, unless it is drawn."""
+        if self._decoder is None or step <= self._drawn:
+            return False
+        return step // self._every > self._drawn // self._every or step == self._setup.training.steps
 
     def draw(self, step: int, weights: Mapping[str, Tensor]) -> Path | None:
         """Draw a picture; what goes wrong is told and stops no training.
