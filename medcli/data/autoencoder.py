@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,11 @@ def _load(name: str, device: torch.device | str, dtype: torch.dtype) -> Any:
         loaded = loader.from_pretrained(str(folder), local_files_only=True, torch_dtype=dtype)
     except (OSError, ValueError, RuntimeError) as err:
         raise EnvironmentProblem(f"{folder} holds no usable autoencoder", hint=HINT) from err
+    for key in ("scaling_factor", "shift_factor"):
+        value = getattr(loaded.config, key, None)
+        is_number = type(value) in (int, float) and math.isfinite(value)
+        if not (value is None and key == "shift_factor") and not (is_number and (value > 0 or key == "shift_factor")):
+            raise EnvironmentProblem(f"{folder / CONFIG_FILE}: {key} is {value!r:.40}, expected a number", hint=HINT)
     # Convolutions are its cost, and those run faster channels last.
     return loaded.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medcli.data.latent_rows import ShardRows, open_shards
 from medcli.errors import DataError
 from medcli.runtime.files import write_text
+from medcli.runtime.json_records import InvalidJson, as_record, read_json
 from medcli.version import __version__
 
 INDEX = "latents.json"
+SHARD = re.compile(r"latents-\d{5,}\.safetensors")
+"""Names of shards."""
 FORMAT_VERSION = 1
 MOMENTS = "moments"
 """Tensor of a shard: (n, 2 C, Y, X), means and then log-variances."""
 MIRRORED = "moments_flip"
 """The same for the mirrored images."""
+MAX_IMAGES, MAX_SIDE = 10**10, 10**6
 STORAGES = ("fp32", "fp16")
 
 AGAIN = "make the latents again with medcli latents"
@@ -32,30 +37,30 @@ class LatentIndex:
     """Path of the images."""
     source_fingerprint: str
     """SHA-256 of the image set (`ImageListing.fingerprint`)."""
-    num_images: int
-    num_classes: int
-    shape: tuple[int, int, int]
+    num_images: int = field(metadata={"min": 1, "max": MAX_IMAGES})
+    num_classes: int = field(metadata={"min": 1, "max": MAX_IMAGES})
+    shape: tuple[int, int, int] = field(metadata={"min": 1, "max": MAX_SIDE})
     """(C, Y, X) of a latent."""
-    resolution_px: int
+    resolution_px: int = field(metadata={"min": 1, "max": MAX_SIDE})
     """Side of the image it was made of."""
     autoencoder: str
     """Folder or hub name."""
     autoencoder_sha256: str
     """Hash of its weights."""
-    dtype: str
+    dtype: Literal["fp32", "bf16"]
     """`fp32` or `bf16`: the type it ran in."""
-    storage: str
+    storage: Literal["fp32", "fp16"]
     """`fp32` or `fp16`: the type of the rows."""
     flip: bool
     """True if mirrored images are encoded too."""
-    scale: float
+    scale: float = field(metadata={"above": 0})
     """Factor applied after the shift in training; rows are stored without either."""
     shift: float
-    shard_size: int
+    shard_size: int = field(metadata={"min": 1, "max": MAX_IMAGES})
     """Images of a shard; the last may have fewer."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel of the scaled latents; None until all shards exist."""
-    std: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = field(default=None, metadata={"min": 0})
     """Their standard deviations, noise of the posterior included."""
 
     @property
@@ -90,7 +95,8 @@ class LatentIndex:
             EnvironmentProblem: If the place can't be written to or is full.
         """
         values = {"format_version": FORMAT_VERSION, "medcli_version": __version__, **self._values()}
-        write_text(folder / INDEX, json.dumps(values, indent=2, sort_keys=True) + "\n", force=True)
+        text = json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        write_text(folder / INDEX, text, force=True, is_durable=True)
 
     def _values(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -106,20 +112,22 @@ def read_index(folder: Path) -> LatentIndex | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        version = values.pop("format_version")
-        if version != FORMAT_VERSION:
-            raise DataError(f"{path} has version {version}, expected {FORMAT_VERSION}", hint="use a newer medcli")
-        names = {field.name for field in fields(LatentIndex)}
-        known: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in names
-        }
-        index = LatentIndex(**known)
-        if not (len(index.shape) == 3 and index.num_images > 0 and index.shard_size > 0):
-            raise ValueError(f"shape {index.shape}")
-        return index
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
-        raise DataError(f"{path} is damaged ({err})", hint=AGAIN) from err
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise InvalidJson("no object")
+        if (version := values.get("format_version")) != FORMAT_VERSION:
+            raise DataError(f"{path} has version {version!r:.40}, expected {FORMAT_VERSION}", hint="use a newer medcli")
+        index = as_record(LatentIndex, values, ignore_unknown=True)
+    except (OSError, InvalidJson) as err:
+        raise DataError(f"{path} is damaged: {err}", hint=AGAIN) from err
+    if not is_std_of(index):
+        raise DataError(f"{path} is damaged: mean or std is not of {index.shape[0]} channels", hint=AGAIN)
+    return index
+
+
+def is_std_of(index: LatentIndex) -> bool:
+    """Return True if the statistics, where there are some, are of the latents' channels."""
+    return all(values is None or len(values) == index.shape[0] for values in (index.mean, index.std))
 
 
 def open_store(folder: Path, index: LatentIndex) -> ShardRows:

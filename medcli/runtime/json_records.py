@@ -1,7 +1,7 @@
 """JSON from outside: parsed strictly, and validated against the dataclass it becomes.
 
 Every fault is an `InvalidJson`, a ValueError that names it, so that a reader adds the file and a hint: text that is not
-UTF-8 or JSON, NaN and Infinity, numbers beyond float64 or 64 bits, keys given twice, nesting that is too deep, size
+UTF-8 or JSON, NaN and Infinity, numbers beyond float64 or 40 digits, keys given twice, nesting that is too deep, size
 beyond a bound, and values of another type or out of a field's range.
 """
 
@@ -23,7 +23,8 @@ MAX_BYTES = 64 * 2**20
 """Default bound on a file; real ones hold a few KB, a manifest of a long history a few MB."""
 MAX_DEPTH = 64
 """Lists and objects in each other; real files have fewer than ten."""
-INT_LIMIT = 2**63
+INT_LIMIT, LONGEST_INT = 2**63, 40
+"""Bound on the whole numbers of records that have no other, and digits of any."""
 SHOWN = 40
 """Characters of a wrong value shown in an error."""
 
@@ -46,8 +47,13 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     return parse_json(content, max_bytes)
 
 
-def parse_json(text: str | bytes, max_bytes: int = MAX_BYTES) -> Any:
+def parse_json(text: str | bytes, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False) -> Any:
     """Parse one JSON value.
+
+    Args:
+        text: The JSON.
+        max_bytes: Bound on its size.
+        allow_nan: Take NaN and Infinity, as Python's json does.
 
     Raises:
         InvalidJson: If it is too large or not valid.
@@ -57,7 +63,7 @@ def parse_json(text: str | bytes, max_bytes: int = MAX_BYTES) -> Any:
     try:
         value = json.loads(
             text.decode("utf-8-sig") if isinstance(text, bytes) else text,
-            parse_constant=_refuse_constant,
+            parse_constant=float if allow_nan else _refuse_constant,
             parse_float=_finite,
             parse_int=_bounded,
             object_pairs_hook=_unique,
@@ -146,7 +152,8 @@ def _scalar(hint: Any, value: Any, place: str, bounds: Mapping[str, Any]) -> Any
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     _checked(value, type(value) is hint, place, names.get(hint, str(hint)))
     if hint in (int, float):
-        low, high = bounds.get("min", -math.inf), bounds.get("max", math.inf)
+        limit = INT_LIMIT if hint is int else math.inf
+        low, high = bounds.get("min", -limit), bounds.get("max", limit)
         is_inside = low <= value <= high and not (bounds.get("above") is not None and value <= bounds["above"])
         _checked(value, is_inside, place, _range_text(bounds))
     return value
@@ -189,7 +196,7 @@ def _range_text(bounds: Mapping[str, Any]) -> str:
     parts = [f"above {bounds['above']}"] if "above" in bounds else []
     parts += [f"at least {bounds['min']}"] if "min" in bounds else []
     parts += [f"at most {bounds['max']}"] if "max" in bounds else []
-    return " and ".join(parts)
+    return " and ".join(parts) or "a smaller number"
 
 
 def _shown(value: Any) -> str:
@@ -214,8 +221,8 @@ def _finite(text: str) -> float:
 
 
 def _bounded(text: str) -> int:
-    if len(text) > len(str(INT_LIMIT)) or not -INT_LIMIT <= int(text) < INT_LIMIT:
-        raise InvalidJson(f"{text[:SHOWN]} is too large")
+    if len(text) > LONGEST_INT:
+        raise InvalidJson(f"{text[:SHOWN]}... is too large")
     return int(text)
 
 

@@ -7,6 +7,7 @@ file of `atomic_path`, a tensor at a time.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medcli.runtime.files import atomic_path
+from medcli.runtime.json_records import InvalidJson, parse_json
 
 CODES = {
     torch.int64: "I64",
@@ -30,6 +32,8 @@ CODES = {
 """Types, in their order in a file."""
 RANKS = {dtype: rank for rank, dtype in enumerate(CODES)}
 ALIGNMENT = 8
+MAX_HEADER = 100 * 2**20
+"""The library's bound, too."""
 
 
 def write_tensors(
@@ -60,3 +64,20 @@ def write_tensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             file.write(tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def has_all_bytes(path: Path) -> bool:
+    """Return True if a file is as long as its header promises; its tensors are not read."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if 8 + length > min(size, MAX_HEADER):
+                return False
+            header = parse_json(file.read(length), MAX_HEADER)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return 8 + length + int(max(ends, default=0)) == size
+    except (OSError, InvalidJson, AttributeError, TypeError, KeyError, IndexError, ValueError):
+        return False

@@ -13,7 +13,7 @@ from medcli.data.datasets import existing
 from medcli.data.digits import DIGITS
 from medcli.data.external_latents import open_foreign
 from medcli.data.image_listing import ImageListing, list_images
-from medcli.data.latent_index import LatentIndex, read_index
+from medcli.data.latent_index import AGAIN, INDEX, SHARD, LatentIndex, read_index
 from medcli.data.latent_set import STD_RANGE
 from medcli.errors import ConfigError, DataError, listed
 from medcli.runtime.device import own_device
@@ -24,7 +24,7 @@ from medcli.runtime.reporting import Reporter, Silent
 from medcli.runtime.shared_work import SharedWork
 from medcli.runtime.temporaries import is_temporary, sweep
 from medcli.settings.training import LatentsRequest
-from medcli.workflows.latents_encoding import LatentEncoding, missing_shards
+from medcli.workflows.latents_encoding import LatentEncoding, is_done, missing_shards
 
 LOCK = ".lock"
 
@@ -93,11 +93,11 @@ def make_latents(request: LatentsRequest, reporter: Reporter) -> LatentsReport |
     _check_resolution(request.resolution_px, encoder)
     listing = list_images(path, reporter)
     index = _index(request, listing, encoder)
-    _check_same(output, read_index(output), index)
+    _check_same(output, _read_index(output), index)
     require_space(output, len(missing_shards(output, index)) * _shard_bytes(index), f"latents of {path}")
     with SharedWork(
         output / LOCK,
-        is_done=lambda number: index.shard_path(output, number).is_file(),
+        is_done=lambda number: is_done(output, index, number),
         mend=lambda: sweep(output, owned=True),
         processes=processes,
     ) as work:
@@ -138,10 +138,26 @@ def _check_output(output: Path) -> None:
     """Refuse a folder that holds something else."""
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file, expected a folder name", hint="choose another name with --output")
-    if output.is_dir() and read_index(output) is None:
-        others = [entry.name for entry in output.iterdir() if not (entry.name == LOCK or is_temporary(entry.name))]
-        if others:
-            raise ConfigError(f"{output} is not empty and holds no latents of medcli", hint="choose another --output")
+    is_new = output.is_dir() and _read_index(output) is None
+    if is_new and not all(_is_ours(entry.name) for entry in output.iterdir()):
+        raise ConfigError(f"{output} is not empty and holds no latents of medcli", hint="choose another --output")
+
+
+def _read_index(output: Path) -> LatentIndex | None:
+    """Read the index of the run to continue; None without a readable one among nothing but shards.
+
+    It is written again then: each shard carries the run it belongs to.
+    """
+    try:
+        return read_index(output)
+    except DataError as err:
+        if err.hint == AGAIN and all(_is_ours(entry.name) for entry in output.iterdir()):
+            return None
+        raise DataError(err.message, hint="choose another --output, or remove that folder") from err
+
+
+def _is_ours(name: str) -> bool:
+    return name in (LOCK, INDEX) or is_temporary(name) or SHARD.fullmatch(name) is not None
 
 
 def _check_resolution(resolution_px: int, encoder: LatentEncoder) -> None:
@@ -198,7 +214,7 @@ def _shard_bytes(index: LatentIndex) -> int:
 
 def _begin(output: Path, index: LatentIndex) -> LatentIndex:
     """Write the index of a new run, or return that of the run to continue."""
-    before = read_index(output)
+    before = _read_index(output)
     _check_same(output, before, index)
     if before is None:
         index.write(output)

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,29 @@ from medcli.data.image_set import read_pixels
 from medcli.data.latent_index import MIRRORED, MOMENTS, LatentIndex
 from medcli.data.latent_rows import LABELS_KEY
 from medcli.errors import DataError, EnvironmentProblem
+from medcli.runtime.json_records import InvalidJson, as_record, parse_json
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.prefetch import prefetch
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.shared_work import SharedWork
-from medcli.runtime.tensor_files import write_tensors
+from medcli.runtime.tensor_files import has_all_bytes, write_tensors
 
 # Dimension key: B images of a batch, n images of a shard, R = 2 C moments, C latent channels, Y X height and width.
 
 METADATA = "medcli"
 READ_AHEAD = 32
 """Images that are decoded while as many before them are encoded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardSums:
+    """Metadata of a shard: the run it belongs to, and its share of the statistics."""
+
+    identity: str
+    """`LatentIndex.identity`."""
+    count: int = field(metadata={"min": 1})
+    sum: tuple[float, ...]
+    sum_squares: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,9 +76,9 @@ class LatentEncoding:
             DataError: If a shard is damaged or of another run; it is named.
         """
         sums = [self._sums(number) for number in range(self.index.num_shards)]
-        count = sum(part["count"] for part in sums)
-        mean = [math.fsum(values) / count for values in zip(*(part["sum"] for part in sums), strict=True)]
-        square = [math.fsum(values) / count for values in zip(*(part["sum_squares"] for part in sums), strict=True)]
+        count = sum(part.count for part in sums)
+        mean = [math.fsum(values) / count for values in zip(*(part.sum for part in sums), strict=True)]
+        square = [math.fsum(values) / count for values in zip(*(part.sum_squares for part in sums), strict=True)]
         std = [math.sqrt(max(0.0, high - low * low)) for low, high in zip(mean, square, strict=True)]
         return replace(
             self.index, mean=tuple(round(value, 6) for value in mean), std=tuple(round(value, 6) for value in std)
@@ -120,22 +132,28 @@ class LatentEncoding:
         tensors = {**stored, LABELS_KEY: labels_n}
         write_tensors(self.index.shard_path(self.folder, number), tensors, metadata, is_durable=True)
 
-    def _sums(self, number: int) -> dict[str, Any]:
+    def _sums(self, number: int) -> ShardSums:
         path = self.index.shard_path(self.folder, number)
         try:
             with safe_open(str(path), framework="pt") as shard:
-                sums: dict[str, Any] = json.loads(shard.metadata()[METADATA])
-        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as err:
+                sums = as_record(ShardSums, parse_json((shard.metadata() or {}).get(METADATA, "")))
+        except (SafetensorError, OSError, InvalidJson) as err:
             raise DataError(f"{path} is damaged", hint="remove it and run the command again") from err
-        if sums["identity"] != self.index.identity:
+        if sums.identity != self.index.identity:
             raise DataError(f"{path} is of another run", hint="remove it and run the command again")
+        if len(sums.sum) != self.index.shape[0] or len(sums.sum_squares) != self.index.shape[0]:
+            raise DataError(f"{path} is damaged", hint="remove it and run the command again")
         return sums
 
 
 def missing_shards(folder: Path, index: LatentIndex) -> list[int]:
-    """Return the numbers of the shards that are not there."""
-    there = {path.name for path in folder.glob("*.safetensors")}
-    return [number for number in range(index.num_shards) if index.shard_path(folder, number).name not in there]
+    """Return the numbers of the shards that are missing or not whole."""
+    return [number for number in range(index.num_shards) if not is_done(folder, index, number)]
+
+
+def is_done(folder: Path, index: LatentIndex, number: int) -> bool:
+    """Return True if there is a whole shard: one that was cut has fewer bytes than its header promises."""
+    return has_all_bytes(index.shard_path(folder, number))
 
 
 def sums_of(rows: list[Tensor], index: LatentIndex) -> dict[str, Any]:

@@ -232,8 +232,29 @@ def test_a_shard_of_another_run_is_named(run_cli: RunCli, photos: Path) -> None:
     shutil.copy("flat/latents-00001.safetensors", "out/latents-00001.safetensors")
     (Path("out") / "latents-00000.safetensors").unlink()
     refused(run_cli("latents", photos, *OPTIONS, "-o", "out"), 4, "latents-00001.safetensors is of another run")
-    (Path("out") / "latents-00001.safetensors").write_bytes(b"half")
-    refused(run_cli("latents", photos, *OPTIONS, "-o", "out"), 4, "latents-00001.safetensors is damaged")
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
+def test_a_shard_that_was_cut_is_made_again(run_cli: RunCli, photos: Path, size: int) -> None:
+    assert run_cli("latents", photos, *OPTIONS, "-o", "out").code == 0
+    before, shard = contents_of("out"), Path("out/latents-00001.safetensors")
+    shard.write_bytes(shard.read_bytes()[:size])
+    assert json.loads(run_cli("latents", photos, *OPTIONS, "-o", "out", "--json").out)["num_new"] == 4
+    assert contents_of("out") == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format_version": 1}', b"\xff"])
+def test_an_index_that_can_not_be_read_is_written_again(run_cli: RunCli, photos: Path, content: bytes) -> None:
+    assert run_cli("latents", photos, *OPTIONS, "-o", "out").code == 0
+    before = contents_of("out")
+    Path("out/latents.json").write_bytes(content)
+    refused(
+        run_cli("finetune", "--data", "out", "--output", "run", "--steps", "1"), 4, "latents.json", "medcli latents"
+    )
+    assert json.loads(run_cli("latents", photos, *OPTIONS, "-o", "out", "--json").out)["num_new"] == 0
+    assert contents_of("out") == before
+    Path("out/latents.json").write_bytes(content)
+    refused(run_cli("latents", photos, *OPTIONS, "-o", "out", "--no-flip"), 4, "is of another run")
 
 
 def test_data_that_is_no_labelled_images_is_refused_and_nothing_is_left(run_cli: RunCli, photos: Path) -> None:

@@ -87,6 +87,7 @@ def test_a_valid_object_becomes_the_record(tmp_path: Path) -> None:
         ({"rest": {"a": "b"}}, "rest.a"),
         ({"rest": []}, "rest is [], expected an object"),
         ({"is_on": 1}, "is_on is 1, expected true or false"),
+        ({"steps": [2**64]}, "expected at least 0"),
         ({"extra": 1}, "unknown key 'extra'"),
     ],
 )
@@ -104,7 +105,7 @@ def test_a_wrong_value_is_named(change: dict[str, Any], said: str) -> None:
             "[" * 500 + "]" * 500,
             '{"a":' * 200 + "1" + "}" * 200,
             "9" * 5000,
-            "9223372036854775808",
+            "9" * 41,
             b"\xff\xfe",
             "[1] x",
         ),
