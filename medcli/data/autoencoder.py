@@ -201,13 +201,16 @@ def _load(name: str, device: torch.device | str, dtype: torch.dtype) -> Any:
         loaded = loader.from_pretrained(str(folder), local_files_only=True, torch_dtype=dtype)
     except (OSError, ValueError, RuntimeError) as err:
         raise EnvironmentProblem(f"{folder} holds no usable autoencoder", hint=HINT) from err
-    for key in ("scaling_factor", "shift_factor"):
-        value = getattr(loaded.config, key, None)
-        is_number = type(value) in (int, float) and math.isfinite(value)
-        if not (value is None and key == "shift_factor") and not (is_number and (value > 0 or key == "shift_factor")):
-            raise EnvironmentProblem(f"{folder / CONFIG_FILE}: {key} is {value!r:.40}, expected a number", hint=HINT)
+    scale, shift = loaded.config.scaling_factor, getattr(loaded.config, "shift_factor", None) or 0.0
+    if not (_is_number(scale) and scale > 0 and _is_number(shift)):
+        found = f"scaling_factor {scale!r:.20} and shift_factor {shift!r:.20}"
+        raise EnvironmentProblem(f"{folder / CONFIG_FILE} has {found}, expected numbers", hint=HINT)
     # Convolutions are its cost, and those run faster channels last.
     return loaded.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _sha256(autoencoder: Any) -> str:
