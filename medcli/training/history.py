@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,6 +31,11 @@ class Row:
     masked_loss: float | None = None
     """Loss of the masked pass, which `loss` includes; None without one."""
 
+    @property
+    def full_loss(self) -> float:
+        """Loss of the full pass."""
+        return self.loss - (self.masked_loss or 0.0)
+
     def to_json(self) -> list[Any]:
         """Return the fields in order; the last one only if there is a masked pass."""
         values = [self.step, list(self.counts), self.loss, self.grad_norm]
@@ -49,6 +55,30 @@ class BadStep:
 
 
 @dataclass(slots=True)
+class Sums:
+    """Sums over the steps of a log line that are no longer kept one by one."""
+
+    since: int = 0
+    """Step of the line before."""
+    count: int = 0
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    masked_loss: float = 0.0
+
+    @property
+    def full_loss(self) -> float:
+        """Sum of the losses of the full pass."""
+        return self.loss - self.masked_loss
+
+    def add(self, row: Row) -> None:
+        """Add a step."""
+        self.count += 1
+        self.loss += row.loss
+        self.grad_norm += row.grad_norm
+        self.masked_loss += row.masked_loss or 0.0
+
+
+@dataclass(slots=True)
 class History:
     """Progress of a run: steps done, recent losses, bad steps."""
 
@@ -58,14 +88,32 @@ class History:
     """Recent steps that were not skipped, oldest first."""
     bad_steps: tuple[BadStep, ...] = ()
     """Bad steps in the order they were found."""
+    dropped: Sums = field(default_factory=Sums)
+    """Steps of the current log line that `rows` has no room for."""
+
+    def add(self, row: Row, since: int) -> None:
+        """Record a step.
+
+        Args:
+            row: The step.
+            since: Step of the log line before it.
+        """
+        if len(self.rows) == KEPT_ROWS and self.rows[0].step > since:
+            if self.dropped.since != since:
+                self.dropped = Sums(since)
+            self.dropped.add(self.rows[0])
+        self.rows.append(row)
+
+    def mean(self, name: str, since: int) -> float | None:
+        """Mean of a number of `Row` over the steps after `since`; None without such steps."""
+        values = [getattr(row, name) or 0.0 for row in self.rows if row.step > since]
+        dropped = self.dropped if self.dropped.since == since else Sums()
+        count = len(values) + dropped.count
+        return math.fsum([getattr(dropped, name), *values]) / count if count else None
 
     def losses_of(self, counts: tuple[int, ...]) -> list[float]:
         """Losses of the recent steps that trained these counts."""
         return [row.loss for row in self.rows if row.counts == counts]
-
-    def after(self, step: int) -> list[Row]:
-        """Recent steps after this one."""
-        return [row for row in self.rows if row.step > step]
 
     def explain(self, step: int, tensor: str) -> None:
         """Record the origin of a bad step."""
@@ -76,13 +124,15 @@ class History:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values that `from_json` reads."""
         rows = [row.to_json() for row in self.rows]
-        return {"done": self.done, "rows": rows, "troubles": [asdict(bad_step) for bad_step in self.bad_steps]}
+        values = {"done": self.done, "rows": rows, "troubles": [asdict(bad_step) for bad_step in self.bad_steps]}
+        return values | ({"dropped": asdict(self.dropped)} if self.dropped.count else {})
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> History:
         """Read the values of `to_json`."""
         history = cls(done=values["done"], bad_steps=tuple(BadStep(**bad_step) for bad_step in values["troubles"]))
         history.rows.extend(Row(step, tuple(counts), *rest) for step, counts, *rest in values["rows"])
+        history.dropped = Sums(**values.get("dropped", {}))
         return history
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from time import monotonic
 from typing import Any
 
@@ -21,7 +20,7 @@ from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.distributed import whole
 from medcli.training.history import BadStep, History, MetricsLog, Row
 from medcli.training.interrupt import Interrupt
-from medcli.training.spikes import find_origin, judge, stop_if_repeated
+from medcli.training.spikes import find_origin, judge, stop_if_repeated, stop_untrained
 from medcli.training.trainer import StepResult, Trainer
 
 OnSave = Callable[[int, Mapping[str, Tensor]], None]
@@ -90,6 +89,8 @@ class TrainingLoop:
         self._resume_or_save()
         while (bad_step := self._train_until_bad_step()) is not None:
             self._roll_back(bad_step)
+        if not self.history.rows:
+            stop_untrained(self.history.bad_steps, self.history.done)
 
     def _resume_or_save(self) -> None:
         """Restore a checkpoint, or save the first one, so that there is always one to roll back to."""
@@ -169,7 +170,7 @@ class TrainingLoop:
             bad_step = judge(row, recent, self._config.spike_factor, may_overflow=may_overflow)
             if bad_step is not None:
                 return bad_step
-            self.history.rows.append(row)
+            self.history.add(row, self._line_before(done))
         return None
 
     def _roll_back(self, bad_step: BadStep) -> None:
@@ -217,18 +218,18 @@ class TrainingLoop:
 
     def _log(self) -> None:
         """Log means over the steps since the last line that an uninterrupted run would have written."""
-        done, every = self.history.done, self._config.log_every
+        done = self.history.done
         (then, before), self._mark = self._mark, (monotonic(), self.num_trained)
         if not self._distributed.is_first:
             return
-        rows = self.history.after((done - 1) // every * every)
+        since = self._line_before(done)
         images = (self.num_trained - before) * self._config.global_batch_size
         skipped = {bad_step.step for bad_step in self.history.bad_steps} | set(self._config.skip_steps)
         line = {
             "step": done,
-            "loss": _mean([row.loss for row in rows]),
-            "grad_norm": _mean([row.grad_norm for row in rows]),
-            **self._both_losses(rows),
+            "loss": self._mean("loss", since),
+            "grad_norm": self._mean("grad_norm", since),
+            **self._both_losses(since),
             "images_per_sec": round(images / (monotonic() - then), 2),
             "skipped": sum(step <= done for step in skipped),
         }
@@ -236,13 +237,19 @@ class TrainingLoop:
         if self._callbacks.on_log is not None:
             self._callbacks.on_log(line)
 
-    def _both_losses(self, rows: list[Row]) -> dict[str, float | None]:
+    def _line_before(self, step: int) -> int:
+        """Return the step of the log line before a step's own."""
+        return (step - 1) // self._config.log_every * self._config.log_every
+
+    def _mean(self, name: str, since: int) -> float | None:
+        mean = self.history.mean(name, since)
+        return None if mean is None else round(mean, 6)
+
+    def _both_losses(self, since: int) -> dict[str, float | None]:
         """Losses of the full and the masked pass in masked training."""
         if self._config.masking is None:
             return {}
-        masked = [row.masked_loss or 0.0 for row in rows]
-        full = [row.loss - part for row, part in zip(rows, masked, strict=True)]
-        return {"full_loss": _mean(full), "masked_loss": _mean(masked)}
+        return {name: self._mean(name, since) for name in ("full_loss", "masked_loss")}
 
     def _cut_metrics(self) -> None:
         self._mark = (monotonic(), self.num_trained)
@@ -252,7 +259,3 @@ class TrainingLoop:
     def _note(self, text: str) -> None:
         if self._distributed.is_first:
             self._callbacks.reporter.note(text)
-
-
-def _mean(values: list[float]) -> float | None:
-    return round(fmean(values), 6) if values else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import median
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -71,6 +72,22 @@ def stop_if_repeated(bad_steps: Sequence[BadStep], max_rollbacks: int) -> None:
     message = f"{len(near)} bad steps ({steps}): {bad_steps[-1].what}" + (f"; {known}" if known else "")
     problem: type[MedcliError] = DataError if (known or "").endswith(NOT_FINITE_DATA) else ConfigError
     raise problem(message, hint="lower --lr, or check the data; the checkpoints are from before the bad steps")
+
+
+def stop_untrained(bad_steps: Sequence[BadStep], num_steps: int) -> NoReturn:
+    """Stop a run in which every step was skipped: its weights are still the initial ones.
+
+    Raises:
+        DataError: If images that are not finite are the cause.
+        ConfigError: For other reasons.
+    """
+    last = bad_steps[-1] if bad_steps else None
+    why = f": {last.what}" + (f"; {last.tensor}" if last.tensor else "") if last else ""
+    problem: type[MedcliError] = DataError if last and (last.tensor or "").endswith(NOT_FINITE_DATA) else ConfigError
+    raise problem(
+        f"all {num_steps} steps were skipped, nothing was trained{why}",
+        hint="check the data and the starting weights, or lower --lr" if last else "skip fewer steps",
+    )
 
 
 def find_origin(trainer: Trainer, batch: TrainBatch, pick_B: Tensor) -> str:

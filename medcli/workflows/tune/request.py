@@ -13,6 +13,8 @@ from medcli.tuning.space import rounded_up
 BudgetKind = Literal["gmacs", "ms", "saving"]
 UNITS = {"gmacs": "GMACs an image", "ms": "ms an image"}
 EXAMPLES = "--gmacs 2.95, --ms 40 or --saving 5%"
+ROUNDING = 1e-9
+"""Relative tolerance of comparisons with the budget: means over images and sums over steps are rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,16 @@ class Budget:
         return "ms" if self.kind == "ms" else "gmacs"
 
     def limit(self, dense: float) -> float:
-        """Return the maximum cost of an image in the budget's unit.
+        """Return the maximum cost of an image in the budget's unit, as it was given.
 
         Args:
             dense: Cost of an image under full attention.
         """
         return dense * (1 - self.value / 100) if self.kind == "saving" else self.value
+
+    def tolerant_limit(self, dense: float) -> float:
+        """Return the largest cost that is within the budget up to rounding."""
+        return self.limit(dense) * (1 + ROUNDING)
 
     def check(self, cheapest: float, dense: float) -> None:
         """Check that some configuration meets the budget and full attention does not.
@@ -67,7 +73,7 @@ class Budget:
                 f"no configuration costs less than full attention here ({cheapest:.5g} against {dense:.5g} {unit})",
                 hint="mediators pay where tokens are many: see medcli flops, and medcli bench for seconds",
             )
-        if cheapest <= limit < dense:
+        if cheapest <= self.tolerant_limit(dense) and limit < dense:
             return
         if self.kind == "saving":
             reach = f"--saving up to {math.floor(1000 * (1 - cheapest / dense)) / 10:g}%"

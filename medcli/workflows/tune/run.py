@@ -88,20 +88,20 @@ class _Tuning:
         self._passes_K = step_passes_of(setup)
         self._bench = Workbench(setup, model, store, reporter)
         dense = self._costs.table([DENSE], self._budget.unit)[DENSE] * int(self._passes_K.sum())
-        self._limit = self._budget.limit(dense)
+        self._limit, self._tolerant = self._budget.limit(dense), self._budget.tolerant_limit(dense)
 
     def report(self) -> TuneReport:
         """Measure, choose, and write the report and its chart."""
         order = self._layer_order()
         tables = self._bench.tables(layer_sets([layer for layer, _, _ in order]))
         proposals = self._proposals(tables, [layer for layer, _, _ in order])
-        candidates = self._run(finalists(proposals, self._request.num_finalists, self._limit))
+        candidates = self._run(finalists(proposals, self._request.num_finalists, self._tolerant))
         metric = self._request.metric
 
         def judged(candidate: Candidate) -> float:
             return candidate.judged(metric)
 
-        chosen = best_within(candidates, self._limit, lambda one: one.cost, judged)
+        chosen = best_within(candidates, self._tolerant, lambda one: one.cost, judged)
         assert chosen is not None  # the cheapest static configuration is always run, and the budget allows it
         made = TuneReport(
             output=str(self._request.output),

@@ -152,6 +152,16 @@ def test_trouble_again_and_again_ends_the_run_and_leaves_a_good_state(tmp_path):
     assert all(value.isfinite().all() for value in state.values())
 
 
+def test_a_run_that_skips_every_step_ends_with_an_error_and_so_does_its_continuation(tmp_path):
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"all 3 steps were skipped, nothing was trained: the loss was nan; image"):
+            run(tmp_path, Spoilt(range(1, 4), with_nan), steps=3)
+    assert run(tmp_path, Spoilt(range(1, 4), with_nan), steps=4).steps == 4
+    with pytest.raises(ConfigError, match="all 2 steps were skipped, nothing was trained") as caught:
+        run(tmp_path / "b", steps=2, skip_steps=(1, 2))
+    assert caught.value.hint == "skip fewer steps"
+
+
 def test_a_learning_rate_that_ruins_the_weights_ends_the_run(tmp_path):
     with pytest.raises((ConfigError, CheckpointError), match="bad steps"):
         run(tmp_path, lr=1e18, steps=20)
