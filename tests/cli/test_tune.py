@@ -114,6 +114,21 @@ def test_another_budget_uses_what_was_measured(tuned, run_cli):
     assert tables == {file: file.stat().st_mtime_ns for file in (folder / "tuning/tables").rglob("*.npy")}
 
 
+@pytest.mark.parametrize("which", ["cheapest", "second"])
+def test_a_budget_of_exactly_what_a_run_costs_allows_that_run(tuned, run_cli, which):
+    folder, found = tuned
+    rows = [one for one in found["front"] if one["cost"] < found["dense"]["cost"]]
+    row = rows[0 if which == "cheapest" else 1]
+    words = ("tune", folder / "m.safetensors", "--num-images", 6, "--finalists", 8, "-o", folder / "tuning", "--json")
+    for budget in (
+        ("--gmacs", repr(row["cost"])),
+        ("--saving", repr(100 * (1 - row["cost"] / found["dense"]["cost"]))),
+    ):
+        result = run_cli(*words, *budget)
+        assert result.code == 0, result.err
+        assert json.loads(result.out)["chosen"]["error"] <= row["error"]
+
+
 def test_a_layer_that_attention_cannot_reach_is_found_first_and_chosen(run_cli, empty_folder):
     state = state_of(PIXELS)
     width = PIXELS.hidden_size

@@ -73,7 +73,7 @@ class Budget:
                 f"no configuration costs less than full attention here ({cheapest:.5g} against {dense:.5g} {unit})",
                 hint="mediators pay where tokens are many: see medcli flops, and medcli bench for seconds",
             )
-        if cheapest <= self.tolerant_limit(dense) and limit < dense:
+        if cheapest <= self.tolerant_limit(dense) < dense:
             return
         if self.kind == "saving":
             reach = f"--saving up to {math.floor(1000 * (1 - cheapest / dense)) / 10:g}%"
