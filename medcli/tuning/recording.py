@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from medcli.engine.guidance_phases import Phase, phases
 from medcli.engine.networks import Guidance, LadderNetwork, guided
 from medcli.engine.plan import Noise, SamplingPlan, latent_shape_of, philox_noise
 from medcli.runtime.files import atomic_path, reserve
+from medcli.schedule.spec import DistanceName
 from medcli.tuning.tables import ChangeTable
 
 # Dimension key: B images of a batch, K solver steps, C latent channels, Y X latent height and width.
@@ -94,18 +96,18 @@ def measure_steps(path: Path, stepper: Stepper, network: LadderNetwork, numbers:
         every: Measure every `every`-th step.
     """
     states = np.load(path, mmap_mode="r")
-    rows: list[tuple[np.ndarray, ...]] = []
+    names: tuple[DistanceName, ...] = get_args(DistanceName)
+    rows: list[Tensor] = []
     for step in range(0, stepper.sampler.num_steps, every):
         before_BCYX, parent_BCYX = (torch.from_numpy(states[place].copy()) for place in (step, step + 1))
         before_BCYX, parent_BCYX = before_BCYX.to(stepper.device), parent_BCYX.to(stepper.device)
         after_BCYX = stepper.step(network, before_BCYX, numbers, step)
         error_B = (after_BCYX - parent_BCYX).flatten(1).norm(dim=1)
-        columns = (error_B, distance("l1", before_BCYX, after_BCYX), distance("l2", before_BCYX, after_BCYX))
-        rows.append(tuple(column.double().cpu().numpy() for column in columns))
-    return ChangeTable(*(np.stack(column) for column in zip(*rows, strict=True)))
+        changes = (distance(name, before_BCYX, after_BCYX) for name in names)
+        rows.append(torch.stack([error_B, *changes]).double().cpu())
+    return ChangeTable(torch.stack(rows, dim=1).numpy())
 
 
 def joined(tables: list[ChangeTable]) -> ChangeTable:
     """Concatenate the tables of several batches."""
-    names = ("error_KI", "l1_KI", "l2_KI")
-    return ChangeTable(*(np.concatenate([getattr(table, name) for table in tables], axis=1) for name in names))
+    return ChangeTable(np.concatenate([table.values_VKI for table in tables], axis=2))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from medcli.schedule.spec import DistanceName
 from medcli.tuning.space import Configuration, NetworkVariant, rounded_up
 
-# Dimension key: K solver steps, I recorded images.
+# Dimension key: V values of a step, K solver steps, I recorded images.
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -28,16 +29,17 @@ NUM_PLACES = 9
 class ChangeTable:
     """Results of one step of a network from each state of the dense parent, with the same noise."""
 
-    error_KI: Floats
-    """L2 distance from the state that the parent's own step leads to."""
-    l1_KI: Floats
-    """Mean absolute change of the state."""
-    l2_KI: Floats
-    """Mean squared change."""
+    values_VKI: Floats
+    """The error, then the change of the state by each distance, in the order of `DistanceName`."""
+
+    @property
+    def error_KI(self) -> Floats:
+        """L2 distance from the state that the parent's own step leads to."""
+        return self.values_VKI[0]
 
     def distance_KI(self, name: DistanceName) -> Floats:
-        """Distance that the rule compares."""
-        return self.l1_KI if name == "l1" else self.l2_KI
+        """Change of the state, as the rule compares it."""
+        return self.values_VKI[1 + get_args(DistanceName).index(name)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

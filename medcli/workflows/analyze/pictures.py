@@ -15,7 +15,6 @@ from medcli.workflows.analyze.attention import AttentionMap, Floats
 
 # Dimension key: D layers, I images, L solver steps, Q quantiles.
 
-DISTANCE_NAMES = {"l1": "L1: mean absolute change", "l2": "L2: mean squared change"}
 CURVE_COLOUR, MARK_COLOUR = SERIES[:2]
 MIN_DECADE = 1e-4
 """Curves are cut below this share of the baseline: no threshold is set there."""
@@ -63,7 +62,7 @@ def draw_change(
         grid = figure.subplots(2, len(distances), sharex=True, squeeze=False)
         for column, (name, distance_IL) in enumerate(distances.items()):
             _curves(grid[0, column], relative(distance_IL, warmup_steps), found[name], warmup_steps)
-            grid[0, column].set_title(DISTANCE_NAMES[name])
+            grid[0, column].set_title(f"{name.upper()} distance")
             _switches(grid[1, column], found[name], distance_IL.shape[1])
         grid[0, 0].set_ylabel("change of a step / baseline")
         grid[1, 0].set_ylabel("threshold rho")

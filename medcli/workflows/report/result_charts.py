@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from medcli.charts.plots import Point, Series, scatter
 from medcli.errors import DataError
+from medcli.schedule.spec import DistanceName
 from medcli.workflows.report.json_access import Json, as_list, join, look_up, number, rows_of, text
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ COST_LABELS = {"gmacs": "GMACs per image", "ms": "milliseconds per image, on tha
 ERROR_LABELS = {"error": "relative error against dense", "fid": "FID (lower is better)"}
 KINDS = {"full": ("full attention", "D"), "static": ("static", "o"), "dynamic": ("dynamic", "s")}
 """Name and marker by kind of schedule."""
-DISTANCES = ("l1", "l2")
 
 
 def configuration_text(row: Json) -> str:
@@ -87,7 +87,7 @@ def comparison_chart(result: Json) -> Callable[[Figure], None]:
             groups.setdefault((kind, distance), []).append(row)
     series = [
         Series(
-            name=KINDS[kind][0] + (f", {distance.upper()}" if distance in DISTANCES else ""),
+            name=KINDS[kind][0] + (f", {distance.upper()}" if distance in get_args(DistanceName) else ""),
             marker="^" if distance == "l2" else KINDS[kind][1],
             points=points,
             kind="line" if kind == "static" else "points",

@@ -178,10 +178,9 @@ class Workbench:
         def make() -> np.ndarray[Any, Any]:
             path = self._store.path / "parents" / f"states-{number}.npy"
             network = network_of(self._model, variant)
-            table = measure_steps(path, self.stepper, network, self._batches()[number], every)
-            return np.stack([table.error_KI, table.l1_KI, table.l2_KI])
+            return measure_steps(path, self.stepper, network, self._batches()[number], every).values_VKI
 
-        return ChangeTable(*self._store.array(f"tables/every-{every}/{variant.name}-{number}.npy", make))
+        return ChangeTable(self._store.array(f"tables/every-{every}/{variant.name}-{number}.npy", make))
 
     def _open_scoring(self) -> tuple[Decoder, Yardstick]:
         """Open the decoder, and the extractor and reference of FID."""

@@ -82,8 +82,10 @@ def test_one_step_from_the_parents_states_is_measured_against_the_parents_own(tm
     own = measure_steps(tmp_path / "states.npy", stepper, dense, numbers)
     assert not own.error_KI.any()
     change = np.abs(np.diff(states, axis=0)).mean(axis=(2, 3, 4))
-    np.testing.assert_allclose(own.l1_KI, change, rtol=1e-5)
-    np.testing.assert_allclose(own.l2_KI, np.square(np.diff(states, axis=0)).mean(axis=(2, 3, 4)), rtol=1e-5)
+    np.testing.assert_allclose(own.distance_KI("l1"), change, rtol=1e-5)
+    np.testing.assert_allclose(
+        own.distance_KI("l2"), np.square(np.diff(states, axis=0)).mean(axis=(2, 3, 4)), rtol=1e-5
+    )
 
     other = network_of(model, NetworkVariant((0,), 1))
     table = measure_steps(tmp_path / "states.npy", stepper, other, numbers)
@@ -95,7 +97,7 @@ def test_one_step_from_the_parents_states_is_measured_against_the_parents_own(tm
 
     some = measure_steps(tmp_path / "states.npy", stepper, other, numbers, every=3)
     np.testing.assert_array_equal(some.error_KI, table.error_KI[::3])
-    assert joined([some, some]).l1_KI.shape == (len(some.l1_KI), 6)
+    assert joined([some, some]).error_KI.shape == (len(some.error_KI), 6)
 
 
 def test_a_run_is_the_engines_with_the_configurations_schedule():

@@ -21,9 +21,9 @@ def tables_of(distances, *, num_deciding=NUM_STEPS - 1, warmup_steps=3, distance
     made = {}
     for count, own in zip(COUNTS, distances, strict=False):
         error = np.ones_like(own) if errors is None else errors[count]
-        made[NetworkVariant((0,), count)] = ChangeTable(error, own, own**2)
+        made[NetworkVariant((0,), count)] = ChangeTable(np.stack([error, own, own**2]))
     num_images = distances[0].shape[1]
-    made[DENSE] = ChangeTable(np.zeros_like(distances[0]), distances[0], distances[0] ** 2)
+    made[DENSE] = ChangeTable(np.stack([np.zeros_like(distances[0]), distances[0], distances[0] ** 2]))
     return Tables(
         of_variant=MappingProxyType(made),
         norm_I=np.full(num_images, 2.0),
