@@ -1,4 +1,4 @@
-"""What training reads: numbered images with labels, any of them at any time."""
+"""Training sets: numbered images with labels, in random access."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from medcli.errors import DataError
 from medcli.runtime.noise import Stream, integers
 
 # Dimension key: N images of the set, B images of a batch, C channels, Y X height and width.
@@ -19,15 +20,15 @@ class TrainingSet(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages and reports call it."""
+        """Name in messages and reports."""
 
     @property
     def num_images(self) -> int:
-        """How many images there are: N."""
+        """Number of images N."""
 
     @property
     def num_classes(self) -> int:
-        """One more than the largest label."""
+        """Largest label plus one."""
 
     @property
     def shape_CYX(self) -> tuple[int, int, int]:
@@ -35,16 +36,16 @@ class TrainingSet(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of what the set holds: a resumed run must meet the same data."""
+        """SHA-256, in hexadecimal, that identifies the content: a resumed run needs the same data."""
 
     def read(self, pick_B: Tensor, position_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Images and labels. A row depends on its own pick, position and the seed, and on no other row.
 
         Args:
             pick_B: (B,) int64 image numbers in [0, N).
-            position_B: (B,) int64 places in the run's whole sequence of draws (step * global batch + row). Flip coins
+            position_B: (B,) int64 positions in the run's sequence of draws (step * global batch + row). Flip coins
                 (`Stream.TRAIN_FLIP`) and autoencoder noise (`Stream.TRAIN_POSTERIOR`) are functions of it and the seed.
-            seed: Of the run.
+            seed: Random seed of the run.
 
         Returns:
             (B, C, Y, X) float32 on the CPU, model latents or pixels in [-1, 1]; (B,) int64 labels.
@@ -56,10 +57,10 @@ class TrainingSet(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ArraySet:
-    """A set in memory, read as it is: nothing is flipped or drawn."""
+    """Training set in memory, without flips or random draws."""
 
     name: str
-    """What messages and reports call it."""
+    """Name in messages and reports."""
     data_NCYX: Tensor
     """(N, C, Y, X) float32 on the CPU: model latents, or pixels in [-1, 1]."""
     labels_N: Tensor
@@ -67,12 +68,12 @@ class ArraySet:
 
     @property
     def num_images(self) -> int:
-        """How many images there are: N."""
+        """Number of images N."""
         return len(self.labels_N)
 
     @property
     def num_classes(self) -> int:
-        """One more than the largest label."""
+        """Largest label plus one."""
         return int(self.labels_N.max()) + 1
 
     @property
@@ -90,10 +91,75 @@ class ArraySet:
         return digest.hexdigest()
 
     def read(self, pick_B: Tensor, position_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Rows as they are; position and seed change nothing."""
+        """Return rows unchanged; position and seed have no effect."""
         return self.data_NCYX[pick_B], self.labels_N[pick_B]
 
 
+FEWEST_UNREADABLE = 8
+"""Unreadable images, or half of a smaller set, that never stop a run; else 1 % of the set."""
+
+
+class LenientSet:
+    """A training set that replaces images that can't be read by the next readable ones, and records them.
+
+    So an image that is damaged after a run has begun costs no more than itself; a disk that goes away stops the run.
+
+    Args:
+        data: The set.
+    """
+
+    def __init__(self, data: TrainingSet) -> None:
+        self._data = data
+        self.name, self.num_images, self.num_classes = data.name, data.num_images, data.num_classes
+        self.shape_CYX, self.fingerprint = data.shape_CYX, data.fingerprint
+        self.unreadable: dict[int, str] = {}
+        """What is wrong with each unreadable image, by number."""
+
+    @property
+    def max_unreadable(self) -> int:
+        """Unreadable images that do not stop a run."""
+        return max(min(FEWEST_UNREADABLE, self.num_images // 2), self.num_images // 100)
+
+    def read(self, pick_B: Tensor, position_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Images and labels, see `TrainingSet.read`.
+
+        Raises:
+            DataError: If more than `max_unreadable` images can't be read.
+        """
+        try:
+            return self._data.read(self._without_unreadable(pick_B), position_B, seed)
+        except DataError:
+            for pick in pick_B.unique().tolist():
+                self._check(pick, seed)
+            return self._data.read(self._without_unreadable(pick_B, seed), position_B, seed)
+
+    def _check(self, pick: int, seed: int) -> bool:
+        """Return whether an image can be read, and record it if not."""
+        if pick in self.unreadable:
+            return False
+        try:
+            self._data.read(torch.tensor([pick]), torch.tensor([0]), seed)
+        except DataError as err:
+            self.unreadable[pick] = err.message
+            if len(self.unreadable) > self.max_unreadable:
+                raise DataError(
+                    f"{len(self.unreadable)} images of {self.name} can't be read, the last: {err.message}",
+                    hint="check the disk; the run is saved and resumes once the images can be read",
+                ) from err
+            return False
+        return True
+
+    def _without_unreadable(self, pick_B: Tensor, seed: int | None = None) -> Tensor:
+        """Replace unreadable images by the next ones; with a seed, check these as well."""
+        picks = pick_B.tolist()
+        for place, pick in enumerate(picks):
+            number = pick
+            while number in self.unreadable or (number != pick and seed is not None and not self._check(number, seed)):
+                number = (number + 1) % self.num_images
+            picks[place] = number
+        return torch.tensor(picks, dtype=torch.int64)
+
+
 def flip_coins(position_B: Tensor, seed: int) -> Tensor:
-    """(B,) bool: which rows of a batch are mirrored, half of all positions."""
+    """(B,) bool: rows of a batch to mirror, half of all positions."""
     return integers(seed, position_B, torch.zeros_like(position_B), 2, Stream.TRAIN_FLIP).bool()

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from medcli.errors import CheckpointError, listed
+from medcli.errors import CheckpointError
+from medcli.runtime.json_records import as_record
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.temporaries import sweep
 from medcli.runtime.tensor_files import write_tensors
+from medcli.training.config import AUTO
+from medcli.training.history import History
+from medcli.training.run_identity import DATA, Changes, changed_settings, changes_text, fixed_changes
 
 KEY = "medcli_training"
+RESTART_HINT = "start over with --resume never, or from another checkpoint"
 Read = Callable[[str], Tensor]
 
 
@@ -40,28 +46,37 @@ class CheckpointHeader:
     """State of fp16's gradient scaler; empty for other data types."""
     keys: tuple[str, ...]
     """Names of the tensors, sorted."""
-    checksum: int
+    checksum: int = field(metadata={"min": 0, "max": 2**32 - 1})
     """CRC-32 of the tensors' bytes in that order."""
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return int(self.journal["done"])
 
     def require_same_run(self, run: Mapping[str, Any], path: Path) -> None:
         """Refuse to resume with other settings.
 
         Raises:
-            CheckpointError: Naming the settings that differ.
+            CheckpointError: Naming the settings that differ, with both values.
         """
-        wanted = json.loads(json.dumps(run))
-        changed = sorted(key for key in {*wanted, *self.run} if self.run.get(key) != wanted.get(key))
-        if changed:
-            names = listed([name.replace("_", " ") for name in changed])
+        if changes := changed_settings(self.run, run):
+            name = shlex.quote(str(path.parent))
+            is_fixed = bool(fixed_changes(changes))
+            another = "choose another --output" if is_fixed else f"to change them: --resume {name} --output NEW"
             raise CheckpointError(
-                f"{path.parent} was started with a different {names}",
-                hint="choose another --output, use the settings it was started with, or start over with --resume never",
+                f"{path.parent} was started with {changes_text(changes)}",
+                hint=f"use the settings it was started with, or {another}, or start over with --resume never",
             )
+
+    def require_same_network(self, run: Mapping[str, Any], path: Path) -> Changes:
+        """Refuse to continue another network, set of parameters or optimizer in a new folder; return what else differs.
+
+        Raises:
+            CheckpointError: Naming the settings that differ, with both values.
+        """
+        changes = changed_settings(self.run, run)
+        if fixed := fixed_changes(changes):
+            raise CheckpointError(
+                f"{path} holds weights and moments of {changes_text(fixed)}",
+                hint="start from the run's checkpoint.safetensors instead of --resume",
+            )
+        return changes
 
 
 def write_checkpoint(
@@ -112,12 +127,12 @@ def open_training_checkpoint(path: Path) -> Iterator[tuple[CheckpointHeader, Rea
     """
     try:
         with safe_open(path, framework="pt") as file:
-            values = json.loads(file.metadata()[KEY])
-            yield CheckpointHeader(**{**values, "keys": tuple(values["keys"])}), file.get_tensor
-    except CheckpointError:
-        raise
-    except Exception as err:
-        raise CheckpointError(f"{path} is not a readable training checkpoint: {err or type(err).__name__}") from err
+            header = as_record(CheckpointHeader, json.loads((file.metadata() or {})[KEY]))
+            History.from_json(header.journal)
+            yield header, file.get_tensor
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as err:
+        reason = "it is no training checkpoint" if isinstance(err, KeyError) else str(err) or type(err).__name__
+        raise CheckpointError(f"{path} can't be read: {reason.splitlines()[0]}") from err
 
 
 def _checksum(tensors: Iterable[Tensor]) -> int:
@@ -162,44 +177,94 @@ class CheckpointFolder:
         for other in set(self.steps()) - set(kept):
             self.path_of(other).unlink(missing_ok=True)
 
+    def find(
+        self, resume: str, check: Callable[[Mapping[str, tuple[int, ...]]], None]
+    ) -> tuple[Path, CheckpointHeader, dict[str, Any] | None] | None:
+        """Find the checkpoint a run resumes from; None: there is none yet.
+
+        Args:
+            resume: `TrainConfig.resume`, not `never`.
+            check: Refuses shapes of tensors, by name, that do not fit the network and the optimizer.
+
+        Returns:
+            Its path and header; for one of another folder, the record `History.resumed_from`.
+
+        Raises:
+            CheckpointError: If it can't be used.
+        """
+        if resume == AUTO:
+            if (newest := self.newest()) is None:
+                return None
+            (path, header), changes = newest, Changes()
+        else:
+            path, header, changes = self.at(Path(resume))
+        with open_training_checkpoint(path) as (_, read):
+            shapes = {key: tuple(read(key).shape) for key in header.keys}
+        try:
+            check(shapes)
+        except CheckpointError as err:
+            raise CheckpointError(f"{path} does not fit this run: {err.message}", hint=RESTART_HINT) from err
+        if self.is_own(path):
+            return path, header, None
+        if changes:
+            self._reporter.note(f"{path.parent} was started with {changes_text(changes)}: the new values are used")
+        if DATA in changes:
+            self._reporter.note("the data differ, so the order of images is a new one")
+        changed = {key: list(pair) for key, pair in changes.items()}
+        return path, header, {"checkpoint": str(path), "step": header.journal["done"], "changed": changed}
+
     def newest(self) -> tuple[Path, CheckpointHeader] | None:
         """Return the newest undamaged checkpoint; damaged ones are noted and skipped. None if there is none at all.
 
         Raises:
             CheckpointError: If all are damaged, or they are another run's.
         """
-        steps = self.steps()
-        problem: CheckpointError | None = None
-        for step in reversed(steps):
-            path = self.path_of(step)
+        if not (steps := self.steps()):
+            return None
+        path, header = self._first_readable([self.path_of(step) for step in reversed(steps)])
+        header.require_same_run(self._run, path)
+        return path, header
+
+    def at(self, path: Path) -> tuple[Path, CheckpointHeader, Changes]:
+        """Return a checkpoint by its path, or the newest undamaged one of a folder, and the settings that differ.
+
+        In a new folder settings may differ, but for the network, the trained parameters and the optimizer.
+
+        Raises:
+            CheckpointError: If there is none, it is damaged or of another network, or of the same folder and another
+                run.
+        """
+        paths = [path]
+        if path.is_dir():
+            folder = CheckpointFolder(path, self._run, self._keep_last, self._reporter)
+            paths = [folder.path_of(step) for step in reversed(folder.steps())]
+            if not paths:
+                raise CheckpointError(f"{path} holds no training checkpoint", hint="name a state-*.safetensors")
+        found, header = self._first_readable(paths)
+        if self.is_own(found):
+            header.require_same_run(self._run, found)
+        return found, header, header.require_same_network(self._run, found)
+
+    def _first_readable(self, paths: Sequence[Path]) -> tuple[Path, CheckpointHeader]:
+        problems: list[CheckpointError] = []
+        for path in paths:
             try:
                 header = read_header(path)
             except CheckpointError as err:
-                problem = err
-                self._reporter.note(f"{err.message}; using the one before it")
+                problems.append(err)
                 continue
-            header.require_same_run(self._run, path)
+            for problem in problems:
+                self._reporter.note(f"{problem.message}; using the one before it")
             return path, header
-        if problem is not None:
-            raise CheckpointError(
-                f"no training checkpoint in {self._folder} can be read", hint="start over with --resume never"
-            ) from problem
-        return None
+        first = problems[0]
+        if len(paths) == 1:
+            raise CheckpointError(first.message, hint=RESTART_HINT) from first
+        message = f"none of {len(paths)} training checkpoints can be read; {first.message}"
+        raise CheckpointError(message, hint=RESTART_HINT) from first
 
-    def at(self, path: Path) -> tuple[Path, CheckpointHeader]:
-        """Return a checkpoint by its path, or the newest undamaged one of a folder.
-
-        Raises:
-            CheckpointError: If there is none, it is damaged or another run's.
-        """
-        if path.is_dir():
-            found = CheckpointFolder(path, self._run, self._keep_last, self._reporter).newest()
-            if found is None:
-                raise CheckpointError(f"{path} holds no training checkpoint", hint="name a state-*.safetensors")
-            return found
-        header = read_header(path)
-        header.require_same_run(self._run, path)
-        return path, header
+    def is_own(self, path: Path) -> bool:
+        """Return whether a checkpoint is in this folder."""
+        return path.resolve().parent == self._folder.resolve()
 
     def clean(self) -> None:
         """Remove temporary files of killed processes; no other process may use the folder."""

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from medcli.runtime.files import write_text
+from medcli.runtime.json_records import InvalidJson, as_record
 
 KEPT_ROWS = 1024
 """Number of recent steps whose losses are kept."""
+MAX_STEP = 2**48
+"""Upper limit of step numbers in files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,10 @@ class History:
     """Recent steps that were not skipped, oldest first."""
     bad_steps: tuple[BadStep, ...] = ()
     """Bad steps in the order they were found."""
+    unreadable: frozenset[int] = frozenset()
+    """Numbers of images that could not be read, and whose place others took."""
+    resumed_from: dict[str, Any] | None = None
+    """Checkpoint of another folder that the run was started from, its step, and the settings changed then."""
     dropped: Sums = field(default_factory=Sums)
     """Steps of the current log line that `rows` has no room for."""
 
@@ -122,18 +129,56 @@ class History:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values that `from_json` reads."""
-        rows = [row.to_json() for row in self.rows]
-        values = {"done": self.done, "rows": rows, "troubles": [asdict(bad_step) for bad_step in self.bad_steps]}
-        return values | ({"dropped": asdict(self.dropped)} if self.dropped.count else {})
+        """Return plain JSON values that `from_json` reads; rare parts only where they are not empty."""
+        values: dict[str, Any] = {
+            "done": self.done,
+            "rows": [row.to_json() for row in self.rows],
+            "troubles": [asdict(bad_step) for bad_step in self.bad_steps],
+        }
+        if self.dropped.count:
+            values["dropped"] = asdict(self.dropped)
+        if self.unreadable:
+            values["unreadable"] = sorted(self.unreadable)
+        if self.resumed_from:
+            values["resumed_from"] = self.resumed_from
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> History:
-        """Read the values of `to_json`."""
-        history = cls(done=values["done"], bad_steps=tuple(BadStep(**bad_step) for bad_step in values["troubles"]))
-        history.rows.extend(Row(step, tuple(counts), *rest) for step, counts, *rest in values["rows"])
-        history.dropped = Sums(**values.get("dropped", {}))
-        return history
+        """Read the values of `to_json`.
+
+        Raises:
+            InvalidJson: If they are not what that returns.
+        """
+        record = as_record(_HistoryRecord, values, place="journal.")
+        rows = [Row(step, tuple(counts), *rest) for step, counts, *rest in record.rows]
+        steps = [row.step for row in rows]
+        if steps != sorted(set(steps)) or any(not 0 < step <= record.done for step in steps):
+            raise InvalidJson("the steps of journal.rows are not in order")
+        return cls(
+            done=record.done,
+            rows=deque(rows, maxlen=KEPT_ROWS),
+            bad_steps=record.troubles,
+            unreadable=frozenset(record.unreadable),
+            resumed_from=record.resumed_from,
+            dropped=record.dropped,
+        )
+
+
+_RowValues = tuple[int, list[int], float, float]
+_MaskedRowValues = tuple[int, list[int], float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _HistoryRecord:
+    """Types of the values of `History.to_json`."""
+
+    done: int = field(metadata={"min": 0, "max": MAX_STEP})
+    rows: list[_RowValues | _MaskedRowValues]
+    troubles: tuple[BadStep, ...]
+    unreadable: list[int] = field(default_factory=list)
+    resumed_from: dict[str, Any] | None = None
+    dropped: Sums = field(default_factory=Sums)
 
 
 class MetricsLog:

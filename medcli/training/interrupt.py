@@ -1,4 +1,4 @@
-"""Stop requests by signal (Ctrl-C, SIGTERM), honoured at the end of a step."""
+"""Stop requests by signal (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1), honoured at the end of a step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from medcli.training.distributed import Distributed
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+"""Signals that stop a run: SIGHUP comes from a terminal that closes, SIGUSR1 from schedulers before a time limit."""
 
 
 class Interrupt:
@@ -36,7 +38,10 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            heard = [
+                number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
+            ]  # nohup ignores one
+            self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(

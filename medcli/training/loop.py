@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medcli.errors import EnvironmentProblem
+from medcli.data.training_set import LenientSet
+from medcli.errors import DataError, EnvironmentProblem
 from medcli.runtime.prefetch import prefetch
 from medcli.runtime.reporting import Reporter
 from medcli.training.batches import Batches, TrainBatch
@@ -23,8 +25,12 @@ from medcli.training.interrupt import Interrupt
 from medcli.training.spikes import find_origin, judge, stop_if_repeated, stop_untrained
 from medcli.training.trainer import StepResult, Trainer
 
+OnStart = Callable[[Mapping[str, Any] | None], None]
 OnSave = Callable[[int, Mapping[str, Tensor]], None]
 OnLog = Callable[[Mapping[str, Any]], None]
+
+MAX_NOTES = 3
+"""Notes about unreadable images in one session; further ones are only counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +38,11 @@ class Callbacks:
     """Callbacks of a run, in rank 0 only; they change no number."""
 
     reporter: Reporter
+    on_start: OnStart | None = None
+    """Called once the folder is known to be this run's, with `History.resumed_from`."""
     on_save: OnSave | None = None
-    """Called after each checkpoint but the one before the first step, and when resuming from one, with the steps done
-    and a copy of the averaged weights, float32 on the CPU."""
+    """Called after each checkpoint but the one before the first step, with the steps done and a copy of the averaged
+    weights, float32 on the CPU."""
     on_log: OnLog | None = None
     """Called with each line of `metrics.jsonl`."""
 
@@ -50,6 +58,7 @@ class TrainingLoop:
         trainer: Network, optimizer and average.
         batches: Rows of each batch that this process trains on.
         config: Settings of the run.
+        data: Data set of the batches.
         checkpoints: Checkpoints in the run's folder.
         metrics: Log of the run.
         interrupt: Requests to stop early.
@@ -62,6 +71,7 @@ class TrainingLoop:
         batches: Batches,
         config: TrainConfig,
         *,
+        data: LenientSet,
         checkpoints: CheckpointFolder,
         metrics: MetricsLog,
         interrupt: Interrupt,
@@ -69,12 +79,14 @@ class TrainingLoop:
     ) -> None:
         self._trainer, self._batches, self._config, self._distributed = trainer, batches, config, trainer.distributed
         self._checkpoints, self._metrics, self._interrupt, self._callbacks = checkpoints, metrics, interrupt, callbacks
+        self._data = data
         self.history = History()
         self.rollbacks = 0
         """Rollbacks of this session."""
         self.num_trained = 0
         """Steps this session trained on, undone ones included."""
         self._pending: list[tuple[int, StepResult]] = []
+        self._num_noted = 0
         self._mark = (monotonic(), 0)
 
     def run(self) -> None:
@@ -94,28 +106,26 @@ class TrainingLoop:
 
     def _resume_or_save(self) -> None:
         """Restore a checkpoint, or save the first one, so that there is always one to roll back to."""
-        resume, checkpoints = self._config.resume, self._checkpoints
-        if resume == AUTO:
-            found = self._distributed.broadcast_object(checkpoints.newest)
-        else:
-            found = (
-                None if resume == NEVER else self._distributed.broadcast_object(lambda: checkpoints.at(Path(resume)))
-            )
+        resume = self._config.resume
+        find = partial(self._checkpoints.find, resume, self._trainer.check_tensors)
+        found = None if resume == NEVER else self._distributed.broadcast_object(find)
         if found is not None:
-            self._restore(*found)
+            path, header, resumed_from = found
+            self._restore(path, header)
+            self.history.resumed_from = resumed_from or self.history.resumed_from
             done, steps = self.history.done, self._config.steps
             way = f"resuming from step {done}" if done < steps else f"{done} steps are done, {steps} were requested"
-            self._note(f"{way} ({found[0]})")
-            if self.history.done:  # a kill may have come between the checkpoint and this call
-                self._call_on_save()
+            self._note(f"{way} ({path})")
         if found is None or resume != AUTO:
             self._save()
         self._cut_metrics()
+        if self._callbacks.on_start is not None and self._distributed.is_first:
+            self._callbacks.on_start(self.history.resumed_from)
 
     def _train_until_bad_step(self) -> BadStep | None:
         """Train to the end, or until a loss check finds a bad step, which is returned."""
         with prefetch(self._batches.draw, range(self.history.done, self._config.steps)) as drawn:
-            for step, batch in drawn:
+            for step, batch in self._saved_on_data_error(drawn):
                 done = step + 1
                 self._train_step(done, batch)
                 is_stopped = self._interrupt.is_requested()
@@ -123,14 +133,39 @@ class TrainingLoop:
                 is_saved = self._is_due(done, self._config.save_every)
                 if (is_stopped or is_logged or is_saved) and (bad_step := self._find_bad_step()) is not None:
                     return bad_step
+                if is_stopped or is_logged or is_saved:
+                    self._count_unreadable()
                 if is_logged:
                     self._log()
                 if is_stopped or is_saved:
                     self._save_and_call()
                 if is_stopped:
-                    self._note(f"stopped after step {done}; run the same command to resume")
+                    option = "" if self._config.resume == AUTO else " without --resume"
+                    self._note(f"stopped after step {done}; run the same command{option} to resume")
                     raise KeyboardInterrupt
         return None
+
+    def _saved_on_data_error(self, drawn: Iterator[tuple[int, TrainBatch]]) -> Iterator[tuple[int, TrainBatch]]:
+        """Pass batches on; if the data can't be read any more, save the steps done before raising."""
+        try:
+            yield from drawn
+        except DataError:
+            # Saving is a collective: processes whose data can be read would not take part.
+            if self._distributed.is_alone and self._find_bad_step() is None:
+                self._count_unreadable()
+                self._save_and_call()
+            raise
+
+    def _count_unreadable(self) -> None:
+        """Record the unreadable images that all processes have found."""
+        found = self._distributed.gather(list(self._data.unreadable))
+        self.history.unreadable |= frozenset(found)
+
+    def _note_unreadable(self) -> None:
+        """Note images that this process could not read."""
+        for number, what in list(self._data.unreadable.items())[self._num_noted : MAX_NOTES]:
+            self._callbacks.reporter.note(f"image {number} is left out: {what}")
+        self._num_noted = len(self._data.unreadable)
 
     def _is_due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self._config.steps
@@ -147,6 +182,8 @@ class TrainingLoop:
         self.history.done = done
         if self._distributed.is_first:
             self._callbacks.reporter.progress(done, self._config.steps, "steps")
+            if len(self._data.unreadable) > self._num_noted:
+                self._note_unreadable()
 
     def _explain(self, bad_step: BadStep, batch: TrainBatch) -> None:
         picks = self._batches.order.picks(self._batches.positions(bad_step.step - 1))
@@ -180,8 +217,9 @@ class TrainingLoop:
         found = self._distributed.broadcast_object(self._checkpoints.newest)
         if found is None:  # `_resume_or_save` saved one
             raise EnvironmentProblem("the run's checkpoints were removed while it ran", hint="run the command again")
+        unreadable = self.history.unreadable
         self._restore(*found)
-        self.history.bad_steps = bad_steps
+        self.history.bad_steps, self.history.unreadable = bad_steps, self.history.unreadable | unreadable
         self.rollbacks += 1
         self._cut_metrics()
         self._note(f"step {bad_step.step}: {bad_step.what}; rolling back to step {self.history.done} to skip it")
@@ -207,14 +245,11 @@ class TrainingLoop:
 
     def _save_and_call(self) -> None:
         self._save()
-        self._call_on_save()
-        self._distributed.barrier()
-
-    def _call_on_save(self) -> None:
         if self._callbacks.on_save is not None:
             averaged = self._trainer.averaged_weights()
             if self._distributed.is_first:
                 self._callbacks.on_save(self.history.done, {name: value.clone() for name, value in averaged.items()})
+        self._distributed.barrier()
 
     def _log(self) -> None:
         """Log means over the steps since the last line that an uninterrupted run would have written."""
@@ -225,14 +260,15 @@ class TrainingLoop:
         since = self._line_before(done)
         images = (self.num_trained - before) * self._config.global_batch_size
         skipped = {bad_step.step for bad_step in self.history.bad_steps} | set(self._config.skip_steps)
+        names = ("loss", "grad_norm", *(() if self._config.masking is None else ("full_loss", "masked_loss")))
         line = {
             "step": done,
-            "loss": self._mean("loss", since),
-            "grad_norm": self._mean("grad_norm", since),
-            **self._both_losses(since),
+            **{name: self._mean(name, since) for name in names},
             "images_per_sec": round(images / (monotonic() - then), 2),
             "skipped": sum(step <= done for step in skipped),
         }
+        if self.history.unreadable:
+            line["unreadable_images"] = len(self.history.unreadable)
         self._metrics.add(line)
         if self._callbacks.on_log is not None:
             self._callbacks.on_log(line)
@@ -244,12 +280,6 @@ class TrainingLoop:
     def _mean(self, name: str, since: int) -> float | None:
         mean = self.history.mean(name, since)
         return None if mean is None else round(mean, 6)
-
-    def _both_losses(self, since: int) -> dict[str, float | None]:
-        """Losses of the full and the masked pass in masked training."""
-        if self._config.masking is None:
-            return {}
-        return {name: self._mean(name, since) for name in ("full_loss", "masked_loss")}
 
     def _cut_metrics(self) -> None:
         self._mark = (monotonic(), self.num_trained)

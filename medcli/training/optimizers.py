@@ -107,8 +107,14 @@ class Adan(torch.optim.Optimizer):
             torch._foreach_div_(trained, 1 + shrink)
 
 
-NUM_MOMENTS: dict[OptimizerName, int] = {"adamw": 2, "adan": 4}
-"""Tensors kept for each parameter: running means, and Adan's last gradient."""
+COUNTER = "step"
+"""Name of the count of a parameter's updates: a step without a gradient does not count."""
+MOMENTS: dict[OptimizerName, tuple[str, ...]] = {
+    "adamw": ("exp_avg", "exp_avg_sq"),
+    "adan": ("exp_avg", "exp_avg_sq", "exp_avg_diff", "neg_pre_grad"),
+}
+"""Tensors kept for each parameter, of its shape: running means, and Adan's last gradient."""
+NUM_MOMENTS: dict[OptimizerName, int] = {name: len(moments) for name, moments in MOMENTS.items()}
 
 
 def build_optimizer(

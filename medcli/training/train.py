@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medcli.config import ModelConfig
-from medcli.data.training_set import TrainingSet
+from medcli.data.training_set import LenientSet, TrainingSet
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.block import Block
@@ -29,8 +28,9 @@ from medcli.training.config import TrainConfig
 from medcli.training.distributed import Distributed
 from medcli.training.history import BadStep, MetricsLog
 from medcli.training.interrupt import Interrupt
-from medcli.training.loop import Callbacks, OnLog, OnSave, TrainingLoop
+from medcli.training.loop import Callbacks, OnLog, OnSave, OnStart, TrainingLoop
 from medcli.training.optimizers import NUM_MOMENTS
+from medcli.training.run_identity import identity_of
 from medcli.training.trainer import Trainer
 
 METRICS_FILE = "metrics.jsonl"
@@ -49,6 +49,10 @@ class TrainResult:
     """Loss of the last step that was not skipped."""
     skipped: tuple[BadStep, ...]
     """Steps skipped because of spikes or values that are not finite, those before a resume included."""
+    unreadable: frozenset[int]
+    """Numbers of images that could not be read, those before a resume included."""
+    resumed_from: dict[str, Any] | None
+    """`History.resumed_from`."""
     rollbacks: int
     """Times this loop rolled back to a checkpoint."""
     seconds: float
@@ -66,6 +70,7 @@ def train(
     *,
     teacher: DiffusionTransformer | None = None,
     identity: Mapping[str, Any] | None = None,
+    on_start: OnStart | None = None,
     on_save: OnSave | None = None,
     on_log: OnLog | None = None,
 ) -> TrainResult:
@@ -82,7 +87,8 @@ def train(
         teacher: The dense parent, if `config.loss.distill` is above 0.
         identity: More settings that a resumed run must not change, such as the hash of the starting weights, by a name
             for messages; JSON values.
-        on_save: Called after each checkpoint, see `Callbacks`.
+        on_start: Called before the first step, see `Callbacks`.
+        on_save: Called after each checkpoint.
         on_log: Called with each line of the log.
 
     Raises:
@@ -91,14 +97,15 @@ def train(
         CheckpointError: If `output_dir` holds a run with other settings, or states that can't be read.
         DataError: If the data can't be read, or images in it are not finite.
         EnvironmentProblem: If there is no room for the states.
-        KeyboardInterrupt: At Ctrl-C or SIGTERM, once the run is saved.
+        KeyboardInterrupt: At Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, once the run is saved.
     """
     started = monotonic()
+    data = data if isinstance(data, LenientSet) else LenientSet(data)
     config.check_family(model.config.family)
     distributed = Distributed(has_idle_parameters=has_idle_parameters(model.config, config))
     rows = distributed.rows(config.global_batch_size)
     _check_dtype(config, distributed, reporter)
-    run = _identity_of(model, data, config, identity or {})
+    run = identity_of(model, data, config, identity or {})
     with ExitStack() as stack:
         distributed.broadcast_object(lambda: _lock_folder(stack, output_dir, model, config))
         checkpoints = CheckpointFolder(output_dir, run, config.keep_last, reporter)
@@ -111,10 +118,11 @@ def train(
             trainer,
             Batches.of(data, config, model.config, rows=rows, device=distributed.device),
             config,
+            data=data,
             checkpoints=checkpoints,
             metrics=MetricsLog(output_dir / METRICS_FILE),
             interrupt=stack.enter_context(Interrupt(distributed)),
-            callbacks=Callbacks(reporter=reporter, on_save=on_save, on_log=on_log),
+            callbacks=Callbacks(reporter=reporter, on_start=on_start, on_save=on_save, on_log=on_log),
         )
         loop.run()
         return _result_of(loop, trainer, monotonic() - started)
@@ -139,20 +147,6 @@ def _check_dtype(config: TrainConfig, distributed: Distributed, reporter: Report
         raise ConfigError("--dtype fp16 does not go with FSDP", hint="use --dtype bf16")
     if distributed.is_first:
         warn_if_slow(DTYPES[config.dtype], distributed.device, reporter)
-
-
-def _identity_of(
-    model: DiffusionTransformer, data: TrainingSet, config: TrainConfig, more: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Settings that a resumed run must not change, by the names used in messages."""
-    trained = sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    return {
-        **config.fixed(),
-        "model": model.config.to_json(),
-        "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "choice of trained parameters": hashlib.sha256("\n".join(trained).encode()).hexdigest(),
-        **more,
-    }
 
 
 def _lock_folder(stack: ExitStack, folder: Path, model: DiffusionTransformer, config: TrainConfig) -> None:
@@ -200,6 +194,8 @@ def _result_of(loop: TrainingLoop, trainer: Trainer, seconds: float) -> TrainRes
         steps=history.done,
         loss=history.rows[-1].loss if history.rows else None,
         skipped=history.bad_steps,
+        unreadable=history.unreadable,
+        resumed_from=history.resumed_from,
         rollbacks=loop.rollbacks,
         seconds=seconds,
         images_per_sec=images / seconds if images else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -10,19 +10,18 @@ import torch
 from torch import Tensor
 
 from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS
+from medcli.errors import CheckpointError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.training.batches import TrainBatch
 from medcli.training.config import TrainConfig
 from medcli.training.distributed import Distributed, whole, write
 from medcli.training.ema import Ema
 from medcli.training.objective import LadderObjective
-from medcli.training.optimizers import build_optimizer
+from medcli.training.optimizers import COUNTER, MOMENTS, build_optimizer
 from medcli.training.timestep_sampler import LossSecondMomentResampler
 
 MODEL, EMA, TIMESTEPS = "model", "ema", "timesteps"
 """Prefixes of a checkpoint's tensor names; the optimizer's moments have the optimizer's own names as prefixes."""
-COUNTER = "step"
-"""The optimizer's count of a parameter's updates: a step without a gradient does not count."""
 
 
 class StepResult(NamedTuple):
@@ -156,6 +155,23 @@ class Trainer:
                 }
             )
         return found
+
+    def check_tensors(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Check that a checkpoint's tensors, by name, are those of this network and optimizer.
+
+        Raises:
+            CheckpointError: Naming the first one that is missing, unknown or of another shape.
+        """
+        current = {name: tuple(value.shape) for name, value in self.tensors().items()}
+        allowed = dict(current)
+        for name, parameter in self.parameters.items():
+            moments = dict.fromkeys(MOMENTS[self.config.optimizer], tuple(parameter.shape))
+            allowed |= {f"{kind}.{name}": shape for kind, shape in {**moments, COUNTER: ()}.items()}
+        required = [name for name in current if name.startswith((f"{MODEL}.", f"{EMA}."))]
+        for name in (*shapes, *required):
+            if name not in shapes or shapes[name] != allowed.get(name):
+                expected = allowed.get(name, "no such tensor")
+                raise CheckpointError(f"its tensor {name} has shape {shapes.get(name, 'missing')}, expected {expected}")
 
     def restore(self, keys: Iterable[str], read: Callable[[str], Tensor] | None) -> None:
         """Load the state returned by `tensors`.

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from medcli.data.digits import digit_latents, digit_set
-from medcli.data.training_set import ArraySet, TrainingSet, flip_coins
+from medcli.data.training_set import ArraySet, LenientSet, TrainingSet, flip_coins
+from medcli.errors import DataError
 
 SET = ArraySet("numbers", torch.arange(12.0).view(6, 2, 1, 1), torch.tensor([0, 1, 2, 0, 1, 4]))
 
@@ -44,3 +46,40 @@ def test_digits_are_pixels_that_are_never_mirrored() -> None:
     assert torch.equal(label_B, torch.from_numpy(labels))
     assert (data.name, data.num_images, data.num_classes, data.shape_CYX) == ("digits", 1797, 10, (1, 8, 8))
     assert len(data.fingerprint) == 64
+
+
+class Torn:
+    """The set, of which some images can't be read."""
+
+    def __init__(self, numbers: set[int]) -> None:
+        self.numbers = numbers
+        self.name, self.num_images, self.num_classes = SET.name, SET.num_images, SET.num_classes
+        self.shape_CYX, self.fingerprint = SET.shape_CYX, SET.fingerprint
+
+    def read(self, pick_B: torch.Tensor, position_B: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if bad := [pick for pick in pick_B.tolist() if pick in self.numbers]:
+            raise DataError(f"image {bad[0]} is torn")
+        return SET.read(pick_B, position_B, seed)
+
+
+def test_the_next_readable_image_takes_the_place_of_an_unreadable_one() -> None:
+    data = LenientSet(Torn({1, 2, 5}))
+    images_BCYX, labels_B = data.read(torch.tensor([0, 1, 5, 4, 1]), torch.arange(5), 0)
+    assert (images_BCYX[:, 0, 0, 0] / 2).tolist() == [0, 3, 0, 4, 3]
+    assert labels_B.tolist() == [0, 0, 0, 1, 0]
+    assert data.unreadable == {number: f"image {number} is torn" for number in (1, 2, 5)}
+    assert data.max_unreadable == 3
+
+
+def test_too_many_unreadable_images_are_an_error_that_names_one() -> None:
+    data = LenientSet(Torn({1, 2, 3, 5}))
+    with pytest.raises(DataError, match="4 images of numbers can't be read, the last: image 5 is torn"):
+        data.read(torch.arange(6), torch.arange(6), 0)
+
+
+def test_readable_sets_are_read_as_they_are() -> None:
+    data = LenientSet(SET)
+    assert (data.name, data.num_images, data.fingerprint) == (SET.name, 6, SET.fingerprint)
+    for part, wanted in zip(data.read(torch.arange(6), torch.arange(6), 0), (SET.data_NCYX, SET.labels_N), strict=True):
+        assert torch.equal(part, wanted)
+    assert data.unreadable == {}

@@ -1,8 +1,12 @@
+import json
+
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from medcli.errors import CheckpointError
-from medcli.training.checkpoints import open_training_checkpoint, read_header
+from medcli.training.checkpoints import KEY, open_training_checkpoint, read_header, write_checkpoint
 from tests.unit.training.runs import RUN, Told, last_state, run, same_average, same_tensors
 
 
@@ -51,7 +55,7 @@ def test_states_that_are_all_damaged_stop_the_run_and_are_kept(tmp_path):
     for path in tmp_path.glob("state-*"):
         spoil(path, "cut")
     before = names(tmp_path)
-    with pytest.raises(CheckpointError, match="no training checkpoint in .* can be read") as caught:
+    with pytest.raises(CheckpointError, match="none of 2 training checkpoints can be read") as caught:
         run(tmp_path, steps=8)
     assert "--resume never" in caught.value.hint
     assert names(tmp_path) == before
@@ -72,9 +76,9 @@ def test_a_path_is_where_the_run_starts(tmp_path):
     state = tmp_path / "a/state-00000003.safetensors"
     elsewhere = run(tmp_path / "b", steps=9, resume=str(state))
     assert same_average(straight, elsewhere)
-    assert read_header(tmp_path / "b/state-00000009.safetensors") == read_header(
-        tmp_path / "a/state-00000009.safetensors"
-    )
+    there, here = (read_header(tmp_path / name / "state-00000009.safetensors") for name in ("a", "b"))
+    assert here.journal.pop("resumed_from") == {"checkpoint": str(state), "step": 3, "changed": {}}
+    assert here == there
     from_folder = run(tmp_path / "c", steps=9, resume=str(tmp_path / "a"))
     assert same_average(straight, from_folder)
 
@@ -124,9 +128,70 @@ def test_a_state_reads_back_as_it_was_written(tmp_path):
     run(tmp_path, steps=3)
     path = last_state(tmp_path)
     with open_training_checkpoint(path) as (header, read):
-        assert header.step == 3
+        assert header.journal["done"] == 3
         assert header.run["lr"] == RUN.lr
         assert [row[0] for row in header.journal["rows"]] == [1, 2, 3]
         assert all(read(key).numel() for key in header.keys)
     run(tmp_path / "again", steps=3)
     assert same_tensors(path, last_state(tmp_path / "again"))
+
+
+PLACES = [
+    ("run",), ("journal",), ("scaler",), ("keys",), ("checksum",),
+    ("journal", "done"), ("journal", "rows"), ("journal", "troubles"), ("run", "model"), ("run", "data"), ("run", "lr"),
+]  # fmt: skip
+ODD_VALUES = [None, "x", -1, 10**30, 1.5, True, [], {}, [[]], [["x"]], {"a": {"b": []}}, ["model.x"], [1], float("inf")]
+
+
+@pytest.fixture(scope="module")
+def good_state(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    run(folder, steps=3)
+    return folder / "state-00000003.safetensors"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_headers_that_were_tampered_with_are_refused_in_words(tmp_path, good_state, place):
+    """Each part of a header replaced by each odd value: a clear refusal, or a run that goes on; never a traceback."""
+    with safe_open(good_state, "pt") as file:
+        header = json.loads(file.metadata()[KEY])
+    tensors = load_file(good_state)
+    for number, value in enumerate(ODD_VALUES):
+        changed = json.loads(json.dumps(header))
+        part = changed if len(place) == 1 else changed[place[0]]
+        part[place[-1]] = value
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save_file(tensors, folder / good_state.name, metadata={KEY: json.dumps(changed)})
+        told, refusals = Told(), list[CheckpointError]()
+        try:
+            run(folder, told=told, steps=3)
+        except CheckpointError as err:
+            refusals.append(err)
+        for refusal in refusals:
+            assert "\n" not in refusal.message
+            assert refusal.hint
+            assert told.notes == []  # at most two lines in all
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape", "moment"])
+def test_tensors_of_another_network_are_refused_by_name(tmp_path, good_state, change):
+    with safe_open(good_state, "pt") as file:
+        header = json.loads(file.metadata()[KEY])
+    tensors = load_file(good_state)
+    name = "model.blocks.0.mlp.fc1.weight"
+    match change:
+        case "missing":
+            del tensors[name]
+        case "unknown":
+            name = "model.other"
+            tensors[name] = torch.zeros(2)
+        case "shape":
+            tensors[name] = torch.zeros(3)
+        case "moment":
+            name = "exp_avg.blocks.0.mlp.fc1.weight"
+            tensors[name] = torch.zeros(3)
+    state = tmp_path / good_state.name
+    write_checkpoint(state, tensors, run=header["run"], journal=header["journal"], scaler=header["scaler"])
+    with pytest.raises(CheckpointError, match=f"does not fit this run: its tensor {name}"):
+        run(tmp_path, steps=4)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medcli.runtime.json_records import InvalidJson
 from medcli.training import history
-from medcli.training.history import History, MetricsLog, Row
+from medcli.training.history import BadStep, History, MetricsLog, Row, Sums
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,38 @@ def test_a_line_is_the_mean_of_all_its_steps_however_many_are_kept(num_steps, lo
                 assert kept.mean(name, since) == (None if wanted is None else pytest.approx(wanted, rel=1e-12))
             full = kept.mean("full_loss", since)
             assert full == (pytest.approx(fmean(loss - masked for loss, _, masked in own), abs=1e-12) if own else None)
+
+
+def full_history():
+    full = History(done=5, bad_steps=(BadStep(3, "the loss was nan", "image 2"),), unreadable=frozenset({7, 2}))
+    full.resumed_from = {"checkpoint": "a", "step": 1, "changed": {"lr": [1, 2]}}
+    full.dropped = Sums(3, 2, 1.0, 2.0, 3.0)
+    full.rows.extend([Row(4, (0, 4), 1.5, 2.5), Row(5, (0,), 1.0, float("inf"), 0.5)])
+    return full
+
+
+def test_a_history_reads_back_as_it_was_written():
+    assert History.from_json(json.loads(json.dumps(full_history().to_json()))) == full_history()
+    assert set(History(done=2).to_json()) == {"done", "rows", "troubles"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("done", value) for value in ("x", -1, 10**30, None, 1.5, True, [])),
+        *(
+            ("rows", value)
+            for value in ("x", [[1]], [[1, [0], "x", 1.0]], [[1, 0, 1.0, 1.0]], [[9, [0], 1.0, 1.0]], [{}])
+        ),
+        ("rows", [[2, [0], 1.0, 1.0], [1, [0], 1.0, 1.0]]),
+        *(("troubles", value) for value in ({}, [1], [{"step": 1}], [{"step": "1", "what": "x"}])),
+        *(("unreadable", value) for value in (1, ["x"], None)),
+        ("resumed_from", 3),
+        ("dropped", [1]),
+        ("more", 1),
+    ],
+)
+def test_a_journal_that_was_tampered_with_is_refused(key, value):
+    values = json.loads(json.dumps(full_history().to_json()))
+    with pytest.raises(InvalidJson):
+        History.from_json({**values, key: value})

@@ -13,7 +13,7 @@ def ask(number, *, after):
     return {"on_log": lambda line: os.kill(os.getpid(), number) if line["step"] == after else None}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_saves_the_run_and_the_same_call_goes_on(tmp_path, number):
     straight = run(tmp_path / "a", steps=10, save_every=100, log_every=1)
     told, before = Told(), signal.getsignal(number)
@@ -27,6 +27,22 @@ def test_a_signal_saves_the_run_and_the_same_call_goes_on(tmp_path, number):
     assert same_average(straight, resumed)
     assert same_tensors(last_state(tmp_path / "a"), last_state(tmp_path / "b"))
     assert not [path for path in (tmp_path / "b").iterdir() if path.name.startswith(".")]
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        result = run(tmp_path, steps=6, save_every=100, log_every=1, on=ask(signal.SIGHUP, after=4))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert result.steps == 6
+
+
+def test_a_run_that_was_started_over_names_the_option_to_leave_out(tmp_path):
+    told = Told()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, told=told, steps=9, log_every=1, resume="never", on=ask(signal.SIGTERM, after=4))
+    assert told.notes[-1].endswith("run the same command without --resume to resume")
 
 
 def test_a_second_signal_is_obeyed_at_once(tmp_path):

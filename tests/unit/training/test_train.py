@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medcli.data.training_set import ArraySet
-from medcli.errors import CheckpointError, ConfigError
+from medcli.errors import CheckpointError, ConfigError, DataError
 from medcli.runtime.reporting import Silent
 from medcli.training.config import TrainConfig
 from medcli.training.objective import LossConfig
@@ -164,10 +164,10 @@ def test_a_teacher_is_learned_from(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"lr": 1e-3}, "different lr"),
-        ({"counts": (0, 4), "seed": 2}, "different entries, seed"),
-        ({"loss": LossConfig(prediction="noise")}, "different prediction"),
-        ({"ladder_rule": "split"}, "different ladder rule"),
+        ({"lr": 1e-3}, "lr 0.01, not 0.001"),
+        ({"counts": (0, 4), "seed": 2}, "mediator counts 0,1,4, not 0,4; seed 0, not 2"),
+        ({"loss": LossConfig(prediction="noise")}, "prediction velocity, not noise"),
+        ({"ladder_rule": "split"}, "ladder rule sandwich, not split"),
     ],
 )
 def test_a_run_with_other_settings_is_not_continued(tmp_path, changed, named):
@@ -186,15 +186,15 @@ def test_settings_that_alter_no_result_may_change_when_a_run_goes_on(tmp_path):
 
 def test_other_data_another_model_another_choice_or_another_start_is_named(tmp_path):
     run(tmp_path, steps=3)
-    with pytest.raises(CheckpointError, match="different data"):
+    with pytest.raises(CheckpointError, match="other data"):
         run(tmp_path, ArraySet("grains", DATA.data_NCYX + 1, DATA.labels_N))
-    with pytest.raises(CheckpointError, match="different model"):
+    with pytest.raises(CheckpointError, match="model num classes 3, not 4"):
         train(fresh(replace(MODEL, num_classes=4)), DATA, RUN, tmp_path, Silent())
     frozen = fresh()
     frozen.final_layer.requires_grad_(False)
-    with pytest.raises(CheckpointError, match="different choice of trained parameters"):
+    with pytest.raises(CheckpointError, match="other choice of trained parameters"):
         train(frozen, DATA, RUN, tmp_path, Silent())
-    with pytest.raises(CheckpointError, match="different starting checkpoint"):
+    with pytest.raises(CheckpointError, match="starting checkpoint none, not abc"):
         run(tmp_path, on={"identity": {"starting checkpoint": "abc"}})
 
 
@@ -262,3 +262,107 @@ def test_fp16_is_refused_on_a_cpu(tmp_path):
         run(tmp_path / "run", dtype="fp16")
     assert "fp32" in caught.value.hint
     assert not (tmp_path / "run").exists()
+
+
+def test_the_mean_loss_of_a_line_is_over_all_its_steps(tmp_path, monkeypatch):
+    """Also where the steps are more than the history keeps, and where a resume is between them."""
+    monkeypatch.setattr("medcli.training.history.KEPT_ROWS", 4)
+    run(tmp_path / "all", steps=12, log_every=1)
+    losses = [line["loss"] for line in lines_of(tmp_path / "all")]
+    for steps in (7, 12):
+        run(tmp_path / "few", steps=steps, log_every=12)
+    (line,) = lines_of(tmp_path / "few")
+    assert line["loss"] == pytest.approx(sum(losses) / 12, abs=1e-5)
+
+
+def test_the_learning_rate_and_the_batch_may_change_in_a_new_folder(tmp_path):
+    run(tmp_path / "a", steps=6)
+    told, started = Told(), []
+    state = tmp_path / "a/state-00000006.safetensors"
+    settings = {"steps": 9, "lr": 1e-3, "global_batch_size": 4, "resume": str(state)}
+    result = run(tmp_path / "b", told=told, on={"on_start": started.append}, **settings)
+    assert (result.steps, [line["step"] for line in lines_of(tmp_path / "b")]) == (9, [8, 9])
+    changed = {"global_batch_size": [8, 4], "lr": [0.01, 0.001]}
+    assert started == [{"checkpoint": str(state), "step": 6, "changed": changed}]
+    assert result.resumed_from == started[0]
+    assert "lr 0.01, not 0.001: the new values are used" in told.notes[0]
+    again = run(tmp_path / "b", steps=9, lr=1e-3, global_batch_size=4)  # goes on in the new folder
+    assert again.resumed_from == started[0]
+    with pytest.raises(CheckpointError, match="lr 0.001, not 0.01"):
+        run(tmp_path / "b", steps=9, global_batch_size=4)
+
+
+def test_weights_average_and_moments_are_kept_when_settings_change(tmp_path):
+    run(tmp_path / "a", steps=6)
+    state = tmp_path / "a/state-00000006.safetensors"
+    run(tmp_path / "b", steps=6, lr=1e-3, resume=str(state))
+    assert same_tensors(state, tmp_path / "b/state-00000006.safetensors")
+
+
+def test_another_network_or_optimizer_is_refused_in_a_new_folder_too(tmp_path):
+    run(tmp_path / "a", steps=3)
+    resume = str(tmp_path / "a")
+    with pytest.raises(CheckpointError, match="optimizer adamw, not adan") as caught:
+        run(tmp_path / "b", resume=resume, optimizer="adan")
+    assert "--resume" in caught.value.hint
+    with pytest.raises(CheckpointError, match="num classes 3, not 4"):
+        train(fresh(replace(MODEL, num_classes=4)), DATA, replace(RUN, resume=resume), tmp_path / "b", Silent())
+
+
+def test_data_are_compared_by_content_not_by_name(tmp_path):
+    straight = run(tmp_path / "a", steps=6)
+    run(tmp_path / "b", steps=3)
+    moved = run(tmp_path / "b", ArraySet("elsewhere", DATA.data_NCYX, DATA.labels_N), steps=6)
+    assert same_average(straight, moved)
+
+
+def test_other_data_in_a_new_folder_are_noted(tmp_path):
+    run(tmp_path / "a", steps=3)
+    told = Told()
+    other = ArraySet("grains", DATA.data_NCYX + 1, DATA.labels_N)
+    run(tmp_path / "b", other, told=told, steps=4, resume=str(tmp_path / "a"))
+    assert "other data" in told.notes[0]
+    assert told.notes[1] == "the data differ, so the order of images is a new one"
+
+
+class Broken:
+    """The grains, of which some can't be read."""
+
+    def __init__(self, numbers, since=0):
+        self.numbers, self.since = set(numbers), since
+
+    def __getattr__(self, name):
+        return getattr(DATA, name)
+
+    def read(self, pick_B, position_B, seed):
+        bad = [pick for pick in pick_B.tolist() if pick in self.numbers]
+        self.since = 0 if int(position_B.max()) >= self.since else self.since
+        if bad and not self.since:
+            raise DataError(f"grain {bad[0]} is cut short")
+        return DATA.read(pick_B, position_B, seed)
+
+
+def test_an_image_that_turns_bad_is_left_out_and_counted(tmp_path):
+    told = Told()
+    result = run(tmp_path, Broken([4]), told=told, steps=6)
+    assert result.unreadable == {4}
+    assert told.notes == ["image 4 is left out: grain 4 is cut short"]
+    assert lines_of(tmp_path)[-1]["unreadable_images"] == 1
+    assert result.steps == 6
+    assert result.skipped == ()
+    # a resume without the damage to be seen again remembers it
+    assert run(tmp_path, Broken([4]), steps=6).unreadable == {4}
+
+
+def test_a_bad_image_leaves_the_run_resumable_bit_for_bit(tmp_path):
+    straight = run(tmp_path / "a", Broken([4, 7]), steps=8)
+    run(tmp_path / "b", Broken([4, 7]), steps=3)
+    assert same_average(straight, run(tmp_path / "b", Broken([4, 7]), steps=8))
+
+
+def test_data_that_go_away_stop_the_run_once_it_is_saved(tmp_path):
+    with pytest.raises(DataError, match=r"6 images of grains can't be read, the last: grain \d+ is cut short"):
+        run(tmp_path / "b", Broken(range(11), since=40), steps=20, save_every=100)
+    assert last_state(tmp_path / "b").name == "state-00000005.safetensors"
+    straight = run(tmp_path / "a", steps=20, save_every=100)
+    assert same_average(straight, run(tmp_path / "b", steps=20, save_every=100))
