@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from medcli.errors import CheckpointError
+from medcli.errors import CheckpointError, MedcliError
 from medcli.training.checkpoints import KEY, open_training_checkpoint, read_header, write_checkpoint
 from tests.unit.training.runs import RUN, Told, last_state, run, same_average, same_tensors
 
@@ -163,10 +163,10 @@ def test_headers_that_were_tampered_with_are_refused_in_words(tmp_path, good_sta
         folder = tmp_path / str(number)
         folder.mkdir()
         save_file(tensors, folder / good_state.name, metadata={KEY: json.dumps(changed)})
-        told, refusals = Told(), list[CheckpointError]()
+        told, refusals = Told(), list[MedcliError]()
         try:
             run(folder, told=told, steps=3)
-        except CheckpointError as err:
+        except MedcliError as err:
             refusals.append(err)
         for refusal in refusals:
             assert "\n" not in refusal.message
