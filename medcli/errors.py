@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -65,21 +65,21 @@ class CheckFailed(MedcliError):
     exit_code = ExitCode.CHECK_FAILED
 
 
-def require_complete(what: str, table: Mapping[str, object], choices: Iterable[str]) -> None:
+def require_complete(what: str, table: Iterable[str], choices: Iterable[str]) -> None:
     """Check on import that a table holds exactly the declared choices.
 
     Args:
         what: Name of a choice, for the message.
-        table: The implementation of each choice.
+        table: The choices that are implemented: a mapping from each to its implementation.
         choices: The declared choices.
 
     Raises:
         TypeError: If a choice has no implementation, or an implementation is not declared.
     """
-    declared = set(choices)
-    if missing := sorted(declared - set(table)):
+    declared, implemented = set(choices), set(table)
+    if missing := sorted(declared - implemented):
         raise TypeError(f"{what} {missing[0]!r} is declared but not implemented: add it to the table")
-    if extra := sorted(set(table) - declared):
+    if extra := sorted(implemented - declared):
         raise TypeError(f"{what} {extra[0]!r} is implemented but not declared: add it to the choices")
 
 

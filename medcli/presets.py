@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import cast
 
-from medcli.config import Family, ModelConfig
-from medcli.errors import ConfigError
+from medcli.config import FAMILIES, Family, ModelConfig
+from medcli.errors import ConfigError, require_complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,13 @@ EDT_SIZES: dict[str, Size] = {
 }
 # Source: edt-facts 5: S is trained with 6 blocks in the decoder, XL with 4, the class's default.
 MDT_DECODERS = {"S": 6, "B": 4, "L": 4, "XL": 4}
-MDT_SIZES: dict[str, Size] = {name: replace(size, decoder_depth=MDT_DECODERS[name]) for name, size in SIZES.items()}
+MDT_SIZES: dict[str, Size] = {name: replace(SIZES[name], decoder_depth=blocks) for name, blocks in MDT_DECODERS.items()}
 PATCH_SIZES = (2, 4, 8)
 FAMILY_TITLES: dict[str, Family] = {"DiT": "dit", "SiT": "sit", "EDT": "edt", "MDTv2": "mdtv2"}
 FAMILY_SIZES: dict[Family, dict[str, Size]] = {"dit": SIZES, "sit": SIZES, "edt": EDT_SIZES, "mdtv2": MDT_SIZES}
 FAMILY_PATCHES: dict[Family, tuple[int, ...]] = {"dit": PATCH_SIZES, "sit": PATCH_SIZES, "edt": (2,), "mdtv2": (2,)}
+for _table in (FAMILY_TITLES.values(), FAMILY_SIZES, FAMILY_PATCHES):
+    require_complete("family", _table, FAMILIES)
 
 # Blocks whose attention the references modulate when nobody says. Source: edt-facts 2.3.
 AMM_BLOCKS: dict[str, tuple[int, ...]] = {

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from medcli.checkpoint.reader import CheckpointInfo
-from medcli.config import ModelConfig
+from medcli.config import FAMILIES, ModelConfig
 from medcli.engine.networks import ALWAYS, Guidance
 from medcli.engine.plan import FAMILY_SAMPLERS, Labels, SamplingPlan, check_plan
-from medcli.errors import ConfigError
+from medcli.errors import ConfigError, require_complete
 from medcli.model.amm import Amm
 from medcli.network import Network, identities, open_network
 from medcli.sampler_config import SamplerConfig
@@ -27,6 +27,7 @@ from medcli.workflows.sample.defaults import sampling_defaults
 
 DEFAULT_CFG_SCALES = {"dit": 1.5, "sit": 1.5, "edt": 2.0, "mdtv2": 3.8}
 """Guidance of the papers' guided results. Source: reference-facts 1.8; edt-facts 4 and 5."""
+require_complete("family", DEFAULT_CFG_SCALES, FAMILIES)
 DEFAULT_CFG_POWERS = {"mdtv2": 4.0}
 ODE_DEFAULTS: dict[str, Any] = {"solver": "adams3", "steps": 20}
 """Defaults of `ode`, see docs/samplers.md."""
