@@ -187,7 +187,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     path, hint = folder / MANIFEST, "run the medcli sample command again"
     require_regular(path)
     try:
-        manifest = read_json(path)
+        manifest = read_json(path, allow_nan=True)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as err:

@@ -23,8 +23,8 @@ MAX_BYTES = 64 * 2**20
 """Default bound on a file; real ones hold a few KB, a manifest of a long history a few MB."""
 MAX_DEPTH = 64
 """Lists and objects in each other; real files have fewer than ten."""
-INT_LIMIT, LONGEST_INT = 2**63, 40
-"""Bound on the whole numbers of records that have no other, and digits of any."""
+INT_LIMIT, LONGEST_INT, MOST_DIGITS = 2**63, 40, 1000
+"""Bound on the whole numbers of records that have no other, digits of any, and digits where the caller checks."""
 SHOWN = 40
 """Characters of a wrong value shown in an error."""
 
@@ -35,7 +35,7 @@ class InvalidJson(ValueError):
     """Text that is not JSON, or JSON that is not what was expected."""
 
 
-def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
+def read_json(path: Path, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False) -> Any:
     """Read a file of one JSON value.
 
     Raises:
@@ -44,7 +44,7 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     """
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
-    return parse_json(content, max_bytes)
+    return parse_json(content, max_bytes, allow_nan=allow_nan)
 
 
 def parse_json(text: str | bytes, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False) -> Any:
@@ -53,7 +53,7 @@ def parse_json(text: str | bytes, max_bytes: int = MAX_BYTES, *, allow_nan: bool
     Args:
         text: The JSON.
         max_bytes: Bound on its size.
-        allow_nan: Take NaN and Infinity, as Python's json does.
+        allow_nan: Take NaN, Infinity and numbers of any size, which the caller checks.
 
     Raises:
         InvalidJson: If it is too large or not valid.
@@ -64,8 +64,8 @@ def parse_json(text: str | bytes, max_bytes: int = MAX_BYTES, *, allow_nan: bool
         value = json.loads(
             text.decode("utf-8-sig") if isinstance(text, bytes) else text,
             parse_constant=float if allow_nan else _refuse_constant,
-            parse_float=_finite,
-            parse_int=_bounded,
+            parse_float=float if allow_nan else _finite,
+            parse_int=_any_int if allow_nan else _bounded,
             object_pairs_hook=_unique,
         )
         _check_depth(value)
@@ -218,6 +218,10 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise InvalidJson(f"{text[:SHOWN]} is too large")
     return value
+
+
+def _any_int(text: str) -> int | float:
+    return int(text) if len(text) <= MOST_DIGITS else math.copysign(math.inf, -1 if text[0] == "-" else 1)
 
 
 def _bounded(text: str) -> int:

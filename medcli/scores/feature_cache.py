@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from medcli.runtime.json_records import parse_json
 from medcli.runtime.temporaries import sweep
 from medcli.runtime.tensor_files import write_tensors
 from medcli.scores.extractor import FeatureExtractor, kinds_to_store
@@ -81,7 +82,7 @@ class FeatureCache:
         path = self.path(extractor, key)
         try:
             with safe_open(path, "pt") as file:
-                header = json.loads((file.metadata() or {})[HEADER])
+                header = parse_json((file.metadata() or {})[HEADER])
                 kinds = kinds_to_store(extractor) if kinds is None else kinds
                 rows = {kind: file.get_tensor(kind) for kind in kinds}
             sums = header.pop("sha256")

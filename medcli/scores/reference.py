@@ -19,6 +19,7 @@ from safetensors.torch import save
 from medcli.data.assets import asset_path
 from medcli.data.npz import is_npz, npz_keys, read_array
 from medcli.errors import DataError
+from medcli.runtime.json_records import parse_json
 from medcli.scores.extractor import DIGITS, POOL, SPATIAL, FeatureExtractor
 from medcli.scores.features import FeatureSet
 from medcli.scores.moments import Gaussian
@@ -139,7 +140,7 @@ def info_of(path: Path) -> ReferenceInfo | None:
     if NOTE_KEY not in npz_keys(path):
         return None
     try:
-        note = json.loads(str(read_array(path, NOTE_KEY)))
+        note = parse_json(str(read_array(path, NOTE_KEY)))
         info = ReferenceInfo(**{key: note[key] for key in ("extractor", "extractor_sha256", "num_images")})
     except (KeyError, TypeError, ValueError) as err:
         raise DataError(f"{path}: its {NOTE_KEY} entry can't be read", hint="write the reference again") from err
@@ -177,7 +178,7 @@ def bundled_info(name: str) -> ReferenceInfo:
     path = asset_path(BUNDLED[name])
     try:
         with safe_open(path, "pt") as file:
-            return ReferenceInfo(**json.loads(file.metadata()["medcli"]))
+            return ReferenceInfo(**parse_json(file.metadata()["medcli"]))
     except (SafetensorError, KeyError, TypeError, ValueError) as err:
         raise DataError(f"the bundled reference {path} is damaged", hint="reinstall medcli") from err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,14 +13,15 @@ from medcli.data.images import MANIFEST, read_manifest
 from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.engine.cost import done_gmacs, gmacs_of_moves, pass_gmacs
 from medcli.engine.guidance_phases import num_passes, step_passes
-from medcli.engine.image_records import RECORDS, Record
+from medcli.engine.image_records import RECORDS, Record, read_records
 from medcli.engine.networks import Guidance
 from medcli.errors import ConfigError, DataError
+from medcli.runtime.json_records import InvalidJson, as_record
 from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.schedule.spec import Schedule
 
-TUPLES = ("counts", "rho", "at")
-"""Values of a schedule that are lists in JSON."""
+MOST_STEPS = 100_000
+"""Bound on solver steps of a manifest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,29 +175,67 @@ def recorded_run(path: Path, num_images: int | None = None) -> SamplingRun:
         raise DataError(f"{folder} holds no {MANIFEST}", hint="give the folder medcli sample wrote")
     records = _records(folder / RECORDS, num_images)
     try:
-        settings = manifest["settings"]
-        schedule: dict[str, Any] = settings["schedule"]
-        run = SamplingRun(
-            schedule=Schedule(**{**schedule, **{name: tuple(schedule[name]) for name in TUPLES if name in schedule}}),
-            sampler=SamplerConfig(**settings["sampler"]),
-            guidance=Guidance(**(settings["guidance"] or {})),
-            moves=tuple(record.switch_steps for record in records),
-            checkpoint_files=tuple(entry["file"] for entry in settings["checkpoints"]),
-            measured_nfe=manifest.get("totals", {}).get("nfe"),
-        )
-    except (KeyError, TypeError, AttributeError, ConfigError) as err:
+        values = as_record(_Manifest, manifest, ignore_unknown=True)
+    except InvalidJson as err:
         raise DataError(
             f"{folder / MANIFEST} is not a manifest of this version of medcli ({err})",
             hint="make the samples again with medcli sample",
         ) from err
-    return run
+    settings, nfe = values.settings, values.totals.nfe
+    moves = tuple(record.switch_steps for record in records)
+    _check_moves(folder, set(moves), settings)
+    return SamplingRun(
+        schedule=settings.schedule,
+        sampler=settings.sampler,
+        guidance=settings.guidance or Guidance(),
+        moves=moves,
+        checkpoint_files=tuple(checkpoint.file for checkpoint in settings.checkpoints),
+        measured_nfe=nfe if isinstance(nfe, int | float) and 0 <= nfe < math.inf else None,
+    )
+
+
+def _check_moves(folder: Path, moves: set[tuple[int, ...]], settings: _Settings) -> None:
+    most, highest = len(settings.schedule.counts) - 1, settings.sampler.steps
+    if highest > MOST_STEPS:
+        raise DataError(f"{folder / MANIFEST}: {highest} steps are no count of steps", hint="make the samples again")
+    for made in moves:
+        if len(made) > most or list(made) != sorted(made) or any(step > highest for step in made):
+            raise DataError(
+                f"{folder / RECORDS}: switch_steps {list(made)[:4]} do not go with its manifest",
+                hint="make the samples again with medcli sample",
+            )
 
 
 def _records(path: Path, num_images: int | None) -> list[Record]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     # A killed run may leave a torn last line.
-    found = [record for record in map(Record.of_line, lines) if record is not None]
+    found = [record for record in read_records(path) if record is not None]
     records = [record for record in found if num_images is None or record.index < num_images]
     if not records:
         raise DataError(f"{path} names no finished image", hint="run the medcli sample command again")
     return records
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Checkpoint:
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Settings:
+    schedule: Schedule
+    sampler: SamplerConfig
+    guidance: Guidance | None
+    checkpoints: tuple[_Checkpoint, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Totals:
+    nfe: Any = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Manifest:
+    """Parts of a manifest that decide the cost."""
+
+    settings: _Settings
+    totals: _Totals = _Totals()

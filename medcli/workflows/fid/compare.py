@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medcli.errors import ConfigError, DataError
+from medcli.runtime.json_records import read_json
 from medcli.runtime.reporting import Reporter
 from medcli.scores.protocol import check_comparable, compared, differences
 from medcli.scores.reference import BUNDLED
@@ -136,7 +136,7 @@ def read_reports(path: Path) -> list[dict[str, Any]]:
         DataError: If the file is missing or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as err:
         raise DataError(f"no such file or folder: {path}", hint="check the path") from err
     except (OSError, ValueError) as err:

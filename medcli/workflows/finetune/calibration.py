@@ -8,6 +8,7 @@ from typing import Any
 
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import write_text
+from medcli.runtime.json_records import InvalidJson, read_json
 from medcli.runtime.reporting import Reporter
 from medcli.training.calibration import calibrate, output_errors
 from medcli.training.config import AUTO
@@ -27,8 +28,11 @@ def calibrated(setup: FinetuneSetup, model: DiffusionTransformer, reporter: Repo
         return None
     if setup.is_begun and setup.training.resume == AUTO:
         file = setup.output / CALIBRATION
-        known: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        return known
+        try:
+            known = read_json(file) if file.is_file() else None
+        except InvalidJson:  # for the report alone
+            return None
+        return known if isinstance(known, dict) else None
     seed, loss = setup.training.seed, setup.training.loss
     model.to(setup.device)
     before = output_errors(model, seed=seed, loss=loss)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from medcli.model.layout import blocks
 from medcli.network import Network
 from medcli.runtime.device import own_device
 from medcli.runtime.files import file_sha256
+from medcli.runtime.json_records import read_json
 from medcli.runtime.processes import Processes, launch_remark, this_process
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.settings.training import PIXELS, FinetuneRequest, TrainingSettings
@@ -277,7 +277,7 @@ def _teacher_id(teacher: Network, earlier: object) -> str:
 def _recorded_start(folder: Path) -> dict[str, Any]:
     """Return what the `config.json` of a run says of the networks it started with; empty without a readable one."""
     try:
-        start = json.loads((folder / "config.json").read_text(encoding="utf-8"))["start"]
+        start = read_json(folder / "config.json")["start"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return start if isinstance(start, dict) else {}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medcli.errors import DataError
+from medcli.runtime import json_records
+from medcli.runtime.files import require_regular
 
 Json = Mapping[str, Any]
 LARGEST = 1e100
@@ -20,11 +21,12 @@ def read_json(path: Path) -> Json:
     Raises:
         DataError: If it can't be read, or holds something else.
     """
+    require_regular(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_records.read_json(path, allow_nan=True)
     except FileNotFoundError as err:
         raise DataError(f"no such file or folder: {path}", hint="check the path") from err
-    except (OSError, ValueError, RecursionError) as err:
+    except (OSError, ValueError) as err:
         raise DataError(f"{path} can't be read as JSON", hint="make it again with the command that wrote it") from err
     if not isinstance(content, dict):
         raise DataError(f"{path} does not hold a JSON object", hint="make it again with the command that wrote it")

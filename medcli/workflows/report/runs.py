@@ -12,14 +12,11 @@ from medcli.data.images import MANIFEST, NUMBERED
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.guidance_phases import step_passes
 from medcli.engine.image_records import RECORDS, read_records
-from medcli.errors import DataError
 from medcli.sampler_config import ADAPTIVE_SOLVERS
 from medcli.workflows.image_cost import SamplingRun, recorded_run, saving_percent
 from medcli.workflows.report.commands import sample_command
 from medcli.workflows.report.json_access import Json, as_list, look_up, number, read_json
 
-MOST_STEPS = 100_000
-"""Bound on solver steps of a manifest."""
 PER_PASS = "gmacs_per_pass"
 
 
@@ -106,10 +103,7 @@ def read_run(folder: Path, num_pictures: int) -> SampledRun:
         DataError: If anything in it is not as `medcli sample` writes it.
     """
     run = recorded_run(folder)
-    if run.sampler.steps > MOST_STEPS:
-        raise DataError(f"{folder / MANIFEST}: {run.sampler.steps} steps are no count of steps", hint="make it again")
     manifest = read_json(folder / MANIFEST)
-    _check_moves(folder, run)
     promised = manifest.get("num_images")
     return SampledRun(
         name=str(folder),
@@ -120,16 +114,6 @@ def read_run(folder: Path, num_pictures: int) -> SampledRun:
         command=sample_command(str(folder), manifest),
         sha256=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
     )
-
-
-def _check_moves(folder: Path, run: SamplingRun) -> None:
-    most, highest = len(run.schedule.counts) - 1, max(run.sampler.steps, 1)
-    for made in set(run.moves or ()):
-        if len(made) > most or list(made) != sorted(made) or any(step > highest for step in made):
-            raise DataError(
-                f"{folder / RECORDS}: switch_steps {list(made)[:4]} do not go with its manifest",
-                hint="make the samples again with medcli sample",
-            )
 
 
 def _pictures(folder: Path, most: int) -> tuple[Picture, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from medcli.engine.plan import SamplingPlan
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.network import Network, changed, open_network
+from medcli.runtime.json_records import read_json
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter
 from medcli.sampler_config import ADAPTIVE_SOLVERS
@@ -158,7 +158,7 @@ def _own_settings(request: TuneRequest, plan: SamplingPlan, config: ModelConfig)
 def recorded_checkpoints(output: Path) -> object:
     """Return what the settings of an existing tuning folder say of its checkpoints; None without readable ones."""
     try:
-        settings = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
+        settings = read_json(output / SETTINGS)
     except (OSError, ValueError, RecursionError):  # reported by the store
         return None
     return settings.get("checkpoints") if isinstance(settings, dict) else None
