@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from medcli.errors import CheckpointError
-from medcli.runtime.json_records import as_record
+from medcli.runtime.files import require_regular
+from medcli.runtime.json_records import as_record, parse_json
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.temporaries import sweep
 from medcli.runtime.tensor_files import write_tensors
@@ -125,9 +126,10 @@ def open_training_checkpoint(path: Path) -> Iterator[tuple[CheckpointHeader, Rea
     Raises:
         CheckpointError: If it is missing, damaged or no training checkpoint.
     """
+    require_regular(path, CheckpointError)
     try:
         with safe_open(path, framework="pt") as file:
-            header = as_record(CheckpointHeader, json.loads((file.metadata() or {})[KEY]))
+            header = as_record(CheckpointHeader, parse_json((file.metadata() or {})[KEY], allow_nan=True))
             History.from_json(header.journal)
             yield header, file.get_tensor
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as err:

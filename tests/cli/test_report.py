@@ -372,7 +372,7 @@ def test_a_page_that_is_there_is_kept_unless_forced(place: Path, run_cli: RunCli
 
 def test_a_damaged_picture_leaves_no_page(place: Path, run_cli: RunCli) -> None:
     (STATIC / "000001.png").write_bytes(b"\x89PNG")
-    assert "000001.png is not a whole image" in refused(run_cli, ExitCode.DATA, STATIC)
+    assert "000001.png is not an image" in refused(run_cli, ExitCode.DATA, STATIC)
 
 
 @pytest.mark.parametrize("moves", [[3, 2], [1, 2, 3], [10**9]])
