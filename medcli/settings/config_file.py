@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from medcli.errors import ConfigError, EnvironmentProblem
-from medcli.runtime.json_records import parse_json
 from medcli.settings.declare import Setting
 from medcli.settings.values import from_json
 
@@ -78,7 +78,7 @@ def _load(path: Path) -> Mapping[str, Any]:
     kind = "JSON" if raw.lstrip()[:1] == b"{" else "TOML"
     try:
         text = raw.decode("utf-8-sig")
-        content = parse_json(text) if kind == "JSON" else tomllib.loads(text.replace("\r\n", "\n"))
+        content = json.loads(text) if kind == "JSON" else tomllib.loads(text.replace("\r\n", "\n"))
     except (ValueError, RecursionError) as err:
         reason = str(err) if not isinstance(err, RecursionError) else "nested too deeply"
         raise ConfigError(
