@@ -9,6 +9,7 @@ from medcli.config import ModelConfig
 from medcli.cost.macs import dense
 from medcli.cost.traced_macs import trace_costs
 from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.engine.effects import check_effects, refuse_unreachable_moves, unreachable_moves
 from medcli.engine.plan import Labels, SamplingPlan, check_plan
 from medcli.errors import ConfigError
 from medcli.model.absorption import absorbed_saving
@@ -58,7 +59,7 @@ def _costs(request: FlopsRequest, name: str, recorded: SamplingRun | None, *, is
         if is_alone and mediators and not target.mediators:
             raise ConfigError(remarks[-1], hint="name blocks of the outer stages with --layers, or fewer --mediators")
         targets.append(target)
-    runs = [recorded] if recorded else _planned_runs(request, network, targets[0])
+    runs = [recorded] if recorded else _planned_runs(request, network, targets[0], remarks)
     return ModelCosts(
         model=network.name,
         rows=_rows(network, targets, request.qk_ratios),
@@ -156,7 +157,9 @@ def _row(name: str, config: ModelConfig, attention: str, gmacs: float, gmacs_den
     )
 
 
-def _planned_runs(request: FlopsRequest, network: Network, target: ModelConfig) -> list[SamplingRun]:
+def _planned_runs(
+    request: FlopsRequest, network: Network, target: ModelConfig, remarks: list[str]
+) -> list[SamplingRun]:
     """Return the sampling runs to count; none without sampling settings."""
     if not request.planned():
         return []
@@ -168,6 +171,11 @@ def _planned_runs(request: FlopsRequest, network: Network, target: ModelConfig) 
         plan = SamplingPlan(sampler=sampler, schedule=schedule, labels=Labels(classes=(0,)), guidance=guidance)
         check_plan(network.config, plan)
         refuse_idle_choices(settings, choices_of(plan))
+        check_effects(plan)
+        if settings.warmup_steps is not None:
+            refuse_unreachable_moves(plan)
+        elif problem := unreachable_moves(plan):
+            remarks.append(problem)
         runs.append(SamplingRun(schedule=schedule, sampler=sampler, guidance=guidance))
     return runs
 

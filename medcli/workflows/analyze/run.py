@@ -81,8 +81,8 @@ def _check(request: AnalyzeRequest, setup: SampleSetup) -> Sampler:
     sampler = build_sampler(setup.plan.sampler)
     if request.warmup_steps + 1 >= num_deciding(sampler):
         raise ConfigError(
-            f"{sampler.num_steps} solver steps leave none for a threshold after {request.warmup_steps} of warm-up",
-            hint="use more --steps",
+            f"{sampler.num_steps} solver steps leave none for a threshold after a warm-up of {request.warmup_steps}",
+            hint="use more --steps, or fewer --warmup-steps",
         )
     return sampler
 

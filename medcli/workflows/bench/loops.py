@@ -10,6 +10,7 @@ import torch
 
 from medcli.config import ModelConfig
 from medcli.engine.cost import done_gmacs, pass_gmacs
+from medcli.engine.effects import refuse_unreachable_moves
 from medcli.engine.generate import generate
 from medcli.engine.networks import Guidance, LadderNetwork
 from medcli.engine.plan import FinishedImage, Labels, SamplingPlan
@@ -39,13 +40,15 @@ def loop_plan(config: ModelConfig, settings: LoopSettings, batch_size: int) -> S
     """
     if not settings.steps or config.family != "sit":
         return None
-    return SamplingPlan(
+    plan = SamplingPlan(
         sampler=SamplerConfig(steps=settings.steps),
         schedule=_schedule(config.mediators, settings),
         labels=Labels(classes=tuple(range(config.num_classes))),
         guidance=Guidance(),
         batch_size=batch_size,
     )
+    refuse_unreachable_moves(plan)
+    return plan
 
 
 def _schedule(ladder: tuple[int, ...], settings: LoopSettings) -> Schedule:

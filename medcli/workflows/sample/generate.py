@@ -13,6 +13,7 @@ import torch
 from medcli.data.autoencoder import Decoder
 from medcli.engine.cost import image_gmacs, pass_gmacs
 from medcli.engine.decode_and_save import ImageWriter
+from medcli.engine.effects import unreachable_moves
 from medcli.engine.generate import generate
 from medcli.engine.image_records import Record, file_name
 from medcli.engine.networks import LadderNetwork, ladder_networks
@@ -65,6 +66,8 @@ class ImageGeneration:
             if self.request.steps is not None and solver in ADAPTIVE_SOLVERS:
                 # Only a remark: scripts give it to every solver alike.
                 self.reporter.note(f"--steps does nothing with --solver {solver}, which chooses its own steps")
+            if remark := unreachable_moves(self.setup.plan):
+                self.reporter.note(remark)
             if remark := launch_remark():
                 self.reporter.note(remark)
 

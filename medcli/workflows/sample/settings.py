@@ -13,6 +13,7 @@ from typing import Any
 
 from medcli.checkpoint.reader import CheckpointInfo
 from medcli.config import FAMILIES, ModelConfig
+from medcli.engine.effects import check_effects, refuse_unreachable_moves
 from medcli.engine.networks import ALWAYS, Guidance
 from medcli.engine.plan import FAMILY_SAMPLERS, Labels, SamplingPlan, check_plan
 from medcli.errors import ConfigError, require_complete
@@ -98,6 +99,9 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
     for network in networks:
         check_plan(network.config, plan)
     refuse_idle_choices(request, choices_of(plan))
+    check_effects(plan)
+    if request.warmup_steps is not None:
+        refuse_unreachable_moves(plan)
     stem = "-".join(network.opened.info.path.stem for network in networks)
     output = request.output or Path("samples") / f"{stem}-{plan.schedule.kind}-{request.seed}"
     return SampleSetup(networks=networks, plan=plan, amm=amm, output=output)

@@ -11,6 +11,7 @@ import torch
 
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
+from medcli.engine.effects import refuse_unreachable_moves
 from medcli.engine.plan import SamplingPlan
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
@@ -114,6 +115,9 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
     if request.calibrate and info.config.family not in ("dit", "sit"):
         raise ConfigError(f"--calibrate is for dit and sit, this is a {info.config.family}", hint="leave it out")
     plan = replace(setup.plan, schedule=_carried(sampling, sampling_defaults(network)))
+    if sampling.warmup_steps is not None:
+        example = Schedule(kind="dynamic", counts=(1, 4), rho=(0.5,), warmup_steps=sampling.warmup_steps)
+        refuse_unreachable_moves(replace(plan, schedule=example))
     held = ladder_config(network, request)
     config = chosen_config(held, request)
     return TuneSetup(
