@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from medcli.config import ModelConfig
 from medcli.data.images import to_uint8
 from medcli.data.posterior import LOG_VARIANCE_RANGE
-from medcli.errors import ConfigError, EnvironmentProblem
+from medcli.errors import CheckpointError, ConfigError, EnvironmentProblem
 from medcli.runtime.torchvision_guard import import_torchvision
 
 # Dimension key: B images, C latent channels, Y X height and width (of the latent, or of the image).
@@ -41,6 +42,20 @@ class Decoder(Protocol):
         """(B, Y, X, 3) uint8 images on the CPU."""
 
 
+class NotFiniteImageError(CheckpointError):
+    """An autoencoder decodes latents to NaN or infinite pixels.
+
+    Args:
+        rows: Their places in the batch.
+    """
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = tuple(rows)
+        super().__init__(
+            "the autoencoder decodes it to NaN or infinite pixels", hint="try --dtype fp32, or another --vae"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class PixelDecoder:
     """For models whose latents are the image in [-1, 1], grey or RGB."""
@@ -62,9 +77,16 @@ class LatentDecoder:
 
     @torch.no_grad()
     def decode(self, latent_BCYX: Tensor) -> Tensor:
-        """Undo scale and shift, decode, round to 8 bits."""
+        """Undo scale and shift, decode, round to 8 bits.
+
+        Raises:
+            NotFiniteImageError: If pixels are NaN or infinite.
+        """
         latent_BCYX = latent_BCYX / self.config.latent_scale + self.config.latent_shift
         image_BCYX: Tensor = self.autoencoder.decode(latent_BCYX.to(self.autoencoder.dtype)).sample
+        finite_B = image_BCYX.isfinite().flatten(1).all(dim=1).tolist()
+        if not all(finite_B):
+            raise NotFiniteImageError([row for row, is_finite in enumerate(finite_B) if not is_finite])
         return to_uint8(image_BCYX).permute(0, 2, 3, 1).cpu()
 
 

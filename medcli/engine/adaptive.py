@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medcli.diffusion.adaptive import integrate_adaptive
 from medcli.engine.networks import LadderNetwork, guided
-from medcli.engine.plan import FinishedImage, Indices, Noise, SamplingPlan
+from medcli.engine.plan import FinishedImage, Indices, Noise, SamplingPlan, diverged
 from medcli.runtime.reporting import Reporter
 
 # Dimension key: B images of a group, C latent channels, Y X latent height and width.
@@ -42,9 +42,14 @@ def integrate_groups(
         wanted = set(members)
         index_B = torch.arange(group * size, (group + 1) * size)
         label_B = plan.labels.of(plan.seed, index_B)
-        latent_BCYX, calls = _integrate(network, plan, index_B.to(device), label_B.to(device), noise)
+        try:
+            latent_BCYX, calls = _integrate(network, plan, index_B.to(device), label_B.to(device), noise)
+        except AssertionError as err:  # torchdiffeq's way to say that its step size became 0 or NaN
+            raise diverged(min(wanted), f"or changes too fast for {plan.sampler.solver}") from err
         null_calls = (calls,) if plan.guidance.is_on else ()
         for index, label, latent_CYX in zip(index_B.tolist(), label_B.tolist(), latent_BCYX, strict=True):
+            if index in wanted and not latent_CYX.isfinite().all():
+                raise diverged(index, f"in {calls} calls of {plan.sampler.solver}")
             if index in wanted:
                 yield FinishedImage(index, label, latent_CYX, (), (calls,), null_calls)
         done += len(wanted)

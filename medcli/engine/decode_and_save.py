@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medcli.data.autoencoder import Decoder
+from medcli.data.autoencoder import Decoder, NotFiniteImageError
 from medcli.engine.plan import FinishedImage
-from medcli.errors import CheckpointError
+from medcli.errors import CheckpointError, listed
 
 # Dimension key: B images, C latent channels, Y X height and width.
 
@@ -83,19 +83,12 @@ class ImageWriter:
     def _decode(self, images: list[FinishedImage]) -> list[Future[None]]:
         padding = [images[0].latent_CYX] * (self._decoder.batch_size - len(images))
         latent_BCYX = torch.stack([image.latent_CYX for image in images] + padding)
-        _check_finite(images, latent_BCYX)
-        pixels_BYXC = self._decoder.decode(latent_BCYX).numpy()
+        try:
+            pixels_BYXC = self._decoder.decode(latent_BCYX).numpy()
+        except NotFiniteImageError as err:
+            bad = listed([str(images[row].index) for row in err.rows if row < len(images)])
+            raise CheckpointError(f"image {bad}: {err.message}", hint=err.hint) from err
         return [
             self._writing.submit(self._store, image, pixels_YXC)
             for image, pixels_YXC in zip(images, pixels_BYXC, strict=False)
         ]
-
-
-def _check_finite(images: list[FinishedImage], latent_BCYX: torch.Tensor) -> None:
-    finite_B = torch.isfinite(latent_BCYX).flatten(1).all(dim=1).tolist()
-    for image, is_finite in zip(images, finite_B, strict=False):
-        if not is_finite:
-            raise CheckpointError(
-                f"image {image.index} came out as NaN or infinity: the solver diverged on this model",
-                hint="try --dtype fp32, more --steps or another --solver; check --family and --prediction",
-            )

@@ -20,9 +20,19 @@ from medcli.engine.batched_rule import distance, num_deciding
 from medcli.engine.guidance_phases import null_calls, phases
 from medcli.engine.networks import Guidance, LadderNetwork, guided
 from medcli.engine.observer import Observer, StepRows
-from medcli.engine.plan import FinishedImage, Indices, Noise, SamplingPlan, check_plan, latent_shape_of, philox_noise
+from medcli.engine.plan import (
+    FinishedImage,
+    Indices,
+    Noise,
+    SamplingPlan,
+    check_plan,
+    diverged,
+    latent_shape_of,
+    philox_noise,
+)
 from medcli.engine.pool import (
     NO_MOVE,
+    NO_STEP,
     Pool,
     SlotBatch,
     advance,
@@ -32,6 +42,7 @@ from medcli.engine.pool import (
     leave,
     num_slots,
     pick_batch,
+    store_states,
 )
 from medcli.errors import ConfigError
 from medcli.runtime.reporting import Reporter, Silent
@@ -193,7 +204,7 @@ class _Loop:
             num_calls=int(self.calls_L[step_B].max()),
             memory_BMCYX=memory_BMCYX,
         )
-        pool.latent_PCYX[row_B[: len(slot_B)]] = after_BCYX[: len(slot_B)]
+        store_states(pool, row_B[: len(slot_B)], device_step_B[: len(slot_B)], after_BCYX[: len(slot_B)])
         if memory_BMCYX is not None:
             pool.memory_PMCYX[row_B[: len(slot_B)]] = memory_BMCYX[: len(slot_B)]
         if self.observer is not None and rows is not None:
@@ -207,16 +218,27 @@ class _Loop:
             distance_B = distance(schedule.distance, before_BCYX, after_BCYX)[: len(slot_B)].cpu().double()
         advance(pool, slot_B, distance_B, schedule.rule() if schedule.is_dynamic else None, num_deciding(self.sampler))
 
-    def take_finished(self, pool: Pool, slot_B: Tensor) -> list[FinishedImage]:
-        """Remove and return the images of a batch that have finished."""
+    def take_finished(self, pool: Pool, slot_B: Tensor) -> Iterator[FinishedImage]:
+        """Remove the images of a batch that have finished and yield them.
+
+        Raises:
+            CheckpointError: If one of them is not finite, once the others are yielded.
+        """
         ended_B = slot_B[pool.step_P[slot_B] == self.sampler.num_steps]
         if not len(ended_B):
-            return []
-        latents_BCYX = pool.latent_PCYX[ended_B.to(self.device)]
+            return
+        on_device_B = ended_B.to(self.device)
+        latents_BCYX, diverged_at = pool.latent_PCYX[on_device_B], pool.diverged_at_P[on_device_B].tolist()
         moved = [tuple(step for step in row if step != NO_MOVE) for row in pool.moved_at_PJ[ended_B].tolist()]
-        rows = zip(pool.index_P[ended_B].tolist(), pool.label_P[ended_B].tolist(), latents_BCYX, moved, strict=True)
+        indices = pool.index_P[ended_B].tolist()
+        rows = zip(indices, pool.label_P[ended_B].tolist(), latents_BCYX, moved, strict=True)
         leave(pool, ended_B)
-        return [FinishedImage(*row, self._by_ladder_index(row[3]), self._null_by_ladder_index(row[3])) for row in rows]
+        for row, step in zip(rows, diverged_at, strict=True):
+            if step == NO_STEP:
+                yield FinishedImage(*row, self._by_ladder_index(row[3]), self._null_by_ladder_index(row[3]))
+        for index, step in zip(indices, diverged_at, strict=True):
+            if step != NO_STEP:
+                raise diverged(index, f"at solver step {step} of {self.sampler.num_steps}")
 
     def _by_ladder_index(self, switch_steps: tuple[int, ...]) -> tuple[int, ...]:
         return calls_by_ladder_index(self.calls_L, switch_steps, len(self.networks))

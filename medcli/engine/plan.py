@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medcli.config import Family, ModelConfig
 from medcli.engine.networks import Guidance, LadderNetwork
-from medcli.errors import ConfigError, require_complete
+from medcli.errors import CheckpointError, ConfigError, require_complete
 from medcli.runtime.noise import Stream, integers, normal
 from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.schedule.spec import Schedule
@@ -103,6 +103,19 @@ class FinishedImage:
     def passes(self) -> tuple[int, ...]:
         """Forward passes at each ladder index."""
         return tuple(map(sum, zip_longest(self.calls, self.null_calls, fillvalue=0)))
+
+
+def diverged(index: int, place: str) -> CheckpointError:
+    """Return the error of an image that is not finite.
+
+    Args:
+        index: Image number.
+        place: What made it so, such as `at solver step 3 of 50`.
+    """
+    return CheckpointError(
+        f"image {index} became NaN or infinite {place}: the solver diverged on this model",
+        hint="try --dtype fp32, more --steps or another --solver; check --family and --prediction",
+    )
 
 
 def philox_noise(seed: int, latent_shape: tuple[int, ...]) -> Noise:

@@ -20,6 +20,7 @@ from medcli.schedule.dynamic import DynamicSchedule
 FREE = -1
 """Index of a free slot."""
 NO_MOVE = -1
+NO_STEP = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,8 @@ class Pool:
     """Sum of the warm-up distances, float64."""
     moved_at_PJ: Tensor
     """Step whose result triggered each move, or `NO_MOVE`."""
+    diverged_at_P: Tensor
+    """First step whose result was not finite, or `NO_STEP`; on the device, so that nothing waits for it."""
 
     @property
     def is_empty(self) -> bool:
@@ -79,6 +82,7 @@ def empty_pool(
         observed_P=numbers(),
         warmup_sum_P=torch.zeros(num_slots, dtype=torch.float64),
         moved_at_PJ=numbers(num_moves, fill=NO_MOVE),
+        diverged_at_P=numbers(fill=NO_STEP).to(device),
     )
 
 
@@ -93,10 +97,19 @@ def enter(pool: Pool, slot_B: Tensor, index_B: Tensor, label_B: Tensor, latent_B
     pool.latent_PCYX[on_device_B] = latent_BCYX
     # The slot's former image may have left what is not finite: a weight of 0 would not undo it.
     pool.memory_PMCYX[on_device_B] = 0
+    pool.diverged_at_P[on_device_B] = NO_STEP
     pool.index_P[slot_B], pool.label_P[slot_B] = index_B, label_B
     for numbers in (pool.step_P, pool.ladder_index_P, pool.observed_P, pool.warmup_sum_P):
         numbers[slot_B] = 0
     pool.moved_at_PJ[slot_B] = NO_MOVE
+
+
+def store_states(pool: Pool, row_B: Tensor, step_B: Tensor, latent_BCYX: Tensor) -> None:
+    """Store the states after a step, and the first step of each image that is not finite; all on the device."""
+    pool.latent_PCYX[row_B] = latent_BCYX
+    before_B = pool.diverged_at_P[row_B]
+    is_first_B = (before_B == NO_STEP) & ~latent_BCYX.isfinite().flatten(1).all(dim=1)
+    pool.diverged_at_P[row_B] = torch.where(is_first_B, step_B, before_B)
 
 
 def leave(pool: Pool, slot_B: Tensor) -> None:

@@ -141,5 +141,5 @@ def decoded(latents: list[Tensor], decoder: Decoder) -> list[npt.NDArray[np.uint
     for start in range(0, len(latents), size):
         part = latents[start : start + size]
         padded_BCYX = torch.stack(part + part[:1] * (size - len(part)))
-        pictures += list(decoder.decode(padded_BCYX.nan_to_num()).numpy()[: len(part)])
+        pictures += list(decoder.decode(padded_BCYX).numpy()[: len(part)])
     return pictures

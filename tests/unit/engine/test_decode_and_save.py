@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from medcli.data.autoencoder import NotFiniteImageError
 from medcli.engine.decode_and_save import MAX_WAITING_BATCHES, ImageWriter
 from medcli.engine.plan import FinishedImage
 from medcli.errors import CheckpointError
@@ -56,14 +57,24 @@ def test_what_goes_wrong_in_a_thread_reaches_the_loop() -> None:
     assert last[-1] < 999, "the loop should have been stopped soon"
 
 
-def test_an_image_that_is_no_number_is_refused_by_its_number() -> None:
-    def run() -> None:
-        with ImageWriter(WatchedDecoder(), lambda image, pixels: None) as finishing:
-            for index in range(6):
-                finishing.add(image_of(index, float("nan") if index == 5 else None))
+class NanDecoder(WatchedDecoder):
+    def decode(self, latent_BCYX: torch.Tensor) -> torch.Tensor:
+        if len(self.rows) == 1:
+            raise NotFiniteImageError([0, 2])
+        return super().decode(latent_BCYX)
 
-    with pytest.raises(CheckpointError, match="image 5 came out as NaN"):
+
+def test_an_image_that_decodes_to_no_numbers_is_named_and_not_stored() -> None:
+    stored: list[int] = []
+
+    def run() -> None:
+        with ImageWriter(NanDecoder(batch_size=4), lambda image, pixels: stored.append(image.index)) as finishing:
+            for index in range(7):  # the second batch is padded
+                finishing.add(image_of(index))
+
+    with pytest.raises(CheckpointError, match="^image 4, 6: the autoencoder decodes it to NaN"):
         run()
+    assert set(stored) <= {0, 1, 2, 3}
 
 
 def test_the_loop_waits_when_writing_falls_behind() -> None:

@@ -13,7 +13,7 @@ from medcli.engine.batched_rule import distance
 from medcli.engine.generate import calls_by_ladder_index, generate
 from medcli.engine.networks import Guidance, LadderNetwork, ladder_networks
 from medcli.engine.plan import FinishedImage, Labels, SamplingPlan, philox_noise
-from medcli.errors import ConfigError
+from medcli.errors import CheckpointError, ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
@@ -146,21 +146,6 @@ def test_remembered_slopes_belong_to_their_image(case: str, interval: tuple[floa
         assert company[index].switch_steps == timed.timed_moves(9) == (2, 5)
         assert company[index].calls == (3, 3, 3)
     assert sum(company[0].null_calls) == (9 if interval == (0.0, 1.0) else 6)
-
-
-def test_a_slot_whose_last_image_was_not_finite_gives_the_next_image_unchanged(model: DiffusionTransformer) -> None:
-    plan = plan_of(sampler=MULTISTEP["adams3"][1], schedule=static(4), batch_size=2)
-    clean = philox_noise(plan.seed, (1, 8, 8))
-
-    def noise(index_B: Tensor, draw_B: Tensor) -> Tensor:
-        drawn = clean(index_B, draw_B)
-        drawn[index_B < 2] = torch.nan
-        return drawn
-
-    networks = ladder_networks(model, (4,))
-    images = {image.index: image for image in generate(networks, plan, range(4), max_in_flight=2, noise=noise)}
-    assert images[0].latent_CYX.isnan().all()
-    assert_same({index: images[index] for index in (2, 3)}, images_of(model, plan, [2, 3]))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 32])
@@ -326,3 +311,31 @@ def test_plans_a_model_cannot_follow_are_refused_at_once(
 def test_stages_must_be_those_of_the_schedule(model: DiffusionTransformer) -> None:
     with pytest.raises(ConfigError, match="schedule's mediator counts"):
         generate(ladder_networks(model, (1, 4)), plan_of(), [0])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_an_image_that_diverges_is_named_with_its_step_once_the_others_are_finished(
+    model: DiffusionTransformer, batch_size: int
+) -> None:
+    (network,) = ladder_networks(model, (4,))
+
+    def forward(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        output = network.forward(x, t, label)
+        output[(label == 2) & (t > 0.45), 0, 0, 0] = float("nan")
+        return output
+
+    plan = plan_of(static(4), sampler=SamplerConfig(sampler="ode", solver="euler", steps=11), batch_size=batch_size)
+    made: list[FinishedImage] = []
+    with pytest.raises(CheckpointError, match=r"^image 2 became NaN or infinite at solver step 5 of 10: "):
+        made.extend(generate([replace(network, forward=forward)], plan, [0, 2, 1]))
+    assert {image.index for image in made} <= {0, 1}
+    assert all(image.latent_CYX.isfinite().all() for image in made)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_adaptive_solver_that_diverges_names_an_image(model: DiffusionTransformer, value: float) -> None:
+    (network,) = ladder_networks(model, (4,))
+    broken = replace(network, forward=lambda x, t, label: network.forward(x, t, label) * value)
+    plan = plan_of(static(4), sampler=SamplerConfig(sampler="ode", solver="dopri5"), batch_size=2)
+    with pytest.raises(CheckpointError, match=r"^image 0 became NaN or infinite .*dopri5"):
+        list(generate([broken], plan, [0, 1]))

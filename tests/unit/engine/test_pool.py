@@ -1,26 +1,38 @@
 import torch
 
 from medcli.engine.guidance_phases import Phase
-from medcli.engine.pool import FREE, NO_MOVE, Pool, advance, empty_pool, enter, leave, num_slots, pick_batch
+from medcli.engine.pool import (
+    FREE,
+    NO_MOVE,
+    NO_STEP,
+    Pool,
+    advance,
+    empty_pool,
+    enter,
+    leave,
+    num_slots,
+    pick_batch,
+    store_states,
+)
 from medcli.schedule.dynamic import DynamicSchedule
 
 UNGUIDED = torch.zeros(16, dtype=torch.int64)
 RULE = DynamicSchedule(ladder=(1, 4, 16), rho=(0.5, 0.2), warmup_steps=1)
 
 
-def pool_with(entries: list[int]) -> Pool:
-    pool = empty_pool(len(entries), (1, 2, 2), 2, torch.device("cpu"))
-    slots = torch.arange(len(entries))
-    enter(pool, slots, slots + 100, slots % 10, torch.ones(len(entries), 1, 2, 2))
-    pool.ladder_index_P[:] = torch.tensor(entries)
+def pool_with(indices: list[int]) -> Pool:
+    pool = empty_pool(len(indices), (1, 2, 2), 2, torch.device("cpu"))
+    slots = torch.arange(len(indices))
+    enter(pool, slots, slots + 100, slots % 10, torch.ones(len(indices), 1, 2, 2))
+    pool.ladder_index_P[:] = torch.tensor(indices)
     return pool
 
 
 def test_a_pool_of_this_size_always_fills_a_batch() -> None:
     assert num_slots(3, 8, 1000) == 22
     for spread in ([8, 7, 7], [7, 8, 7], [7, 7, 8], [22, 0, 0], [0, 0, 22]):
-        entries = [entry for entry, count in enumerate(spread) for _ in range(count)]
-        batch = pick_batch(pool_with(entries), 8, 3, UNGUIDED)
+        indices = [entry for entry, count in enumerate(spread) for _ in range(count)]
+        batch = pick_batch(pool_with(indices), 8, 3, UNGUIDED)
         assert len(batch.slot_B) == 8
         assert batch.ladder_index == spread.index(max(spread))
 
@@ -95,3 +107,21 @@ def test_steps_after_the_deciding_ones_change_nothing() -> None:
     for distance in (9.0, 1.0, 0.1):
         advance(pool, torch.tensor([0]), torch.tensor([distance], dtype=torch.float64), RULE, 2)
     assert (pool.ladder_index_P.item(), pool.step_P.item()) == (0, 3)
+
+
+def test_a_slot_keeps_nothing_of_its_last_image() -> None:
+    pool, slot = empty_pool(2, (1, 2, 2), 1, torch.device("cpu"), num_remembered=2), torch.tensor([1])
+    enter(pool, slot, slot, slot, torch.ones(1, 1, 2, 2))
+    pool.memory_PMCYX[1] = torch.nan
+    store_states(pool, slot, torch.tensor([3]), torch.full((1, 1, 2, 2), torch.inf))
+    assert pool.diverged_at_P.tolist() == [NO_STEP, 3]
+    enter(pool, slot, slot, slot, torch.ones(1, 1, 2, 2))
+    assert not pool.memory_PMCYX.any()
+    assert pool.diverged_at_P.tolist() == [NO_STEP, NO_STEP]
+
+
+def test_the_first_step_that_is_not_finite_is_kept() -> None:
+    pool, slot_B = empty_pool(3, (1, 1, 1), 1, torch.device("cpu")), torch.tensor([0, 2])
+    for step, values in enumerate([(1.0, 1.0), (1.0, torch.nan), (-torch.inf, torch.nan), (1.0, 1.0)]):
+        store_states(pool, slot_B, torch.tensor([step, step + 10]), torch.tensor(values).view(2, 1, 1, 1))
+    assert pool.diverged_at_P.tolist() == [2, NO_STEP, 11]
