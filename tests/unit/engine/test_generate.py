@@ -324,7 +324,9 @@ def test_an_image_that_diverges_is_named_with_its_step_once_the_others_are_finis
         output[(label == 2) & (t > 0.45), 0, 0, 0] = float("nan")
         return output
 
-    plan = plan_of(static(4), sampler=SamplerConfig(sampler="ode", solver="euler", steps=11), batch_size=batch_size)
+    plan = plan_of(
+        schedule=static(4), sampler=SamplerConfig(sampler="ode", solver="euler", steps=11), batch_size=batch_size
+    )
     made: list[FinishedImage] = []
     with pytest.raises(CheckpointError, match=r"^image 2 became NaN or infinite at solver step 5 of 10: "):
         made.extend(generate([replace(network, forward=forward)], plan, [0, 2, 1]))
@@ -336,6 +338,6 @@ def test_an_image_that_diverges_is_named_with_its_step_once_the_others_are_finis
 def test_an_adaptive_solver_that_diverges_names_an_image(model: DiffusionTransformer, value: float) -> None:
     (network,) = ladder_networks(model, (4,))
     broken = replace(network, forward=lambda x, t, label: network.forward(x, t, label) * value)
-    plan = plan_of(static(4), sampler=SamplerConfig(sampler="ode", solver="dopri5"), batch_size=2)
+    plan = plan_of(schedule=static(4), sampler=SamplerConfig(sampler="ode", solver="dopri5"), batch_size=2)
     with pytest.raises(CheckpointError, match=r"^image 0 became NaN or infinite .*dopri5"):
         list(generate([broken], plan, [0, 1]))
