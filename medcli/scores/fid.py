@@ -173,7 +173,8 @@ def frechet_deviations(
         mean_D=samples.mean_D,
         scatter_DD=samples.covariance_DD * (samples.num_rows - 1),
     )
-    span = _Span.of(samples) if whole.num_rows <= len(whole.mean_D) else None
+    has_span = bool(samples.covariance_DD.any()) and whole.num_rows <= len(whole.mean_D)
+    span = _Span.of(samples) if has_span else None
     if span:
         whole, reference = span.moments(whole), factored(span.gaussian(reference.gaussian))
     value = frechet_distance(whole.gaussian(), reference)

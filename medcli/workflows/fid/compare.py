@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from medcli.errors import ConfigError, DataError
-from medcli.runtime.json_records import read_json
 from medcli.runtime.reporting import Reporter
 from medcli.scores.protocol import check_comparable, compared, differences
 from medcli.scores.reference import BUNDLED
@@ -17,6 +16,7 @@ from medcli.scores.scores import METRICS
 from medcli.settings.scoring import ScoreRequest
 from medcli.workflows.fid.inputs import Side, common_reference, survey, survey_reference
 from medcli.workflows.fid.scoring import FID_INFINITY, json_key, load_yardstick, measure
+from medcli.workflows.report.json_access import look_up, number, read_value
 
 LOWER_IS_BETTER = frozenset({"fid", FID_INFINITY, "sfid", "kid"})
 """Metrics for which lower is better."""
@@ -89,14 +89,18 @@ def compare_samples(request: CompareRequest, reporter: Reporter) -> CompareRepor
     for path in request.sets:
         if str(path) in BUNDLED and not path.exists():
             raise ConfigError(f"{path} is a reference, no sample set", hint=f"name it with --reference {path}")
-    read = {path: read_reports(path) for path in request.sets if path.suffix == REPORT_SUFFIX}
+    read = {path: read_reports(path) for path in request.sets if path.suffix.lower() == REPORT_SUFFIX}
     sides = {path: survey(path, request.common.num_images) for path in request.sets if path not in read}
     counted = {str(path): side.num_images for path, side in sides.items()}
     counted |= {name: row["num_samples"] for name, row in _named(read).items()}
     # Check as early as possible: hours of work should not end in a refusal.
     _check(request, {name: {"num_samples": num} for name, num in counted.items()})
     scored = _scored(request, sides, read, reporter) if sides else {}
-    rows = [row for path in request.sets for row in read.get(path) or [scored[path]]]
+    rows = [
+        row
+        for path in request.sets
+        for row in (map(with_numbers, read.get(path, ())) if path in read else [scored[path]])
+    ]
     protocols = {f"{row['samples']} (set {place})": compared(row) for place, row in enumerate(rows, 1)}
     _check(request, protocols)
     found = differences(protocols)
@@ -129,18 +133,20 @@ def _scored(
     return {path: measure(yardstick, side, reporter).to_json() for path, side in sides.items()}
 
 
+def with_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a report with scores and errors that are numbers or None."""
+    keys = [json_key(name) for name in SHOWN]
+    errors = {key: number(look_up(row, "standard_errors", key)) for key in keys}
+    return {**row, **{key: number(row.get(key)) for key in keys}, "standard_errors": errors}
+
+
 def read_reports(path: Path) -> list[dict[str, Any]]:
     """Read the output of `medcli fid --json`: one report, or the rows of a comparison.
 
     Raises:
         DataError: If the file is missing or holds something else.
     """
-    try:
-        content = read_json(path)
-    except FileNotFoundError as err:
-        raise DataError(f"no such file or folder: {path}", hint="check the path") from err
-    except (OSError, ValueError) as err:
-        raise DataError(f"{path} can't be read as JSON", hint="write it with medcli fid ... --json") from err
+    content = read_value(path)
     rows = content.get("rows", [content]) if isinstance(content, dict) else []
     if not rows or not all(isinstance(row, dict) and isinstance(row.get("samples"), str) for row in rows):
         raise DataError(f"{path} is no report of medcli fid", hint="write it with medcli fid ... --json")

@@ -49,7 +49,7 @@ def assist(request: ScoreRequest, sets: Sequence[Path], *, has_reference: bool =
     Raises:
         MedcliError: As rank 0 does, which has the same request.
     """
-    paths = [path for path in sets if path.suffix != REPORT_SUFFIX]
+    paths = [path for path in sets if path.suffix.lower() != REPORT_SUFFIX]
     if not sets:
         paths = [newest_sample_folder(SAMPLES_ROOT)]
     if not paths:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcli.data.image_files import unreadable
 from medcli.errors import DataError
 from medcli.runtime import json_records
 from medcli.runtime.files import require_regular
@@ -21,16 +22,27 @@ def read_json(path: Path) -> Json:
     Raises:
         DataError: If it can't be read, or holds something else.
     """
-    require_regular(path)
-    try:
-        content = json_records.read_json(path, allow_nan=True)
-    except FileNotFoundError as err:
-        raise DataError(f"no such file or folder: {path}", hint="check the path") from err
-    except (OSError, ValueError) as err:
-        raise DataError(f"{path} can't be read as JSON", hint="make it again with the command that wrote it") from err
+    content = read_value(path)
     if not isinstance(content, dict):
         raise DataError(f"{path} does not hold a JSON object", hint="make it again with the command that wrote it")
     return content
+
+
+def read_value(path: Path) -> Any:
+    """Read a file of one JSON value.
+
+    Raises:
+        DataError: If it is missing or not valid JSON.
+        EnvironmentProblem: If it can't be read.
+    """
+    require_regular(path)
+    try:
+        return json_records.read_json(path, allow_nan=True)
+    except OSError as err:
+        raise unreadable(path, err) from err
+    except json_records.InvalidJson as err:
+        hint = "make it again with the command that wrote it"
+        raise DataError(f"{path} can't be read as JSON: {err}", hint=hint) from err
 
 
 def number(value: object) -> float | None:

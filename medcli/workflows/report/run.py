@@ -19,7 +19,7 @@ from medcli.workflows.fid.compare import read_reports
 from medcli.workflows.fid.inputs import SAMPLES_ROOT
 from medcli.workflows.report.findings import SECTIONS
 from medcli.workflows.report.json_access import Json, read_json, rounded
-from medcli.workflows.report.run_section import run_section, schedule_in_words
+from medcli.workflows.report.run_section import run_section, saving_text, schedule_in_words
 from medcli.workflows.report.runs import SampledRun, read_run
 from medcli.workflows.report.scores import score_sections
 
@@ -164,7 +164,7 @@ def _overview(runs: Sequence[SampledRun]) -> Section:
             f"{run.num_images:,}",
             rounded(run.total("nfe")),
             rounded(run.total("gmacs_per_image")),
-            "-" if run.saved_percent is None else f"{abs(run.saved_percent):.1f}",
+            "-" if run.saved_percent is None else saving_text(run.saved_percent),
             rounded(run.total("images_per_sec"), 3),
         )
         for run in runs

@@ -60,6 +60,11 @@ def schedule_in_words(schedule: Schedule) -> str:
     return f"{counts} mediators in turn, thresholds {rho} on {schedule.distance.upper()} change"
 
 
+def saving_text(percent: float) -> str:
+    """Format a saving; negative if the run costs more than full attention."""
+    return "0.0" if abs(percent) < 0.05 else f"{percent:.1f}"
+
+
 def thumbnail(picture: Picture) -> Thumbnail:
     """Return a picture for the page, unchanged if it is small.
 
@@ -97,7 +102,7 @@ def _facts(run: SampledRun) -> list[tuple[str, str]]:
         ("GMACs per image", rounded(run.total("gmacs_per_image"))),
         ("GMACs per image (executed)", rounded(run.total("gmacs_done_per_image"))),
         ("GMACs per image (dense)", rounded(run.total("gmacs_dense"))),
-        ("saved", "-" if saved is None else f"{max(saved, 0) if abs(saved) < 0.05 else saved:.1f} %"),
+        ("saved", "-" if saved is None else f"{saving_text(saved)} %"),
         ("images per second", rounded(run.total("images_per_sec"), 3)),
         ("device", text(look_up(run.manifest, "run", "device"))),
     ]

@@ -11,7 +11,7 @@ from medcli.charts.plots import Point, Series, scatter
 from medcli.pages.page import Figure, Section, Table
 from medcli.scores.protocol import compared, differences
 from medcli.tuning.pareto import front
-from medcli.workflows.fid.compare import LOWER_IS_BETTER, SHOWN, CompareReport
+from medcli.workflows.fid.compare import LOWER_IS_BETTER, SHOWN, CompareReport, with_numbers
 from medcli.workflows.fid.scoring import json_key
 from medcli.workflows.report.commands import fid_commands
 from medcli.workflows.report.json_access import Json, look_up, number, rounded, text
@@ -32,9 +32,10 @@ def score_sections(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Sec
         rows: Reports of `medcli fid`.
         runs: Sample folders of the page.
     """
-    rows = tuple(map(_plain, rows))
+    rows = tuple(map(with_numbers, rows))
     found = differences({f"{row['samples']} (row {place})": compared(row) for place, row in enumerate(rows, 1)})
-    notes = [f"These scores do not compare: {difference}." for difference in found]
+    points, notes = cost_points(rows, runs)
+    notes = [*(f"These scores do not compare: {difference}." for difference in found), *notes]
     table = Section(
         title="Scores",
         anchor="scores",
@@ -43,15 +44,7 @@ def score_sections(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Sec
         tables=(_scores(rows, marks=not found),),
         commands=fid_commands(rows),
     )
-    points = cost_points(rows, runs)
     return [table, *([Section(title="FID against cost", anchor="cost", figures=(_figure(points),))] if points else [])]
-
-
-def _plain(row: Json) -> dict[str, Any]:
-    """Return a report with scores and errors that are numbers or None."""
-    keys = [json_key(name) for name in SHOWN]
-    errors = {key: number(look_up(row, "standard_errors", key)) for key in keys}
-    return {**row, **{key: number(row.get(key)) for key in keys}, "standard_errors": errors}
 
 
 def error_of(row: Json, key: str) -> float | None:
@@ -59,22 +52,27 @@ def error_of(row: Json, key: str) -> float | None:
     return number(look_up(row, "standard_errors", key))
 
 
-def cost_points(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Point]:
-    """Return FID against GMACs of every report that scores a folder of the page."""
+def cost_points(rows: Sequence[Json], runs: Sequence[SampledRun]) -> tuple[list[Point], list[str]]:
+    """Return FID against GMACs of every report on all images of a folder of the page, and notes on other reports."""
     by_path = {_place(run.name): run for run in runs}
-    points = []
+    points, notes = [], []
     for row in rows:
         run, fid = by_path.get(_place(row["samples"])), number(row.get("fid"))
         gmacs = run.total("gmacs_per_image") if run else None
-        if run and fid is not None and gmacs is not None:
+        if run and row.get("num_samples") != run.num_images:
+            notes.append(
+                f"The scores of {row['samples']} are of {rounded(row.get('num_samples'))} images, the folder holds "
+                f"{run.num_images}: they are not set against its cost."
+            )
+        elif run and fid is not None and gmacs is not None:
             name = os.path.basename(_place(run.name))
             points.append(Point(x=gmacs, y=fid, error=error_of(row, "fid"), name=name, has_label=True))
-    return points
+    return points, notes
 
 
 def _place(name: str) -> str:
     """Return the folder that was scored: the one with the images, or with their archive."""
-    folder = os.path.dirname(name) if name.endswith(".npz") else name
+    folder = os.path.dirname(name) if name.lower().endswith(".npz") else name
     return os.path.abspath(folder)
 
 
