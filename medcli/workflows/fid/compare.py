@@ -16,7 +16,7 @@ from medcli.scores.scores import METRICS
 from medcli.settings.scoring import ScoreRequest
 from medcli.workflows.fid.inputs import Side, common_reference, survey, survey_reference
 from medcli.workflows.fid.scoring import FID_INFINITY, json_key, load_yardstick, measure
-from medcli.workflows.report.json_access import look_up, number, read_value
+from medcli.workflows.report.json_access import number, read_value
 
 LOWER_IS_BETTER = frozenset({"fid", FID_INFINITY, "sfid", "kid"})
 """Metrics for which lower is better."""
@@ -135,9 +135,10 @@ def _scored(
 
 def with_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a report with scores and errors that are numbers or None."""
-    keys = [json_key(name) for name in SHOWN]
-    errors = {key: number(look_up(row, "standard_errors", key)) for key in keys}
-    return {**row, **{key: number(row.get(key)) for key in keys}, "standard_errors": errors}
+    errors = row.get("standard_errors")
+    scores = {key: number(row[key]) for key in map(json_key, SHOWN) if key in row}
+    known = {key: number(value) for key, value in errors.items()} if isinstance(errors, Mapping) else {}
+    return {**row, **scores, "standard_errors": known}
 
 
 def read_reports(path: Path) -> list[dict[str, Any]]:
