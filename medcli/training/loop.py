@@ -41,8 +41,8 @@ class Callbacks:
     on_start: OnStart | None = None
     """Called once the folder is known to be this run's, with `History.resumed_from`."""
     on_save: OnSave | None = None
-    """Called after each checkpoint but the one before the first step, with the steps done and a copy of the averaged
-    weights, float32 on the CPU."""
+    """Called after each checkpoint but the one before the first step, and when resuming from one, with the steps done
+    and a copy of the averaged weights, float32 on the CPU."""
     on_log: OnLog | None = None
     """Called with each line of `metrics.jsonl`."""
 
@@ -121,6 +121,8 @@ class TrainingLoop:
         self._cut_metrics()
         if self._callbacks.on_start is not None and self._distributed.is_first:
             self._callbacks.on_start(self.history.resumed_from)
+        if found is not None and self.history.done:  # a kill may have come between the checkpoint and this call
+            self._call_on_save()
 
     def _train_until_bad_step(self) -> BadStep | None:
         """Train to the end, or until a loss check finds a bad step, which is returned."""
@@ -245,11 +247,14 @@ class TrainingLoop:
 
     def _save_and_call(self) -> None:
         self._save()
+        self._call_on_save()
+        self._distributed.barrier()
+
+    def _call_on_save(self) -> None:
         if self._callbacks.on_save is not None:
             averaged = self._trainer.averaged_weights()
             if self._distributed.is_first:
                 self._callbacks.on_save(self.history.done, {name: value.clone() for name, value in averaged.items()})
-        self._distributed.barrier()
 
     def _log(self) -> None:
         """Log means over the steps since the last line that an uninterrupted run would have written."""

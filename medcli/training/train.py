@@ -136,15 +136,23 @@ def has_idle_parameters(model: ModelConfig, config: TrainConfig) -> bool:
     return bool(model.mediator_layers) and not is_single
 
 
+def check_device(dtype: str, device: torch.device) -> None:
+    """Refuse data types that a device can't train in.
+
+    Raises:
+        ConfigError: If there is no such device for it.
+    """
+    if dtype == "fp16" and device.type != "cuda":
+        raise ConfigError(
+            f"--dtype fp16 needs a CUDA device, this run is on {device.type}", hint="use --dtype fp32, or bf16"
+        )
+
+
 def _check_dtype(config: TrainConfig, distributed: Distributed, reporter: Reporter) -> None:
     """Refuse data types that can't be trained here; warn of slow ones."""
-    if config.dtype == "fp16" and distributed.device.type != "cuda":
-        raise ConfigError(
-            f"--dtype fp16 needs a CUDA device, this run is on {distributed.device.type}",
-            hint="use --dtype fp32, or bf16",
-        )
+    check_device(config.dtype, distributed.device)
     if config.dtype == "fp16" and distributed.is_sharded:
-        raise ConfigError("--dtype fp16 does not go with FSDP", hint="use --dtype bf16")
+        raise ConfigError("--dtype fp16 is not supported with FSDP", hint="use --dtype bf16")
     if distributed.is_first:
         warn_if_slow(DTYPES[config.dtype], distributed.device, reporter)
 

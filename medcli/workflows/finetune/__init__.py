@@ -1,1 +1,1 @@
-"""What `medcli finetune` does."""
+"""Workflow of `medcli finetune`."""

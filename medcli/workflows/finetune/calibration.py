@@ -1,38 +1,56 @@
-"""Calibration as a part of fine-tuning: done once, before the first step, and remembered in the run's folder."""
+"""Calibration before fine-tuning: done once and recorded in the run's folder."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import write_text
-from medcli.runtime.json_records import InvalidJson, read_json
+from medcli.runtime.json_records import InvalidJson, read_record
 from medcli.runtime.reporting import Reporter
-from medcli.training.calibration import calibrate, output_errors
-from medcli.training.config import AUTO
+from medcli.training.calibration import LayerError, calibrate, output_errors
 from medcli.workflows.finetune.setup import FinetuneSetup
 
 CALIBRATION = "calibration.json"
 
 
+@dataclass(frozen=True, slots=True)
+class _OutputError:
+    """Relative squared error of the network's output at a mediator count."""
+
+    num_mediators: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class _CalibrationRecord:
+    """Contents of the file."""
+
+    layers: list[LayerError]
+    output: list[_OutputError]
+
+
 def calibrated(setup: FinetuneSetup, model: DiffusionTransformer, reporter: Reporter) -> dict[str, Any] | None:
-    """Fit a model's mediators in place, unless the run is continued: its states hold what came of it.
+    """Fit a model's mediators in place, unless the run is resumed, whose checkpoints hold the result.
 
     Returns:
-        Relative squared errors before and after, per layer and count and of the network's output; None where nothing
-        was asked for, or where a continued run's file is gone.
+        Relative squared errors before and after, per layer and count and of the network's output; None if
+        it was not requested, or a resumed run has no record of it.
     """
     if not setup.request.calibrate:
         return None
-    if setup.is_begun and setup.training.resume == AUTO:
-        file = setup.output / CALIBRATION
+    if (folder := setup.resumed_folder) is not None:
+        file = folder / CALIBRATION
         try:
-            known = read_json(file) if file.is_file() else None
-        except InvalidJson:  # for the report alone
+            return asdict(read_record(_CalibrationRecord, file))
+        except FileNotFoundError:
             return None
-        return known if isinstance(known, dict) else None
+        except (OSError, InvalidJson) as err:
+            reporter.note(f"{file} can't be read: {err}; the report leaves the calibration out")
+            return None
     seed, loss = setup.training.seed, setup.training.loss
     model.to(setup.device)
     before = output_errors(model, seed=seed, loss=loss)

@@ -1,4 +1,4 @@
-"""What a run gained: losses before and after, and those of a control, the dense parent trained for as many steps."""
+"""Losses before and after a run, and those of a control: the dense parent trained for as many steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medcli.workflows.finetune.initial_model import initial_network, with_classe
 from medcli.workflows.finetune.setup import FinetuneSetup
 
 CONTROL = "control"
-"""The control's folder, in the run's."""
+"""Folder of the control, within the run's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,10 +27,10 @@ class Comparison:
     before: Mapping[int, float]
     after: Mapping[int, float]
     control: Mapping[int, float] | None = None
-    """Of the dense parent after as many steps; what it gains as well is not the mediators' doing."""
+    """Losses of the dense parent after as many steps; a gain it shows too is not due to the mediators."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; counts become texts, as JSON has it."""
+        """Return plain JSON values; counts become text keys."""
         named = {"before": self.before, "after": self.after, "control": self.control}
         return {
             "num_images": self.num_images,
@@ -42,7 +42,7 @@ class Comparison:
 
 
 def losses_of(setup: FinetuneSetup, model: DiffusionTransformer) -> dict[int, float]:
-    """Mean loss of each count of a model, which goes to the run's device."""
+    """Measure the mean loss of each count of a model, which is moved to the run's device."""
     return evaluate(
         model.to(setup.device),
         setup.data,
@@ -55,16 +55,16 @@ def losses_of(setup: FinetuneSetup, model: DiffusionTransformer) -> dict[int, fl
 
 
 def averaged_model(setup: FinetuneSetup, weights: Mapping[str, Tensor]) -> DiffusionTransformer:
-    """The network with a run's averaged weights, without gradients."""
+    """Build the network with a run's averaged weights, without gradients."""
     model = empty_model(setup.config)
     model.load_state_dict(dict(weights), assign=True)
     return model.requires_grad_(False)
 
 
 def control_of(setup: FinetuneSetup) -> FinetuneSetup:
-    """The same run with attention left dense in every block.
+    """Return the setup of the control: the same run with full attention in every block.
 
-    It begins with the same weights but for the mediators', and trains the same of them on the same batches.
+    It starts from the same weights without mediators and trains the same parameters on the same batches.
     """
     request = replace(setup.request, network=replace(setup.request.network, mediators=(), layers=None))
     start = initial_network(

@@ -1,4 +1,4 @@
-"""What a fine-tuning run minimises, and towards whom: the references' losses, and a teacher of the same kind."""
+"""Loss configuration and distillation teacher of a fine-tuning run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ DEFAULT_DISTILL = 0.5
 FAMILY_MIN_SNR = {"edt": 5.0, "mdtv2": 5.0}
 """Limits of Min-SNR that families are trained with. Source: edt-facts 4 and 5."""
 SAME_TEACHER = ("family", "in_channels", "latent_size", "num_classes", "latent_scale", "latent_shift")
-"""What a teacher shares with its student."""
+"""Settings that must be equal for teacher and student."""
 
 
 def loss_of(request: FinetuneRequest, start: Network) -> LossConfig:
-    """What is minimised: a flag comes first, then what the checkpoint's samplers read its output as.
+    """Resolve the loss: flags first, then the path and prediction that the checkpoint names for sampling.
 
     Raises:
         ConfigError: If the values contradict each other or the family.
@@ -48,20 +48,19 @@ def loss_of(request: FinetuneRequest, start: Network) -> LossConfig:
 
 
 def remark_on_output(start: Network, loss: LossConfig, reporter: Reporter) -> None:
-    """Tell where a trained network is to learn another output than it has."""
+    """Note a change of a trained network's path or prediction."""
     known = _output_kind(start.config, sampling_defaults(start))
     if start.info is not None and known != (loss.path, loss.prediction):
         reporter.note(
-            f"{start.name} predicts {_words(known)}; it is trained anew to predict "
-            f"{_words((loss.path, loss.prediction))}"
+            f"{start.name} predicts {_words(known)}; it is retrained to predict {_words((loss.path, loss.prediction))}"
         )
 
 
 def teacher_of(path: Path, config: ModelConfig, loss: LossConfig) -> Network:
-    """The network that is distilled.
+    """Open the distillation teacher.
 
     Raises:
-        ConfigError: If its output is of another kind than the student's.
+        ConfigError: If its latents, classes, path or prediction differ from the student's.
         CheckpointError: If it is missing or damaged.
     """
     teacher = open_network(NetworkSource(checkpoint=path, family=config.family, weights=None))
@@ -89,9 +88,9 @@ def _distill_weight(request: FinetuneRequest) -> float:
 
 
 def _output_kind(config: ModelConfig, named: Mapping[str, Any]) -> tuple[str, str]:
-    """Path and prediction of a model by the sampling defaults it names."""
-    told = named if config.family == "sit" else {}
-    return told.get("path", PLAIN_LOSS.path), told.get("prediction", PLAIN_LOSS.prediction)
+    """Return path and prediction of a model from its sampling defaults."""
+    defaults = named if config.family == "sit" else {}
+    return defaults.get("path", PLAIN_LOSS.path), defaults.get("prediction", PLAIN_LOSS.prediction)
 
 
 def _words(kind: tuple[str, str]) -> str:

@@ -1,6 +1,6 @@
-"""Pictures of a run while it goes on: a row a mediator count, made by the sampling engine from the averaged weights.
+"""Preview images during a run: one row per mediator count, sampled from the averaged weights.
 
-All numbers of a picture come from its own streams, so that drawing one changes nothing in the training.
+Previews use random streams of their own, so that drawing one does not change the training.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ SOLVER_STEPS = 50
 """Enough to see what is learned; a fifth of the references' 250."""
 COLUMNS = 8
 FEW_CLASSES = range(4, 11)
-"""Numbers of classes that are all shown."""
+"""Numbers of classes of which all are shown."""
 
 
 class Previews:
-    """Draws pictures at some of a run's saved states.
+    """Draw preview images at some of a run's checkpoints.
 
     Args:
         setup: The run.
-        reporter: Told why there are none, once, or why one could not be drawn.
+        reporter: Receives notes about previews that can't be drawn.
     """
 
     def __init__(self, setup: FinetuneSetup, reporter: Reporter) -> None:
@@ -62,7 +62,7 @@ class Previews:
         return step // self._every > self._drawn // self._every or step == self._setup.training.steps
 
     def draw(self, step: int, weights: Mapping[str, Tensor]) -> Path | None:
-        """Draw a picture; what goes wrong is told and stops no training.
+        """Draw a preview; failures are noted and do not stop the training.
 
         Args:
             step: Steps done.
@@ -82,12 +82,12 @@ class Previews:
         return self._folder / NAME.format(step=step)
 
     def clear(self) -> None:
-        """Remove the pictures of a run that is started over."""
+        """Remove the previews of a run that is started over."""
         for file in self._folder.glob("step-*.png"):
             file.unlink()
 
     def _newest(self) -> int:
-        """Step of the newest picture there is; 0 without."""
+        """Return the step of the newest preview; 0 without one."""
         found = (PATTERN.fullmatch(file.name) for file in self._folder.glob("step-*.png"))
         return max((int(match[1]) for match in found if match), default=0)
 
@@ -105,7 +105,7 @@ class Previews:
             return None
 
     def _pictures(self, weights: Mapping[str, Tensor], decoder: Decoder) -> list[npt.NDArray[np.uint8]]:
-        """Images of all counts, row by row; a column has one class and one noise."""
+        """Sample images of all counts, row by row; a column shares its class and noise."""
         setup = self._setup
         model = empty_model(setup.config)
         model.load_state_dict(dict(weights), assign=True)
@@ -121,14 +121,14 @@ class Previews:
     def _plan(self, count: int) -> SamplingPlan:
         setup = self._setup
         config, loss, columns = setup.config, setup.training.loss, self._columns
-        wish = SampleRequest(num_images=columns, steps=SOLVER_STEPS)
+        request = SampleRequest(num_images=columns, steps=SOLVER_STEPS)
         if config.family == "sit":
-            wish = replace(wish, path=loss.path, prediction=loss.prediction)
+            request = replace(request, path=loss.path, prediction=loss.prediction)
         return SamplingPlan(
-            sampler=choose_sampler(wish, config, sampling_defaults(setup.start)),
+            sampler=choose_sampler(request, config, sampling_defaults(setup.start)),
             schedule=static(count) if count else FULL,
             labels=Labels(classes=tuple(column * config.num_classes // columns for column in range(columns))),
-            guidance=choose_guidance(wish, config, sampling_defaults(setup.start)),
+            guidance=choose_guidance(request, config, sampling_defaults(setup.start)),
             seed=setup.training.seed,
             batch_size=columns,
         )

@@ -1,4 +1,4 @@
-"""What a run leaves behind to be repeated by: `config.json`."""
+"""Records of a run: `config.json`, and the training record in its checkpoint's header."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from medcli.runtime.files import write_text
 from medcli.runtime.versions import versions
 from medcli.settings.build import command_line, given_in, settings_to_json, values_of
 from medcli.settings.training import FinetuneRequest
+from medcli.training.train import TrainResult
 from medcli.workflows.finetune.setup import FinetuneSetup
 
 RECORD = "config.json"
 FORMAT_VERSION = 1
 
 
-def record_of(setup: FinetuneSetup) -> dict[str, Any]:
-    """Return everything a run is made of, as JSON values; `request` is what `--config` reads."""
+def record_of(setup: FinetuneSetup, resumed_from: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return all settings of a run and its versions, as JSON values; `request` is what `--config` reads."""
     data = setup.data
     return {
         "format_version": FORMAT_VERSION,
@@ -37,18 +38,36 @@ def record_of(setup: FinetuneSetup) -> dict[str, Any]:
         },
         "processes": setup.processes.count,
         "device": str(setup.device),
+        **({"resumed_from": dict(resumed_from)} if resumed_from else {}),
         "versions": versions("accelerate"),
     }
 
 
-def write_record(setup: FinetuneSetup) -> None:
-    """Write `config.json` into the run's folder; a run that goes on replaces what its beginning wrote."""
-    text = json.dumps(record_of(setup), indent=2, sort_keys=True)
+def header_record(setup: FinetuneSetup, result: TrainResult) -> dict[str, Any]:
+    """Return the record for the checkpoint's header, without times and paths, so that equal runs give equal files."""
+    source, origin = setup.start.info, result.resumed_from
+    return {
+        "data": Path(setup.data.name).name,
+        "steps": result.steps,
+        **setup.training.fixed(),
+        "start": setup.start.name,
+        **setup.identity,
+        "train": setup.request.train,
+        "freeze": list(setup.request.freeze),
+        **({"resumed_from": {name: origin[name] for name in ("step", "changed")}} if origin else {}),
+        "before": {name: value for name, value in source.training.items() if name != "before"} if source else {},
+        "versions": versions("accelerate"),
+    }
+
+
+def write_record(setup: FinetuneSetup, resumed_from: Mapping[str, Any] | None) -> None:
+    """Write `config.json` into the run's folder; that of an earlier session is replaced."""
+    text = json.dumps(record_of(setup, resumed_from), indent=2, sort_keys=True)
     write_text(setup.output / RECORD, text + "\n", force=True)
 
 
 def _plain(value: Any, leave_out: tuple[str, ...] = ()) -> Any:
-    """A value as JSON knows it; a choice of blocks, which is a function, is left to what it came to."""
+    """Convert a value to JSON; functions are left out."""
     if dataclasses.is_dataclass(value):
         named = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
         return {name: _plain(part) for name, part in named.items() if name not in leave_out and not callable(part)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from medcli.checkpoint.writer import save_checkpoint
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.runtime.versions import versions
 from medcli.scores.reference import BUNDLED
 from medcli.settings.training import FinetuneRequest
 from medcli.training.config import NEVER
@@ -23,7 +21,7 @@ from medcli.training.train import TrainResult, train
 from medcli.workflows.finetune.calibration import calibrated
 from medcli.workflows.finetune.comparison import Comparison, averaged_model, control_of, losses_of
 from medcli.workflows.finetune.previews import Previews
-from medcli.workflows.finetune.record import record_of, write_record
+from medcli.workflows.finetune.record import header_record, record_of, write_record
 from medcli.workflows.finetune.setup import CHECKPOINT, FinetuneSetup, set_up
 from medcli.workflows.finetune.trackers import Trackers, require_trackers
 
@@ -32,7 +30,7 @@ REPORT = "report.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneReport:
-    """What came out."""
+    """Results of a run."""
 
     output: str
     """The finished checkpoint."""
@@ -44,15 +42,17 @@ class FinetuneReport:
     num_trained: int
     """Parameters trained."""
     loss: float | None
-    """Of the last step."""
+    """Loss of the last step."""
     skipped: tuple[int, ...]
-    """Steps that were left out because of trouble."""
+    """Steps skipped because of spikes or values that are not finite."""
     seconds: float
-    """Time this session trained."""
+    """Training time of this session."""
     images_per_sec: float | None
-    """Of this session; None if it had nothing to do."""
+    """Throughput of this session; None if no step was left."""
+    unreadable: int
+    """Number of images that could not be read."""
     sha256: str | None
-    """Of the checkpoint; None in all processes of a launch but the first, which writes it."""
+    """SHA-256 of the checkpoint; None in all processes of a launch but rank 0, which writes it."""
     calibration: dict[str, Any] | None = None
     """Errors before and after, see `calibrated`."""
     comparison: Comparison | None = None
@@ -67,6 +67,7 @@ class FinetuneReport:
             **{name: getattr(self, name) for name in (*names, "calibration", "control")},
             "entries": list(self.counts),
             "skipped_steps": list(self.skipped),
+            "unreadable_images": self.unreadable,
             "evaluation": None if self.comparison is None else self.comparison.to_json(),
         }
 
@@ -74,23 +75,18 @@ class FinetuneReport:
 def finetune(request: FinetuneRequest, reporter: Reporter) -> FinetuneReport:
     """Train until the run has all its steps, then write its checkpoint; the same request again continues.
 
-    The data and the network are checked before anything is written. In a launch of several processes the first one
-    writes, and tells.
+    The data and the network are checked before anything is written. Rank 0 writes and reports.
 
     Raises:
         MedcliError: If something can't be found, values contradict each other, or the folder holds another run.
-        KeyboardInterrupt: At Ctrl-C or SIGTERM, once the run is saved.
+        KeyboardInterrupt: At Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, once the run is saved.
     """
     setup = set_up(request, reporter)
     require_trackers(setup)
-    told = reporter if setup.processes.is_first else Silent()
-    run = _FinetuneRun(setup, told)
-    before = run.losses_before() if setup.num_evaluated else None
-    report, weights = run.go()
-    if before is not None:
-        report = replace(report, comparison=_compared(setup, before, weights))
+    first_reporter = reporter if setup.processes.is_first else Silent()
+    report, _ = _FinetuneRun(setup, first_reporter).go(is_compared=bool(setup.num_evaluated))
     if request.control:
-        report = _with_control(report, control_of(setup), told)
+        report = _with_control(report, control_of(setup), first_reporter)
     if setup.processes.is_first:
         text = json.dumps(report.to_json(), indent=2, sort_keys=True)
         write_text(setup.output / REPORT, text + "\n", force=True)
@@ -102,15 +98,10 @@ def load_teacher(setup: FinetuneSetup) -> DiffusionTransformer | None:
     return None if setup.teacher is None else setup.teacher.load(dtype=torch.float32)
 
 
-def _compared(setup: FinetuneSetup, before: Mapping[int, float], weights: Mapping[str, Tensor]) -> Comparison:
-    after = losses_of(setup, averaged_model(setup, weights))
-    return Comparison(num_images=setup.num_evaluated, before=before, after=after)
-
-
 def _with_control(report: FinetuneReport, setup: FinetuneSetup, reporter: Reporter) -> FinetuneReport:
-    """Train the control, and set its loss beside the run's."""
-    reporter.note("the control: the same steps with full attention in every block")
-    control, weights = _FinetuneRun(setup, reporter).go()
+    """Train the control and add its losses to the report."""
+    reporter.note("control: the same steps with full attention in every block")
+    control, weights = _FinetuneRun(setup, reporter).go(is_compared=False)
     comparison = report.comparison
     if comparison is not None:
         comparison = replace(comparison, control=losses_of(setup, averaged_model(setup, weights)))
@@ -118,27 +109,28 @@ def _with_control(report: FinetuneReport, setup: FinetuneSetup, reporter: Report
 
 
 class _FinetuneRun:
-    """A run from its weights to its checkpoint, and who is told on the way.
+    """A run from its initial weights to its checkpoint.
 
     Args:
         setup: The run.
-        reporter: Silent in all processes but the first.
+        reporter: Silent in all processes but rank 0.
     """
 
     def __init__(self, setup: FinetuneSetup, reporter: Reporter) -> None:
         self._setup, self._reporter = setup, reporter
         self._previews = Previews(setup, reporter)
         self._trackers: Trackers | None = None
-        self._is_recorded = False
+        self._resumed_from: Mapping[str, Any] | None = None
 
-    def losses_before(self) -> dict[int, float]:
-        """Losses of the network the run starts from, before any calibration."""
-        return losses_of(self._setup, self._setup.start.load(dtype=torch.float32).requires_grad_(False))
+    def go(self, *, is_compared: bool) -> tuple[FinetuneReport, dict[str, Tensor]]:
+        """Train; return the report and the averaged weights.
 
-    def go(self) -> tuple[FinetuneReport, dict[str, Tensor]]:
-        """Train; returns what came out, and the averaged weights."""
+        Args:
+            is_compared: Measure the losses of the initial network, before any calibration, and of the trained one.
+        """
         setup = self._setup
         model = setup.start.load(dtype=torch.float32)
+        before = losses_of(setup, model.requires_grad_(False)) if is_compared else None
         calibration = calibrated(setup, model, self._reporter)
         setup.selection.apply(model)
         try:
@@ -150,13 +142,25 @@ class _FinetuneRun:
                 self._reporter,
                 teacher=load_teacher(setup),
                 identity=setup.identity,
+                on_start=self._on_start,
                 on_save=self._on_save,
                 on_log=self._on_log,
             )
         finally:
             if self._trackers is not None:
                 self._trackers.close()
-        return replace(self._written(result), calibration=calibration), result.ema
+        report = replace(self._written(result), calibration=calibration)
+        if before is not None:
+            after = losses_of(setup, averaged_model(setup, result.ema))
+            report = replace(report, comparison=Comparison(num_images=setup.num_evaluated, before=before, after=after))
+        return report, result.ema
+
+    def _on_start(self, resumed_from: Mapping[str, Any] | None) -> None:
+        """Write the run's record: the folder is known to belong to this run."""
+        if self._setup.training.resume == NEVER:
+            self._previews.clear()
+        self._resumed_from = resumed_from
+        write_record(self._setup, resumed_from)
 
     def _on_log(self, line: Mapping[str, Any]) -> None:
         trackers = self._open_trackers(line["step"])
@@ -167,40 +171,28 @@ class _FinetuneRun:
         trackers.log(line)
 
     def _on_save(self, step: int, weights: Mapping[str, Tensor]) -> None:
-        self._begin()
         file = self._previews.draw(step, weights) if self._previews.wants(step) else None
         if file is not None:
             self._open_trackers(step).log_preview(step, file)
 
-    def _begin(self) -> None:
-        """Write the run's record, once; by the first saved state the folder is known to belong to this run."""
-        if self._is_recorded:
-            return
-        self._is_recorded = True
-        if self._setup.training.resume == NEVER:
-            self._previews.clear()
-        write_record(self._setup)
-
     def _open_trackers(self, step: int) -> Trackers:
         """Open the trackers with the first step that is logged."""
-        self._begin()
         if self._trackers is None:
-            self._trackers = Trackers(self._setup, record_of(self._setup), step)
+            self._trackers = Trackers(self._setup, record_of(self._setup, self._resumed_from), step)
         return self._trackers
 
     def _written(self, result: TrainResult) -> FinetuneReport:
-        """Write the checkpoint."""
+        """Write the checkpoint and return the report."""
         setup, sha256 = self._setup, None
         target = setup.output / CHECKPOINT
         if setup.processes.is_first:
-            self._begin()
             sha256 = save_checkpoint(
                 target,
                 setup.config,
                 result.ema,
                 sampling=setup.sampling,
                 reference=setup.data.name if setup.data.name in BUNDLED else None,
-                training=_history(setup, result),
+                training=header_record(setup, result),
                 force=True,
             )
         return FinetuneReport(
@@ -210,24 +202,9 @@ class _FinetuneRun:
             num_images=setup.data.num_images,
             num_trained=setup.selection.num_trained,
             loss=result.loss,
-            skipped=tuple(trouble.step for trouble in result.skipped),
+            skipped=tuple(bad_step.step for bad_step in result.skipped),
             seconds=round(result.seconds, 3),
             images_per_sec=result.images_per_sec,
+            unreadable=len(result.unreadable),
             sha256=sha256,
         )
-
-
-def _history(setup: FinetuneSetup, result: TrainResult) -> dict[str, Any]:
-    """How the checkpoint came to be, for its header: no time and no machine, so that equal runs give equal files."""
-    source = setup.start.info
-    return {
-        "data": Path(setup.data.name).name,
-        "steps": result.steps,
-        **setup.training.fixed(),
-        "start": setup.start.name,
-        **setup.identity,
-        "train": setup.request.train,
-        "freeze": list(setup.request.freeze),
-        "before": {name: value for name, value in source.training.items() if name != "before"} if source else {},
-        "versions": versions("accelerate"),
-    }

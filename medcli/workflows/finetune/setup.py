@@ -1,4 +1,4 @@
-"""What a fine-tuning run is, once the wishes, the checkpoint and the data have been put together and checked."""
+"""Setup of a fine-tuning run: the request, the network and the data, combined and checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from medcli.checkpoint.fingerprint import PREFIX as FINGERPRINT_PREFIX
 from medcli.config import ModelConfig
 from medcli.data.datasets import open_training_set
-from medcli.data.training_set import TrainingSet
+from medcli.data.digits import DIGITS
+from medcli.data.training_set import LenientSet
 from medcli.errors import CheckpointError, ConfigError
 from medcli.model.layout import blocks
 from medcli.network import Network
@@ -21,13 +22,14 @@ from medcli.runtime.files import file_sha256
 from medcli.runtime.json_records import read_json
 from medcli.runtime.processes import Processes, launch_remark, this_process
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.settings.training import PIXELS, FinetuneRequest, TrainingSettings
+from medcli.settings.training import PIXELS, FinetuneRequest
 from medcli.training.calibration import check_calibration
 from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.distributed import equal_share
 from medcli.training.masking import Masking, mask_sites
 from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
+from medcli.training.train import check_device
 from medcli.workflows.finetune.initial_model import (
     initial_network,
     remark_on_changes,
@@ -40,22 +42,22 @@ RUNS = Path("runs")
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the finished model in the run's folder."""
 STARTING_WEIGHTS = "set of starting weights"
-"""Key of the record that messages name, too."""
+"""Key in the record and in messages."""
 STATES = "state-*.safetensors"
-"""Names of its training states."""
+"""File names of its training checkpoints."""
 DEFAULT_EVALUATED = 512
-"""Images that the loss is measured on for each count, before and after a run with a control."""
+"""Default number of images for the losses before and after a run with a control."""
 CPU_TOKEN_BYTES = 2**21
 """Default limit, on a CPU, of the size of a micro-batch's tokens between two blocks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneSetup:
-    """A request with everything filled in and checked; no weights are loaded."""
+    """A checked request with all values resolved; no weights are loaded."""
 
     request: FinetuneRequest
     start: Network
-    data: TrainingSet
+    data: LenientSet
     training: TrainConfig
     selection: Selection
     teacher: Network | None
@@ -63,26 +65,30 @@ class FinetuneSetup:
     device: torch.device
     processes: Processes
     identity: dict[str, Any] = field(default_factory=dict)
-    """What a resumed run must share with its beginning, beside what `train` compares by itself."""
+    """Settings that a resumed run must not change, beside those that `train` compares itself."""
 
     @property
     def config(self) -> ModelConfig:
-        """The network."""
+        """Configuration of the network."""
         return self.start.config
 
     @property
     def autoencoder(self) -> str | None:
-        """What decodes its latents, where it is not the model's own."""
+        """Autoencoder that decodes its latents; None: the model's own."""
         return None if self.request.vae == PIXELS else self.request.vae
 
     @property
-    def is_begun(self) -> bool:
-        """Whether the run's folder holds saved states."""
-        return any(self.output.glob(STATES))
+    def resumed_folder(self) -> Path | None:
+        """Folder of the training checkpoint that the run resumes from; None: it starts from its first step."""
+        resume = self.training.resume
+        if resume == AUTO:
+            return self.output if any(self.output.glob(STATES)) else None
+        path = Path(resume)
+        return None if resume == NEVER else path if path.is_dir() else path.parent
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """Defaults for sampling from what is trained: the source's, with the path and prediction of the training."""
+        """Sampling defaults of the trained network: the source's, with the path and prediction of the training."""
         named = sampling_defaults(self.start)
         loss, plain = self.training.loss, LossConfig()
         for name in ("path", "prediction"):
@@ -102,47 +108,48 @@ class FinetuneSetup:
 
     @property
     def num_evaluated(self) -> int:
-        """Images that losses are measured on before and after."""
+        """Number of images for the losses before and after."""
         if self.request.num_evaluated is None:
             return DEFAULT_EVALUATED if self.request.control else 0
         return self.request.num_evaluated
 
 
 def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
-    """Fill in and check a request; of the weights, nothing but their hash is read.
+    """Resolve and check a request; no weights are loaded.
 
     Raises:
         MedcliError: If something can't be found, or values contradict each other, the model or the data.
     """
     processes = this_process()
-    told = reporter if processes.is_first else Silent()
+    first_reporter = reporter if processes.is_first else Silent()
     device = own_device(request.device, processes)
-    _check_machine(request.training, device)
+    check_device(request.training.dtype, device)
     equal_share(request.training.global_batch_size, processes.count)
     start = initial_network(
         request.network, request.preset, seed=request.training.seed, data=request.data, autoencoder=request.vae
     )
     training = _in_pieces(_training(request, start), start.config, device, processes)
-    selection = select(start.config, request.train, request.freeze)
     output = request.output or RUNS / Path(request.data).resolve().name
     _check_places(output, request.training.resume)
-    data = open_training_set(
-        request.data,
-        start.config,
-        autoencoder=None if request.vae == PIXELS else request.vae,
-        device=device,
-        flip=request.flip,
-        reporter=told,
+    data = LenientSet(
+        open_training_set(
+            request.data,
+            start.config,
+            autoencoder=None if request.vae == PIXELS else request.vae,
+            device=device,
+            flip=request.flip,
+            reporter=first_reporter,
+        )
     )
     if request.preset is not None and request.network.num_classes is None:
         start = with_classes(start, data.num_classes)
-        selection = select(start.config, request.train, request.freeze)
+    selection = select(start.config, request.train, request.freeze)
     teacher = None if request.distill is None else teacher_of(request.distill, start.config, training.loss)
-    remark_on_changes(start, told, is_calibrated=request.calibrate)
-    remark_on_output(start, training.loss, told)
-    _remark_on_classes(data, start, told)
+    remark_on_changes(start, first_reporter, is_calibrated=request.calibrate)
+    remark_on_output(start, training.loss, first_reporter)
+    _remark_on_classes(data, start, first_reporter)
     if remark := launch_remark():
-        told.note(remark)
+        first_reporter.note(remark)
     return FinetuneSetup(
         request=request,
         start=start,
@@ -153,31 +160,26 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
         output=output,
         device=device,
         processes=processes,
-        identity=_identity(request, output, start, teacher),
+        identity=_identity(request, data, output, start, teacher),
     )
 
 
-def _check_machine(training: TrainingSettings, device: torch.device) -> None:
-    if training.dtype == "fp16" and device.type != "cuda":
-        raise ConfigError(
-            f"--dtype fp16 needs a CUDA device, this run is on {device.type}", hint="use --dtype fp32, or bf16"
-        )
-
-
 def _check_places(output: Path, resume: str) -> None:
-    """Refuse places that hold something else; what another run left there is compared by its states."""
+    """Refuse an output that is no folder of a run, and a missing checkpoint to resume from."""
     if resume not in (AUTO, NEVER) and not Path(resume).exists():
-        raise CheckpointError(f"there is no state {resume}", hint="--resume auto goes on from what --output holds")
+        raise CheckpointError(
+            f"no training checkpoint at {resume}", hint="--resume auto resumes from the newest one in --output"
+        )
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file, expected a folder name", hint="choose another name with --output")
     if (output / CHECKPOINT).exists() and not any(output.glob(STATES)):
         raise ConfigError(
-            f"{output} holds a {CHECKPOINT} and no training state", hint="choose another folder with --output"
+            f"{output} holds a {CHECKPOINT} and no training checkpoint", hint="choose another folder with --output"
         )
 
 
 def _training(request: FinetuneRequest, start: Network) -> TrainConfig:
-    """The run, with the counts it trains and what it minimises."""
+    """Return the run's settings with its mediator counts, loss and masking."""
     config = start.config
     training = TrainConfig(
         **vars(request.training),
@@ -190,7 +192,7 @@ def _training(request: FinetuneRequest, start: Network) -> TrainConfig:
         mask_sites(config, training.masking)
         if request.distill is not None:
             raise ConfigError(
-                "--mask and --distill can't be combined: the teacher knows no masks", hint="leave one of them out"
+                "--mask and --distill can't be combined: the teacher sees no masks", hint="leave one of them out"
             )
     if request.calibrate and not config.mediators:
         raise ConfigError("--calibrate fits mediators, and this model has none", hint="add --mediators 4,16,64")
@@ -198,7 +200,7 @@ def _training(request: FinetuneRequest, start: Network) -> TrainConfig:
         check_calibration(config)
     if request.calibrate and request.preset is not None:
         raise ConfigError(
-            "--calibrate fits mediators to a trained network, and a preset has fresh weights",
+            "--calibrate fits mediators to a trained network, and a preset starts from random weights",
             hint="leave --calibrate out",
         )
     if not config.has_null_class and training.label_dropout:
@@ -235,29 +237,32 @@ def token_bytes(config: ModelConfig) -> int:
 
 
 def _trained_counts(ladder: tuple[int, ...], train_dense: bool | None) -> tuple[int, ...]:
-    """Counts to train. Several share one set of projections, and full attention keeps them near the parent's."""
+    """Return the counts to train; several include full attention, to keep shared projections near the parent's."""
     if not ladder:
         if train_dense is False:
             raise ConfigError(
-                "without mediators and full attention there is nothing to train", hint="add --mediators 4,16,64"
+                "there is nothing to train without mediators and full attention", hint="add --mediators 4,16,64"
             )
         return (0,)
     is_dense_trained = len(ladder) > 1 if train_dense is None else train_dense
     return (0, *ladder) if is_dense_trained else ladder
 
 
-def _remark_on_classes(data: TrainingSet, start: Network, reporter: Reporter) -> None:
-    """Tell where the model has classes without images: they keep what they were, or forget it."""
+def _remark_on_classes(data: LenientSet, start: Network, reporter: Reporter) -> None:
+    """Note classes of the model that have no images."""
     if data.num_classes < start.config.num_classes:
         reporter.note(
-            f"{data.name} has {data.num_classes} classes, the model {start.config.num_classes}: the others get no "
-            f"images; --num-classes {data.num_classes} leaves them out"
+            f"{data.name} has {data.num_classes} classes, the model {start.config.num_classes}: the others have no "
+            f"images; --num-classes {data.num_classes} removes them"
         )
 
 
-def _identity(request: FinetuneRequest, output: Path, start: Network, teacher: Network | None) -> dict[str, Any]:
-    """Return what a resumed run must share; contents are hashed as its beginning has recorded them."""
-    earlier = _recorded_start(Path(request.training.resume).parent) or _recorded_start(output)
+def _identity(
+    request: FinetuneRequest, data: LenientSet, output: Path, start: Network, teacher: Network | None
+) -> dict[str, Any]:
+    """Return settings that a resumed run must not change; contents are hashed as its beginning has recorded them."""
+    resume = Path(request.training.resume)
+    earlier = _recorded_start(resume if resume.is_dir() else resume.parent) or _recorded_start(output)
     weights: dict[str, Any] = {"fresh": start.name}
     if start.info is not None:
         weights = {**start.content_id(earlier.get(STARTING_WEIGHTS)), "weights": start.info.weights}
@@ -265,6 +270,7 @@ def _identity(request: FinetuneRequest, output: Path, start: Network, teacher: N
         STARTING_WEIGHTS: weights,
         "calibration": request.calibrate,
         "teacher": None if teacher is None else _teacher_id(teacher, earlier.get("teacher")),
+        **({} if request.flip or data.name == DIGITS else {"flips": False}),
     }
 
 
@@ -275,7 +281,7 @@ def _teacher_id(teacher: Network, earlier: object) -> str:
 
 
 def _recorded_start(folder: Path) -> dict[str, Any]:
-    """Return what the `config.json` of a run says of the networks it started with; empty without a readable one."""
+    """Return the record in a run's `config.json` of the networks it started with; empty without a readable one."""
     try:
         start = read_json(folder / "config.json")["start"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
