@@ -59,10 +59,10 @@ class CheckpointHeader:
         if changes := changed_settings(self.run, run):
             name = shlex.quote(str(path.parent))
             is_fixed = bool(fixed_changes(changes))
-            another = "choose another --output" if is_fixed else f"to change them: --resume {name} --output NEW"
+            another = "choose another --output" if is_fixed else f"change them with --resume {name} --output NEW"
             raise CheckpointError(
                 f"{path.parent} was started with {changes_text(changes)}",
-                hint=f"use the settings it was started with, or {another}, or start over with --resume never",
+                hint=f"use the settings it was started with, {another}, or start over with --resume never",
             )
 
     def require_same_network(self, run: Mapping[str, Any], path: Path) -> Changes:

@@ -20,6 +20,7 @@ FIXED_SETTINGS = frozenset({MODEL, TRAINED, "optimizer"})
 UNNAMED = {"optimizer": "adamw", "way to draw timesteps": "even", "flips": True}
 """Values of settings that a run does not record."""
 SHOWN_NAMES = {"entries": "mediator counts"}
+"""Names in messages that differ from those in files."""
 MAX_SHOWN, MAX_TEXT = 3, 40
 """Settings named in a message, and characters of a value."""
 
@@ -57,7 +58,7 @@ def changes_text(changes: Changes) -> str:
 
 
 def _change_text(key: str, old: Any, new: Any) -> str:
-    name = SHOWN_NAMES.get(key, key.replace("_", " ").replace(".", " "))
+    name = SHOWN_NAMES.get(key, key.replace("_", " ").replace(".", " ")).removeprefix("set of ")
     texts = [_value_text(value) for value in (old, new)]
     if None in texts:
         return f"other {name.removesuffix(' fingerprint').removesuffix(' sha256')}"

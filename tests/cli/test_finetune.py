@@ -136,8 +136,9 @@ def test_another_setting_in_the_same_folder_is_refused_and_loses_nothing(run_cli
     result = train(run_cli, "--lr", 2e-3)
     assert result.code == 3
     assert result.err.splitlines()[-2:] == [
-        "error: run was started with a different lr",
-        "hint: choose another --output, the settings it was started with, or --resume never to start over",
+        "error: run was started with lr 0.001, not 0.002",
+        "hint: use the settings it was started with, change them with --resume run --output NEW, or start over with "
+        "--resume never",
     ]
     assert {file: file.read_bytes() for file in kept} == kept
 
@@ -146,7 +147,7 @@ def test_other_starting_weights_are_another_run(run_cli, small_model):
     trained(run_cli)
     save_checkpoint("other.safetensors", SMALL, shaken(SMALL, seed=1).state_dict())
     result = train(run_cli, start=("other.safetensors",))
-    assert (result.code, "another set of starting weights" in result.err) == (3, True)
+    assert (result.code, "was started with other starting weights" in result.err) == (3, True)
 
 
 def test_people_see_the_loss_and_what_to_do_next(run_cli, small_model):
@@ -270,7 +271,7 @@ def test_people_are_told_what_a_run_changes_or_leaves_out(run_cli, small_model):
     save_classes(small_model.parent / "photos", {"cat": 3, "dog": 2}, size=(24, 20))
     words = ("--data", "photos", "--prediction", "noise", "--steps", 1)
     told = train(run_cli, *words).err.splitlines()
-    assert "photos has 2 classes, the model 10: the others get no images; --num-classes 2 leaves them out" in told
+    assert "photos has 2 classes, the model 10: the others have no images; --num-classes 2 removes them" in told
     assert (
         "small.safetensors predicts velocity on the linear path; "
         "it is trained anew to predict noise on the linear path" in told
@@ -323,7 +324,7 @@ def test_other_families_are_planned_and_trained(run_cli, empty_folder, config):
     assert plan["num_trained"] == report["num_trained"]
     assert describe(report["output"]).config.mediators == (1, 4)
     refused = train(run_cli, *words, "--calibrate", "-o", "calibrated")
-    assert (refused.code, f"calibration is for dit and sit models, this is {config.family}" in refused.err) == (2, True)
+    assert (refused.code, f"calibration supports dit and sit models, not {config.family}" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +341,11 @@ def test_other_families_are_planned_and_trained(run_cli, empty_folder, config):
         (["--dtype", "fp16"], 2, "--dtype fp16 needs a CUDA device, this run is on cpu"),
         (["--dtype", "fp16", "--dry-run", "--json"], 2, "--dtype fp16 needs a CUDA device, this run is on cpu"),
         (["--device", "tpu"], 2, "unknown device 'tpu'"),
-        (["--train", "attention", "--mediators", "none"], 2, "--train attention trains the blocks with mediators"),
+        (
+            ["--train", "attention", "--mediators", "none"],
+            2,
+            "--train attention trains the attention of blocks with mediators",
+        ),
         (["--freeze", "block.0"], 2, "--freeze 'block.0': the model has no such part"),
         (["--calibrate", "--mediators", "none"], 2, "--calibrate fits mediators, and this model has none"),
         (["--no-train-dense", "--mediators", "none"], 2, "without mediators and full attention there is nothing"),

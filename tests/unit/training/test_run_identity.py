@@ -21,7 +21,7 @@ HASHES = "a" * 64, "b" * 64
         (
             {"set of starting weights": {"sha256": HASHES[0]}},
             {"set of starting weights": {"sha256": HASHES[1]}},
-            "other set of starting weights",
+            "other starting weights",
         ),
         ({"masking": None}, {"masking": {"where": "down"}}, "masking none, not none; masking where none, not down"),
         ({"model": {"depth": 3, "width": 8}}, {"model": {"depth": 4, "width": 8}}, "model depth 3, not 4"),
