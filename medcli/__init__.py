@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcli.config import ModelConfig
-from medcli.schedule.dynamic import DynamicSchedule
 from medcli.version import __version__
 
 if TYPE_CHECKING:
@@ -14,10 +12,25 @@ if TYPE_CHECKING:
 
     import torch
 
+    from medcli.config import ModelConfig
     from medcli.model.amm import Amm
     from medcli.model.backbone import DiffusionTransformer
+    from medcli.schedule.dynamic import DynamicSchedule
 
 __all__ = ["DynamicSchedule", "ModelConfig", "__version__", "count_macs", "load", "new", "save"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the classes when they are first used: help needs neither."""
+    if name == "ModelConfig":
+        from medcli.config import ModelConfig
+
+        return ModelConfig
+    if name == "DynamicSchedule":
+        from medcli.schedule.dynamic import DynamicSchedule
+
+        return DynamicSchedule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(

@@ -101,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
+        _open_closed_streams()
         code = _run_command(args)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -121,15 +122,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exception(err)
         where = "" if process.is_first else f"process {process.rank}: "
         Output.standard().error(f"{where}{problem.message}", problem.hint)
+        if isinstance(err, OSError):
+            _drop_stdout()
         return problem.exit_code
     return code
 
 
 def run() -> None:
-    """Console entry point."""
-    # A polite request to stop, as from a batch system, is answered like Ctrl-C: temporary files are removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    """Run the program as this process."""
+    code = ExitCode.INTERRUPTED.value
+    try:
+        # A polite request to stop, as from a batch system, is answered like Ctrl-C: temporary files are removed.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+        code = main()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    except KeyboardInterrupt:  # between two lines of this function
+        Output.standard().error("interrupted")
+    sys.exit(code)
 
 
 def _run_command(args: list[str]) -> int:
@@ -169,5 +179,19 @@ def _wants_traceback(args: list[str]) -> bool:
 
 def _drop_stdout() -> None:
     """Send what is still buffered nowhere, so that the flush at exit does not fail again."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
+    try:
+        sys.stdout.flush()
+    except OSError:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+
+
+def _open_closed_streams() -> None:
+    """Open the null device where the caller closed a standard stream, so that no file of ours gets its number."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(number)
+        sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115  open as long as the process
+        sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

@@ -54,7 +54,7 @@ def problem_of(err: BaseException, *, command: str = "") -> MedcliError:
         return err
     if isinstance(err, USAGE_ERROR):
         return _usage_problem(err, f"medcli {command}".strip())
-    if isinstance(err, KeyboardInterrupt | typer.Abort):
+    if isinstance(err, typer.Abort) or _stems_from_interrupt(err):
         return Interrupted("interrupted", hint="nothing half-written is left; run the same command again")
     if isinstance(err, OSError) and err.errno in DISK_HINTS:
         where = f": {err.filename}" if err.filename else ""
@@ -71,6 +71,17 @@ def _usage_problem(err: Exception, program: str) -> ConfigError:
     message = str(err.message if near else err.format_message())  # type: ignore[attr-defined]
     message = message[:1].lower() + message[1:].strip().rstrip(".")
     return ConfigError(message, hint=f"did you mean {near[0]}?" if near else f"see {program} --help")
+
+
+def _stems_from_interrupt(err: BaseException | None) -> bool:
+    """Check for Ctrl-C behind an exception: an import that is cut off fails in its own way."""
+    seen: set[int] = set()
+    while err is not None and id(err) not in seen:
+        if isinstance(err, KeyboardInterrupt):
+            return True
+        seen.add(id(err))
+        err = err.__cause__ or err.__context__
+    return False
 
 
 def _is_out_of_memory(err: BaseException) -> bool:
