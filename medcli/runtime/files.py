@@ -98,6 +98,10 @@ def atomic_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator
         refuse_existing(target, force=force)
         if target.is_file():
             raise ConfigError(f"{target} is a file, expected a folder name", hint="choose another name with --output")
+        if Path.cwd().is_relative_to(target.resolve()):
+            raise ConfigError(
+                f"{target} holds the current folder, which can't be replaced", hint="name a new folder with --output"
+            )
         sweep(target.parent, target)
     with _beside(target, is_folder=True) as temporary:
         yield temporary.path

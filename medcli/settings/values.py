@@ -13,6 +13,8 @@ from medcli.settings.declare import Setting, settings_of
 
 MAX_DIGITS = 18
 """Digits of a whole number; longer ones would overflow 64 bits."""
+MAX_FOLDERS = 256
+"""Nested folders of a path; the system's functions recurse into them."""
 MAX_SEED = 2**64 - 1
 """Noise is keyed by 64 bits: a larger seed would be the same as a smaller one."""
 
@@ -47,9 +49,14 @@ def parse_path(text: str) -> Path:
     Raises:
         ValueError: If it is empty, which would be the current folder.
     """
-    if not text.strip():
+    if not text.strip() or "\0" in text:
         raise ValueError(text)
-    return Path(text).expanduser() if text.startswith("~") else Path(text)
+    if len(Path(text).parts) > MAX_FOLDERS:
+        raise ConfigError(f"a path of {len(Path(text).parts)} folders is too long", hint="use a shorter one")
+    try:
+        return Path(text).expanduser() if text.startswith("~") else Path(text)
+    except RuntimeError as err:  # no home folder, or no such user
+        raise ConfigError(f"{text}: {str(err).lower().rstrip('.')}", hint="write the whole path") from err
 
 
 def parse_count(text: str) -> int:

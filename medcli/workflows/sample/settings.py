@@ -95,6 +95,8 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
         seed=request.seed,
         batch_size=request.batch_size or default_batch_size(config, device_type),
     )
+    if request.vae is not None and config.autoencoder is None:
+        raise ConfigError("--vae does nothing with a model of pixels", hint="leave --vae out")
     amm = choose_amm(request, [network.config for network in networks])
     for network in networks:
         check_plan(network.config, plan)
