@@ -78,7 +78,9 @@ def _load(path: Path) -> Mapping[str, Any]:
     kind = "JSON" if raw.lstrip()[:1] == b"{" else "TOML"
     try:
         text = raw.decode("utf-8-sig")
-        content = json.loads(text) if kind == "JSON" else tomllib.loads(text.replace("\r\n", "\n"))
+        content = (
+            json.loads(text, object_pairs_hook=_unique) if kind == "JSON" else tomllib.loads(text.replace("\r\n", "\n"))
+        )
     except (ValueError, RecursionError) as err:
         reason = str(err) if not isinstance(err, RecursionError) else "nested too deeply"
         raise ConfigError(
@@ -87,6 +89,14 @@ def _load(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings", hint='write them like {"steps": 50}')
     return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key given twice, of which JSON readers keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is given twice")
+    return found
 
 
 def _unknown(name: str, declared: Mapping[str, Setting], path: Path) -> ConfigError:
