@@ -250,7 +250,7 @@ def test_a_damaged_manifest_is_refused(run_cli: RunCli, dynamic_run: dict[str, A
         (["SiT-XL2"], ExitCode.USAGE, "unknown preset 'SiT-XL2'", "SiT-XL/2"),
         (["nosuch.pt"], ExitCode.CHECKPOINT, "nosuch.pt", ""),
         (["--res", "100"], ExitCode.USAGE, "resolution 100 px", "--res 96"),
-        (["--res", "0"], ExitCode.USAGE, "--res must be at least 1", "--res 16"),
+        (["--res", "0"], ExitCode.USAGE, "--res must be at least 1", "--res 256,512"),
         (["--res", "256,big"], ExitCode.USAGE, "'big'", "--res"),
         (["--mediators", "5"], ExitCode.USAGE, "5 is not a perfect square", "4 or 9"),
         (["--mediators", "16,4"], ExitCode.USAGE, "must rise", "4,16"),

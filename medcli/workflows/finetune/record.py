@@ -25,7 +25,9 @@ def record_of(setup: FinetuneSetup, resumed_from: Mapping[str, Any] | None = Non
     return {
         "format_version": FORMAT_VERSION,
         "command": command_line("finetune", FinetuneRequest, given_in(setup.request)),
-        "request": settings_to_json({**values_of(setup.request), "output": setup.output}, FinetuneRequest),
+        "request": settings_to_json(
+            {**values_of(setup.request), "output": setup.request.output or setup.output}, FinetuneRequest
+        ),
         "training": {**_plain(setup.training, leave_out=("counts",)), "entries": list(setup.training.counts)},
         "model": setup.config.to_json(),
         "trained": setup.selection.num_trained,
