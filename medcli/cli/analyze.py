@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from medcli.cli.command import Command
 from medcli.cli.heat_map import heat_map
-from medcli.cli.output import Output, printable, table_of
+from medcli.cli.output import Output, printable
+from medcli.cli.table import table_of
 from medcli.settings.analysis import AnalyzeRequest
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    from medcli.cli.table import FittedTable
     from medcli.workflows.analyze.report import AnalyzeReport, AttentionFindings
     from medcli.workflows.analyze.suggestion import Suggestion
 
@@ -86,7 +87,7 @@ def advice_line(advice: Suggestion) -> str:
     )
 
 
-def threshold_table(report: AnalyzeReport) -> Table:
+def threshold_table(report: AnalyzeReport) -> FittedTable:
     """A row for each threshold: how many images it moves, and at which solver steps."""
     columns = ["rho"]
     cells: list[list[object]] = [[f"{trigger.rho:g}"] for trigger in next(iter(report.triggers.values()))]
@@ -98,4 +99,4 @@ def threshold_table(report: AnalyzeReport) -> Table:
         f"solver step, of {report.num_steps}, by which 5, 50 and 95 % of the images would have moved up the ladder;\n"
         f"warm-up of {report.warmup_steps} steps; - where fewer images ever move"
     )
-    return table_of(columns, cells, caption=caption)
+    return table_of(columns, cells, caption=caption, optional=("5 %", "95 %"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medcli.cli.command import Command
-from medcli.cli.output import Output, table_of
+from medcli.cli.output import Output
+from medcli.cli.table import table_of
 from medcli.settings.costs import BenchRequest
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
+    from medcli.cli.table import FittedTable
     from medcli.workflows.bench.rows import BenchRow
     from medcli.workflows.bench.run import BenchReport
 
@@ -21,7 +22,9 @@ CLOCKS = {
     "wall_synchronised": "wall time, synchronised with the device",
 }
 
-COLUMNS = ("variant", "GMACs", "executed", "seconds", "images/s", "MiB", "speed-up")
+COLUMNS = ("variant", "GMACs", "GMACs (executed)", "seconds", "images/s", "MiB", "speed-up")
+OPTIONAL = ("MiB", "GMACs (executed)", "images/s")
+"""Columns a narrow terminal lacks."""
 FORWARD_SUFFIX = {"unabsorbed": ", not absorbed"}
 """Text after the mediator count."""
 
@@ -61,7 +64,7 @@ def summary(report: BenchReport) -> Group:
     return Group(head, forward_table(forwards, report), *([loop_table(loops, report)] if loops else []))
 
 
-def forward_table(rows: list[BenchRow], report: BenchReport) -> Table:
+def forward_table(rows: list[BenchRow], report: BenchReport) -> FittedTable:
     """Build the table of network calls: full attention and each mediator count, with and without absorption."""
     cells = [(_counts(row) + FORWARD_SUFFIX.get(row.variant, ""), *_cells(row)) for row in rows]
     remarks = [
@@ -72,10 +75,10 @@ def forward_table(rows: list[BenchRow], report: BenchReport) -> Table:
     ]
     if report.layers:
         remarks.append(f"mediators in {len(report.layers)} of {report.depth} blocks")
-    return table_of(COLUMNS, cells, caption="\n".join(remarks))
+    return table_of(COLUMNS, cells, caption="\n".join(remarks), optional=OPTIONAL)
 
 
-def loop_table(rows: list[BenchRow], report: BenchReport) -> Table:
+def loop_table(rows: list[BenchRow], report: BenchReport) -> FittedTable:
     """Build the table of sampling runs: the engine with full attention and with mediators."""
     titles = [f"engine, {_counts(row)}" for row in rows]
     cells = [(title, *_cells(row)) for title, row in zip(titles, rows, strict=True)]
@@ -86,7 +89,7 @@ def loop_table(rows: list[BenchRow], report: BenchReport) -> Table:
         + " ".join(f"{calls:g}" for calls in row.calls or ())
         for title, row in zip(titles, rows, strict=True)
     ]
-    return table_of(COLUMNS, cells, caption="\n".join(remarks))
+    return table_of(COLUMNS, cells, caption="\n".join(remarks), optional=OPTIONAL)
 
 
 def _counts(row: BenchRow) -> str:

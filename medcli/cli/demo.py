@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcli.cli.command import Command
-from medcli.cli.output import Output, printable, table_of
+from medcli.cli.output import Output, printable
 from medcli.cli.sample import switch_table
+from medcli.cli.table import table_of
 from medcli.settings.pages import DemoRequest
 
 if TYPE_CHECKING:

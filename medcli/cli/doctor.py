@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medcli.cli.command import Command
-from medcli.cli.output import Output, printable, table_of
+from medcli.cli.output import Output, printable
+from medcli.cli.table import table_of
 from medcli.settings.pages import DoctorRequest
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from medcli.cli.output import printable, table_of
+from medcli.cli.output import printable
+from medcli.cli.table import table_of
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from medcli.cli.table import FittedTable
     from medcli.workflows.fid.compare import CompareReport
     from medcli.workflows.fid.scoring import FidReport
 
@@ -21,7 +21,7 @@ DIGITS = 4
 """Decimals of a score."""
 
 
-def score_table(report: FidReport) -> Table:
+def score_table(report: FidReport) -> FittedTable:
     """A row for each metric, and below what the scores rest on."""
     from medcli.workflows.fid.compare import LOWER_IS_BETTER
 
@@ -46,7 +46,7 @@ def score_table(report: FidReport) -> Table:
     return table_of(("metric", "value", "error", "better"), rows, caption="\n".join(map(printable, remarks)))
 
 
-def comparison_table(report: CompareReport) -> Table:
+def comparison_table(report: CompareReport) -> FittedTable:
     """A row for each set; the best of each metric is marked, and what is not told apart from it."""
     metrics = _shown(report.rows)
     cells = [

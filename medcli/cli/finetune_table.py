@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medcli.cli.output import printable, table_of
+from medcli.cli.output import printable
 from medcli.cli.progress import duration
+from medcli.cli.table import table_of
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
+    from medcli.cli.table import FittedTable
     from medcli.workflows.finetune.plan import FinetunePlan
     from medcli.workflows.finetune.run import FinetuneReport
 
@@ -39,14 +40,14 @@ def counts_text(counts: tuple[int, ...]) -> str:
     return " and ".join([*words, *(["full attention"] if 0 in counts else [])])
 
 
-def _parameters(plan: FinetunePlan) -> Table:
+def _parameters(plan: FinetunePlan) -> FittedTable:
     rows = [(group.name, f"{group.num_trained:,}", f"{group.num_frozen:,}") for group in plan.groups]
     return table_of(
         ("parameters", "trained", "frozen"), [*rows, ("all", f"{plan.num_trained:,}", f"{plan.num_frozen:,}")]
     )
 
 
-def _memory(plan: FinetunePlan) -> Table:
+def _memory(plan: FinetunePlan) -> FittedTable:
     memory = plan.memory
     parts = {
         "weights": memory.weights,
@@ -63,7 +64,7 @@ def _memory(plan: FinetunePlan) -> Table:
     return table_of(("memory per process", "MiB"), rows)
 
 
-def _work(plan: FinetunePlan) -> Table:
+def _work(plan: FinetunePlan) -> FittedTable:
     left = plan.steps - plan.steps_done
     rows: list[tuple[str, str]] = [
         ("data", f"{plan.data}, {plan.num_images:,} images"),
@@ -102,7 +103,7 @@ def report_table(report: FinetuneReport) -> Group:
     return Group(Text("\n".join(lines)), *tables)
 
 
-def _calibration(report: FinetuneReport) -> Table | None:
+def _calibration(report: FinetuneReport) -> FittedTable | None:
     """Build the table of the network's errors against its full attention."""
     if report.calibration is None:
         return None
@@ -116,7 +117,7 @@ def _calibration(report: FinetuneReport) -> Table | None:
     )
 
 
-def _comparison(report: FinetuneReport) -> Table | None:
+def _comparison(report: FinetuneReport) -> FittedTable | None:
     """Build the table of losses before and after, and of the control."""
     comparison = report.comparison
     if comparison is None:

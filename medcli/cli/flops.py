@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medcli.cli.command import Command
-from medcli.cli.output import Output, table_of
+from medcli.cli.output import Output
+from medcli.cli.table import count_text, table_of
 from medcli.settings.costs import FlopsRequest
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
+    from medcli.cli.table import FittedTable
     from medcli.workflows.flops_report import FlopsReport, ModelCosts
     from medcli.workflows.image_cost import ImageCost, SamplingRun
 
 UNITS = (
     'one image, one forward pass; 1 MAC = 2 FLOPs; what the papers print as "GFLOPs" is the GMACs column\n'
-    "done: GMACs of sampling, which multiplies queries and keys into few mediators; params: with that one count"
+    "executed: sampling multiplies queries and keys into few mediators; params: with that one count"
 )
 DYNAMIC_BOUNDS = (
     "each image decides when it climbs, so limits only: never, and as early as the rule allows;\n"
@@ -47,10 +48,10 @@ COMMAND = Command(
 
 
 def summary(report: FlopsReport) -> Group:
-    """What a person sees: a table of forward passes, then one of whole images if they were asked for."""
+    """Build a table of forward passes, and one of whole images if they were asked for."""
     from rich.console import Group
 
-    columns = ("model", "px", "attention", "mediators", "GMACs", "GFLOPs", "done", "params", "saved %")
+    columns = ("model", "px", "attention", "mediators", "GMACs", "GFLOPs", "GMACs (executed)", "params", "saved %")
     rows = [
         (
             row.model,
@@ -60,13 +61,18 @@ def summary(report: FlopsReport) -> Group:
             amount(row.gmacs),
             amount(row.gflops),
             amount(row.gmacs_done),
-            f"{row.num_params:,}",
+            count_text(row.num_params),
             f"{row.saving_percent:.2f}",
         )
         for row in report.rows
     ]
     caption = [UNITS, *map(mediated, report.models), *report.remarks]
-    passes = table_of(columns, rows, caption="\n".join(dict.fromkeys(line for line in caption if line)))
+    passes = table_of(
+        columns,
+        rows,
+        caption="\n".join(dict.fromkeys(line for line in caption if line)),
+        optional=("GFLOPs", "attention", "params", "GMACs (executed)"),
+    )
     names = [costs.model if len(report.models) > 1 else "" for costs in report.models]
     tables = [
         image_table(name, costs.images, costs.run)
@@ -77,14 +83,17 @@ def summary(report: FlopsReport) -> Group:
 
 
 def mediated(costs: ModelCosts) -> str:
-    """Which blocks of a network have mediators."""
+    """Describe the blocks of a network that have mediators."""
     layers = next((row.layers for row in costs.rows if row.layers), ())
     return f"mediators in blocks {blocks_in_words(layers)} of {costs.depth}" if layers else ""
 
 
-def image_table(name: str, images: tuple[ImageCost, ...], run: SamplingRun) -> Table:
-    """A row for each resolution and schedule: network calls and what they add up to; a name stands below it."""
-    columns = ("px", "schedule", "mediators", "calls", "passes a call", "GMACs an image", "done", "if dense", "saved %")
+def image_table(name: str, images: tuple[ImageCost, ...], run: SamplingRun) -> FittedTable:
+    """Build a table with a row for each resolution and schedule: network calls and their cost."""
+    columns = (
+        *("px", "schedule", "mediators", "NFE", "forward passes", "GMACs an image", "GMACs (executed)"),
+        *("GMACs (dense)", "saved %"),
+    )
     rows = [
         (
             image.resolution_px,
@@ -101,7 +110,8 @@ def image_table(name: str, images: tuple[ImageCost, ...], run: SamplingRun) -> T
     settings += [f"guidance {run.guidance.scale:g}" if run.guidance.is_on else "no guidance"]
     settings += [] if run.moves is None else [f"mean over the {len(run.moves)} images of that run"]
     remarks = [", ".join(settings)] + ([DYNAMIC_BOUNDS] if any(image.gmacs is None for image in images) else [])
-    return table_of(columns, rows, caption="\n".join(remarks))
+    optional = ("forward passes", "GMACs (dense)", "GMACs (executed)", "NFE")
+    return table_of(columns, rows, caption="\n".join(remarks), optional=optional)
 
 
 def _costs(image: ImageCost) -> tuple[str, str, str, str]:

@@ -6,12 +6,12 @@ import shlex
 from typing import TYPE_CHECKING
 
 from medcli.cli.command import Command
-from medcli.cli.output import Output, table_of
+from medcli.cli.output import Output
+from medcli.cli.table import table_of
 from medcli.settings.training import LatentsRequest
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from medcli.cli.table import FittedTable
     from medcli.workflows.latents import LatentsReport
 
 
@@ -37,7 +37,7 @@ COMMAND = Command(
 )
 
 
-def summary(report: LatentsReport) -> Table:
+def summary(report: LatentsReport) -> FittedTable:
     """What a person sees: what was written, and the statistics of each channel."""
     shape = " x ".join(map(str, report.latent_shape))
     rate = "" if report.images_per_sec is None else f", {report.images_per_sec:.3g} images/s"

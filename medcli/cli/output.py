@@ -10,17 +10,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from medcli.cli.progress import Bar, Log
+from medcli.cli.table import details_of
 from medcli.runtime.text import printable as printable
 
 if TYPE_CHECKING:
     import typer
     from rich.console import Console, RenderableType
-    from rich.table import Table
 
 UNWRAPPED_WIDTH = 10_000
 """Columns assumed off a terminal, so that a table never breaks a path."""
@@ -36,57 +36,6 @@ class Report(Protocol):
 def one_line(text: str) -> str:
     """Bring a message onto one line of printable characters."""
     return printable(" ".join(text.split()))
-
-
-def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str | None = None) -> Table:
-    """Lay out rows under headings; numbers, as such or as text, go to the right; None shows as `-`.
-
-    Args:
-        columns: Headings, with the unit in them.
-        rows: One value a column; numbers come already rounded or as text.
-        caption: Remarks under the table, one a line.
-    """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    listed = [tuple(row) for row in rows]
-    table = Table(box=SIMPLE_HEAD)
-    for place, heading in enumerate(columns):
-        is_numeric = all(row[place] is None or _is_number(row[place]) for row in listed)
-        table.add_column(Text(heading), justify="right" if is_numeric else "left", overflow="fold")
-    for row in listed:
-        table.add_row(*(Text("-" if value is None else printable(str(value))) for value in row))
-    if not caption:
-        return table
-    # A caption of Rich's own would be broken at the table's width.
-    framed = Table.grid()
-    framed.add_row(table)
-    framed.add_row(Text("\n".join(map(printable, caption.splitlines()))))
-    return framed
-
-
-def _is_number(value: object) -> bool:
-    try:
-        float(str(value).replace(",", ""))
-    except ValueError:
-        return False
-    return True
-
-
-def details_of(values: dict[str, Any]) -> Table:
-    """Lay out one value a line beside its name, as `result` does when a command gives no table of its own."""
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in values.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        is_empty = value is None or shown == ""
-        grid.add_row(Text(name.replace("_", " "), "dim"), Text("-" if is_empty else printable(shown)))
-    return grid
 
 
 def _console(stream: TextIO) -> Console:

@@ -7,13 +7,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from medcli.cli.command import Command
-from medcli.cli.output import Output, printable, table_of
+from medcli.cli.output import Output, printable
+from medcli.cli.table import table_of
 from medcli.settings.sampling import SampleRequest
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
+    from medcli.cli.table import FittedTable
     from medcli.workflows.sample.run import SampleReport
 
 COSTS = "GMACs as the papers count them; executed: without the queries and keys this run never computed"
@@ -56,7 +57,8 @@ def summary(report: SampleReport) -> Group:
     costs = (f"{report.nfe:g}", *(f"{cost:.4g}" for cost in gmacs), saving, rate)
     columns = (*("images", "new", "NFE", "GMACs an image", "GMACs (executed)", "GMACs (dense)", "saved %", "images/s"),)
     caption = COSTS if report.amm is None else f"{COSTS}\n{modulation_line(report.amm)}"
-    totals = table_of(columns, [(report.num_images, report.num_new, *costs)], caption=caption)
+    optional = ("new", "images/s", "GMACs (dense)", "GMACs (executed)")
+    totals = table_of(columns, [(report.num_images, report.num_new, *costs)], caption=caption, optional=optional)
     where = Text(f"wrote {printable(report.output)}")
     return Group(where, totals, switch_table(report)) if len(report.counts) > 1 else Group(where, totals)
 
@@ -70,7 +72,7 @@ def modulation_line(report: Mapping[str, Any]) -> str:
     )
 
 
-def switch_table(report: SampleReport) -> Table:
+def switch_table(report: SampleReport) -> FittedTable:
     """A row for each move along the ladder: how many images made it, and at which solver steps."""
     rows: list[tuple[object, ...]] = []
     for move, (before, after) in enumerate(pairwise(report.counts)):
@@ -83,7 +85,9 @@ def switch_table(report: SampleReport) -> Table:
             )
         else:
             rows.append((f"{before} to {after or 'full'}", share, None, None, None, ""))
-    return table_of(("mediators", "images", "mean step", "first", "last", f"steps 0 to {report.num_steps - 1}"), rows)
+    histogram = f"steps 0 to {report.num_steps - 1}"
+    columns = ("mediators", "images", "mean step", "first", "last", histogram)
+    return table_of(columns, rows, optional=(histogram,))
 
 
 def shade(steps: list[int], num_steps: int) -> str:

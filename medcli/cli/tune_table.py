@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medcli.cli.output import printable, table_of
+from medcli.cli.output import printable
+from medcli.cli.table import table_of
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -31,7 +32,10 @@ def summary(report: TuneReport) -> Group:
         f"{report.num_replayed} configurations replayed, {len(report.candidates)} run on "
         f"{report.settings['num_images']} images each; error: relative distance from the dense images"
     )
-    parts: list[RenderableType] = [Text(f"wrote {printable(report.output)}"), table_of(columns, rows, caption=caption)]
+    parts: list[RenderableType] = [
+        Text(f"wrote {printable(report.output)}"),
+        table_of(columns, rows, caption=caption, optional=("+-", "saved %")),
+    ]
     order = ", ".join(str(layer) for layer, _, _ in report.layer_order)
     parts.append(Text(f"layers by sensitivity to mediators, lowest first: {order}"))
     lines = [report.chosen.convert_command, report.chosen.command]

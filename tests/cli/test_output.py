@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from rich.table import Table
 
-from medcli.cli.output import Output, printable, table_of
+from medcli.cli.output import Output, printable
 from medcli.cli.progress import LOG_EVERY_SECS, Pace, duration
+from medcli.cli.table import table_of
 
 LONG_PATH = "/data/[run1]/" + "x" * 300 + "/[/bold]:smile:.pt"
 
