@@ -116,6 +116,7 @@ def count_macs(
     Raises:
         ConfigError: If the resolution or the count does not fit the model.
     """
+    from medcli.config import ModelConfig
     from medcli.cost.macs import closed_form_macs
 
     config = config_or_model if isinstance(config_or_model, ModelConfig) else config_or_model.config
