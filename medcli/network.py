@@ -15,6 +15,8 @@ from medcli.checkpoint.reader import Checkpoint, CheckpointInfo, open_checkpoint
 from medcli.checkpoint.surgery import Surgery, operate, target_config
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.data.autoencoder import latent_space
+from medcli.errors import ConfigError
 from medcli.presets import means_preset, preset_config, preset_of
 from medcli.runtime.files import file_sha256
 from medcli.runtime.reporting import Reporter
@@ -45,6 +47,8 @@ class Network:
     """The open checkpoint as it is on disk; None for a preset."""
     fresh: Callable[[ModelConfig], DiffusionTransformer] | None = None
     """Makes the weights of a preset; None for a checkpoint."""
+    autoencoder: str | None = None
+    """Autoencoder instead of the configuration's: `--vae`, or that of a pipeline folder."""
 
     @property
     def info(self) -> CheckpointInfo | None:
@@ -196,6 +200,41 @@ def changed(
         add_mediators=add_mediators,
     )
     return replace(network, config=target)
+
+
+def with_autoencoder(network: Network, vae: str | None) -> Network:
+    """Return a network that makes latents of the autoencoder it is used with.
+
+    A medcli checkpoint says which latents it was trained on, and another autoencoder is refused when it is opened.
+    Other checkpoints say nothing, so scale, shift and stride are the autoencoder's, and of a preset its channels, too.
+
+    Args:
+        network: The network.
+        vae: Value of `--vae`; None: the autoencoder of a pipeline folder, else the configuration's.
+
+    Raises:
+        ConfigError: If the network makes pixels.
+        EnvironmentProblem: If the autoencoder is not on this machine.
+    """
+    info, config = network.info, network.config
+    if config.autoencoder is None:
+        if vae is not None:
+            raise ConfigError("this model makes pixels, not latents", hint="leave --vae out")
+        return network
+    if vae is None and info is not None and info.autoencoder_folder is not None:
+        vae = str(info.autoencoder_folder)
+    if vae is None:
+        return network
+    if info is None or info.layout != "medcli":
+        space = latent_space(vae)
+        config = replace(
+            config,
+            latent_scale=config.latent_scale if space.scale is None else space.scale,
+            latent_shift=config.latent_shift if space.shift is None else space.shift,
+            latent_downsample=space.stride,
+            in_channels=config.in_channels if info else space.channels,
+        )
+    return replace(network, config=config, autoencoder=vae)
 
 
 def note_remarks(networks: Iterable[Network], reporter: Reporter) -> None:

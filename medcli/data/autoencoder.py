@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +30,64 @@ GPU_ENCODE_BATCH = 32
 
 CONFIG_FILE = "config.json"
 HINT = "pass a folder with a diffusers AutoencoderKL: --vae PATH"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+ALIASES = {alias: f"stabilityai/sd-vae-ft-{kind}" for kind in ("ema", "mse") for alias in (kind, f"sd-vae-ft-{kind}")}
+"""Short names, as the DiT and SiT code have them."""
+MAX_CONFIG_BYTES = 1 << 20
+MAX_CHANNELS, MAX_LEVELS = 4096, 12
+FACTOR_TOLERANCE = 1e-4
+"""Relative difference between two spellings of one factor."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentSpace:
+    """Latents of an autoencoder, as its configuration describes them."""
+
+    channels: int
+    stride: int
+    """Image pixels a latent pixel covers along one side."""
+    scale: float | None
+    """Factor of latents after the shift; None: not in the configuration."""
+    shift: float | None
+    """Number subtracted from latents; None: not in the configuration."""
+
+
+def latent_space(name: str) -> LatentSpace:
+    """Read the latent space of an autoencoder from its configuration.
+
+    Args:
+        name: A local folder, or a hub name that is in the Hugging Face cache.
+
+    Raises:
+        EnvironmentProblem: If it is not on this machine, or its configuration is damaged.
+    """
+    file = _folder_of(name) / CONFIG_FILE
+    if not file.is_file():
+        raise EnvironmentProblem(f"{file.parent} holds no usable autoencoder", hint=HINT)
+    try:
+        if file.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError("too large")
+        values = json.loads(file.read_text(encoding="utf-8"))
+        channels, levels = values.get("latent_channels", 4), len(values.get("block_out_channels", (64,)))
+        scale, shift = values.get("scaling_factor"), values.get("shift_factor")
+        if not (type(channels) is int and 1 <= channels <= MAX_CHANNELS and 1 <= levels <= MAX_LEVELS):
+            raise ValueError(f"{channels} channels, {levels} levels")
+        if not (scale is None or (_is_number(scale) and scale > 0)) or not (shift is None or _is_number(shift)):
+            raise ValueError(f"scaling_factor {scale!r:.20} and shift_factor {shift!r:.20}, expected numbers")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as err:
+        raise EnvironmentProblem(f"{file} describes no usable autoencoder ({str(err)[:200]})", hint=HINT) from err
+    return LatentSpace(
+        channels=channels,
+        stride=2 ** (levels - 1),
+        scale=None if scale is None else float(scale),
+        shift=None if shift is None else float(shift),
+    )
+
+
+def _folder_of(name: str) -> Path:
+    """Return the folder with an autoencoder's configuration; a pipeline holds its autoencoder in `vae`."""
+    folder = Path(name) if Path(name).is_dir() else cached_folder(name)
+    return folder / "vae" if (folder / "vae" / CONFIG_FILE).is_file() else folder
 
 
 class Decoder(Protocol):
@@ -216,17 +275,18 @@ def _load(name: str, device: torch.device | str, dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderKL
 
     loader: Any = AutoencoderKL  # diffusers has no types
-    folder = Path(name) if Path(name).is_dir() else cached_folder(name)
-    # A pipeline folder holds its autoencoder in `vae`.
-    folder = folder / "vae" if (folder / "vae" / CONFIG_FILE).is_file() else folder
+    folder = _folder_of(name)
+    latent_space(name)
+    # Other files are pickles, which may run anything.
+    if not any(folder.glob("*.safetensors")):
+        raise EnvironmentProblem(
+            f"{folder} has no {WEIGHTS_FILE}",
+            hint="get the autoencoder's safetensors file; medcli reads no other of its files",
+        )
     try:
-        loaded = loader.from_pretrained(str(folder), local_files_only=True, torch_dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as err:
+        loaded = loader.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, torch_dtype=dtype)
+    except Exception as err:  # a damaged configuration or file fails inside the library in many ways
         raise EnvironmentProblem(f"{folder} holds no usable autoencoder", hint=HINT) from err
-    scale, shift = loaded.config.scaling_factor, getattr(loaded.config, "shift_factor", None) or 0.0
-    if not (_is_number(scale) and scale > 0 and _is_number(shift)):
-        found = f"scaling_factor {scale!r:.20} and shift_factor {shift!r:.20}"
-        raise EnvironmentProblem(f"{folder / CONFIG_FILE} has {found}, expected numbers", hint=HINT)
     # Convolutions are its cost, and those run faster channels last.
     return loaded.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
 
@@ -249,7 +309,7 @@ def _stride(autoencoder: Any) -> int:
 
 
 def cached_folder(name: str) -> Path:
-    """Where the Hugging Face cache keeps a hub model.
+    """Return the folder of a hub model in the Hugging Face cache.
 
     Raises:
         EnvironmentProblem: If it is not there.
@@ -257,6 +317,7 @@ def cached_folder(name: str) -> Path:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
+    name = ALIASES.get(name, name)
     with suppress(HFValidationError):  # not even the form of a hub name
         for file in (CONFIG_FILE, f"vae/{CONFIG_FILE}"):
             found = try_to_load_from_cache(name, file)
@@ -273,3 +334,13 @@ def _check_shape(autoencoder: Any, name: str, config: ModelConfig) -> None:
             f"the model {config.in_channels} at stride {config.latent_downsample}",
             hint="pass the model's own autoencoder with --vae PATH",
         )
+    space = latent_space(name)
+    for what, theirs, ours in (
+        ("scale", space.scale, config.latent_scale),
+        ("shift", space.shift, config.latent_shift),
+    ):
+        if theirs is not None and not math.isclose(theirs, ours, rel_tol=FACTOR_TOLERANCE, abs_tol=1e-9):
+            raise ConfigError(
+                f"the autoencoder {name} has latents of {what} {theirs:g}, the model was trained on {what} {ours:g}",
+                hint="pass the model's own autoencoder with --vae PATH",
+            )

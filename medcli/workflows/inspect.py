@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medcli.checkpoint.reader import CheckpointInfo
+from medcli.config import SD_AUTOENCODER
 from medcli.cost.macs import closed_form_macs
 from medcli.network import open_network
 from medcli.settings.network import NetworkSource
 
+SD_CHANNELS = 4
+"""Latent channels of Stable Diffusion's autoencoders."""
 FAMILY_SETTINGS = ("stage_depths", "stage_widths", "stage_heads", "decoder_depth")
 """Fields shown for families that have them."""
 
@@ -41,10 +44,22 @@ class InspectReport:
             "mediators": list(config.mediators),
             "mediator_layers": list(config.mediator_layers),
             "weights_available": list(self.info.weights_available),
-            "autoencoder": config.autoencoder,
+            "autoencoder": None if self._is_unknown else config.autoencoder,
             "gmacs": self.gmacs,
             **{name: config.to_json()[name] for name in FAMILY_SETTINGS if getattr(config, name)},
+            **({"sampling": self._trained_for} if self.info.training.get("args") else {}),
+            **({"remarks": list(self.info.remarks)} if self.info.remarks else {}),
         }
+
+    @property
+    def _trained_for(self) -> dict[str, Any]:
+        """Sampling settings of the training file, known or not."""
+        return {**self.info.sampling, **self.info.unknown_sampling}
+
+    @property
+    def _is_unknown(self) -> bool:
+        """True if the latents are not those of the default autoencoder, which has four channels."""
+        return self.info.config.autoencoder == SD_AUTOENCODER and self.info.config.in_channels != SD_CHANNELS
 
 
 def inspect(source: NetworkSource) -> InspectReport:

@@ -20,6 +20,7 @@ from medcli.engine.threshold_replay import triggers
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.layout import blocks
+from medcli.network import note_remarks
 from medcli.runtime.device import pick_device
 from medcli.runtime.files import atomic_folder, refuse_existing
 from medcli.runtime.precision import DTYPES, warn_if_slow
@@ -47,6 +48,7 @@ def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
     """
     device = pick_device(request.sampling.device)
     setup = set_up(request.sampling, device.type)
+    note_remarks(setup.networks, reporter)
     setup = replace(setup, plan=replace(setup.plan, batch_size=min(setup.plan.batch_size, request.sampling.num_images)))
     sampler = _check(request, setup)
     stem, seed = setup.networks[0].opened.info.path.stem, request.sampling.seed

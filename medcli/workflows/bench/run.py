@@ -13,7 +13,7 @@ import torch
 
 from medcli.engine.plan import SamplingPlan
 from medcli.model.backbone import random_model
-from medcli.network import Network, open_network
+from medcli.network import Network, note_remarks, open_network
 from medcli.runtime.compilation import require_compiler
 from medcli.runtime.device import pick_device
 from medcli.runtime.memory import MIB
@@ -97,6 +97,7 @@ def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = No
     """
     settings = request.settings
     network, device = prepare(settings, reporter)
+    note_remarks([network], reporter)
     batch_size = settings.batch_size or _batch_size(network, device)
     plan = loop_plan(network.config, request.loop, batch_size)
     if request.loop.steps and plan is None:

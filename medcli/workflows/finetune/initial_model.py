@@ -9,7 +9,7 @@ from medcli.config import ModelConfig
 from medcli.data.digits import DIGITS, digit_set
 from medcli.errors import ConfigError
 from medcli.model.backbone import fresh_model
-from medcli.network import Network, changed, open_network
+from medcli.network import Network, changed, open_network, with_autoencoder
 from medcli.presets import preset_config, preset_of
 from medcli.runtime.reporting import Reporter
 from medcli.settings.network import NetworkSource
@@ -38,19 +38,17 @@ def initial_network(
         network = open_network(source)
         if autoencoder == PIXELS and network.config.autoencoder is not None:
             raise ConfigError(f"{network.name} makes latents, not pixels", hint="name its autoencoder with --vae PATH")
-        return network
+        return with_autoencoder(network, None if autoencoder == PIXELS else autoencoder)
     if source.checkpoint is not None:
         raise ConfigError(
             f"both a checkpoint ({source.checkpoint}) and --preset {preset} are given",
             hint="leave one out: a preset is trained from scratch",
         )
     config, side = _scratch_config(preset, source.res, data, autoencoder)
-    network = Network(
-        name=preset_of(config) or preset,
-        config=config.at_resolution(side or config.resolution_px),
-        fresh=partial(fresh_model, seed=seed),
-    )
-    return changed(network, replace(source, res=None))
+    network = Network(name=preset_of(config) or preset, config=config, fresh=partial(fresh_model, seed=seed))
+    network = with_autoencoder(network, None if autoencoder == PIXELS else autoencoder)
+    sized = replace(network, config=network.config.at_resolution(side or config.resolution_px))
+    return changed(sized, replace(source, res=None))
 
 
 def with_classes(network: Network, num_classes: int) -> Network:

@@ -16,13 +16,13 @@ from medcli.data.digits import DIGITS
 from medcli.data.training_set import LenientSet
 from medcli.errors import CheckpointError, ConfigError
 from medcli.model.layout import blocks
-from medcli.network import Network
+from medcli.network import Network, note_remarks
 from medcli.runtime.device import own_device
 from medcli.runtime.files import file_sha256
 from medcli.runtime.json_records import read_json
 from medcli.runtime.processes import Processes, launch_remark, this_process
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.settings.training import PIXELS, FinetuneRequest
+from medcli.settings.training import FinetuneRequest
 from medcli.training.calibration import check_calibration
 from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.distributed import equal_share
@@ -75,7 +75,7 @@ class FinetuneSetup:
     @property
     def autoencoder(self) -> str | None:
         """Autoencoder that decodes its latents; None: the model's own."""
-        return None if self.request.vae == PIXELS else self.request.vae
+        return self.start.autoencoder
 
     @property
     def resumed_folder(self) -> Path | None:
@@ -137,7 +137,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
         open_training_set(
             request.data,
             start.config,
-            autoencoder=None if request.vae == PIXELS else request.vae,
+            autoencoder=start.autoencoder,
             device=device,
             flip=request.flip,
             reporter=first_reporter,
@@ -147,6 +147,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
         start = with_classes(start, data.num_classes)
     selection = select(start.config, request.train, request.freeze)
     teacher = None if request.distill is None else teacher_of(request.distill, start.config, training.loss)
+    note_remarks([start], first_reporter)
     remark_on_changes(start, first_reporter, is_calibrated=request.calibrate)
     remark_on_output(start, training.loss, first_reporter)
     _remark_on_classes(data, start, first_reporter)

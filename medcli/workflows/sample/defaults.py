@@ -49,7 +49,8 @@ def sampling_defaults(network: Network) -> dict[str, Any]:
         raise CheckpointError(
             f"{info.path.name} has invalid sampling settings: {err.message}", hint="convert the original again"
         ) from err
-    return dict(network.sampling)
+    # Values that are not known are refused when they are used, unless a flag replaces them.
+    return {**network.sampling, **info.unknown_sampling}
 
 
 def _check_rule(values: Mapping[str, Any], ladder: tuple[int, ...]) -> None:

@@ -25,6 +25,7 @@ from medcli.engine.manifest import (
 )
 from medcli.engine.sample_folder import ARCHIVE, SampleFolder
 from medcli.errors import ConfigError, DataError
+from medcli.network import note_remarks
 from medcli.runtime.device import own_device
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, this_process
@@ -99,8 +100,9 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     processes = this_process()
     device = own_device(request.device, processes)
     setup = set_up(request, device.type)
+    note_remarks(setup.networks, reporter)
     dtype = DTYPES[request.dtype]
-    decoder = open_decoder(setup.config, autoencoder=request.vae, device=device, dtype=dtype)
+    decoder = open_decoder(setup.config, autoencoder=setup.networks[0].autoencoder, device=device, dtype=dtype)
     settings = image_settings(setup, request, earlier=recorded_checkpoints(setup.output))
     is_possible = LineCheck(setup.plan, [pass_gmacs(*each) for each in _passes(setup)]).is_possible
     is_continued = (setup.output / MANIFEST).exists()

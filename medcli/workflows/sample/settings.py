@@ -18,7 +18,7 @@ from medcli.engine.networks import ALWAYS, Guidance
 from medcli.engine.plan import FAMILY_SAMPLERS, Labels, SamplingPlan, check_plan
 from medcli.errors import ConfigError, require_complete
 from medcli.model.amm import Amm
-from medcli.network import Network, identities, open_network
+from medcli.network import Network, identities, open_network, with_autoencoder
 from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, choose_schedule
 from medcli.settings.build import refuse_idle_choices
@@ -123,7 +123,7 @@ def choices_of(plan: SamplingPlan) -> dict[str, Any]:
 def _networks(request: SampleRequest) -> tuple[tuple[Network, ...], tuple[int, ...]]:
     """Open the checkpoints; returns them and the ladder they form."""
     if not request.stages:
-        network = open_network(request.network)
+        network = with_autoencoder(open_network(request.network), request.vae)
         return (network,), network.config.mediators
     if request.network.checkpoint is not None:
         raise ConfigError(
@@ -133,7 +133,10 @@ def _networks(request: SampleRequest) -> tuple[tuple[Network, ...], tuple[int, .
     counts = tuple(sorted(request.stages, key=lambda count: count or math.inf))  # full attention is the last
     if request.mediators not in (None, counts):
         raise ConfigError("--stage already names the mediator counts", hint="leave --mediators out")
-    networks = tuple(open_network(replace(request.network, checkpoint=request.stages[count])) for count in counts)
+    networks = tuple(
+        with_autoencoder(open_network(replace(request.network, checkpoint=request.stages[count])), request.vae)
+        for count in counts
+    )
     for count, network in zip(counts, networks, strict=True):
         network.config.resolve_count(count)
     trained = [{name: network.sampling.get(name) for name in TRAINED_ON} for network in networks]
@@ -252,7 +255,7 @@ def image_settings(setup: SampleSetup, request: SampleRequest, earlier: object =
         "labels": {"classes": list(plan.labels.classes), "sampling": plan.labels.sampling},
         "seed": plan.seed,
         "dtype": request.dtype,
-        "autoencoder": request.vae or setup.config.autoencoder,
+        "autoencoder": setup.networks[0].autoencoder or setup.config.autoencoder,
     }
 
 

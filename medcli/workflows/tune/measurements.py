@@ -192,7 +192,7 @@ class Workbench:
             )
         sampling = setup.request.sampling
         decoder = open_decoder(
-            setup.config, autoencoder=sampling.vae, device=setup.device, dtype=DTYPES[sampling.dtype]
+            setup.config, autoencoder=setup.network.autoencoder, device=setup.device, dtype=DTYPES[sampling.dtype]
         )
         reference = survey_reference(setup.reference)
         samples = (self._store.path, Side(name="samples"))

@@ -12,7 +12,7 @@ from medcli.charts.figure import save_png
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.guidance_phases import step_passes
 from medcli.model.backbone import DiffusionTransformer
-from medcli.network import changed, open_network
+from medcli.network import changed, note_remarks, open_network
 from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.runtime.versions import versions
@@ -56,6 +56,7 @@ def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
     """
     device = pick_device(request.sampling.device)
     setup = set_up_tuning(request, device)
+    note_remarks([setup.network], reporter)
     if setup.budget.unit == "gmacs":
         _check_budget(setup, Costs(config=setup.config))
     with Store(request.output) as store:
