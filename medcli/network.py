@@ -15,7 +15,7 @@ from medcli.checkpoint.reader import Checkpoint, CheckpointInfo, open_checkpoint
 from medcli.checkpoint.surgery import Surgery, operate, target_config
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
-from medcli.data.autoencoder import latent_space
+from medcli.data.latent_space import latent_space
 from medcli.errors import ConfigError
 from medcli.presets import means_preset, preset_config, preset_of
 from medcli.runtime.files import file_sha256

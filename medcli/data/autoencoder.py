@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.data.images import to_uint8
+from medcli.data.latent_space import HINT, autoencoder_folder, latent_space
 from medcli.data.posterior import LOG_VARIANCE_RANGE
 from medcli.errors import CheckpointError, ConfigError, EnvironmentProblem
 from medcli.runtime.torchvision_guard import import_torchvision
@@ -28,66 +27,9 @@ GPU_DECODE_BATCH = 8
 GPU_ENCODE_BATCH = 32
 """Images encoded together on a GPU."""
 
-CONFIG_FILE = "config.json"
-HINT = "pass a folder with a diffusers AutoencoderKL: --vae PATH"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-ALIASES = {alias: f"stabilityai/sd-vae-ft-{kind}" for kind in ("ema", "mse") for alias in (kind, f"sd-vae-ft-{kind}")}
-"""Short names, as the DiT and SiT code have them."""
-MAX_CONFIG_BYTES = 1 << 20
-MAX_CHANNELS, MAX_LEVELS = 4096, 12
 FACTOR_TOLERANCE = 1e-4
 """Relative difference between two spellings of one factor."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatentSpace:
-    """Latents of an autoencoder, as its configuration describes them."""
-
-    channels: int
-    stride: int
-    """Image pixels a latent pixel covers along one side."""
-    scale: float | None
-    """Factor of latents after the shift; None: not in the configuration."""
-    shift: float | None
-    """Number subtracted from latents; None: not in the configuration."""
-
-
-def latent_space(name: str) -> LatentSpace:
-    """Read the latent space of an autoencoder from its configuration.
-
-    Args:
-        name: A local folder, or a hub name that is in the Hugging Face cache.
-
-    Raises:
-        EnvironmentProblem: If it is not on this machine, or its configuration is damaged.
-    """
-    file = _folder_of(name) / CONFIG_FILE
-    if not file.is_file():
-        raise EnvironmentProblem(f"{file.parent} holds no usable autoencoder", hint=HINT)
-    try:
-        if file.stat().st_size > MAX_CONFIG_BYTES:
-            raise ValueError("too large")
-        values = json.loads(file.read_text(encoding="utf-8"))
-        channels, levels = values.get("latent_channels", 4), len(values.get("block_out_channels", (64,)))
-        scale, shift = values.get("scaling_factor"), values.get("shift_factor")
-        if not (type(channels) is int and 1 <= channels <= MAX_CHANNELS and 1 <= levels <= MAX_LEVELS):
-            raise ValueError(f"{channels} channels, {levels} levels")
-        if not (scale is None or (_is_number(scale) and scale > 0)) or not (shift is None or _is_number(shift)):
-            raise ValueError(f"scaling_factor {scale!r:.20} and shift_factor {shift!r:.20}, expected numbers")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as err:
-        raise EnvironmentProblem(f"{file} describes no usable autoencoder ({str(err)[:200]})", hint=HINT) from err
-    return LatentSpace(
-        channels=channels,
-        stride=2 ** (levels - 1),
-        scale=None if scale is None else float(scale),
-        shift=None if shift is None else float(shift),
-    )
-
-
-def _folder_of(name: str) -> Path:
-    """Return the folder with an autoencoder's configuration; a pipeline holds its autoencoder in `vae`."""
-    folder = Path(name) if Path(name).is_dir() else cached_folder(name)
-    return folder / "vae" if (folder / "vae" / CONFIG_FILE).is_file() else folder
 
 
 class Decoder(Protocol):
@@ -275,7 +217,7 @@ def _load(name: str, device: torch.device | str, dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderKL
 
     loader: Any = AutoencoderKL  # diffusers has no types
-    folder = _folder_of(name)
+    folder = autoencoder_folder(name)
     latent_space(name)
     # Other files are pickles, which may run anything.
     if not any(folder.glob("*.safetensors")):
@@ -291,10 +233,6 @@ def _load(name: str, device: torch.device | str, dtype: torch.dtype) -> Any:
     return loaded.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _sha256(autoencoder: Any) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(autoencoder.state_dict().items()):
@@ -306,24 +244,6 @@ def _sha256(autoencoder: Any) -> str:
 def _stride(autoencoder: Any) -> int:
     """Each level but the last halves the image."""
     return int(2 ** (len(autoencoder.config.block_out_channels) - 1))
-
-
-def cached_folder(name: str) -> Path:
-    """Return the folder of a hub model in the Hugging Face cache.
-
-    Raises:
-        EnvironmentProblem: If it is not there.
-    """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    name = ALIASES.get(name, name)
-    with suppress(HFValidationError):  # not even the form of a hub name
-        for file in (CONFIG_FILE, f"vae/{CONFIG_FILE}"):
-            found = try_to_load_from_cache(name, file)
-            if isinstance(found, str):
-                return Path(found).parent
-    raise EnvironmentProblem(f"the autoencoder {name} is not on this machine, and medcli never downloads", hint=HINT)
 
 
 def _check_shape(autoencoder: Any, name: str, config: ModelConfig) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from medcli.data import assets, autoencoder
+from medcli.data import assets, latent_space
 from medcli.errors import EnvironmentProblem
 from medcli.runtime import precision, torchvision_guard
 from medcli.scores import inception_weights
@@ -120,13 +120,13 @@ def test_inception_weights_are_found_missing_damaged_or_whole(monkeypatch: pytes
 
 
 def test_an_autoencoder_in_the_cache_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(autoencoder, "cached_folder", lambda name: tmp_path)
+    monkeypatch.setattr(latent_space, "cached_folder", lambda name: tmp_path)
     assert only(doctor_checks.autoencoder).status == "ok"
 
     def gone(name: str) -> Path:
         raise EnvironmentProblem(f"no {name}")
 
-    monkeypatch.setattr(autoencoder, "cached_folder", gone)
+    monkeypatch.setattr(latent_space, "cached_folder", gone)
     lost = only(doctor_checks.autoencoder)
     assert lost.status == "missing"
     assert "--vae" in (lost.remedy or "")

@@ -38,7 +38,8 @@ def test_json_has_the_keys_of_the_contract(run_cli: RunCli) -> None:
     result = run_cli("inspect", FILES / "mediator_epoch_004.pt", "--json")
     report = json.loads(result.out)
     assert result.code == 0
-    assert set(report) == KEYS
+    assert set(report) == KEYS | {"sampling"}
+    assert report["sampling"] == {"path": "linear", "prediction": "velocity"}
     assert report == report | {
         "family": "sit",
         "layout": "training",

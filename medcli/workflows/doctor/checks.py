@@ -181,7 +181,7 @@ def bundled_files() -> Iterator[Finding]:
 def autoencoder() -> Iterator[Finding]:
     """Check for the autoencoder of the published DiT and SiT models in the Hugging Face cache."""
     from medcli.config import SD_AUTOENCODER
-    from medcli.data.autoencoder import cached_folder
+    from medcli.data.latent_space import cached_folder
 
     try:
         folder = cached_folder(SD_AUTOENCODER)
