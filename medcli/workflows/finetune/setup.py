@@ -128,8 +128,6 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     start = initial_network(
         request.network, request.preset, seed=request.training.seed, data=request.data, autoencoder=request.vae
     )
-    if request.vae not in (None, PIXELS) and start.config.autoencoder is None:
-        raise ConfigError("--vae does nothing with a model of pixels", hint="leave --vae out")
     training = _in_pieces(_training(request, start), start.config, device, processes)
     output = request.output or RUNS / Path(request.data).resolve().name
     _check_places(output, request.training.resume)
