@@ -42,6 +42,8 @@ def write_png(path: Path, pixels_YXC: npt.NDArray[np.uint8]) -> None:
 
 def is_whole_png(path: str | os.PathLike[str]) -> bool:
     """Return True if a file starts and ends as a PNG does: one that was cut, or is empty, does not."""
+    if not os.path.isfile(path):
+        return False
     try:
         with open(path, "rb", buffering=0) as file:
             starts = file.read(len(PNG_START)) == PNG_START
@@ -116,6 +118,8 @@ def write_npz(path: Path, files: Iterable[Path], num_files: int, side_px: int) -
 
 def is_whole_npz(path: Path, num_files: int, side_px: int) -> bool:
     """Return True if a file is an archive as `write_npz` makes it, of this size; its pixels are not read."""
+    if not path.is_file():
+        return False
     try:
         with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
             np.lib.format.read_magic(member)

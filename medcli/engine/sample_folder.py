@@ -30,7 +30,7 @@ from medcli.engine.pictures import (
     write_npz,
     write_png,
 )
-from medcli.runtime.files import atomic_path
+from medcli.runtime.files import atomic_path, require_regular
 from medcli.runtime.processes import Processes
 from medcli.runtime.shared_work import SharedLines, SharedWork
 from medcli.runtime.temporaries import is_temporary, sweep
@@ -52,6 +52,7 @@ class SampleFolder:
         is_possible: Returns False for a line that this run can't have written: its image is generated again.
 
     Raises:
+        DataError: If its lines are no regular file.
         EnvironmentProblem: If it can't be written to, or not by several processes.
     """
 
@@ -62,6 +63,7 @@ class SampleFolder:
         is_possible: Callable[[Record], bool] = lambda _record: True,
     ) -> None:
         self.path, self._is_possible = path, is_possible
+        require_regular(path / RECORDS)
         self._done = IndexSet()
         self._lines = SharedLines(path / RECORDS)
         self.work = SharedWork(

@@ -42,6 +42,8 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES, *, allow_nan: bool = False
         InvalidJson: If it is too large or not valid.
         OSError: If it can't be read.
     """
+    if path.exists() and not path.is_file():
+        raise InvalidJson("no regular file")
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
     return parse_json(content, max_bytes, allow_nan=allow_nan)

@@ -67,6 +67,8 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         if path.is_dir():
             raise ConfigError(f"--config {path} is a folder", hint="name the manifest.json or config.json in it")
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"--config {path} is a pipe, a device or a socket", hint="name a file")
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError as err:

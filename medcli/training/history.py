@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medcli.runtime.files import write_text
+from medcli.runtime.files import require_regular, write_text
 from medcli.runtime.json_records import InvalidJson, as_record
 
 KEPT_ROWS = 1024
@@ -202,6 +202,7 @@ class MetricsLog:
         Also removes a last line of fewer than `log_every` steps, written at the end of a shorter run: the next line
         covers its steps again.
         """
+        require_regular(self._path)
         if not self._path.exists():
             return
         kept = []
