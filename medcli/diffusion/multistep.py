@@ -27,10 +27,12 @@ from numpy.polynomial import Polynomial
 from torch import Tensor
 
 from medcli.diffusion import interpolant
-from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS, gaussian_tables, kept_timesteps
+from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS as NUM_TIMES
+from medcli.diffusion.gaussian import gaussian_tables, kept_timesteps
 from medcli.diffusion.interpolant import Affine, diffusion_of, path_point
 from medcli.diffusion.intervals import ode_interval
 from medcli.diffusion.solver_tables import StepTable, column
+from medcli.errors import ConfigError
 from medcli.sampler_config import MULTISTEP_ORDERS, DiffusionForm, PathName, SamplerConfig
 
 # Dimension key: L steps, T = L + 1 grid times, M remembered slopes, J = M + 1 slopes of a step, Q quadrature nodes.
@@ -52,6 +54,15 @@ class MultistepWeights:
     """Factors of the slopes, this step's first; 0 where a step remembers fewer."""
     noise_L: Floats
     """Factor of the standard normal noise added."""
+
+
+@dataclass(frozen=True, slots=True)
+class MultistepRows:
+    """Times and weights of every step."""
+
+    time_L: Floats
+    """Time of each network call: in [0, 1) for SiT, falling timesteps for the other families."""
+    weights: MultistepWeights
 
 
 def lagrange(nodes: Floats, j: int) -> Polynomial:
@@ -146,31 +157,58 @@ def gaussian_weights(alphas_cumprod: Floats, timesteps: Sequence[int], order: in
     return MultistepWeights(state_L, weight_LJ, np.zeros(num_steps))
 
 
-def multistep_table(config: SamplerConfig, *, reverse: bool = False, sample_eps: float | None = None) -> StepTable:
-    """One row for each of `config.steps` network calls of a multistep solver.
+def multistep_rows(
+    config: SamplerConfig,
+    times_L: Floats | None = None,
+    *,
+    reverse: bool = False,
+    sample_eps: float | None = None,
+) -> MultistepRows:
+    """Compute the rows of a multistep solver.
 
     Args:
         config: With a multistep solver of the `ode`, `sde` or `ddim` sampler.
+        times_L: Times of the network calls, strictly monotonic; None: `config.steps` calls on the solver's own grid.
         reverse: From data to noise; `ode` only.
         sample_eps: Margin kept from the singular ends, None for the default. The SDE's solvers keep none at the data.
+
+    Raises:
+        ConfigError: If times of DiT are no timesteps of the model.
     """
     order = MULTISTEP_ORDERS[config.solver]
     if config.sampler == "ddim":
-        timesteps_L = kept_timesteps(config)[::-1]
-        abar = gaussian_tables(range(NUM_TRAIN_TIMESTEPS)).alphas_cumprod
-        abar_L, weights = abar[timesteps_L], gaussian_weights(abar.numpy(), timesteps_L, order)
-        data = Affine(1 / abar_L.sqrt(), -(1 / abar_L - 1).sqrt())
-        return _multistep(torch.tensor(timesteps_L), data, weights)
+        timesteps = kept_timesteps(config)[::-1] if times_L is None else [int(time) for time in times_L]
+        if times_L is not None and (
+            list(times_L) != timesteps or not 0 <= min(timesteps) <= max(timesteps) < NUM_TIMES
+        ):
+            raise ConfigError(f"times must be whole timesteps in 0..{NUM_TIMES - 1}")
+        return MultistepRows(np.array(timesteps, dtype=np.float64), gaussian_weights(_abar(), timesteps, order))
     start, end = ode_interval(config.path, config.prediction, sample_eps=sample_eps)
+    start, end = (end, start) if reverse else (start, 1.0 if config.sampler == "sde" else end)
+    grid_T = np.linspace(start, end, config.steps + 1) if times_L is None else np.append(times_L, end)
     if config.sampler == "ode":
-        grid_T = np.linspace(end, start, config.steps + 1) if reverse else np.linspace(start, end, config.steps + 1)
-        weights = adams_weights(grid_T, order)
-    else:
-        grid_T = np.linspace(start, 1.0, config.steps + 1)
-        weights = exponential_weights(config.path, grid_T, order, config.diffusion_form, config.diffusion_norm)
-    time_L = torch.from_numpy(grid_T[:-1].copy())
+        return MultistepRows(grid_T[:-1], adams_weights(grid_T, order))
+    weights = exponential_weights(config.path, grid_T, order, config.diffusion_form, config.diffusion_norm)
+    return MultistepRows(grid_T[:-1], weights)
+
+
+def multistep_table(config: SamplerConfig, rows: MultistepRows) -> StepTable:
+    """Lay the rows of a multistep solver out as a table of steps.
+
+    Args:
+        config: The solver.
+        rows: Its rows, or others for the same kind of slope: velocities for `ode`, data predictions else.
+    """
+    time_L = torch.from_numpy(rows.time_L.copy())
+    if config.sampler == "ddim":
+        abar_L = torch.from_numpy(_abar())[time_L.long()]
+        return _multistep(time_L.long(), Affine(1 / abar_L.sqrt(), -(1 / abar_L - 1).sqrt()), rows.weights)
     slope = interpolant.ode_drift if config.sampler == "ode" else interpolant.data
-    return _multistep(time_L.float(), slope(path_point(config.path, time_L), config.prediction), weights)
+    return _multistep(time_L.float(), slope(path_point(config.path, time_L), config.prediction), rows.weights)
+
+
+def _abar() -> Floats:
+    return gaussian_tables(range(NUM_TIMES)).alphas_cumprod.numpy()
 
 
 def _multistep(time_L: Tensor, slope_L: Affine, weights: MultistepWeights) -> StepTable:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medcli.diffusion import gaussian
 from medcli.diffusion.gaussian import GaussianTables, at, gaussian_tables, kept_timesteps
-from medcli.diffusion.multistep import multistep_table
+from medcli.diffusion.multistep import MultistepRows, multistep_rows, multistep_table
 from medcli.diffusion.solver_tables import StepTable, ode_table, sde_table
 from medcli.errors import ConfigError
 from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
@@ -41,6 +41,10 @@ class Sampler(Protocol):
     @property
     def nfe(self) -> int:
         """Network calls per image in total; the two halves of guidance are one call."""
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Time of each step's first network call."""
 
     @property
     def num_remembered(self) -> int:
@@ -89,6 +93,7 @@ def build_sampler(
     device: torch.device | str = "cpu",
     reverse: bool = False,
     sample_eps: float | None = None,
+    rows: MultistepRows | None = None,
 ) -> Sampler:
     """Build a fixed-step sampler.
 
@@ -97,6 +102,7 @@ def build_sampler(
         device: Device of the tables and of the tensors passed to `step`.
         reverse: Integrate from data to noise; `ode` only.
         sample_eps: Margin from the singular ends, None for the default of the path and prediction. SiT only.
+        rows: Rows of a multistep solver; None: its own.
 
     Raises:
         ConfigError: If the combination has no fixed-step sampler.
@@ -106,9 +112,8 @@ def build_sampler(
     if reverse and config.sampler != "ode":
         raise ConfigError(f"only the ode sampler runs from data to noise, not {config.sampler}")
     if config.is_multistep:
-        return TransportSampler(
-            multistep_table(config, reverse=reverse, sample_eps=sample_eps).to(device), config.steps
-        )
+        rows = rows or multistep_rows(config, reverse=reverse, sample_eps=sample_eps)
+        return TransportSampler(multistep_table(config, rows).to(device), config.steps)
     if config.sampler == "ode":
         return TransportSampler(ode_table(config, reverse=reverse, sample_eps=sample_eps).to(device), config.steps - 1)
     if config.sampler == "sde":
@@ -137,6 +142,11 @@ class TransportSampler:
     def nfe(self) -> int:
         """Network calls of all rows."""
         return sum(self.table.calls)
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Times of the rows' first calls."""
+        return tuple(self.table.time_LS[:, 0].tolist())
 
     @property
     def num_remembered(self) -> int:
@@ -203,6 +213,11 @@ class _GaussianSampler(ABC):
     def num_steps(self) -> int:
         """Number of kept timesteps."""
         return len(self.tables.timesteps)
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Kept timesteps, falling."""
+        return tuple(map(float, self.tables.timesteps.flip(0).tolist()))
 
     num_observed = num_steps
     nfe = num_steps

@@ -143,7 +143,7 @@ class _Loop:
         noise: Noise,
         observer: Observer | None,
     ) -> _Loop:
-        sampler = build_sampler(plan.sampler, device=device)
+        sampler = build_sampler(plan.sampler, device=device, rows=plan.rows)
         steps = range(sampler.num_steps)
         calls_L = torch.tensor([sampler.calls(step) for step in steps])
         noisy_L = torch.tensor([sampler.takes_noise(step) for step in steps])

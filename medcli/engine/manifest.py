@@ -54,7 +54,8 @@ def check_folder(
             raise ConfigError(f"{path} is not empty and holds no samples of medcli", hint="choose another --output")
         return None
     before = manifest["settings"]
-    if differing := [name for name in settings if before.get(name) != settings[name]]:
+    # A plan is recorded only where one was followed.
+    if differing := [name for name in {**settings, **before} if before.get(name) != settings.get(name)]:
         raise ConfigError(
             f"{path} holds a run with other settings ({listed(differing)})",
             hint="choose another --output, or remove that folder",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medcli.config import Family, ModelConfig
+from medcli.diffusion.multistep import MultistepRows
 from medcli.engine.networks import Guidance, LadderNetwork
 from medcli.errors import CheckpointError, ConfigError, require_complete
 from medcli.runtime.noise import Stream, integers, normal
@@ -79,6 +80,8 @@ class SamplingPlan:
     schedule: Schedule
     labels: Labels
     guidance: Guidance = Guidance()
+    rows: MultistepRows | None = None
+    """Rows of a multistep solver from a plan file; None: its own."""
     seed: int = 0
     batch_size: int = 16
     """Images in a network call, guidance halves not counted."""

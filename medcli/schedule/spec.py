@@ -143,7 +143,7 @@ def choose_schedule(
     wanted = held if counts is None else counts
     kind = kind or ("timed" if at is not None else _kind_of(wanted, rho))
     if kind != "full":
-        _check_held(wanted, held)
+        check_held(wanted, held)
     if kind == "full":
         return Schedule(kind="full", counts=counts or (0,), rho=rho or (), at=at or ())
     if kind == "static":
@@ -160,7 +160,12 @@ def choose_schedule(
     )
 
 
-def _check_held(counts: tuple[int, ...], held: tuple[int, ...]) -> None:
+def check_held(counts: tuple[int, ...], held: tuple[int, ...]) -> None:
+    """Refuse counts that a checkpoint's ladder lacks; full attention (0) is in each.
+
+    Raises:
+        ConfigError: Naming the count and the ladder.
+    """
     for count in counts:
         if count and count not in held:
             raise ConfigError(

@@ -15,12 +15,12 @@ from medcli.errors import ConfigError, require_complete
 from medcli.settings.build import command_line, given_in
 from medcli.settings.config_file import RecordReader
 from medcli.settings.declare import Setting, settings_of
-from medcli.settings.sampling import SampleRequest
+from medcli.settings.sampling import PLANNED, SampleRequest
 from medcli.settings.values import from_json
 
 Values = Mapping[str, Any]
 
-AS_GIVEN = ("checkpoint", "stage", "family", "heads", "classes")
+AS_GIVEN = ("checkpoint", "stage", "family", "heads", "classes", "plan")
 """Settings recorded as given: paths and hints, of which the resolved settings hold only what they lead to."""
 
 
@@ -50,6 +50,8 @@ def image_values(settings: Values, given: Values | None = None) -> dict[str, Any
     found = {key: read(settings) for key, read in IMAGE_VALUES.items()}
     if given is not None:
         found.update({key: given.get(key) for key in AS_GIVEN})
+        if found["plan"] is not None:
+            found = {key: value for key, value in found.items() if key not in PLANNED}
     declared = settings_of(SampleRequest)
     return {key: value for key, value in found.items() if value is not None and _has_effect(declared[key], found)}
 
@@ -138,6 +140,7 @@ IMAGE_VALUES: Mapping[str, Callable[[Values], Any]] = MappingProxyType(
         "amm_blocks": lambda settings: _amm("blocks", settings),
         "amm_form": lambda settings: _amm("form", settings),
         "classes": lambda settings: settings["labels"]["classes"],
+        "plan": lambda settings: None,
         "label_sampling": lambda settings: settings["labels"]["sampling"],
         "seed": lambda settings: settings["seed"],
         "vae": lambda settings: settings.get("autoencoder"),

@@ -19,7 +19,18 @@ from medcli.sampler_config import (
     PredictionName,
     SamplerName,
 )
-from medcli.settings.declare import INPUT, MACHINE, MODULATION, OUTPUT, SAMPLING, SCHEDULE, Needs, group, setting
+from medcli.settings.declare import (
+    INPUT,
+    MACHINE,
+    MODULATION,
+    OUTPUT,
+    SAMPLING,
+    SCHEDULE,
+    Needs,
+    group,
+    setting,
+    settings_of,
+)
 from medcli.settings.machine import MachineSettings, output_setting, seed_setting
 from medcli.settings.network import NetworkSource
 from medcli.settings.values import parse_count, parse_float, parse_ints
@@ -245,6 +256,10 @@ class GuidanceSettings:
     )
 
 
+PLANNED = frozenset(key for cls in (ScheduleSettings, SamplerSettings, GuidanceSettings) for key in settings_of(cls))
+"""Settings that a plan file decides."""
+
+
 def parse_classes(text: str) -> tuple[int, ...] | None:
     """Parse `3,5,8`; None for `all`."""
     return None if text == "all" else parse_ints(text)
@@ -337,6 +352,16 @@ class SampleRequest(
         panel=INPUT,
         metavar="NAME|PATH",
         default_text="the checkpoint's",
+    )
+    plan: Path | None = setting(
+        None,
+        help="Plan file: times, solver rows, networks and guidance of each step, from --save-plan or tune.",
+        panel=SAMPLING,
+        metavar="FILE",
+        short=True,
+    )
+    save_plan: Path | None = setting(
+        None, help="Also write the run's plan file.", panel=OUTPUT, metavar="FILE", decides=False
     )
     num_images: int = setting(
         16,

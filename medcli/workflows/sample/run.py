@@ -23,6 +23,7 @@ from medcli.engine.manifest import (
     require_image_space,
     write_manifest,
 )
+from medcli.engine.plan_file import plan_file, write_plan
 from medcli.engine.sample_folder import ARCHIVE, SampleFolder
 from medcli.errors import ConfigError, DataError
 from medcli.network import note_remarks
@@ -31,13 +32,18 @@ from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
-from medcli.sampler_config import ADAPTIVE_SOLVERS
+from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.scores.reference import BUNDLED, bundled_info
 from medcli.settings.records import given_values
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.amm import amm_report
 from medcli.workflows.sample.generate import ImageGeneration
 from medcli.workflows.sample.settings import SampleSetup, image_settings, model_name, set_up
+
+MANY_CALLS = 100
+"""Network calls of an image beyond which a run is told of solvers that need few."""
+FEW_CALLS = 20
+"""Network calls of the solvers it is told of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +107,8 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     device = own_device(request.device, processes)
     setup = set_up(request, device.type)
     note_remarks(setup.networks, reporter)
+    if request.save_plan is not None and processes.is_first:
+        write_plan(request.save_plan, plan_file(setup.plan, setup.config))
     dtype = DTYPES[request.dtype]
     decoder = open_decoder(setup.config, autoencoder=setup.networks[0].autoencoder, device=device, dtype=dtype)
     settings = image_settings(setup, request, earlier=recorded_checkpoints(setup.output))
@@ -110,6 +118,8 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     if is_continued and before is None and processes.is_first:
         reporter.note(f"{setup.output / MANIFEST} was damaged and is written again from this command's settings")
     require_image_space(setup.output, request.num_images, setup.config.resolution_px, archive=request.npz)
+    if processes.is_first:
+        _hint_at_fewer_calls(setup.plan.sampler, reporter)
     with SampleFolder(setup.output, processes, is_possible) as folder:
         before = check_folder(setup.output, settings, is_possible)
         setup = replace(setup, plan=replace(setup.plan, batch_size=_batch_size(setup, request, before, processes)))
@@ -123,6 +133,15 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
         seconds = ImageGeneration(folder, setup, request, decoder, device, dtype, processes, reporter).run()
         session = {"images": folder.num_done - num_before, "seconds": seconds}
         return _complete(folder, setup, session, npz=request.npz) if processes.is_first else _report(folder, setup, [])
+
+
+def _hint_at_fewer_calls(sampler: SamplerConfig, reporter: Reporter) -> None:
+    """Name the sampler of few network calls and its saving to a run of many."""
+    if sampler.solver in ADAPTIVE_SOLVERS or (calls := build_sampler(sampler).nfe) <= MANY_CALLS:
+        return
+    few = "--sampler ode" if sampler.sampler in ("sde", "ode") else "--sampler ddim --solver multistep2 --steps 20"
+    saving = 100 * (1 - FEW_CALLS / calls)
+    reporter.note(f"{calls} network calls an image; {few} makes {FEW_CALLS}, {saving:.0f} % fewer (docs/samplers.md)")
 
 
 def _batch_size(setup: SampleSetup, request: SampleRequest, before: dict[str, Any] | None, processes: Processes) -> int:
@@ -217,7 +236,7 @@ def _report(folder: SampleFolder, setup: SampleSetup, sessions: list[dict[str, A
         nfe=nfe,
         gmacs_per_image=totals.gmacs,
         gmacs_done_per_image=fsum(done) / max(1, len(done)),
-        gmacs_dense=passes * pass_gmacs(config, 0),
+        gmacs_dense=passes * pass_gmacs(setup.configs[-1], 0),
         seconds=round(seconds, 3),
         images_per_sec=made / seconds if seconds else None,
         switch_steps_mean=totals.switch_steps_mean,

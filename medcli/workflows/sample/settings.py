@@ -16,13 +16,15 @@ from medcli.config import FAMILIES, ModelConfig
 from medcli.engine.effects import check_effects, refuse_unreachable_moves
 from medcli.engine.networks import ALWAYS, Guidance
 from medcli.engine.plan import FAMILY_SAMPLERS, Labels, SamplingPlan, check_plan
+from medcli.engine.plan_file import PlannedSampling, follow, plan_file, read_plan
 from medcli.errors import ConfigError, require_complete
 from medcli.model.amm import Amm
 from medcli.network import Network, identities, open_network, with_autoencoder
 from medcli.sampler_config import SamplerConfig
-from medcli.schedule.spec import FULL, Schedule, choose_schedule
-from medcli.settings.build import refuse_idle_choices
-from medcli.settings.sampling import GuidanceSettings, SampleRequest, SamplerSettings
+from medcli.schedule.spec import FULL, Schedule, check_held, choose_schedule
+from medcli.settings.build import refuse_idle_choices, value_of
+from medcli.settings.declare import settings_of
+from medcli.settings.sampling import PLANNED, GuidanceSettings, SampleRequest, SamplerSettings
 from medcli.workflows.sample.amm import choose_amm
 from medcli.workflows.sample.defaults import sampling_defaults
 
@@ -83,15 +85,16 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
         raise ConfigError(f"--num-images must be at least 1, got {request.num_images}")
     networks, held = _networks(request)
     config, defaults = networks[0].config, sampling_defaults(networks[0])
-    schedule = _schedule(request, held, defaults)
+    made = _planned(request, held, config, defaults)
     plan = SamplingPlan(
-        sampler=choose_sampler(request, config, defaults, schedule),
-        schedule=schedule,
+        sampler=made.sampler,
+        rows=made.rows,
+        schedule=made.schedule,
         labels=Labels(
             classes=tuple(range(config.num_classes)) if request.classes is None else request.classes,
             sampling=request.label_sampling,
         ),
-        guidance=choose_guidance(request, config, defaults),
+        guidance=made.guidance,
         seed=request.seed,
         batch_size=request.batch_size or default_batch_size(config, device_type),
     )
@@ -100,13 +103,35 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
     amm = choose_amm(request, [network.config for network in networks])
     for network in networks:
         check_plan(network.config, plan)
-    refuse_idle_choices(request, choices_of(plan))
+    if request.plan is None:
+        refuse_idle_choices(request, choices_of(plan))
     check_effects(plan)
     if request.warmup_steps is not None:
         refuse_unreachable_moves(plan)
     stem = "-".join(network.opened.info.path.stem for network in networks)
     output = request.output or Path("samples") / f"{stem}-{plan.schedule.kind}-{request.seed}"
     return SampleSetup(networks=networks, plan=plan, amm=amm, output=output)
+
+
+def _planned(
+    request: SampleRequest, held: tuple[int, ...], config: ModelConfig, defaults: Mapping[str, Any]
+) -> PlannedSampling:
+    """Choose sampler, schedule and guidance: those of the plan file, else by the flags and defaults."""
+    if request.plan is None:
+        schedule = _schedule(request, held, defaults)
+        sampler = choose_sampler(request, config, defaults, schedule)
+        return PlannedSampling(sampler, None, schedule, choose_guidance(request, config, defaults))
+    declared = settings_of(SampleRequest)
+    for key in PLANNED:
+        if value_of(request, declared[key]) is not None:
+            flag = declared[key].flag
+            raise ConfigError(
+                f"{flag} and --plan contradict each other", hint=f"leave {flag} out, or make another plan"
+            )
+    trained_on = {name: defaults[name] for name in TRAINED_ON if name in defaults}
+    made = follow(read_plan(request.plan), request.plan, config, trained_on)
+    check_held(made.schedule.counts, held)
+    return made
 
 
 def choices_of(plan: SamplingPlan) -> dict[str, Any]:
@@ -256,6 +281,7 @@ def image_settings(setup: SampleSetup, request: SampleRequest, earlier: object =
         "seed": plan.seed,
         "dtype": request.dtype,
         "autoencoder": setup.networks[0].autoencoder or setup.config.autoencoder,
+        **({} if request.plan is None else {"plan": plan_file(plan, setup.config).to_json()}),
     }
 
 

@@ -9,12 +9,17 @@ from hypothesis import strategies as st
 from medcli.diffusion.gaussian import gaussian_tables
 from medcli.diffusion.interpolant import diffusion_of, path_point
 from medcli.diffusion.multistep import (
+    MultistepRows,
+    MultistepWeights,
     adams_weights,
     exponential_weights,
     gaussian_weights,
     lagrange,
+    multistep_rows,
 )
-from medcli.sampler_config import DiffusionForm, PathName
+from medcli.diffusion.steps import build_sampler
+from medcli.sampler_config import DiffusionForm, PathName, SamplerConfig
+from tests.unit.diffusion.gaussian_data import STD, exact_network, standard_normal
 
 UNEVEN = np.array([0.2, 0.35, 0.5, 0.7, 1.0])
 ABAR = gaussian_tables(range(1000)).alphas_cumprod.numpy()
@@ -171,3 +176,53 @@ def test_gaussian_steps_equal_fine_integration(order: int) -> None:
     for j in range(order):
         middle = lagrange(nodes, j)((times[1:] + times[:-1]) / 2)
         assert weights.weight_LJ[step, j] == pytest.approx(sigma_next * float(middle @ np.diff(theta)), abs=1e-8)
+
+
+def test_a_cache_that_forecasts_the_output_is_a_multistep_solver() -> None:
+    """Full calls at every third point of a fine Euler grid, the output forecast linearly between: the same as rows."""
+    network = exact_network("linear", "velocity")
+    fine_T = np.linspace(0, 1, 13)
+    full = fine_T[:-1:3]
+    weight_LJ = np.zeros((len(full), 2))
+    x_naive, outputs = standard_normal(5), list[tuple[float, torch.Tensor]]()
+    for step, start in enumerate(full):
+        output = network(x_naive, torch.full((5,), float(start)))
+        outputs = [(float(start), output), *outputs][:2]
+        nodes = np.array([time for time, _ in outputs])
+        for place in range(3 * step, 3 * step + 3):
+            size = fine_T[place + 1] - fine_T[place]
+            forecast = torch.zeros_like(x_naive)
+            for j, (_, past) in enumerate(outputs):
+                weight = lagrange(nodes, j)(fine_T[place])
+                weight_LJ[step, j] += size * weight
+                forecast = forecast + weight * past
+            x_naive = x_naive + size * forecast
+    config = SamplerConfig(sampler="ode", solver="adams2", steps=len(full))
+    rows = MultistepRows(full, MultistepWeights(np.ones(len(full)), weight_LJ, np.zeros(len(full))))
+    sampler, x = build_sampler(config, rows=rows), standard_normal(5)
+    memory = torch.zeros(5, sampler.num_remembered, 1, 1, 1)
+    for step in range(sampler.num_steps):
+        x = sampler.step(network, x, torch.full((5,), step), None, memory_BMCYX=memory)
+    torch.testing.assert_close(x, x_naive, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("solver", "limit"), [("exp2", 0.03), ("exp3", 0.003)])
+def test_exponential_solvers_keep_the_spread_of_gaussian_data(solver: str, limit: float) -> None:
+    """The exact recursion of the variance, for a perfect network on data of standard deviation STD."""
+    config = SamplerConfig(solver=solver, steps=32, diffusion_form="decreasing")
+    rows = multistep_rows(config)
+    order = rows.weights.weight_LJ.shape[1]
+    # State (x, D_1, D_2): linear in (x, past predictions) and the new noise.
+    covariance = np.zeros((order, order))
+    covariance[0, 0] = 1.0
+    for step, time in enumerate(rows.time_L):
+        gain = time * STD**2 / (time**2 * STD**2 + (1 - time) ** 2)  # D = gain x for zero mean
+        matrix = np.zeros((order, order))
+        matrix[0, 0] = rows.weights.state_L[step] + rows.weights.weight_LJ[step, 0] * gain
+        matrix[0, 1:] = rows.weights.weight_LJ[step, 1:]
+        matrix[1, 0] = gain
+        for place in range(2, order):
+            matrix[place, place - 1] = 1.0
+        covariance = matrix @ covariance @ matrix.T
+        covariance[0, 0] += rows.weights.noise_L[step] ** 2
+    assert abs(np.sqrt(covariance[0, 0]) / STD - 1) <= limit

@@ -10,8 +10,12 @@ import pytest
 
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
+from medcli.engine.plan import Labels, SamplingPlan
+from medcli.engine.plan_file import plan_file, write_plan
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer, initialise
+from medcli.sampler_config import SamplerConfig
+from medcli.schedule.spec import FULL
 from medcli.settings.build import build
 from medcli.settings.declare import settings_of
 from medcli.settings.records import IMAGE_VALUES, given_values, image_values, manifest_values, repeated_command
@@ -60,6 +64,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "amm_form": [{"checkpoint": "dit.safetensors", "amm": "auto", "amm_blocks": (1,), "amm_form": "cos"}],
     "classes": [{"classes": (3, 5, 3)}, {"classes": tuple(range(9))}],
     "label_sampling": [{"label_sampling": "random"}],
+    "plan": [{"plan": Path("plan.json")}],
     "seed": [{"seed": 2**64 - 1}],
     "vae": [{"checkpoint": "latents.safetensors", "vae": "some/folder"}],
     "dtype": [{"dtype": "bf16"}],
@@ -85,6 +90,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
     save("latents.safetensors", replace(DIT, autoencoder="some/vae", in_channels=4, latent_downsample=8))
     save_flat(folder / "flat.pt")
     save_training(folder / "training.pt")
+    sampler = SamplerConfig(sampler="ode", solver="adams4", steps=7)
+    plan = SamplingPlan(sampler=sampler, schedule=FULL, labels=Labels(classes=(0,)))
+    write_plan(folder / "plan.json", plan_file(plan, ladder))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield
@@ -145,6 +153,7 @@ def test_the_command_repeats_the_run(key: str, given: dict[str, Any]) -> None:
 def test_settings_of_the_machine_and_the_output_are_not_part_of_the_identity() -> None:
     plain = identity(request_of({}))
     given = {"batch_size": 3, "device": "cpu", "compile": True, "npz": True, "num_images": 7, "output": Path("x")}
+    given["save_plan"] = Path("p.json")
     assert {key for key, made in settings_of(SampleRequest).items() if not made.decides} == set(given)
     assert identity(request_of(given)) == plain
 
