@@ -28,7 +28,7 @@ from random import Random
 import torch
 
 from medcli.cli.app import main as program
-from tests.fuzz.readers import READERS, Words, nonsense
+from tests.fuzz.readers import FLAG_LINES, READERS, Words, nonsense
 from tests.fuzz.samples import make_good_inputs
 
 FLAGS = "flags"
@@ -125,8 +125,26 @@ def damage(reader: str, number: int, seed: int, folder: Path) -> Words:
     return tuple(word for word in words if word != "-q") if chance.random() < 0.3 else words
 
 
-def fuzz(inputs: int, seed: int, only: str | None, number: int | None, keep: Path | None) -> dict[str, Tally]:
-    """Make good inputs once, then damage and run; figures by reader."""
+def check_good(good: Path, scratch: Path, names: list[str]) -> dict[str, Tally]:
+    """Run every command on undamaged inputs: what is refused then is a fault."""
+    tallies = {name: Tally() for name in names}
+    for name in names:
+        for words in FLAG_LINES if name == FLAGS else READERS[name].commands:
+            folder = scratch / "input"
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(good, folder)
+            outcome = run_forked(words, folder)
+            record(tallies[name], f"{name}, undamaged: {' '.join(words)}", outcome)
+            if outcome.code and not outcome.fault():
+                tallies[name].faults.append(outcome.err)
+                print(f"FAULT {' '.join(words)!r} on undamaged inputs\n      {outcome.err!r}", flush=True)
+    return tallies
+
+
+def fuzz(
+    inputs: int, seed: int, only: str | None = None, number: int | None = None, keep: Path | None = None
+) -> dict[str, Tally]:
+    """Make good inputs once, then damage and run; figures by reader. No inputs: undamaged ones."""
     names = [only] if only else [*READERS, FLAGS]
     tallies = {name: Tally() for name in names}
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
@@ -137,6 +155,8 @@ def fuzz(inputs: int, seed: int, only: str | None, number: int | None, keep: Pat
         with redirect_stdout(io.StringIO()):
             make_good_inputs(good, lambda words: int(program(list(words))))
         os.chdir(scratch)
+        if not inputs:
+            return check_good(good, Path(scratch), names)
         numbers = [number] if number is not None else range(-(-inputs // len(names)))
         for index in numbers:
             for name in names:
@@ -176,7 +196,9 @@ def show(tallies: dict[str, Tally], seconds: float) -> int:
 def main() -> int:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=2000, help="damaged inputs in all, spread over the readers")
+    parser.add_argument(
+        "--inputs", type=int, default=2000, help="damaged inputs in all; 0: undamaged ones, which must be taken"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=[*READERS, FLAGS], metavar="READER", help=", ".join([*READERS, FLAGS]))
     parser.add_argument("--number", type=int, help="run this input alone")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from tests.fuzz import containers as c
 from tests.fuzz import mutators as m
 from tests.fuzz.samples import ANALYZE, LATENTS, REFERENCE, SAMPLE, SCORE, TRAIN, TUNE
 
@@ -47,12 +48,12 @@ REPORT = ("report", "samp", "-o", "r.html", "-q")
 FROM_STORE = ("finetune", "lat.safetensors", "--data", "store", *ONE_STEP)
 
 READERS: dict[str, Reader] = {
-    "torch zip": Reader(("sit.pt",), m.torch_zip_changed, official("sit.pt")),
+    "torch zip": Reader(("sit.pt",), c.torch_zip_changed, official("sit.pt")),
     "torch legacy": Reader(("legacy.pt",), m.bytes_changed, official("legacy.pt")),
-    "safetensors": Reader(("bare.safetensors",), m.safetensors_changed, official("bare.safetensors")),
+    "safetensors": Reader(("bare.safetensors",), c.safetensors_changed, official("bare.safetensors")),
     "own checkpoint": Reader(
         ("pix.safetensors",),
-        m.safetensors_changed,
+        c.safetensors_changed,
         (
             ("inspect", "pix.safetensors"),
             ("sample", "pix.safetensors", *FEW),
@@ -70,15 +71,15 @@ READERS: dict[str, Reader] = {
         ("vae/config.json",), m.json_changed, (LATENTS, ("sample", "lat.safetensors", "--vae", "vae", *FEW))
     ),
     "autoencoder weights": Reader(
-        ("vae/*.safetensors",), m.safetensors_changed, (LATENTS, ("sample", "lat.safetensors", "--vae", "vae", *FEW))
+        ("vae/*.safetensors",), c.safetensors_changed, (LATENTS, ("sample", "lat.safetensors", "--vae", "vae", *FEW))
     ),
     "images": Reader(
-        ("photos/*/*",), m.png_changed, (TRAIN_PHOTOS, ("fid", "photos", "ref.npz", "-q", "--no-cache"), LATENTS)
+        ("photos/*/*",), c.png_changed, (TRAIN_PHOTOS, ("fid", "photos", "ref.npz", "-q", "--no-cache"), LATENTS)
     ),
-    "sample images": Reader(("samp/0*.png",), m.png_changed, (("fid", "samp", "ref.npz", "-q"), SAMPLE_AGAIN, REPORT)),
-    "npz samples": Reader(("s.npz",), m.npz_changed, (SCORE, ("fid", "s.npz", "ref.npz", "-q"), REFERENCE)),
+    "sample images": Reader(("samp/0*.png",), c.png_changed, (("fid", "samp", "ref.npz", "-q"), SAMPLE_AGAIN, REPORT)),
+    "npz samples": Reader(("s.npz",), c.npz_changed, (SCORE, ("fid", "s.npz", "ref.npz", "-q"), REFERENCE)),
     "npz reference": Reader(
-        ("ref.npz",), m.npz_changed, (("fid", "s.npz", "ref.npz", "-q"), ("fid", "ref.npz", "ref.npz", "-q"))
+        ("ref.npz",), c.npz_changed, (("fid", "s.npz", "ref.npz", "-q"), ("fid", "ref.npz", "ref.npz", "-q"))
     ),
     "labels json": Reader(
         ("photos/labels.json",),
@@ -106,10 +107,10 @@ READERS: dict[str, Reader] = {
         (REPORT, ("flops", "pix.safetensors", "--manifest", "samp"), SAMPLE_AGAIN),
     ),
     "latents index": Reader(("store/latents.json",), m.json_changed, (LATENTS, FROM_STORE)),
-    "latents": Reader(("store/*.safetensors",), m.safetensors_changed, (LATENTS, FROM_STORE)),
+    "latents": Reader(("store/*.safetensors",), c.safetensors_changed, (LATENTS, FROM_STORE)),
     "training state": Reader(
         ("run/state-00000004.safetensors", "run/state-*.safetensors"),
-        m.safetensors_changed,
+        c.safetensors_changed,
         (TRAIN_ON,),
     ),
     "training records": Reader(
@@ -181,7 +182,7 @@ FLAGS: dict[str, tuple[Words, tuple[str, ...]]] = {
         ),
     ),
     "analyze": (
-        ("analyze", "pix.safetensors", *FEW),
+        ("analyze", "pix.safetensors", "--warmup-steps", "1", *FEW),
         ("--points", "--pairs", "--rho", "--warmup-steps", "--cfg-scale", "--classes", "--steps", "--num-images", "-o"),
     ),
     "tune": (
@@ -196,6 +197,8 @@ FLAGS: dict[str, tuple[Words, tuple[str, ...]]] = {
     "report": (REPORT, ("--title", "--pictures", "-o")),
 }
 """For each command: a good line, and flags that are given nonsense."""
+
+FLAG_LINES = tuple(line for line, _ in FLAGS.values())
 
 WORDS = (
     *(

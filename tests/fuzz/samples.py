@@ -43,9 +43,9 @@ TUNE = (
     "t",
     "-q",
 )
-ANALYZE = ("analyze", "pix.safetensors", "--num-images", "2", "--steps", "6", "--points", "2", "-o", "a", "-q")
+ANALYZE = ("analyze", "pix.safetensors", "--num-images", "2", "--steps", "6", "--points", "2", "-o", "a", "-f", "-q")
 SCORE = ("fid", "s.npz", "digits", "-q")
-REFERENCE = ("fid", "s.npz", "--extractor", "digits", "--write-reference", "ref.npz", "-q")
+REFERENCE = ("fid", "s.npz", "--extractor", "digits", "--write-reference", "ref.npz", "-f", "-q")
 CONVERTED = (
     "convert",
     "sit.pt",
