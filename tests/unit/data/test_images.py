@@ -155,6 +155,15 @@ def test_center_crop_takes_the_middle_of_the_longer_side() -> None:
     assert (center_crop(Image.fromarray(wide), 8) == 200).all()
 
 
+def test_center_crop_leaves_the_odd_row_or_column_at_the_end() -> None:
+    tall = np.zeros((11, 8, 3), np.uint8)
+    tall[:, :, 0] = np.arange(11)[:, None]
+    assert center_crop(Image.fromarray(tall), 8)[:, 0, 0].tolist() == list(range(1, 9))
+    wide = np.zeros((8, 11, 3), np.uint8)
+    wide[:, :, 0] = np.arange(11)
+    assert center_crop(Image.fromarray(wide), 8)[0, :, 0].tolist() == list(range(1, 9))
+
+
 def test_center_crop_halves_large_images_by_averaging() -> None:
     checks = np.indices((16, 16)).sum(axis=0) % 2 * 200
     image = Image.fromarray(checks.astype(np.uint8)).convert("RGB")
