@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import typer
     from rich.console import Console, RenderableType
 
+HELD_SECS = 2.0
+"""Time after which a line on stderr is not held back."""
 UNWRAPPED_WIDTH = 10_000
 """Columns assumed off a terminal, so that a table never breaks a path."""
 
@@ -80,6 +82,8 @@ class Output:
         self._quiet = quiet
         self._clock = clock
         self._errors: Console | None = None
+        self._held: list[tuple[str, str, str]] | None = []
+        self._held_since = 0.0
         self._progress: Bar | Log | None = None
 
     @classmethod
@@ -94,43 +98,47 @@ class Output:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end_progress()
+        if kind is None:
+            self._release()
 
     def result(self, report: Report, table: RenderableType | None = None) -> None:
-        """Show what the command made: the last thing it does.
+        """Show the result: the last thing a command does.
 
         Args:
             report: Values for `--json`.
             table: What people see (a Rich renderable or text); None lists the report's values.
         """
         self._end_progress()
+        self._release()
         if self.as_json:
             self._stdout.write(json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
         else:
             self._show(details_of(report.to_json()) if table is None else table)
 
     def note(self, text: str) -> None:
-        """Say one line a user should read, unless `--quiet`."""
+        """Write one line, unless `--quiet`."""
         self._say("", text, "")
 
     def hint(self, text: str) -> None:
-        """Say what to run next, unless `--quiet`."""
+        """Suggest the next command, unless `--quiet`."""
         self._say("hint: ", text, "dim")
 
     def warning(self, text: str) -> None:
-        """Say what may surprise, unless `--quiet`."""
+        """Write a warning, unless `--quiet`."""
         self._say("warning: ", text, "yellow")
 
     def error(self, message: str, hint: str | None = None) -> None:
-        """Say what is wrong and, if known, the way out: one line each."""
+        """Write an error and, if known, the way out: one line each."""
         self._end_progress()
         self._line("error: ", message, "bold red")
         if hint:
             self._line("hint: ", hint, "dim")
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Show how far the work is: a bar on a terminal, else a line every ten seconds or so."""
+        """Show progress: a bar on a terminal, else a line every ten seconds or so."""
         if self._quiet:
             return
+        self._release()
         if self._progress is not None and self._progress.work != (total, unit):
             self._end_progress()
         if self._progress is None:
@@ -153,8 +161,25 @@ class Output:
         self._stdout.write("\n".join(lines).strip("\n") + "\n")
 
     def _say(self, label: str, text: str, style: str) -> None:
-        if not self._quiet:
+        """Write a line, or hold it back while the command still checks its settings.
+
+        A refusal is then one line and its hint, whatever was remarked before. Lines are released by progress, by the
+        result, and by a line that comes `HELD_SECS` after the first.
+        """
+        if self._quiet:
+            return
+        if self._held is None:
             self._line(label, text, style)
+            return
+        self._held_since = self._held_since if self._held else self._clock()
+        self._held.append((label, text, style))
+        if self._clock() - self._held_since >= HELD_SECS:
+            self._release()
+
+    def _release(self) -> None:
+        held, self._held = self._held, None
+        for line in held or ():
+            self._line(*line)
 
     def _line(self, label: str, text: str, style: str) -> None:
         from rich.text import Text
