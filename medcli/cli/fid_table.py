@@ -54,8 +54,10 @@ def comparison_table(report: CompareReport) -> FittedTable:
         for place, row in enumerate(report.rows)
     ]
     references = sorted({row["reference"] for row in report.rows})
+    known = [noise for noise in report.noises if noise is not None]
+    paired = ", paired where noise and labels are the same" if len(set(known)) < len(known) else ""
     remarks = [
-        "* best, ~ within two standard errors of it",
+        f"* best, ~ within two standard errors of it{paired}",
         f"reference: {', '.join(references)}",
         f"features: {', '.join(sorted({row['extractor'] for row in report.rows}))}",
         _about_errors(metrics),

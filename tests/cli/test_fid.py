@@ -310,6 +310,10 @@ def test_labels_sorted_by_class_are_noticed_where_blocks_feel_them(
     for images, is_noticed in ((by_label, True), (DIGITS[:500], False)):
         result = run_cli("fid", npz(empty_folder / "x.npz", images), "digits", "--metrics", "is")
         assert ("labels sorted by class" in result.err) == is_noticed
+        assert "last block" not in result.err
+    result = run_cli("fid", npz(empty_folder / "x.npz", DIGITS[:510]), "digits", "--metrics", "is")
+    assert "the last block of the Inception Score holds 10 images, not 50" in result.err
+    assert "score 500 with --num-images" in result.err
 
 
 def test_a_result_for_something_without_signs_is_ascii(

@@ -176,3 +176,28 @@ def test_a_statistics_file_has_no_known_number_of_samples(two_folders: tuple[Pat
     path = npz(two_folders[0].with_name("s.npz"), mu=np.zeros(64), sigma=np.eye(64))
     message = refused(run_cli, ExitCode.CHECK_FAILED, "--compare", two_folders[0], path, "--reference", "digits")
     assert "unknown for" in message
+
+
+def test_sets_of_the_same_noise_are_compared_image_by_image(two_folders: tuple[Path, Path], run_cli: RunCli) -> None:
+    """A set and the same one with a tenth of its images changed: told apart only where they are paired."""
+    first, second = two_folders
+    for number, file in enumerate(sorted(first.glob("*.png"))):
+        if number % 5:
+            (second / file.name).write_bytes(file.read_bytes())
+    found = {}
+    for seeds in ((3, 3), (3, 4)):
+        for folder, seed in zip((first, second), seeds, strict=True):
+            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest["settings"] = {"seed": seed, "labels": {"classes": [1], "sampling": "equal"}}
+            (folder / "manifest.json").write_text(json.dumps(manifest))
+        report = json.loads(run_cli("fid", "--compare", first, second, "--json").out)
+        found[seeds] = report["difference_from_best"]
+        errors = [row["standard_errors"] for row in report["rows"]]
+        (best,) = [place for place, row in enumerate(found[seeds]["kid"]) if row["standard_error"] is None]
+        unpaired = (errors[0]["kid"] ** 2 + errors[1]["kid"] ** 2) ** 0.5
+        wanted = {"standard_error": pytest.approx(unpaired), "is_paired": False}
+        assert (found[seeds]["kid"][1 - best] == wanted) == (seeds == (3, 4))
+    for metric in ("fid", "kid", "inception_score", "recall"):
+        paired, apart = (max(row["standard_error"] or 0 for row in found[seeds][metric]) for seeds in ((3, 3), (3, 4)))
+        assert paired < apart
+        assert any(row["is_paired"] for row in found[3, 3][metric])

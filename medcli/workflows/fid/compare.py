@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medcli.data.images import read_manifest
 from medcli.errors import ConfigError, DataError
 from medcli.runtime.reporting import Reporter
 from medcli.scores.protocol import check_comparable, compared, differences
 from medcli.scores.reference import BUNDLED
 from medcli.scores.scores import METRICS
+from medcli.scores.standard_error import Estimate, error_of_difference
 from medcli.settings.scoring import ScoreRequest
 from medcli.workflows.fid.inputs import Side, common_reference, survey, survey_reference
-from medcli.workflows.fid.scoring import FID_INFINITY, json_key, load_yardstick, measure
+from medcli.workflows.fid.scoring import FID_INFINITY, FidReport, json_key, load_yardstick, measure
 from medcli.workflows.report.json_access import number, read_value
 
 LOWER_IS_BETTER = frozenset({"fid", FID_INFINITY, "sfid", "kid"})
@@ -48,6 +51,10 @@ class CompareReport:
     """Rows as returned by `FidReport.to_json`."""
     differences: tuple[str, ...]
     """Differences between their protocols; empty unless the comparison was forced."""
+    estimates: tuple[Mapping[str, Estimate], ...] = ()
+    """Scores by metric with the parts of their errors, for each row; empty for rows of earlier reports."""
+    noises: tuple[str | None, ...] = ()
+    """Seed and labels of each row's images, as its manifest has them; None: unknown."""
 
     def best(self, metric: str) -> int | None:
         """Return the row with the best value of a metric; None if no row has one."""
@@ -62,17 +69,49 @@ class CompareReport:
         best, key = self.best(metric), json_key(metric)
         if best is None or place == best or self.rows[place].get(key) is None:
             return False
-        errors = [self.rows[row].get("standard_errors", {}).get(key) for row in (best, place)]
+        error = self.error_of_difference(metric, best, place)
+        return error is not None and abs(self.rows[best][key] - self.rows[place][key]) <= SIGNIFICANT_ERRORS * error
+
+    def error_of_difference(self, metric: str, first: int, second: int) -> float | None:
+        """Return the standard error of the difference of two rows' scores; None if a row has no error.
+
+        Sets that were made from the same noise and labels are paired: their errors partly cancel.
+        """
+        errors = [self.rows[row].get("standard_errors", {}).get(json_key(metric)) for row in (first, second)]
         if None in errors:
+            return None
+        if self.is_paired(first, second):
+            pair = [self.estimates[row].get(metric) for row in (first, second)]
+            if pair[0] is not None and pair[1] is not None:
+                return error_of_difference(pair[0], pair[1], is_paired=True)
+        return math.hypot(*errors)
+
+    def is_paired(self, first: int, second: int) -> bool:
+        """Return True if sample i of both rows was made from the same noise and label, for all i."""
+        if max(first, second) >= len(self.noises):
             return False
-        return abs(self.rows[best][key] - self.rows[place][key]) <= SIGNIFICANT_ERRORS * math.hypot(*errors)
+        sizes = {self.rows[row].get("num_samples") for row in (first, second)}
+        return len(sizes) == 1 and self.noises[first] is not None and self.noises[first] == self.noises[second]
+
+    def _from_best(self, metric: str, best: int) -> list[dict[str, Any]]:
+        """Return the standard error of each row's difference from the best one."""
+        return [
+            {
+                "standard_error": None if place == best else self.error_of_difference(metric, best, place),
+                "is_paired": place != best and self.is_paired(best, place),
+            }
+            for place in range(len(self.rows))
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return the rows, the best of each metric, and the differences."""
-        best = {json_key(metric): self.best(metric) for metric in SHOWN}
+        best = {metric: place for metric in SHOWN if (place := self.best(metric)) is not None}
         return {
             "rows": list(self.rows),
-            "best": {key: self.rows[place]["samples"] for key, place in best.items() if place is not None},
+            "best": {json_key(metric): self.rows[place]["samples"] for metric, place in best.items()},
+            "difference_from_best": {
+                json_key(metric): self._from_best(metric, place) for metric, place in best.items()
+            },
             "differences": list(self.differences),
         }
 
@@ -99,14 +138,32 @@ def compare_samples(request: CompareRequest, reporter: Reporter) -> CompareRepor
     rows = [
         row
         for path in request.sets
-        for row in (map(with_numbers, read.get(path, ())) if path in read else [scored[path]])
+        for row in (map(with_numbers, read.get(path, ())) if path in read else [scored[path].to_json()])
     ]
+    measured = [scored.get(path) for path in request.sets for _ in read.get(path, (None,))]
     protocols = {f"{row['samples']} (set {place})": compared(row) for place, row in enumerate(rows, 1)}
     _check(request, protocols)
     found = differences(protocols)
     for difference in found:
         reporter.note(f"warning: shown by --force, but not comparable: {difference}")
-    return CompareReport(rows=tuple(rows), differences=tuple(found))
+    return CompareReport(
+        rows=tuple(rows),
+        differences=tuple(found),
+        estimates=tuple({} if report is None else report.scores.errors for report in measured),
+        noises=tuple(None if report is None else _noise_of(Path(report.samples)) for report in measured),
+    )
+
+
+def _noise_of(samples: Path) -> str | None:
+    """Return what decides the initial noise and the label of each image of a sample folder; None: unknown."""
+    try:
+        manifest = read_manifest(samples if samples.is_dir() else samples.parent) or {}
+    except DataError:
+        return None
+    settings = manifest.get("settings")
+    if not isinstance(settings, Mapping) or not {"seed", "labels"} <= set(settings):
+        return None
+    return json.dumps([settings["seed"], settings["labels"]], sort_keys=True)
 
 
 def _check(request: CompareRequest, protocols: Mapping[str, Mapping[str, Any]]) -> None:
@@ -125,12 +182,12 @@ def _named(read: Mapping[Path, Sequence[dict[str, Any]]]) -> dict[str, dict[str,
 
 def _scored(
     request: CompareRequest, sides: Mapping[Path, Side], read: Mapping[Path, list[dict[str, Any]]], reporter: Reporter
-) -> dict[Path, dict[str, Any]]:
+) -> dict[Path, FidReport]:
     name = request.common.reference or common_reference(list(sides))
     yardstick = load_yardstick(request.common, survey_reference(name), list(sides.items()), reporter)
     earlier = {name: compared(row) for name, row in _named(read).items()}
     _check(request, {"this run": yardstick.protocol, **earlier})
-    return {path: measure(yardstick, side, reporter).to_json() for path, side in sides.items()}
+    return {path: measure(yardstick, side, reporter) for path, side in sides.items()}
 
 
 def with_numbers(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -222,6 +222,11 @@ def _warn(samples: FeatureSet, extractor: FeatureExtractor, reporter: Reporter) 
     logits_NK = samples.rows.get(LOGITS)
     if logits_NK is None or len(logits_NK) <= BLOCK_SIZE:
         return
+    if short := len(logits_NK) % BLOCK_SIZE:
+        reporter.note(
+            f"warning: the last block of the Inception Score holds {short:,} images, not {BLOCK_SIZE:,}, and counts as "
+            f"much as a full one, which lowers the score; score {len(logits_NK) - short:,} with --num-images"
+        )
     lost = order_loss(logits_NK, block_size=BLOCK_SIZE)
     if lost > NOTED_ORDER_LOSS:
         reporter.note(
