@@ -331,6 +331,7 @@ def test_other_families_are_planned_and_trained(run_cli, empty_folder, config):
     ("words", "code", "error"),
     [
         (["--data", "imagenet"], 4, "no such data set: imagenet"),
+        (["--vae", "no/such"], 2, "this model makes pixels, not latents"),
         (["--lr", "-1"], 2, "--lr must be above 0, got -1.0"),
         (["--lr", "nan"], 2, "--lr must be a finite number, got nan"),
         (["--ema", "1"], 2, "--ema must be in [0, 1), got 1.0"),

@@ -200,6 +200,7 @@ def test_fid_judges_when_it_is_asked_to(tuned, run_cli):
         (("--gmacs", "5"), 2, "allows full attention"),
         (("--saving", "5%", "--solver", "dopri5", "--sampler", "ode"), 2, "chooses its own steps"),
         (("--saving", "5%", "--mediators", "9"), 2, "--mediators 9"),
+        (("--saving", "5%", "--vae", "no/such"), 2, "this model makes pixels, not latents"),
         (("--saving", "5%", "--layers", "7"), 2, "there is no block 7"),
         (("--saving", "5%", "--layers", "none"), 2, "leaves nothing to choose from"),
         (("--saving", "5%", "--calibrate"), 2, "--calibrate"),

@@ -11,6 +11,7 @@ import torch
 
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
+from medcli.data.autoencoder import open_decoder
 from medcli.engine.effects import refuse_unreachable_moves
 from medcli.engine.plan import SamplingPlan
 from medcli.errors import ConfigError
@@ -114,6 +115,8 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
         )
     if request.calibrate and info.config.family not in ("dit", "sit"):
         raise ConfigError(f"--calibrate is for dit and sit, this is a {info.config.family}", hint="leave it out")
+    if sampling.vae is not None:  # the printed commands decode with it, whatever the runs are judged by
+        open_decoder(info.config, autoencoder=sampling.vae)
     plan = replace(setup.plan, schedule=_carried(sampling, sampling_defaults(network)))
     if sampling.warmup_steps is not None:
         example = Schedule(kind="dynamic", counts=(1, 4), rho=(0.5,), warmup_steps=sampling.warmup_steps)
