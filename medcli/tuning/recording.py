@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,8 +16,10 @@ from medcli.engine.batched_rule import distance
 from medcli.engine.guidance_phases import Phase, phases
 from medcli.engine.networks import Guidance, LadderNetwork, guided
 from medcli.engine.plan import Noise, SamplingPlan, latent_shape_of, philox_noise
+from medcli.errors import CheckpointError
 from medcli.runtime.files import atomic_path, reserve
 from medcli.schedule.spec import DistanceName
+from medcli.tuning.space import NetworkVariant
 from medcli.tuning.tables import ChangeTable
 
 # Dimension key: B images of a batch, K solver steps, C latent channels, Y X latent height and width.
@@ -81,30 +84,55 @@ def record_parent(path: Path, stepper: Stepper, dense: LadderNetwork, numbers: r
         kept[0] = state_BCYX.cpu().numpy()
         for step in range(stepper.sampler.num_steps):
             state_BCYX = stepper.step(dense, state_BCYX, numbers, step)
+            require_finite(state_BCYX, numbers, "full attention")
             kept[step + 1] = state_BCYX.cpu().numpy()
         kept.flush()
 
 
-def measure_steps(path: Path, stepper: Stepper, network: LadderNetwork, numbers: range, every: int = 1) -> ChangeTable:
+def require_finite(state_BCYX: Tensor, numbers: range, what: str) -> None:
+    """Check that sampling has not diverged.
+
+    Raises:
+        CheckpointError: If a state is not finite; names the image and the network.
+    """
+    finite_B = torch.isfinite(state_BCYX).flatten(1).all(dim=1).tolist()
+    for number, is_finite in zip(numbers, finite_B, strict=True):
+        if not is_finite:
+            raise CheckpointError(
+                f"image {number} becomes NaN or infinity with {what}: the solver diverges on this model",
+                hint="try --dtype fp32, more --steps or another --solver; check --family and --prediction",
+            )
+
+
+def measure_steps(
+    states_KBCYX: npt.NDArray[np.float32],
+    stepper: Stepper,
+    variant: NetworkVariant,
+    network: LadderNetwork,
+    numbers: range,
+    every: int = 1,
+) -> ChangeTable:
     """Measure one step of a network from each state of the parent.
 
     Args:
-        path: File written by `record_parent` for these images.
+        states_KBCYX: All states of these images, written by `record_parent`.
         stepper: The same as there.
+        variant: Layers and count of the network, for errors.
         network: The network.
         numbers: Image indices.
         every: Measure every `every`-th step.
     """
-    states = np.load(path, mmap_mode="r")
     names: tuple[DistanceName, ...] = get_args(DistanceName)
     rows: list[Tensor] = []
     for step in range(0, stepper.sampler.num_steps, every):
-        before_BCYX, parent_BCYX = (torch.from_numpy(states[place].copy()) for place in (step, step + 1))
+        before_BCYX, parent_BCYX = (torch.from_numpy(states_KBCYX[place].copy()) for place in (step, step + 1))
         before_BCYX, parent_BCYX = before_BCYX.to(stepper.device), parent_BCYX.to(stepper.device)
         after_BCYX = stepper.step(network, before_BCYX, numbers, step)
         error_B = (after_BCYX - parent_BCYX).flatten(1).norm(dim=1)
         changes = (distance(name, before_BCYX, after_BCYX) for name in names)
-        rows.append(torch.stack([error_B, *changes]).double().cpu())
+        row_VB = torch.stack([error_B, *changes]).double().cpu()
+        require_finite(row_VB.T, numbers, variant.words)
+        rows.append(row_VB)
     return ChangeTable(torch.stack(rows, dim=1).numpy())
 
 

@@ -15,6 +15,7 @@ from medcli.engine.plan import SamplingPlan
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.reporting import Reporter
 from medcli.tuning.networks import network_of
+from medcli.tuning.recording import require_finite
 from medcli.tuning.space import Configuration, NetworkVariant
 
 # Dimension key: I images, C latent channels, Y X latent height and width, K solver steps.
@@ -53,6 +54,7 @@ def run_configuration(
     images = generate(networks, replace(plan, schedule=schedule), numbers, device=device, reporter=reporter)
     ordered = sorted(images, key=lambda image: image.index)
     latents = torch.stack([image.latent_CYX.cpu() for image in ordered])
+    require_finite(latents, numbers, configuration.words)
     return Finals(latents, tuple(image.switch_steps for image in ordered))
 
 

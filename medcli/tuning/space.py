@@ -30,6 +30,13 @@ class NetworkVariant:
         """File name."""
         return f"n{self.count}-layers-{'-'.join(map(str, self.layers))}" if self.layers else "dense"
 
+    @property
+    def words(self) -> str:
+        """Description for messages."""
+        if not self.layers:
+            return "full attention"
+        return f"{self.count} mediators in blocks {listing(self.layers)}"
+
 
 DENSE = NetworkVariant((), 0)
 
@@ -57,6 +64,13 @@ class Configuration:
             return "dense"
         rho = f"-rho-{listing_of(self.rho)}" if self.rho else ""
         return f"layers-{listing(self.layers)}-n-{listing(self.counts)}{rho}".replace(",", "_")
+
+    @property
+    def words(self) -> str:
+        """Description for messages."""
+        if not self.layers:
+            return "full attention"
+        return f"{listing(self.counts)} mediators in blocks {listing(self.layers)}"
 
     def schedule(self, warmup_steps: int, distance: DistanceName) -> Schedule:
         """Build its schedule.

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medcli.data.npz import map_npy, read_npy
 from medcli.errors import ConfigError, DataError, listed
-from medcli.runtime.files import write_bytes, write_text
-from medcli.runtime.json_records import read_json
+from medcli.runtime.files import require_regular, write_bytes, write_text
+from medcli.runtime.json_records import InvalidJson, Record, as_record, read_json
 from medcli.runtime.locks import FolderLocks
 
 SETTINGS = "settings.json"
@@ -78,22 +79,40 @@ class Store:
             DataError: If it is damaged.
         """
         file = self.path / name
+        require_regular(file)
         try:
             value = read_json(file)
+            if not isinstance(value, dict):
+                raise InvalidJson("no object")
         except FileNotFoundError:
             return None
-        except (ValueError, OSError) as err:
-            raise DataError(f"{file} is damaged ({err})", hint="remove it, and run the command again") from err
-        if not isinstance(value, dict):
-            raise DataError(f"{file} is damaged (no object)", hint="remove it, and run the command again")
+        except (InvalidJson, OSError) as err:
+            raise damaged(file, str(err)) from err
         return value
+
+    def record(self, kind: type[Record], name: str) -> Record | None:
+        """Read a stored JSON object into a dataclass; None if there is none.
+
+        Raises:
+            DataError: If it is damaged.
+        """
+        value = self.json(name)
+        try:
+            return None if value is None else as_record(kind, value)
+        except InvalidJson as err:
+            raise damaged(self.path / name, str(err)) from err
 
     def put_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Store a JSON object, replacing an earlier one."""
         write_text(self.path / name, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", force=True)
 
-    def array(self, name: str, make: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Read a stored array, or compute and store it.
+    def array(self, name: str, shape: tuple[int, ...], make: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Read a stored array of finite numbers, or compute and store it.
+
+        Args:
+            name: Its file.
+            shape: Its shape.
+            make: Computes it.
 
         Raises:
             DataError: If it is damaged.
@@ -105,10 +124,42 @@ class Store:
             np.save(content, value, allow_pickle=False)
             write_bytes(file, content.getvalue(), force=True)
             return value
-        try:
-            return np.asarray(np.load(file, allow_pickle=False))
-        except (ValueError, EOFError, OSError) as err:
-            raise DataError(f"{file} is damaged ({err})", hint="remove it, and run the command again") from err
+        value = _read(read_npy, file, shape)
+        if not np.isfinite(value).all():
+            raise damaged(file, "not all values are finite")
+        return value
+
+    def mapped(self, name: str, shape: tuple[int, ...], write: Callable[[Path], None]) -> npt.NDArray[Any]:
+        """Map a stored array into memory, or write it first.
+
+        Args:
+            name: Its file.
+            shape: Its shape.
+            write: Writes it to a path, whole or not at all.
+
+        Raises:
+            DataError: If it is damaged.
+        """
+        file = self.path / name
+        if not file.exists():
+            write(file)
+        return _read(map_npy, file, shape)
+
+
+def damaged(file: Path, why: str) -> DataError:
+    """Build the error of a stored file that can't be used."""
+    return DataError(f"{file} is damaged ({why})", hint="remove it, and run the command again")
+
+
+def _read(read: Callable[[Path], npt.NDArray[Any]], file: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Read an array and check its shape and type."""
+    try:
+        value = read(file)
+    except DataError as err:
+        raise damaged(file, "no whole array") from err
+    if value.shape != shape or value.dtype not in (np.float32, np.float64):
+        raise damaged(file, f"{value.dtype} of shape {value.shape}, expected floats of shape {shape}")
+    return value
 
 
 def _plain(value: Any) -> Any:

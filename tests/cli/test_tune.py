@@ -142,6 +142,47 @@ def test_a_layer_that_attention_cannot_reach_is_found_first_and_chosen(run_cli, 
     assert report["chosen"]["error"] == 0
 
 
+@pytest.mark.parametrize(
+    ("tensor", "scale", "words"),
+    [
+        ("final_layer.linear.weight", 3e38, "with full attention"),
+        ("final_layer.linear.weight", 1e24, "with full attention"),
+        ("blocks.0.attn.dwc.weight", 3e38, "mediators in blocks 0"),
+    ],
+)
+def test_a_model_whose_images_diverge_is_refused_in_one_line(run_cli, empty_folder, tensor, scale, words):
+    state = state_of(PIXELS)
+    state[tensor].fill_(scale)
+    save_checkpoint("m.safetensors", PIXELS, state, sampling=SAMPLING)
+    for _ in range(2):
+        result = run_cli("tune", "m.safetensors", *words_of("3%"))
+        assert result.code == 3
+        assert result.err.startswith("error: image 0 becomes NaN or infinity")
+        assert words in result.err
+        assert len(result.err.splitlines()) == 2
+
+
+def test_a_run_that_can_not_be_is_named_and_not_used(tuned, run_cli, tmp_path):
+    folder, _ = tuned
+    part = tmp_path / "tuning"
+    shutil.copytree(folder / "tuning", part)
+    file = sorted((part / "runs").iterdir())[0]
+    good = json.loads(file.read_text())
+    for change in (
+        {"moves": good["moves"][1:]},
+        {"moves": [[99]] * 6},
+        {"moves": [[3, 2, 1, 0]] * 6},
+        {"squared_errors": [-1.0] * 6},
+        {"squared_errors": ["1"] * 6},
+        {"fid": "low"},
+    ):
+        file.write_text(json.dumps({**good, **change}))
+        result = run_cli("tune", folder / "m.safetensors", *words_of("5%"), "-o", part)
+        assert result.code == 4, change
+        assert f"{file.name} is damaged" in result.err
+        assert len(result.err.splitlines()) == 2
+
+
 def test_a_dense_checkpoint_gets_the_layers_and_the_ladder(run_cli, empty_folder):
     dense = with_ladder(PIXELS)
     save(empty_folder / "dense.safetensors", dense, sampling=SAMPLING)

@@ -118,8 +118,8 @@ READERS: dict[str, Reader] = {
         m.lines_changed,
         (TRAIN_ON,),
     ),
-    "tuning": Reader(("t/*.json", "t/*.jsonl"), m.json_changed, (TUNE, ("report", "t", "-o", "r.html", "-q"))),
-    "tuning tensors": Reader(("t/*.safetensors", "t/*.npz", "t/*.npy"), m.bytes_changed, (TUNE,)),
+    "tuning": Reader(("t/*.json", "t/runs/*.json"), m.json_changed, (TUNE, ("report", "t", "-o", "r.html", "-q"))),
+    "tuning tensors": Reader(("t/parents/*.npy", "t/tables/*/*.npy"), m.bytes_changed, (TUNE,)),
     "analysis": Reader(("a/analysis.json",), m.json_changed, (("report", "samp", "a", "-o", "r.html", "-q"), ANALYZE)),
     "scores": Reader(
         ("scores.json",),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,18 +13,19 @@ from medcli.data.autoencoder import Decoder, open_decoder
 from medcli.data.images import ImageArray
 from medcli.engine.batched_rule import num_deciding
 from medcli.engine.guidance_phases import step_passes
-from medcli.errors import ConfigError, DataError
+from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import require_space
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter, Silent
+from medcli.schedule.spec import DistanceName
 from medcli.scores.extractor import POOL
 from medcli.settings.scoring import FeatureOptions, ScoreRequest
 from medcli.tuning.networks import network_of
 from medcli.tuning.recording import Stepper, joined, measure_steps, record_parent
 from medcli.tuning.running import run_configuration, squared_errors
 from medcli.tuning.space import DENSE, FULL_ATTENTION, Configuration, Layers, NetworkVariant
-from medcli.tuning.store import Store
+from medcli.tuning.store import Store, damaged
 from medcli.tuning.tables import ChangeTable, Tables
 from medcli.workflows.fid.inputs import Side, survey_reference
 from medcli.workflows.fid.scoring import Yardstick, load_yardstick, measure
@@ -33,6 +34,27 @@ from medcli.workflows.tune.setup import TuneSetup
 FLOAT32_BYTES = 4
 NUM_PROBED_STEPS = 10
 """Number of steps at which single layers are measured, to rank them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """File of a run."""
+
+    moves: tuple[tuple[int, ...], ...]
+    squared_errors: tuple[float, ...] = field(metadata={"min": 0})
+    fid: float | None = None
+    fid_of: dict[str, Any] | None = None
+    """Reference, extractor and protocol of the FID."""
+
+    def misfit(self, configuration: Configuration, num_images: int, num_steps: int) -> str:
+        """Return why this can't be a run of a configuration; empty if it can."""
+        if not len(self.moves) == len(self.squared_errors) == num_images:
+            return f"not of {num_images} images"
+        for moves in self.moves:
+            is_rising = all(0 <= one <= two < num_steps for one, two in zip((0, *moves), moves, strict=False))
+            if not is_rising or len(moves) > len(configuration.rho):
+                return "impossible moves"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +129,15 @@ class Workbench:
 
     def _outcome(self, configuration: Configuration, numbers: range) -> MeasuredConfiguration:
         name = f"runs/{numbers.start}-{numbers.stop}-{configuration.name}.json"
-        kept = self._store.json(name)
-        if kept is None or (self._scoring and kept.get("fid_of") != self._fid_of()):
+        kept = self._store.record(RunRecord, name)
+        if kept is not None and (why := kept.misfit(configuration, len(numbers), self.stepper.sampler.num_steps)):
+            raise damaged(self._store.path / name, why)
+        if kept is None or (self._scoring and kept.fid_of != self._fid_of()):
             kept = self._run(configuration, numbers)
-            self._store.put_json(name, kept)
-        try:
-            moves = tuple(tuple(map(int, own)) for own in kept["moves"])
-            return MeasuredConfiguration(configuration, moves, tuple(map(float, kept["squared_errors"])), kept["fid"])
-        except (KeyError, TypeError, ValueError) as err:
-            file = self._store.path / name
-            raise DataError(f"{file} is damaged ({err})", hint="remove it, and run the command again") from err
+            self._store.put_json(name, asdict(kept))
+        return MeasuredConfiguration(configuration, kept.moves, kept.squared_errors, kept.fid)
 
-    def _run(self, configuration: Configuration, numbers: range) -> dict[str, Any]:
+    def _run(self, configuration: Configuration, numbers: range) -> RunRecord:
         setup = self._setup
         parents = self._parents(numbers)
         moves: tuple[tuple[int, ...], ...]
@@ -127,12 +146,8 @@ class Workbench:
         else:
             made = run_configuration(self._model, configuration, setup.plan, numbers, setup.device, Silent())
             finals, moves = made.latent_ICYX, made.moves
-        return {
-            "moves": moves,
-            "squared_errors": squared_errors(finals, parents),
-            "fid": self._fid(finals),
-            "fid_of": self._fid_of(),
-        }
+        errors = tuple(squared_errors(finals, parents))
+        return RunRecord(moves=moves, squared_errors=errors, fid=self._fid(finals), fid_of=self._fid_of())
 
     def _parents(self, numbers: range) -> torch.Tensor:
         """Return the (I, C, Y, X) final states under full attention."""
@@ -142,7 +157,9 @@ class Workbench:
             made = run_configuration(self._model, FULL_ATTENTION, setup.plan, numbers, setup.device, self._reporter)
             return made.latent_ICYX.numpy()
 
-        return torch.from_numpy(self._store.array(f"parents/{numbers.start}-{numbers.stop}.npy", make))
+        config, name = setup.config, f"parents/{numbers.start}-{numbers.stop}.npy"
+        shape = (len(numbers), config.in_channels, config.latent_size, config.latent_size)
+        return torch.from_numpy(self._store.array(name, shape, make))
 
     def _batches(self) -> list[range]:
         recorded, size = self._setup.recorded, self._setup.plan.batch_size
@@ -152,10 +169,6 @@ class Workbench:
         """Return the step table of each variant, measured batch by batch."""
         batches, made = self._batches(), dict[NetworkVariant, ChangeTable]()
         self._require_space()
-        for number, numbers in enumerate(batches):
-            path = self._store.path / "parents" / f"states-{number}.npy"
-            if not path.exists():
-                record_parent(path, self.stepper, network_of(self._model, DENSE), numbers)
         for done, variant in enumerate(variants):
             made[variant] = joined([self._table(variant, number, every) for number in range(len(batches))])
             self._reporter.progress(done + 1, len(variants), unit)
@@ -174,13 +187,24 @@ class Workbench:
 
     def _table(self, variant: NetworkVariant, number: int, every: int) -> ChangeTable:
         """Return a variant's table on one batch."""
+        numbers = self._batches()[number]
 
         def make() -> np.ndarray[Any, Any]:
-            path = self._store.path / "parents" / f"states-{number}.npy"
-            network = network_of(self._model, variant)
-            return measure_steps(path, self.stepper, network, self._batches()[number], every).values_VKI
+            network, states = network_of(self._model, variant), self._states(number)
+            return measure_steps(states, self.stepper, variant, network, numbers, every).values_VKI
 
-        return ChangeTable(self._store.array(f"tables/every-{every}/{variant.name}-{number}.npy", make))
+        num_steps = len(range(0, self.stepper.sampler.num_steps, every))
+        shape = (1 + len(get_args(DistanceName)), num_steps, len(numbers))
+        return ChangeTable(self._store.array(f"tables/every-{every}/{variant.name}-{number}.npy", shape, make))
+
+    def _states(self, number: int) -> np.ndarray[Any, Any]:
+        """Return all states of a batch under full attention, recorded if they are not."""
+        config, numbers = self._setup.config, self._batches()[number]
+        shape = (self.stepper.sampler.num_steps + 1, len(numbers), config.in_channels, *(config.latent_size,) * 2)
+        dense = network_of(self._model, DENSE)
+        return self._store.mapped(
+            f"parents/states-{number}.npy", shape, lambda path: record_parent(path, self.stepper, dense, numbers)
+        )
 
     def _open_scoring(self) -> tuple[Decoder, Yardstick]:
         """Open the decoder, and the extractor and reference of FID."""

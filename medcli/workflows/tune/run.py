@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from statistics import correlation
 from typing import Any
 
@@ -35,7 +36,7 @@ from medcli.tuning.tables import Tables
 from medcli.workflows.convert import write_network
 from medcli.workflows.report.result_charts import tuning_chart
 from medcli.workflows.tune.commands import convert_command, converted_file, sample_command
-from medcli.workflows.tune.costs import TIMES, Costs, costs_of
+from medcli.workflows.tune.costs import Costs, costs_of
 from medcli.workflows.tune.measurements import MeasuredConfiguration, Workbench
 from medcli.workflows.tune.report import Candidate, TuneReport
 from medcli.workflows.tune.setup import TuneSetup, load_ladder, set_up_tuning
@@ -117,7 +118,7 @@ class _Tuning:
             rank_correlation=rank_correlation(candidates),
             layer_order=tuple(order),
             settings=self._setup.settings,
-            timing=self._store.json(TIMES) if self._budget.unit == "ms" else None,
+            timing=asdict(self._costs.times) if self._costs.times else None,
             versions=versions(),
         )
         self._write(made)

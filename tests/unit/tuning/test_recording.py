@@ -79,7 +79,7 @@ def test_one_step_from_the_parents_states_is_measured_against_the_parents_own(tm
     stepper = Stepper.of(plan, dense, CPU)
     record_parent(tmp_path / "states.npy", stepper, dense, numbers)
     states = np.load(tmp_path / "states.npy").astype(np.float64)
-    own = measure_steps(tmp_path / "states.npy", stepper, dense, numbers)
+    own = measure_steps(np.load(tmp_path / "states.npy"), stepper, DENSE, dense, numbers)
     assert not own.error_KI.any()
     change = np.abs(np.diff(states, axis=0)).mean(axis=(2, 3, 4))
     np.testing.assert_allclose(own.distance_KI("l1"), change, rtol=1e-5)
@@ -87,15 +87,17 @@ def test_one_step_from_the_parents_states_is_measured_against_the_parents_own(tm
         own.distance_KI("l2"), np.square(np.diff(states, axis=0)).mean(axis=(2, 3, 4)), rtol=1e-5
     )
 
-    other = network_of(model, NetworkVariant((0,), 1))
-    table = measure_steps(tmp_path / "states.npy", stepper, other, numbers)
+    first = NetworkVariant((0,), 1)
+    other = network_of(model, first)
+    recorded = np.load(tmp_path / "states.npy")
+    table = measure_steps(recorded, stepper, first, other, numbers)
     step = 5
     after = stepper.step(other, torch.from_numpy(states[step].astype(np.float32)), numbers, step).double().numpy()
     wanted = np.sqrt(np.square(after - states[step + 1]).sum(axis=(1, 2, 3)))
     np.testing.assert_allclose(table.error_KI[step], wanted, rtol=1e-5)
     assert (table.error_KI[:-1] > 0).all()
 
-    some = measure_steps(tmp_path / "states.npy", stepper, other, numbers, every=3)
+    some = measure_steps(recorded, stepper, first, other, numbers, every=3)
     np.testing.assert_array_equal(some.error_KI, table.error_KI[::3])
     assert joined([some, some]).error_KI.shape == (len(some.error_KI), 6)
 
