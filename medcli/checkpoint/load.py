@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcli.checkpoint.safetensors_file import DATA_ALIGNMENT
-from medcli.checkpoint.stream import CHUNK_BYTES, check_finite
+from medcli.checkpoint.stream import CHUNK_BYTES
 from medcli.checkpoint.tensor_record import ITEM_SIZES, Region, TensorRecord
+from medcli.checkpoint.value_check import ValueCheck
 from medcli.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def build_model(
         file: loaded when touched, and writing to them changes memory only.
 
     Raises:
-        CheckpointError: If a weight is NaN or infinite.
+        CheckpointError: If a weight is NaN or infinite, or a trained matrix is zero.
         ConfigError: If modulation does not fit the model.
     """
     from medcli.model.amm import attach_amm, check_amm
@@ -67,7 +68,7 @@ def load_tensors(records: Mapping[str, TensorRecord], source: str) -> dict[str, 
         source: What to call their file in errors.
 
     Raises:
-        CheckpointError: If a weight is NaN or infinite.
+        CheckpointError: If a weight is NaN or infinite, or a trained matrix is zero.
     """
     maps: dict[Path, mmap.mmap] = {}
     return {name: _load_one(record, maps, source) for name, record in records.items()}
@@ -84,8 +85,10 @@ def _load_one(record: TensorRecord, maps: dict[Path, mmap.mmap], source: str) ->
     else:
         buffer, offset = bytearray(record.read()), 0
     view = memoryview(buffer)[offset : offset + record.nbytes]
+    check = ValueCheck(record, source)
     for start in range(0, record.nbytes, CHUNK_BYTES):
-        check_finite(view[start : start + CHUNK_BYTES], record, source)
+        check.take(view[start : start + CHUNK_BYTES])
+    check.finish()
     flat = torch.frombuffer(buffer, dtype=types[record.dtype], count=record.num_elements, offset=offset)
     tensor = flat.reshape(record.shape)
     # Kernels round differently by where memory begins: equal weights must give equal bits, whatever file they lie in.

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from medcli.checkpoint.tensor_record import FLOAT_DTYPES, ITEM_SIZES, Region, TensorRecord
+from medcli.checkpoint.tensor_record import Piece, Region, TensorRecord
+from medcli.checkpoint.value_check import ValueCheck
 from medcli.errors import CheckpointError
 
 CHUNK_BYTES = 2 * 2**20
@@ -59,11 +60,11 @@ def copy_records(
     Args:
         records: What to carry, in order.
         sinks: Each is given every byte.
-        progress: Told the tensors read so far.
+        progress: Called with the number of tensors read so far.
         source: What to call the input in errors.
 
     Raises:
-        CheckpointError: If a weight is NaN or infinite (the tensor is named), or an input became shorter.
+        CheckpointError: If a tensor's values or checksum are wrong (it is named), or an input became shorter.
     """
     buffers = [memoryview(bytearray(CHUNK_BYTES)) for _ in range(NUM_BUFFERS)]
     pending: list[list[Future[object]]] = [[] for _ in buffers]
@@ -71,12 +72,14 @@ def copy_records(
     with ExitStack() as stack:
         files: dict[Path, BinaryIO] = {}
         for number, record in enumerate(records, start=1):
-            for fill in _chunks(record, files, stack):
+            check = ValueCheck(record, source)
+            for piece, fill in _chunks(record, files, stack):
                 _wait(pending[turn])
                 chunk = buffers[turn][: fill(buffers[turn])]
-                check_finite(chunk, record, source)
+                check.take(chunk, piece)
                 pending[turn] = [sink.feed(chunk) for sink in sinks]
                 turn = (turn + 1) % NUM_BUFFERS
+            check.finish()
             progress(number)
     for futures in pending:
         _wait(futures)
@@ -89,19 +92,19 @@ def _wait(futures: list[Future[object]]) -> None:
 
 def _chunks(
     record: TensorRecord, files: dict[Path, BinaryIO], stack: ExitStack
-) -> Iterator[Callable[[memoryview], int]]:
-    """Yield functions that fill a buffer with the next bytes of a tensor and return their number."""
+) -> Iterator[tuple[Piece, Callable[[memoryview], int]]]:
+    """Yield pieces of a tensor, and functions that fill a buffer with their next bytes and return the number."""
     for piece in record.pieces:
         if isinstance(piece, Region):
             if piece.path not in files:
                 files[piece.path] = stack.enter_context(piece.path.open("rb", buffering=0))
             for start in range(0, piece.nbytes, CHUNK_BYTES):
                 size = min(CHUNK_BYTES, piece.nbytes - start)
-                yield _Reading(files[piece.path], piece, start, size)
+                yield piece, _Reading(files[piece.path], piece, start, size)
         else:
             data = memoryview(piece.make())
             for start in range(0, len(data), CHUNK_BYTES):
-                yield _Lending(data[start : start + CHUNK_BYTES])
+                yield piece, _Lending(data[start : start + CHUNK_BYTES])
 
 
 class _Reading:
@@ -133,30 +136,3 @@ class _Lending:
     def __call__(self, buffer: memoryview) -> int:
         buffer[: len(self._data)] = self._data
         return len(self._data)
-
-
-def check_finite(data: memoryview, record: TensorRecord, source: str) -> None:
-    """Refuse NaN and infinite weights.
-
-    Args:
-        data: Whole elements of the tensor.
-        record: The tensor.
-        source: What to call its file.
-
-    Raises:
-        CheckpointError: Naming the tensor.
-    """
-    if record.dtype in FLOAT_DTYPES and not _is_finite(data, record.dtype):
-        raise CheckpointError(
-            f"{source}: tensor {record.name} holds NaN or infinite weights",
-            hint="take an earlier checkpoint, from before the training diverged",
-        )
-
-
-def _is_finite(data: memoryview, dtype: str) -> bool:
-    import numpy as np
-
-    if dtype == "BF16":
-        # Infinities and NaN are the values whose exponent bits are all ones.
-        return bool(((np.frombuffer(data, dtype="<u2") & 0x7F80) != 0x7F80).all())
-    return bool(np.isfinite(np.frombuffer(data, dtype=f"<f{ITEM_SIZES[dtype]}")).all())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medcli.checkpoint.pickle_values import TensorRef
-from medcli.checkpoint.tensor_record import ITEM_SIZES, Made, Region, TensorRecord, read_piece, stored
+from medcli.checkpoint.tensor_record import ITEM_SIZES, Made, Region, TensorRecord, read_piece, read_region, stored
 from medcli.checkpoint.unpickle import MAX_PICKLE_BYTES, safe_load
 from medcli.errors import CheckpointError
 
@@ -100,22 +100,28 @@ def _read_archive(path: Path, archive: zipfile.ZipFile, file: BinaryIO) -> Torch
             f"{path.name} is a zip file but not a torch checkpoint (no data.pkl inside)",
             hint="unpack it and pass the checkpoint inside",
         )
-    folder = pickle_name.removesuffix("data.pkl")
+    folder, end = pickle_name.removesuffix("data.pkl"), path.stat().st_size
     if records[pickle_name].file_size > MAX_PICKLE_BYTES:
         raise CheckpointError(f"{path.name} has a pickle of more than {MAX_PICKLE_BYTES >> 20} MiB", hint=DAMAGED)
     byteorder = records.get(f"{folder}byteorder")
     if byteorder is not None and byteorder.file_size > MAX_WORD_BYTES:
         raise zipfile.BadZipFile(f"its byteorder has {byteorder.file_size} bytes")
-    if byteorder is not None and archive.read(byteorder) != b"little":
+    if byteorder is not None and _content(path, archive, file, byteorder, end) != b"little":
         raise CheckpointError(f"{path.name} was saved on a big-endian machine", hint="save it again on a usual machine")
-    content, _ = safe_load(io.BytesIO(archive.read(pickle_name)), path.name)
-    end = path.stat().st_size
+    content, _ = safe_load(io.BytesIO(_content(path, archive, file, records[pickle_name], end)), path.name)
     storages = {
         name.removeprefix(f"{folder}data/"): _record_region(path, file, info, end)
         for name, info in records.items()
         if name.startswith(f"{folder}data/")
     }
     return TorchFile(path, content, storages)
+
+
+def _content(path: Path, archive: zipfile.ZipFile, file: BinaryIO, info: zipfile.ZipInfo, end: int) -> bytes:
+    """Read a small record; torch can write records without checksums, which the library takes for damaged."""
+    if info.CRC or info.compress_type != zipfile.ZIP_STORED:
+        return archive.read(info)
+    return read_region(file, _record_region(path, file, info, end))
 
 
 def _record_region(path: Path, file: BinaryIO, info: zipfile.ZipInfo, end: int) -> Region:

@@ -17,8 +17,6 @@ TESTED_BY = {
     "checkpoint/layouts": "unit/checkpoint/test_reader",
     "checkpoint/pickle_values": "unit/checkpoint/test_unpickle",
     "checkpoint/stream": "unit/checkpoint/test_writer",
-    "checkpoint/training_args": "unit/checkpoint/test_reader",
-    "checkpoint/weight_sets": "unit/checkpoint/test_reader",
     "cli/command": "cli/test_app",
     "cli/fid_table": "cli/test_fid",
     "cli/finetune_table": "cli/test_finetune",
