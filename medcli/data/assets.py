@@ -1,4 +1,4 @@
-"""Where the files that ship with the package lie."""
+"""Files bundled with the package."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from medcli.errors import EnvironmentProblem
 
 BUNDLED_MODEL = "digits-sit.safetensors"
-"""The checkpoint commands use when none is named."""
+"""Default checkpoint of commands."""
 
 
 def asset_path(name: str) -> Path:
-    """Path of a bundled file.
+    """Return the path of a bundled file.
 
     Raises:
         EnvironmentProblem: If the installation lacks it.

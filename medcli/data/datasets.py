@@ -1,4 +1,4 @@
-"""Open a data set by name or path and make sure that it fits the model."""
+"""Open a data set by name or path and check that it fits the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from medcli.config import ModelConfig
 from medcli.data.autoencoder import open_encoder
 from medcli.data.digits import DIGITS, digit_set
-from medcli.data.external_latents import ForeignLatents, open_foreign
+from medcli.data.external_latents import ExternalLatents, open_external
 from medcli.data.image_listing import list_images
 from medcli.data.image_set import EncodedSet, PixelSet
 from medcli.data.latent_index import LatentIndex, open_store, read_index
@@ -30,24 +30,24 @@ def open_training_set(
     flip: bool = True,
     reporter: Reporter | None = None,
 ) -> TrainingSet:
-    """Find out what a data set is, by its content, and check it against the model.
+    """Open a data set, whose kind is found by its content, and check it against the model.
 
     Args:
         name_or_path: `digits`; a folder of images with a sub-folder a class, or with a file of labels; such a file; a
             folder `medcli latents` made; or a folder of latents in the layout of fast-DiT, REPA or LightningDiT.
         config: The model to train.
-        autoencoder: What encodes images for a model of latents: a local folder, or a hub name in the Hugging Face
-            cache; None takes the model's own.
-        device: Where it runs.
-        flip: Whether half of all draws are mirrored, where the data allows it; digits never are.
-        reporter: Told what is worth a remark.
+        autoencoder: Autoencoder that encodes images for a model of latents: a local folder, or a name in the Hugging
+            Face cache; None: the model's own.
+        device: Device of the autoencoder.
+        flip: Mirror half of all draws, if the data allows it; digits are never mirrored.
+        reporter: Receives notes.
 
     Raises:
-        DataError: If there is no such data, it is damaged, or it does not fit the model.
+        DataError: If the data is missing, damaged or does not fit the model.
         ConfigError: If the autoencoder makes latents of another shape than the model's.
         EnvironmentProblem: If an autoencoder is needed and not on this machine.
     """
-    told = reporter or Silent()
+    notes = reporter or Silent()
     data: TrainingSet
     if name_or_path == DIGITS:
         if config.autoencoder is not None:
@@ -55,13 +55,13 @@ def open_training_set(
         data = digit_set()
     else:
         path = existing(name_or_path)
-        data = _open_latents(path, config, flip, told) or _open_images(path, config, autoencoder, device, flip, told)
+        data = _open_latents(path, config, flip, notes) or _open_images(path, config, autoencoder, device, flip, notes)
     check_fit(data, config)
     return data
 
 
 def existing(name_or_path: str) -> Path:
-    """The path, if something is there.
+    """Return the path of an existing data set.
 
     Raises:
         DataError: If not.
@@ -76,7 +76,7 @@ def existing(name_or_path: str) -> Path:
 
 
 def check_fit(data: TrainingSet, config: ModelConfig) -> None:
-    """Refuse a set of another shape, or with labels the model does not have.
+    """Refuse a set of another shape or with more classes than the model.
 
     Raises:
         DataError: Naming both sides.
@@ -97,16 +97,16 @@ def check_fit(data: TrainingSet, config: ModelConfig) -> None:
 
 def _other_size(shape_CYX: tuple[int, int, int], config: ModelConfig) -> str:
     if shape_CYX[0] != config.in_channels or shape_CYX[1] != shape_CYX[2]:
-        return "train a model made for them, or use other data"
+        return "use another model or other data"
     return f"pass --res {shape_CYX[1] * config.latent_downsample}, or use data of {config.resolution_px} px"
 
 
 def _open_latents(path: Path, config: ModelConfig, flip: bool, reporter: Reporter) -> LatentSet | None:
-    """A folder of latents, ours or another project's; None if it is none."""
+    """Open a folder of latents, of this or another project; None if it holds none."""
     if not path.is_dir():
         return None
     index = read_index(path)
-    found = open_foreign(path, reporter) if index is None else None
+    found = open_external(path, reporter) if index is None else None
     if index is None and found is None:
         return None
     if config.autoencoder is None:
@@ -114,11 +114,11 @@ def _open_latents(path: Path, config: ModelConfig, flip: bool, reporter: Reporte
     if index is not None:
         return _own(path, index, config, flip)
     assert found is not None
-    return _foreign(found, config, flip)
+    return _external(found, config, flip)
 
 
 def _own(path: Path, index: LatentIndex, config: ModelConfig, flip: bool) -> LatentSet:
-    # Rows are stored unscaled; another scale tells of another autoencoder.
+    # Rows are stored unscaled; another scale means another autoencoder.
     if not (math.isclose(index.scale, config.latent_scale) and math.isclose(index.shift, config.latent_shift)):
         raise DataError(
             f"{path} was made by an autoencoder of scale {index.scale:g} and shift {index.shift:g}, "
@@ -134,7 +134,7 @@ def _own(path: Path, index: LatentIndex, config: ModelConfig, flip: bool) -> Lat
     )
 
 
-def _foreign(found: ForeignLatents, config: ModelConfig, flip: bool) -> LatentSet:
+def _external(found: ExternalLatents, config: ModelConfig, flip: bool) -> LatentSet:
     data = LatentSet(
         rows=found.rows,
         content=found.content,
@@ -155,7 +155,7 @@ def _open_images(
     flip: bool,
     reporter: Reporter,
 ) -> PixelSet | EncodedSet:
-    """Image files, as pixels or encoded while they are read."""
+    """Open image files, as pixels or encoded when they are read."""
     if config.autoencoder is None:
         if config.in_channels not in (1, 3):
             raise ConfigError(f"a model of {config.in_channels} pixel channels takes no images (expected 1 or 3)")

@@ -20,7 +20,7 @@ IMAGES = "digits.safetensors"
 """The bundled file."""
 
 MAX_LEVEL = 16
-"""Brightest value of the original files; 0 is empty paper."""
+"""Brightest level of the original files; 0 is background."""
 
 
 def load_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
@@ -30,20 +30,20 @@ def load_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
 
 
 def digit_latents() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """The digits as a pixel-space model sees them: (1797, 1, 8, 8) float32 in [-1, 1], and int64 labels."""
+    """Return the digits as inputs of a pixel-space model: (1797, 1, 8, 8) float32 in [-1, 1], and int64 labels."""
     images, labels = load_digits()
     pixels = images.astype(np.float32)[:, None] / (MAX_LEVEL / 2) - 1
     return pixels, labels.astype(np.int64)
 
 
 def digit_set() -> ArraySet:
-    """The digits to train on: (1, 8, 8) pixels, never mirrored, for a mirrored digit is no digit."""
+    """Return the digits as a training set of (1, 8, 8) pixels; they are never mirrored."""
     pixels, labels = digit_latents()
     return ArraySet(DIGITS, torch.from_numpy(pixels), torch.from_numpy(labels))
 
 
 def digit_pixels() -> npt.NDArray[np.uint8]:
-    """The digits as our sampler would write them: (1797, 8, 8, 3) uint8."""
+    """Return the digits as `sample` writes images: (1797, 8, 8, 3) uint8."""
     latents, _ = digit_latents()
     grey = np.clip(127.5 * latents[:, 0] + 128, 0, 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)

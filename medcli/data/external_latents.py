@@ -1,4 +1,4 @@
-"""Folders of latents that other projects' scripts write, recognised by what is in them.
+"""Latent folders of other projects, recognised by their content.
 
 Written from facts about fast-DiT (`extract_features.py`), REPA (`preprocessing/dataset_tools.py`, `train.py`) and
 LightningDiT (`extract_features.py`, `datasets/img_latent_dataset.py`); docs/data.md has them in a table. Nothing is
@@ -28,10 +28,10 @@ from medcli.errors import DataError
 from medcli.runtime.reporting import Reporter
 
 FAST_DIT_SCALE = 0.18215
-"""Factor its script multiplies latents with before it writes them."""
+"""Factor by which its script multiplies latents before writing them."""
 
 REPA_FOLDER = "vae-sd"
-"""Beside `images`; holds the moments and their `dataset.json`."""
+"""Folder beside `images` with the moments and their `dataset.json`."""
 REPA_LABELS = "dataset.json"
 NUM_STDS_CHECKED = 16
 
@@ -39,23 +39,23 @@ LIGHTNING_KEYS = ("latents", "latents_flip")
 LIGHTNING_STATS = "latents_stats.pt"
 
 CHUNK = 10_000
-"""Label files read between two reports of progress."""
+"""Label files read between progress reports."""
 GROUP = 100
-"""Label files one thread reads in a row."""
+"""Label files read by a thread at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ForeignLatents:
-    """A foreign folder, opened."""
+class ExternalLatents:
+    """An open latent folder of another project."""
 
     rows: StoredRows
     content: Content
     stored_scale: float
-    """Factor the rows have been multiplied with."""
+    """Factor that the rows were multiplied by."""
 
 
-def open_foreign(path: Path, reporter: Reporter) -> ForeignLatents | None:
-    """Open a folder if it is of a layout known here; None if it is not.
+def open_external(path: Path, reporter: Reporter) -> ExternalLatents | None:
+    """Open a folder of a known layout; None if its layout is another.
 
     Raises:
         DataError: If it is, and files are missing or damaged.
@@ -70,7 +70,7 @@ def open_foreign(path: Path, reporter: Reporter) -> ForeignLatents | None:
 
 
 def _fast_dit_folders(path: Path) -> tuple[Path, Path] | None:
-    """The folders of latents and labels, such as `imagenet256_features` and `imagenet256_labels`."""
+    """Return the folders of latents and labels, such as `imagenet256_features` and `imagenet256_labels`."""
     for features in sorted(path.glob("*_features")):
         labels = features.with_name(features.name.removesuffix("_features") + "_labels")
         if features.is_dir() and labels.is_dir() and any(name.endswith(".npy") for name in _names_in(features)):
@@ -78,8 +78,8 @@ def _fast_dit_folders(path: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def _open_fast_dit(path: Path, features: Path, labels: Path, reporter: Reporter) -> ForeignLatents:
-    """One scaled sample of the posterior and one label a file, of the same name."""
+def _open_fast_dit(path: Path, features: Path, labels: Path, reporter: Reporter) -> ExternalLatents:
+    """Open files with one scaled posterior sample each, and label files of the same names."""
     names = sorted(name for name in _names_in(features) if name.endswith(".npy"))
     if missing := sorted(set(names) - set(_names_in(labels))):
         raise DataError(
@@ -88,12 +88,12 @@ def _open_fast_dit(path: Path, features: Path, labels: Path, reporter: Reporter)
         )
     labels_N = _read_label_files([labels / name for name in names], reporter)
     files = NameList(f"{features.name}/{name}" for name in names)
-    return ForeignLatents(rows=open_files(path, files, labels_N), content=Content.LATENT, stored_scale=FAST_DIT_SCALE)
+    return ExternalLatents(rows=open_files(path, files, labels_N), content=Content.LATENT, stored_scale=FAST_DIT_SCALE)
 
 
 def _read_label_files(files: list[Path], reporter: Reporter) -> npt.NDArray[np.int64]:
-    """The number in each file."""
-    # There may be a million: those with the header of the first are not parsed again.
+    """Read the number in each file."""
+    # There may be a million: files with the same header as the first are not parsed.
     header = files[0].read_bytes()[:-8]
     is_plain = b"'<i8'" in header and b"'shape': (1,)" in header
 
@@ -125,7 +125,7 @@ def _read_label(file: Path) -> int:
 
 
 def _is_repa(folder: Path) -> bool:
-    """A file of labels whose first name is an `.npy`: those of images name images."""
+    """Return True if the label file lists `.npy` files rather than images."""
     if not (folder / REPA_LABELS).is_file():
         return False
     with (folder / REPA_LABELS).open("rb") as file:
@@ -133,12 +133,12 @@ def _is_repa(folder: Path) -> bool:
     return b".npy" in start
 
 
-def _open_repa(folder: Path) -> ForeignLatents:
-    """Unscaled means and standard deviations, stacked; EDM2 writes the same."""
+def _open_repa(folder: Path) -> ExternalLatents:
+    """Open files of unscaled means and standard deviations, stacked; EDM2 writes the same."""
     labels = read_labels(folder / REPA_LABELS)
     if missing := [name for name in labels if not (folder / name).is_file()]:
         raise DataError(
-            f"{len(missing)} of the {len(labels)} files {folder / REPA_LABELS} names are not there, "
+            f"{len(missing)} of the {len(labels)} files {folder / REPA_LABELS} names are missing, "
             f"the first is {missing[0]}",
             hint=f"paths are relative to {folder}",
         )
@@ -150,7 +150,7 @@ def _open_repa(folder: Path) -> ForeignLatents:
             f"{folder} holds no means and standard deviations: the second half of the channels is negative or missing",
             hint="expected what REPA's preprocessing writes; or make them again with medcli latents",
         )
-    return ForeignLatents(rows=rows, content=Content.MEAN_STD, stored_scale=1.0)
+    return ExternalLatents(rows=rows, content=Content.MEAN_STD, stored_scale=1.0)
 
 
 def _is_lightning(shard: Path) -> bool:
@@ -161,19 +161,19 @@ def _is_lightning(shard: Path) -> bool:
         return False
 
 
-def _open_lightning(path: Path, shards: list[Path], reporter: Reporter) -> ForeignLatents:
-    """Unscaled samples of the posterior, mirrored ones beside them."""
+def _open_lightning(path: Path, shards: list[Path], reporter: Reporter) -> ExternalLatents:
+    """Open shards of unscaled posterior samples and mirrored ones."""
     rows = open_shards(path, shards, *LIGHTNING_KEYS)
     if std := _lightning_std(path / LIGHTNING_STATS):
         reporter.note(
             f"{LIGHTNING_STATS} (standard deviation {std:.3g}) is not applied: latents get the model's own shift and "
             "scale, which sampling takes back"
         )
-    return ForeignLatents(rows=rows, content=Content.LATENT, stored_scale=1.0)
+    return ExternalLatents(rows=rows, content=Content.LATENT, stored_scale=1.0)
 
 
 def _lightning_std(path: Path) -> float | None:
-    """Typical standard deviation of a channel, as its script wrote it down; None if it did not."""
+    """Return the typical standard deviation of a channel in its statistics file; None without one."""
     if not path.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Draw latents from what an autoencoder says about an image: a normal distribution for each latent pixel."""
+"""Sampling of latents from an autoencoder's posterior: a normal distribution for each latent pixel."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from medcli.runtime.noise import Stream, normal
 # Dimension key: B images, C channels, Y X latent height and width.
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
-"""Where diffusers' `DiagonalGaussianDistribution` clamps log-variances."""
+"""Range to which diffusers' `DiagonalGaussianDistribution` clamps log-variances."""
 
 
 def draw_latents(mean_BCYX: Tensor, std_BCYX: Tensor, position_B: Tensor, seed: int) -> Tensor:
-    """Sample each image's latent: mean + std * noise, a new one at each place of a run (reference-facts 3.4).
+    """Sample each image's latent: mean + std * noise, a new one at each position of a run (reference-facts 3.4).
 
     Args:
         mean_BCYX: (B, C, Y, X) float32.
         std_BCYX: (B, C, Y, X) float32, not negative.
-        position_B: (B,) int64 places in the run's sequence of draws, which the noise is a function of.
-        seed: Of the run.
+        position_B: (B,) int64 positions in the run's sequence of draws, which determine the noise.
+        seed: Random seed of the run.
 
     Returns:
         (B, C, Y, X) float32, not yet scaled.

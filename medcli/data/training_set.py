@@ -113,7 +113,7 @@ class LenientSet:
         self.name, self.num_images, self.num_classes = data.name, data.num_images, data.num_classes
         self.shape_CYX, self.fingerprint = data.shape_CYX, data.fingerprint
         self.unreadable: dict[int, str] = {}
-        """What is wrong with each unreadable image, by number."""
+        """Error message of each unreadable image, by number."""
 
     @property
     def max_unreadable(self) -> int:

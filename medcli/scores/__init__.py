@@ -1,1 +1,1 @@
-"""What a model costs and what its samples are worth: multiply-adds, features, scores."""
+"""Features and scores of samples: FID, sFID, Inception Score, precision, recall, KID."""

@@ -95,7 +95,7 @@ def train(
         ConfigError: If the run does not fit the machine or its processes, another one trains in `output_dir`, or
             too many steps are bad.
         CheckpointError: If `output_dir` holds a run with other settings, or states that can't be read.
-        DataError: If the data can't be read, or images in it are not finite.
+        DataError: If too many images can't be read, or are not finite.
         EnvironmentProblem: If there is no room for the states.
         KeyboardInterrupt: At Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, once the run is saved.
     """

@@ -11,7 +11,7 @@ from medcli.config import SD_AUTOENCODER
 from medcli.data.autoencoder import LatentEncoder, open_encoder
 from medcli.data.datasets import existing
 from medcli.data.digits import DIGITS
-from medcli.data.external_latents import open_foreign
+from medcli.data.external_latents import open_external
 from medcli.data.image_listing import ImageListing, list_images
 from medcli.data.latent_index import AGAIN, INDEX, SHARD, LatentIndex, read_index
 from medcli.data.latent_set import STD_RANGE
@@ -122,7 +122,7 @@ def _source(request: LatentsRequest) -> Path:
             "the digits are trained on as pixels and need no latents", hint=f"medcli finetune --data {DIGITS}"
         )
     path = existing(request.data)
-    if path.is_dir() and (read_index(path) is not None or open_foreign(path, Silent()) is not None):
+    if path.is_dir() and (read_index(path) is not None or open_external(path, Silent()) is not None):
         raise DataError(
             f"{path} holds latents already, expected images", hint=f"medcli finetune --data {path} reads them as is"
         )

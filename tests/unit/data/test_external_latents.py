@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medcli.data.datasets import open_training_set
-from medcli.data.external_latents import open_foreign
+from medcli.data.external_latents import open_external
 from medcli.data.training_set import flip_coins
 from medcli.errors import DataError
 from medcli.runtime.noise import Stream, normal
@@ -92,10 +92,10 @@ def test_lightning_latents_are_scaled_and_mirrored_by_coin(tmp_path: Path) -> No
 
 def test_lightnings_statistics_are_reported_and_not_applied(tmp_path: Path) -> None:
     notes = Notes()
-    assert open_foreign(save_lightning(tmp_path), notes) is not None
+    assert open_external(save_lightning(tmp_path), notes) is not None
     assert "standard deviation 5.5" in notes.texts[0]
     notes = Notes()
-    assert open_foreign(save_lightning(tmp_path / "b", stats=False), notes) is not None
+    assert open_external(save_lightning(tmp_path / "b", stats=False), notes) is not None
     assert notes.texts == []
 
 
@@ -121,7 +121,7 @@ def test_scaled_repa_moments_are_found(tmp_path: Path) -> None:
 
 def test_log_variances_are_not_taken_for_deviations(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="means and standard deviations"):
-        open_foreign(save_repa(tmp_path, std=-3.0), Notes())
+        open_external(save_repa(tmp_path, std=-3.0), Notes())
 
 
 def test_missing_files_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
@@ -129,11 +129,11 @@ def test_missing_files_are_counted_and_the_first_is_named(tmp_path: Path) -> Non
     for number in (3, 5):
         (tmp_path / f"a/imagenet256_labels/{number}.npy").unlink()
     with pytest.raises(DataError, match=r"2 of the 9 latents .* no label, the first is 3.npy"):
-        open_foreign(tmp_path / "a", Notes())
+        open_external(tmp_path / "a", Notes())
     save_repa(tmp_path / "b")
     (tmp_path / "b/vae-sd/00000/img-mean-std-00000004.npy").unlink()
     with pytest.raises(DataError, match=r"1 of the 9 files .*/img-mean-std-00000004.npy"):
-        open_foreign(tmp_path / "b", Notes())
+        open_external(tmp_path / "b", Notes())
 
 
 @pytest.mark.parametrize("label", [np.array([0.5]), np.array([1, 2]), np.array(["a"])])
@@ -141,7 +141,7 @@ def test_a_label_that_is_no_whole_number_is_named(tmp_path: Path, label: np.ndar
     save_fast_dit(tmp_path)
     np.save(tmp_path / "imagenet256_labels/4.npy", label)
     with pytest.raises(DataError, match=r"imagenet256_labels/4.npy holds .*, expected one whole number"):
-        open_foreign(tmp_path, Notes())
+        open_external(tmp_path, Notes())
 
 
 @pytest.mark.parametrize("kind", ["<i8", ">i8", "<i4", "u1"])
@@ -152,7 +152,7 @@ def test_labels_of_any_whole_format_are_read_though_the_others_differ(
     save_fast_dit(tmp_path)
     for number in (0, 4):
         np.save(tmp_path / f"imagenet256_labels/{number}.npy", np.full(shape, 2 * number, kind))
-    found = open_foreign(tmp_path, Notes())
+    found = open_external(tmp_path, Notes())
     assert found is not None
     assert found.rows.labels_N.tolist() == [0, 1, 2, 2, 8, 0, 0, 1, 2]
 
@@ -162,7 +162,7 @@ def test_a_label_cut_short_is_named(tmp_path: Path) -> None:
     label = tmp_path / "imagenet256_labels/4.npy"
     label.write_bytes(label.read_bytes()[:-1])
     with pytest.raises(DataError, match="4.npy is not a whole .npy file"):
-        open_foreign(tmp_path, Notes())
+        open_external(tmp_path, Notes())
 
 
 def test_statistics_are_not_unpickled(tmp_path: Path) -> None:
@@ -170,10 +170,10 @@ def test_statistics_are_not_unpickled(tmp_path: Path) -> None:
     for broken in ({"std": Bomb()}, {"mean": torch.zeros(1)}, [1]):
         torch.save(broken, tmp_path / "latents_stats.pt")
         with pytest.raises(DataError, match="latents_stats.pt holds no statistics"):
-            open_foreign(tmp_path, Notes())
+            open_external(tmp_path, Notes())
     (tmp_path / "latents_stats.pt").write_bytes(b"")
     with pytest.raises(DataError, match="latents_stats.pt holds no statistics"):
-        open_foreign(tmp_path, Notes())
+        open_external(tmp_path, Notes())
 
 
 class Bomb:
@@ -184,7 +184,7 @@ class Bomb:
 def test_reading_many_labels_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medcli.data.external_latents.CHUNK", 4)
     notes = Notes()
-    open_foreign(save_fast_dit(tmp_path), notes)
+    open_external(save_fast_dit(tmp_path), notes)
     assert notes.reports == [(4, 9, "labels"), (8, 9, "labels"), (9, 9, "labels")]
 
 
@@ -196,4 +196,4 @@ def test_folders_of_images_and_of_checkpoints_are_not_taken_for_latents(tmp_path
     (tmp_path / "d").mkdir()
     (tmp_path / "d/broken.safetensors").write_bytes(b"x")
     for name in "abcd":
-        assert open_foreign(tmp_path / name, Notes()) is None
+        assert open_external(tmp_path / name, Notes()) is None
