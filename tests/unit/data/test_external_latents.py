@@ -136,7 +136,7 @@ def test_missing_files_are_counted_and_the_first_is_named(tmp_path: Path) -> Non
         open_external(tmp_path / "b", Notes())
 
 
-@pytest.mark.parametrize("label", [np.array([0.5]), np.array([1, 2]), np.array(["a"])])
+@pytest.mark.parametrize("label", [np.array([0.5]), np.array([1, 2]), np.array(["a"]), np.array([-1], np.int32)])
 def test_a_label_that_is_no_whole_number_is_named(tmp_path: Path, label: np.ndarray) -> None:
     save_fast_dit(tmp_path)
     np.save(tmp_path / "imagenet256_labels/4.npy", label)
