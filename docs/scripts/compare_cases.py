@@ -197,6 +197,10 @@ EXISTENCE_ONLY: dict[str, str] = {
 ALLOWED: dict[str, str] = {
     r".*\.(source|fingerprint)(\..*)? is new": "converted headers and manifests name their source by a fingerprint",
     r".*\bsha256: .*": "hashes of files whose header names its source; their tensors are compared one by one",
+    r".*\.medcli\.(sampling\.(path|prediction)|training\.args) is new": "settings of a training file are defaults",
+    r".*JSON\.sampling is new": "inspect shows the sampling defaults of a checkpoint",
+    r".*manifest\.json\.run\.given is new": "a manifest holds the flags that were given, for --config",
+    r".*\.standard_error(s|_methods)\..*": "error bars were corrected",
     r".*\.teacher: .* -> \"f1:.*": "the teacher is known by its fingerprint",
     r".*metadata\.medcli\.sampling\.cfg_scale is new": "a conversion keeps the model's own guidance",
     r".*config\.json\.request\..* is (new|gone)": "a run stores its network settings as one group",

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the fuzz command runs its inputs in forks")
 
 
-def found_no_fault(*words: object, program: str = "tests.fuzz") -> None:
-    command = [sys.executable, "-m", program, *map(str, words)]
+def found_no_fault(*words: object) -> None:
+    command = [sys.executable, "-m", "tests.fuzz", *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -31,8 +31,3 @@ def test_undamaged_inputs_are_taken() -> None:
 @pytest.mark.slow
 def test_many_damaged_inputs_are_refused_as_they_should_be() -> None:
     found_no_fault("--inputs", 2000, "--seed", 1)
-
-
-@pytest.mark.slow
-def test_killed_commands_lose_nothing_and_leave_nothing_behind() -> None:
-    found_no_fault("--kills", 100, program="tests.fuzz.kills")
