@@ -32,6 +32,8 @@ NOTE_KEY = "medcli"
 """Key of a JSON object in a text array, in reference files written here."""
 EXACT_SUFFIX = "_float64"
 """Suffix of a mean before rounding to ADM's float32, in reference files written here."""
+LARGEST = 1e50
+"""Bound on statistics: their squares and products stay finite."""
 ASYMMETRY = 1e-5
 """Largest difference between a covariance and its transpose, relative to its largest variance: rounding of float32."""
 NEGATIVE_SHARE = 1e-5
@@ -88,10 +90,13 @@ def _statistics(path: Path, kind: str, mean_key: str, covariance_key: str, dim: 
             f"{dim} {kind} features",
             hint="score with the --extractor these statistics were made with",
         )
-    if mean.dtype.kind != "f" or covariance.dtype.kind != "f" or not _is_finite(mean, covariance):
-        raise DataError(
-            f"{path}: {mean_key} or {covariance_key} is not made of finite numbers", hint="make the file again"
-        )
+    for key, array in ((mean_key, mean), (covariance_key, covariance)):
+        if array.dtype.kind != "f":
+            raise DataError(f"{path}: {key} is {array.dtype}, expected floating point", hint="make the file again")
+        if not np.isfinite(array).all() or float(np.abs(array).max(initial=0)) > LARGEST:
+            raise DataError(
+                f"{path}: {key} is not made of finite numbers up to {LARGEST:g}", hint="make the file again"
+            )
     covariance_DD = covariance.astype(np.float64)
     if problem := covariance_problem(covariance_DD):
         raise DataError(f"{path}: {covariance_key} is not a covariance: {problem}", hint="compute the statistics again")
@@ -162,10 +167,6 @@ def check_made_with(path: Path, extractor: FeatureExtractor) -> None:
             f"({extractor.weights_sha256[:8]})",
             hint=f"score with --extractor {info.extractor} and the weights it was made with",
         )
-
-
-def _is_finite(*arrays: np.ndarray) -> bool:
-    return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
 def bundled_info(name: str) -> ReferenceInfo:

@@ -52,8 +52,10 @@ def test_only_an_npz_with_a_mean_holds_statistics(tmp_path: Path) -> None:
         ({"mu": np.ones(4), "sigma": np.eye(4)}, r"mu \(4,\) and sigma \(4, 4\) do not fit the extractor's 3 pool"),
         ({"mu": np.ones(3), "sigma": np.eye(2)}, r"sigma \(2, 2\)"),
         ({"mu": np.ones(3)}, "holds mu but no sigma"),
-        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "not made of finite numbers"),
-        ({"mu": np.ones(3, np.int64), "sigma": np.eye(3)}, "not made of finite numbers"),
+        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "mu is not made of finite numbers"),
+        ({"mu": np.ones(3), "sigma": 1e300 * np.eye(3)}, "sigma is not made of finite numbers up to 1e\\+50"),
+        ({"mu": np.ones(3, np.int64), "sigma": np.eye(3)}, "mu is int64, expected floating point"),
+        ({"mu": np.ones(3), "sigma": np.eye(3) * 1j}, "sigma is complex128"),
     ],
 )
 def test_statistics_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
