@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from medcli.data.autoencoder import LatentEncoder
-from medcli.data.image_files import read_image
+from medcli.data.image_files import MAX_PIXELS, read_image
 from medcli.data.image_listing import ImageListing
 from medcli.data.images import center_crop
 from medcli.data.parallel_read import read_all
 from medcli.data.posterior import draw_latents
 from medcli.data.training_set import flip_coins
+from medcli.errors import DataError
 
 # Dimension key: B images, C channels, Y X height and width.
 
@@ -134,6 +135,9 @@ def read_pixels(files: Sequence[Path], side_px: int, channels: int) -> Tensor:
 
     def read(file: Path) -> Tensor:
         pixels_YXC, _ = read_image(file)
+        short, long = sorted(pixels_YXC.shape[:2])
+        if long * side_px * side_px > MAX_PIXELS * short:
+            raise DataError(f"{file} is too narrow to scale to {side_px} px: {short} by {long}", hint="remove it")
         square_YXC = center_crop(Image.fromarray(pixels_YXC), side_px)
         if channels == 1:
             square_YXC = np.asarray(Image.fromarray(square_YXC).convert("L"))[..., None]

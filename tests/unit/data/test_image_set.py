@@ -108,3 +108,9 @@ def test_the_fingerprint_of_encoded_images_knows_the_autoencoder(encoder: Latent
     data = EncodedSet(pixels=pixels, encoder=encoder, scale=1.0, shift=0.0)
     assert data.fingerprint not in (pixels.fingerprint, encoder.sha256)
     assert replace(data, encoder=replace(encoder, sha256="0")).fingerprint != data.fingerprint
+
+
+def test_an_image_that_would_grow_without_bound_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (200_000, 1)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match="x.png is too narrow to scale to 256 px: 1 by 200000"):
+        read_pixels([tmp_path / "x.png"], 256, 3)
