@@ -19,6 +19,7 @@ from medcli.errors import EnvironmentProblem
 from medcli.runtime import precision, torchvision_guard
 from medcli.scores import inception_weights
 from medcli.workflows.doctor import checks as doctor_checks
+from medcli.workflows.doctor import hardware
 from medcli.workflows.doctor.finding import Finding
 from medcli.workflows.doctor.run import examine
 from tests.conftest import RunCli
@@ -121,6 +122,9 @@ def test_inception_weights_are_found_missing_damaged_or_whole(monkeypatch: pytes
 
 def test_an_autoencoder_in_the_cache_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(latent_space, "cached_folder", lambda name: tmp_path)
+    cut_off = only(doctor_checks.autoencoder)  # a download that ended after the configuration
+    assert (cut_off.status, cut_off.found.startswith("no weights of")) == ("missing", True)
+    (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"weights")
     assert only(doctor_checks.autoencoder).status == "ok"
 
     def gone(name: str) -> Path:
@@ -133,6 +137,9 @@ def test_an_autoencoder_in_the_cache_is_found(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_compilation_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "false")
+    broken = next(doctor_checks.compilation())
+    assert (broken.status, broken.disables, "false does not run" in broken.found) == ("missing", "--compile", True)
     monkeypatch.setenv("CXX", "no-such-compiler")
     finding = next(doctor_checks.compilation())
     assert (finding.status, finding.disables) == ("missing", "--compile")
@@ -143,7 +150,7 @@ def test_slow_bfloat16_and_idle_cores_are_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: False)
     assert next(doctor_checks.bfloat16()).remedy == "use --dtype fp32"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(doctor_checks, "_usable_cores", lambda: 8)
+    monkeypatch.setattr(hardware, "_usable_cores", lambda: 8)
     finding = only(doctor_checks.processor)
     assert finding.status == "remark"
     assert finding.remedy == "unset OMP_NUM_THREADS, or set it to 8"
@@ -164,6 +171,25 @@ def test_a_missing_package_is_named_with_its_use(monkeypatch: pytest.MonkeyPatch
     ]
 
 
+def test_a_package_whose_files_are_gone_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_checks, "find_spec", lambda name: None if name == "PIL" else name)
+    lost = [finding for finding in doctor_checks.versions() if finding.status == "missing"]
+    assert [(finding.name, finding.found) for finding in lost] == [("pillow", "its files are missing")]
+
+
+def test_a_folder_that_was_removed_and_a_cache_that_is_a_file_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setenv("MEDCLI_CACHE", str(tmp_path / "cache"))
+    assert (only(doctor_checks.cache).status, "is a file" in only(doctor_checks.cache).found) == ("missing", True)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert only(doctor_checks.disk).found == "the current folder was removed"
+
+
 def test_every_package_medcli_depends_on_is_looked_at() -> None:
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     listed = project.partition("dependencies = [")[2].partition("]")[0].split('"')[1::2]
@@ -171,15 +197,21 @@ def test_every_package_medcli_depends_on_is_looked_at() -> None:
     assert names == set(doctor_checks.NEEDED_FOR)
 
 
-def test_lost_bundled_files_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_and_damaged_bundled_files_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def path(name: str) -> Path:
         if name == "digits.safetensors":
             raise EnvironmentProblem("gone")
-        return Path(name)
+        return held(name)
 
+    held = assets.asset_path
     assert set(doctor_checks.ASSETS) == {path.name for path in Path(assets.__file__).parents[1].glob("assets/*.s*")}
     monkeypatch.setattr(assets, "asset_path", path)
     assert only(doctor_checks.bundled_files).found == "no digits.safetensors"
+    cut = tmp_path / "digits.safetensors"
+    cut.write_bytes(held("digits.safetensors").read_bytes()[:-1])
+    monkeypatch.setattr(assets, "asset_path", lambda name: cut if name == cut.name else held(name))
+    finding = only(doctor_checks.bundled_files)
+    assert (finding.status, finding.found) == ("missing", "digits.safetensors is damaged")
 
 
 def test_the_cache_and_the_disk_are_measured(
@@ -198,6 +230,6 @@ def test_the_cache_and_the_disk_are_measured(
 
 
 def test_kernels_that_do_not_run_are_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_checks, "_runs_fused", lambda name, device: False)
+    monkeypatch.setattr(hardware, "_runs_fused", lambda name, device: False)
     finding = next(doctor_checks.fused_attention())
     assert (finding.status, finding.found) == ("missing", "no kernel runs")

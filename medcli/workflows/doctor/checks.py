@@ -1,23 +1,24 @@
-"""Checks of `medcli doctor`. Each imports what it checks itself, so that a broken package breaks only its own check."""
+"""Checks of packages, files and disk. Each imports what it checks itself, so a broken package breaks only one check."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
-import warnings
+import sys
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcli.errors import EnvironmentProblem
 from medcli.version import __version__
 from medcli.workflows.doctor.finding import Check, Finding
+from medcli.workflows.doctor.hardware import accelerators, bfloat16, compilation, fused_attention, processor
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 NEEDED_FOR = {
     "torch": "everything but help and inspect",
@@ -35,6 +36,8 @@ NEEDED_FOR = {
     "rich": "tables and progress bars",
 }
 """Consequence of each missing dependency."""
+MODULES = {"pillow": "PIL"}
+"""Modules that are not named as their package."""
 ASSETS = (
     "digits-sit.safetensors",
     "digits-classifier.safetensors",
@@ -43,8 +46,7 @@ ASSETS = (
 )
 GIB = 2**30
 LITTLE_DISK_GIB = 1
-HEAD_WIDTH = 64
-NUM_TOKENS = 64
+WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def versions() -> Iterator[Finding]:
@@ -53,89 +55,15 @@ def versions() -> Iterator[Finding]:
     held = dict[str, str]()
     for package, use in NEEDED_FOR.items():
         try:
-            held[package] = metadata.version(package)
+            version, lack = metadata.version(package), "its files are missing"
         except metadata.PackageNotFoundError:
-            yield Finding(
-                name=package, status="missing", found="not installed", disables=use, remedy=f"pip install {package}"
-            )
-    yield Finding(name="packages", status="ok", found=", ".join(f"{name} {version}" for name, version in held.items()))
-
-
-def processor() -> Iterator[Finding]:
-    """Check the CPU, its memory, and torch's threads."""
-    import torch
-
-    cores, threads = _usable_cores(), torch.get_num_threads()
-    found = f"{_processor_name()}, {cores} core{'s' if cores > 1 else ''}, {threads} thread{'s' if threads > 1 else ''}"
-    memory = _memory_gib()
-    found += f", {memory:.1f} GiB memory" if memory else ""
-    if threads < cores:
-        set_by = next((name for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)), None)
-        remedy = f"unset {set_by}, or set it to {cores}" if set_by else f"set OMP_NUM_THREADS={cores}"
-        yield Finding(name="processor", status="remark", found=found, disables="some speed", remedy=remedy)
-    else:
-        yield Finding(name="processor", status="ok", found=found)
-
-
-def accelerators() -> Iterator[Finding]:
-    """Check the GPUs that torch can use."""
-    import torch
-
-    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        about = torch.cuda.get_device_properties(number)
-        found = f"{about.name}, {about.total_memory / GIB:.0f} GiB, compute capability {about.major}.{about.minor}"
-        yield Finding(name=f"cuda:{number}", status="ok", found=found)
-    if torch.backends.mps.is_available():
-        yield Finding(name="mps", status="ok", found="Apple GPU")
-    elif not torch.cuda.is_available():
-        # ROCm builds answer to cuda as well.
-        is_built = bool(torch.version.cuda or torch.version.hip)
-        why = "torch finds no device or driver" if is_built else f"torch {torch.__version__} is built without CUDA"
-        remedy = "check nvidia-smi and the driver" if is_built else "install a CUDA build: https://pytorch.org"
-        disables = "large models at a useful speed: minutes an image instead of seconds"
-        yield Finding(name="gpu", status="missing", found=why, disables=disables, remedy=remedy)
-
-
-def fused_attention() -> Iterator[Finding]:
-    """Check the memory-efficient attention kernels."""
-    for device in _devices():
-        kernels = [name for name in ("flash", "efficient", "cudnn") if _runs_fused(name, device)]
-        yield Finding(
-            name=f"fused attention, {device.type}",
-            status="ok" if kernels else "missing",
-            found=", ".join(kernels) or "no kernel runs",
-            disables=None if kernels else "full attention at high resolution: memory grows with the square of tokens",
-            remedy=None if kernels else "install a newer torch",
-        )
-
-
-def compilation() -> Iterator[Finding]:
-    """Check the compiler that --compile needs."""
-    from medcli.runtime.compilation import require_compiler
-
-    for device in _devices():
-        name = f"compilation, {device.type}"
-        try:
-            require_compiler(device)
-        except EnvironmentProblem as err:
-            yield Finding(name=name, status="missing", found=err.message, disables="--compile", remedy=err.hint)
+            version, lack = "", "not installed"
+        if version and _is_importable(MODULES.get(package, package.replace("-", "_"))):
+            held[package] = version
         else:
-            yield Finding(name=name, status="ok", found="a compiler is there")
-
-
-def bfloat16() -> Iterator[Finding]:
-    """Check whether --dtype bf16 is fast."""
-    from medcli.runtime.precision import multiplies_bfloat16
-
-    for device in _devices():
-        is_fast = multiplies_bfloat16(device)
-        yield Finding(
-            name=f"bf16 arithmetic, {device.type}",
-            status="ok" if is_fast else "missing",
-            found="in hardware" if is_fast else "emulated",
-            disables=None if is_fast else "the speed of --dtype bf16: it is many times slower than fp32 here",
-            remedy=None if is_fast else "use --dtype fp32",
-        )
+            remedy = f"pip install {'--force-reinstall ' if version else ''}{package}"
+            yield Finding(name=package, status="missing", found=lack, disables=use, remedy=remedy)
+    yield Finding(name="packages", status="ok", found=", ".join(f"{name} {version}" for name, version in held.items()))
 
 
 def torchvision() -> Iterator[Finding]:
@@ -161,18 +89,23 @@ def torchvision() -> Iterator[Finding]:
 
 def bundled_files() -> Iterator[Finding]:
     """Check the bundled model, classifier and digits."""
+    from safetensors import SafetensorError, safe_open
+
     from medcli.data.assets import asset_path
 
     lost = list[str]()
     for name in ASSETS:
         try:
-            asset_path(name)
+            with safe_open(asset_path(name), "np"):  # checks the header and the length
+                pass
         except EnvironmentProblem:
-            lost.append(name)
+            lost.append(f"no {name}")
+        except (SafetensorError, OSError):
+            lost.append(f"{name} is damaged")
     yield Finding(
         name="bundled files",
         status="missing" if lost else "ok",
-        found=f"no {', '.join(lost)}" if lost else f"all {len(ASSETS)}",
+        found=", ".join(lost) or f"all {len(ASSETS)}",
         disables="commands without a checkpoint, and demo" if lost else None,
         remedy="reinstall medcli" if lost else None,
     )
@@ -183,16 +116,17 @@ def autoencoder() -> Iterator[Finding]:
     from medcli.config import SD_AUTOENCODER
     from medcli.data.latent_space import cached_folder
 
+    disables = "images from latent models (sample) and latents of images (latents)"
+    remedy = f"hf download {SD_AUTOENCODER}, or pass a folder with --vae"
     try:
         folder = cached_folder(SD_AUTOENCODER)
     except EnvironmentProblem:
-        yield Finding(
-            name="autoencoder",
-            status="missing",
-            found=f"no {SD_AUTOENCODER} in the Hugging Face cache",
-            disables="images from latent models (sample) and latents of images (latents)",
-            remedy=f"hf download {SD_AUTOENCODER}, or pass a folder with --vae",
-        )
+        found = f"no {SD_AUTOENCODER} in the Hugging Face cache"
+        yield Finding(name="autoencoder", status="missing", found=found, disables=disables, remedy=remedy)
+        return
+    if not any(file.stat().st_size for pattern in WEIGHTS for file in folder.glob(pattern) if file.exists()):
+        found = f"no weights of {SD_AUTOENCODER} in {folder}"
+        yield Finding(name="autoencoder", status="missing", found=found, disables=disables, remedy=remedy)
     else:
         yield Finding(name="autoencoder", status="ok", found=f"{SD_AUTOENCODER} at {folder}")
 
@@ -220,6 +154,12 @@ def cache() -> Iterator[Finding]:
     from medcli.scores.feature_cache import FeatureCache
 
     folder = default_cache_folder()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        found = f"{nearest} is {'not writable' if nearest.is_dir() else 'a file'}"
+        remedy = "set MEDCLI_CACHE to a folder of your own"
+        yield Finding(name="feature cache", status="missing", found=found, disables="keeping features", remedy=remedy)
+        return
     size = FeatureCache(folder).size()
     found = f"{size.num_files} files, {size.num_bytes / 1e6:.1f} MB in {folder}"
     yield Finding(name="feature cache", status="ok", found=found)
@@ -227,7 +167,12 @@ def cache() -> Iterator[Finding]:
 
 def disk() -> Iterator[Finding]:
     """Check free space and permissions of the default output folder."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:
+        found, remedy = "the current folder was removed", "go to another folder"
+        yield Finding(name="disk", status="missing", found=found, disables="commands without --output", remedy=remedy)
+        return
     free = shutil.disk_usage(here).free / GIB
     found = f"{free:.1f} GiB free in {here}"
     if not os.access(here, os.W_OK):
@@ -246,54 +191,9 @@ CHECKS: tuple[Check, ...] = (
 """All checks in display order."""
 
 
-def _devices() -> list[torch.device]:
-    """Return the CPU, and the accelerator if there is one."""
-    import torch
-
-    kinds = ["cpu"] + (["cuda"] if torch.cuda.is_available() else ["mps"] if torch.backends.mps.is_available() else [])
-    return [torch.device(kind) for kind in kinds]
-
-
-def _runs_fused(kernel: str, device: torch.device) -> bool:
-    """Return whether a kernel runs; without fallback, torch raises if it cannot."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.nn.functional import scaled_dot_product_attention
-
-    backends = {
-        "flash": SDPBackend.FLASH_ATTENTION,
-        "efficient": SDPBackend.EFFICIENT_ATTENTION,
-        "cudnn": SDPBackend.CUDNN_ATTENTION,
-    }
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    tokens = torch.zeros(1, 1, NUM_TOKENS, HEAD_WIDTH, device=device, dtype=dtype)
-    with warnings.catch_warnings(), sdpa_kernel(backends[kernel]):
-        warnings.simplefilter("ignore")
-        try:
-            scaled_dot_product_attention(tokens, tokens, tokens)
-        except RuntimeError:
-            return False
-    return True
-
-
-def _usable_cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _processor_name() -> str:
-    """Return the CPU's name from /proc/cpuinfo, else from Python."""
-    about = Path("/proc/cpuinfo")
-    if about.is_file() and (line := re.search(r"^model name\s*:\s*(.+)$", about.read_text(), flags=re.MULTILINE)):
-        return line[1]
-    return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    """Return the machine's memory; None: unknown on this system."""
+def _is_importable(module: str) -> bool:
+    """Return whether a module's files are there; nothing is imported."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    except (AttributeError, ValueError, OSError):
-        return None
+        return find_spec(module) is not None
+    except ValueError:  # imported, without a spec
+        return module in sys.modules
