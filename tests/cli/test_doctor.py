@@ -193,6 +193,7 @@ def test_a_folder_that_was_removed_and_a_cache_that_is_a_file_are_named(
 def test_every_package_medcli_depends_on_is_looked_at() -> None:
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     listed = project.partition("dependencies = [")[2].partition("]")[0].split('"')[1::2]
+    listed = [word for word in listed if ";" not in word or sys.version_info < (3, 11)]  # tomli is for 3.10
     names = {word.split(">")[0].split("=")[0] for word in listed}
     assert names == set(doctor_checks.NEEDED_FOR)
 

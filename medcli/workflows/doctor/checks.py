@@ -34,6 +34,7 @@ NEEDED_FOR = {
     "jinja2": "report",
     "typer": "the command line",
     "rich": "tables and progress bars",
+    **({"tomli": "--config with TOML files"} if sys.version_info < (3, 11) else {}),
 }
 """Consequence of each missing dependency."""
 MODULES = {"pillow": "PIL"}
