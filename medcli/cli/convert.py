@@ -38,7 +38,7 @@ COMMAND = Command(
 
 
 def summary(report: ConvertReport) -> str:
-    """What was written and how it differs from the source, for people."""
+    """Describe the output and its differences from the source."""
     from medcli.presets import preset_of
 
     config = report.config

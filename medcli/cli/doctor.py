@@ -33,7 +33,7 @@ COMMAND = Command(
 
 
 def summary(report: DoctorReport) -> Group:
-    """What there is, and below it what is not, with the way out."""
+    """Build the table of findings, and below it what is missing, with the remedy."""
     from rich.console import Group
     from rich.text import Text
 
@@ -44,6 +44,6 @@ def summary(report: DoctorReport) -> Group:
 
 
 def _advice(finding: Finding) -> str:
-    """What is lost, and the way out."""
+    """Describe the loss and the remedy."""
     loss = f"{finding.name}: {'disables' if finding.status == 'missing' else 'costs'} {finding.disables}"
     return printable(loss + (f"; {finding.remedy}" if finding.remedy else ""))

@@ -1,4 +1,4 @@
-"""What `medcli fid` shows: scores of one set, of several side by side, and both as Markdown."""
+"""Tables of `medcli fid`: scores of one set, of several side by side, and both as Markdown."""
 
 from __future__ import annotations
 

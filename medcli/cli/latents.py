@@ -38,7 +38,7 @@ COMMAND = Command(
 
 
 def summary(report: LatentsReport) -> FittedTable:
-    """What a person sees: what was written, and the statistics of each channel."""
+    """Describe the output, with the statistics of each channel."""
     shape = " x ".join(map(str, report.latent_shape))
     rate = "" if report.images_per_sec is None else f", {report.images_per_sec:.3g} images/s"
     counts = f"{report.num_images} images of {report.num_classes} classes, {report.num_new} new{rate}"

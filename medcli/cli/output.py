@@ -1,7 +1,7 @@
-"""What a command shows: results on stdout, everything else on stderr.
+"""Output of a command: results on stdout, everything else on stderr.
 
-Commands never print. They take the `Output` of their run with `output_of(ctx)`, hand it to the workflow as its reporter
-and give it the report at the end.
+Commands never print. They receive an `Output`, hand it to the workflow as its reporter and give it the report at the
+end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNWRAPPED_WIDTH = 10_000
 
 
 class Report(Protocol):
-    """What a workflow returns: values with names fit for JSON."""
+    """Result of a workflow: values with names fit for JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values under stable snake_case keys."""

@@ -1,4 +1,4 @@
-"""How far a piece of work is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -91,4 +91,4 @@ class Log:
         self._console.print(Text(f"{done}/{total} {unit}" + (f", {pace}" if pace else "")), soft_wrap=True)
 
     def stop(self) -> None:
-        """Nothing is on the screen to remove."""
+        """No-op."""

@@ -25,7 +25,7 @@ class AnalyzeRequest:
         schedule={"default": "full"},
         num_images={"default": 32, "minimum": 2, "help": "Number of images."},
     )
-    """How images are generated; its schedule is full attention."""
+    """Sampling settings; the schedule is full attention."""
     points: int = setting(
         20,
         help="Number of solver steps at which attention is scored, evenly spaced.",

@@ -40,7 +40,7 @@ class ConvertRequest:
     to: LayoutName = setting("medcli", help="Layout of the result.", panel=OUTPUT, short=True)
     force: bool = force_setting()
     digest: bool = True
-    """Whether the output is hashed while it is written; without, the report hashes it when asked."""
+    """True: hash the output while it is written; False: the report hashes it on request."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ class FlopsRequest:
         schedule={"default_text": "full and static; dynamic with --rho"},
         warmup_steps={"short": True},
     )
-    """What an image costs; `schedule` static is each count by itself."""
+    """Sampling settings of an image; `schedule` static is each count by itself."""
     manifest: Path | None = setting(
         None,
         help="A sample folder: report the cost of its images, from their moves along the ladder.",

@@ -74,7 +74,7 @@ class Setting:
     negatable: bool = False
     """A switch with a `--no-` form."""
     default_text: str | None = None
-    """Where the value comes from when the setting is not given, if the default does not tell."""
+    """Origin of the value when the setting is not given, if the default does not tell."""
     example: str | None = None
     """A valid value, for hints."""
     parse: Callable[[str], Any] | None = None
@@ -84,7 +84,7 @@ class Setting:
     spelled: str = ""
     """Name of the flag where it is not the key's."""
     expects: str = ""
-    """What `parse` accepts, for the error message."""
+    """Description of the text `parse` accepts, for the error message."""
     type: Any = None
     default: Any = None
     path: tuple[str, ...] = ()

@@ -147,7 +147,7 @@ IMAGE_VALUES: Mapping[str, Callable[[Values], Any]] = MappingProxyType(
         "dtype": lambda settings: settings["dtype"],
     }
 )
-"""How each setting that decides images is read from resolved settings; None: it is left out."""
+"""Reader of each setting that decides images, from resolved settings; None: it is left out."""
 require_complete("setting", IMAGE_VALUES, [key for key, made in settings_of(SampleRequest).items() if made.decides])
 
 

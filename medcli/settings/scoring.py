@@ -19,7 +19,7 @@ MAX_WORKERS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions:
-    """How features are computed; none of it changes a score but the choice of the network.
+    """Options of feature extraction; only the choice of the network changes a score.
 
     Raises:
         ConfigError: If weights are both named and to be fetched.

@@ -1,1 +1,1 @@
-"""What `medcli sample` does."""
+"""Workflow of `medcli sample`."""
