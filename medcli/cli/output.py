@@ -12,14 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from medcli.cli.progress import Bar, Log
 from medcli.cli.table import details_of
 from medcli.runtime.text import printable as printable
 
 if TYPE_CHECKING:
-    import typer
     from rich.console import Console, RenderableType
 
 HELD_SECS = 2.0
@@ -195,8 +194,3 @@ class Output:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-
-
-def output_of(ctx: typer.Context) -> Output:
-    """The output of the command that is running."""
-    return cast(Output, ctx.obj)

@@ -9,11 +9,10 @@ from typing import Any, get_args
 from medcli.config import check_ladder, check_rungs
 from medcli.errors import ConfigError
 from medcli.schedule.dynamic import DynamicSchedule
+from medcli.settings.sampling import DEFAULT_WARMUP_STEPS as DEFAULT_WARMUP_STEPS
 from medcli.settings.sampling import DistanceName as DistanceName
 from medcli.settings.sampling import ScheduleKind as ScheduleKind
 
-DEFAULT_WARMUP_STEPS = 3
-"""The papers' published command uses 3 (reference-facts 4)."""
 DEFAULT_RHO = {3: (0.3, 0.1)}
 """Default thresholds by the length of the ladder."""
 

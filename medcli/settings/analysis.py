@@ -8,7 +8,7 @@ from typing import Literal
 
 from medcli.settings.declare import ANALYSIS, BUDGET, SEARCH, Needs, group, setting
 from medcli.settings.machine import force_setting, output_setting
-from medcli.settings.sampling import MAX_IMAGES, MAX_STEPS, SampleRequest
+from medcli.settings.sampling import DEFAULT_WARMUP_STEPS, MAX_IMAGES, MAX_STEPS, SampleRequest
 from medcli.settings.values import parse_float
 
 NOT_SHARED = ("schedule", "mediators", "rho", "stage", "cfg_power", "amm", "amm_blocks", "amm_form", "compile", "npz")
@@ -63,7 +63,7 @@ class AnalyzeRequest:
         short=True,
     )
     warmup_steps: int = setting(
-        3,
+        DEFAULT_WARMUP_STEPS,
         help="Number of first distances averaged into the thresholds' baseline.",
         panel=ANALYSIS,
         metavar="N",

@@ -17,6 +17,7 @@ from medcli.sampler_config import (
     LastStep,
     PathName,
     PredictionName,
+    SamplerConfig,
     SamplerName,
 )
 from medcli.settings.declare import (
@@ -45,6 +46,9 @@ MAX_STEPS = 100_000
 """Solver steps; the references take up to 1000."""
 MAX_IMAGES = 10**8
 IN_CHECKPOINT = "from the checkpoint, else {}"
+DEFAULTS = SamplerConfig()
+DEFAULT_WARMUP_STEPS = 3
+"""The papers' published command uses 3 (reference-facts 4)."""
 DYNAMIC = Needs("schedule", ("dynamic",), words="--schedule dynamic")
 TIMED = Needs("schedule", ("timed",), words="--schedule timed")
 SOLVED = Needs("sampler", ("sde", "ode", "ddim"), words="--sampler sde, ode or ddim")
@@ -110,7 +114,7 @@ class ScheduleSettings:
         minimum=1,
         maximum=MAX_STEPS,
         needs=DYNAMIC,
-        default_text=IN_CHECKPOINT.format(3),
+        default_text=IN_CHECKPOINT.format(DEFAULT_WARMUP_STEPS),
     )
     distance: DistanceName | None = setting(
         None,
@@ -132,7 +136,7 @@ class SamplerSettings:
         metavar="N",
         minimum=2,
         maximum=MAX_STEPS,
-        default_text=IN_CHECKPOINT.format("250; 20 for ode"),
+        default_text=IN_CHECKPOINT.format(f"{DEFAULTS.steps}; 20 for ode"),
         example="50",
         short=True,
     )
@@ -157,28 +161,28 @@ class SamplerSettings:
         help="Timesteps of ddim: evenly spaced, or evenly spaced in log-SNR.",
         panel=SAMPLING,
         needs=Needs("sampler", ("ddim",), words="--sampler ddim"),
-        default_text=IN_CHECKPOINT.format("even"),
+        default_text=IN_CHECKPOINT.format(DEFAULTS.grid),
     )
     path: PathName | None = setting(
         None,
         help="Interpolant of a SiT model.",
         panel=SAMPLING,
         needs=INTEGRATED,
-        default_text=IN_CHECKPOINT.format("linear"),
+        default_text=IN_CHECKPOINT.format(DEFAULTS.path),
     )
     prediction: PredictionName | None = setting(
         None,
         help="Output of a SiT network.",
         panel=SAMPLING,
         needs=INTEGRATED,
-        default_text=IN_CHECKPOINT.format("velocity"),
+        default_text=IN_CHECKPOINT.format(DEFAULTS.prediction),
     )
     diffusion_form: DiffusionForm | None = setting(
         None,
         help="Diffusion coefficient of the SDE over time.",
         panel=SAMPLING,
         needs=STOCHASTIC,
-        default_text=IN_CHECKPOINT.format("sigma"),
+        default_text=IN_CHECKPOINT.format(DEFAULTS.diffusion_form),
     )
     diffusion_norm: float | None = setting(
         None,
@@ -187,7 +191,7 @@ class SamplerSettings:
         metavar="X",
         above=0,
         needs=STOCHASTIC,
-        default_text=IN_CHECKPOINT.format(1),
+        default_text=IN_CHECKPOINT.format(f"{DEFAULTS.diffusion_norm:g}"),
         example="1",
     )
     last_step: LastStep | None = setting(
@@ -195,7 +199,7 @@ class SamplerSettings:
         help="Final denoising step of the SDE sampler.",
         panel=SAMPLING,
         needs=(STOCHASTIC, STEPPED),
-        default_text=IN_CHECKPOINT.format("mean"),
+        default_text=IN_CHECKPOINT.format(DEFAULTS.last_step),
     )
     last_step_size: float | None = setting(
         None,
@@ -209,7 +213,7 @@ class SamplerSettings:
             STEPPED,
             Needs("last_step", ("mean", "tweedie", "euler"), words="--last-step mean, tweedie or euler"),
         ),
-        default_text=IN_CHECKPOINT.format(0.04),
+        default_text=IN_CHECKPOINT.format(DEFAULTS.last_step_size),
         example="0.04",
     )
 

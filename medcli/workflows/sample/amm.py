@@ -38,7 +38,7 @@ def choose_amm(request: ModulationSettings, configs: Sequence[ModelConfig]) -> A
 
 
 def amm_report(amm: Amm, config: ModelConfig) -> dict[str, Any]:
-    """Describe attention modulation and its cost as JSON values. Its products are not among the GMACs; it saves none."""
+    """Describe attention modulation and its cost as JSON values. Its products are not among the GMACs."""
     extra = amm_multiplications(amm, config)
     share = 100 * extra / closed_form_macs(config, num_mediators=0)
     return {**amm.to_json(), "multiplications_per_pass": extra, "extra_percent": share, "saving_percent": 0.0}
