@@ -30,6 +30,8 @@ GPU_ENCODE_BATCH = 32
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 FACTOR_TOLERANCE = 1e-4
 """Relative difference between two spellings of one factor."""
+SAMPLED_WEIGHTS = 1024
+"""Values hashed at the start, in the middle and at the end of a tensor."""
 
 
 class Decoder(Protocol):
@@ -38,6 +40,10 @@ class Decoder(Protocol):
     @property
     def batch_size(self) -> int:
         """Latents of one call; a call always has this many, so that rounding does not depend on how many are left."""
+
+    @property
+    def content_id(self) -> str | None:
+        """Identifies what is decoded with, by content; None if latents are pixels."""
 
     def decode(self, latent_BCYX: Tensor) -> Tensor:
         """(B, Y, X, 3) uint8 images on the CPU."""
@@ -62,6 +68,7 @@ class PixelDecoder:
     """For models whose latents are the image in [-1, 1], grey or RGB."""
 
     batch_size: int = 1
+    content_id: str | None = None
 
     def decode(self, latent_BCYX: Tensor) -> Tensor:
         """Round to 8 bits; grey becomes RGB, so that all readers of images find three channels."""
@@ -75,6 +82,20 @@ class LatentDecoder:
     autoencoder: Any
     config: ModelConfig
     batch_size: int
+
+    @property
+    def content_id(self) -> str:
+        """Hash of the scale and shift of latents and of a sample of the decoder's weights."""
+        digest = hashlib.sha256(f"{self.config.latent_scale!r} {self.config.latent_shift!r}".encode())
+        weights = self.autoencoder.state_dict()
+        for name in sorted(name for name in weights if not name.startswith(("encoder.", "quant_conv."))):
+            flat = weights[name].detach().flatten()
+            ends = torch.cat(
+                [flat[:SAMPLED_WEIGHTS], flat[len(flat) // 2 :][:SAMPLED_WEIGHTS], flat[-SAMPLED_WEIGHTS:]]
+            )
+            digest.update(f"{name} {tuple(weights[name].shape)}".encode())
+            digest.update(ends.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def decode(self, latent_BCYX: Tensor) -> Tensor:

@@ -54,8 +54,12 @@ def check_folder(
             raise ConfigError(f"{path} is not empty and holds no samples of medcli", hint="choose another --output")
         return None
     before = manifest["settings"]
+    # An autoencoder is compared by content, and by name with runs of older versions, which recorded no more.
+    free = "autoencoder" if before.get("autoencoder_id") else "autoencoder_id"
     # A plan is recorded only where one was followed.
-    if differing := [name for name in {**settings, **before} if before.get(name) != settings.get(name)]:
+    if differing := [
+        name for name in {**settings, **before} if name != free and before.get(name) != settings.get(name)
+    ]:
         raise ConfigError(
             f"{path} holds a run with other settings ({listed(differing)})",
             hint="choose another --output, or remove that folder",

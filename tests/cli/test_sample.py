@@ -369,6 +369,10 @@ def test_latents_are_decoded_through_the_autoencoder(
     result = run_cli(*command, "--vae", "vae", "-o", "out")
     assert result.code == 0, result.err
     assert np.asarray(Image.open("out/000002.png")).shape == (32, 32, 3)
+    Path("vae").rename("moved")
+    assert run_cli(*command, "--vae", "./moved", "-o", "out").code == ExitCode.DONE  # the same, by content
+    save_tiny_autoencoder(empty_folder / "other", seed=1)
+    refused(run_cli(*command, "--vae", "other", "-o", "out"), ExitCode.USAGE, "autoencoder")
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(empty_folder))
     refused(run_cli(*command, "-o", "none"), ExitCode.ENVIRONMENT, "--vae PATH")
     assert not Path("none").exists()

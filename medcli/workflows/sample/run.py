@@ -112,6 +112,8 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     dtype = DTYPES[request.dtype]
     decoder = open_decoder(setup.config, autoencoder=setup.networks[0].autoencoder, device=device, dtype=dtype)
     settings = image_settings(setup, request, earlier=recorded_checkpoints(setup.output))
+    if decoder.content_id is not None:
+        settings["autoencoder_id"] = decoder.content_id
     is_possible = LineCheck(setup.plan, [pass_gmacs(*each) for each in _passes(setup)]).is_possible
     is_continued = (setup.output / MANIFEST).exists()
     before = check_folder(setup.output, settings, is_possible)

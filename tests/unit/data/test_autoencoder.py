@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from medcli.config import ModelConfig
-from medcli.data.autoencoder import open_decoder, open_encoder
+from medcli.data.autoencoder import NotFiniteImageError, open_decoder, open_encoder
 from medcli.errors import ConfigError, EnvironmentProblem
 from medcli.runtime.torchvision_guard import import_torchvision
 
@@ -14,12 +15,12 @@ LATENTS = ModelConfig(family="sit", hidden_size=16, depth=1, num_heads=2, latent
 PIXELS = replace(LATENTS, autoencoder=None, in_channels=1, latent_downsample=1, latent_scale=1.0)
 
 
-def save_tiny_autoencoder(path: Path) -> None:
+def save_tiny_autoencoder(path: Path, seed: int = 0) -> None:
     """A tiny random AutoencoderKL of the usual stride, as diffusers saves it."""
     import_torchvision()
     from diffusers import AutoencoderKL
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -178,3 +179,31 @@ def test_decoding_stays_within_one_grey_level_of_plain_float32(autoencoder: Path
     expected = (127.5 * plain.decode(latent / 0.18215).sample + 128).clamp(0, 255).permute(0, 2, 3, 1)
     difference = (decoder.decode(latent).float() - expected.floor()).abs()
     assert (difference.mean() if dtype == torch.bfloat16 else difference.max()) <= 1
+
+
+def test_a_decoder_is_identified_by_what_decides_its_images(autoencoder: Path, tmp_path: Path) -> None:
+    decoder = open_decoder(LATENTS, autoencoder=str(autoencoder))
+    shutil.copytree(autoencoder, tmp_path / "copy")
+    assert open_decoder(LATENTS, autoencoder=str(tmp_path / "copy")).content_id == decoder.content_id
+    assert (
+        open_decoder(replace(LATENTS, latent_scale=0.2), autoencoder=str(autoencoder)).content_id != decoder.content_id
+    )
+    assert open_decoder(PIXELS).content_id is None
+    before, weights = decoder.content_id, decoder.autoencoder.state_dict()
+    with torch.no_grad():
+        for name, part in weights.items():
+            last = (-1,) * part.ndim
+            value = part[last].clone()
+            part[last] = value + 1
+            assert (decoder.content_id == before) == name.startswith(("encoder.", "quant_conv.")), name
+            part[last] = value
+
+
+@torch.no_grad()
+def test_pixels_that_are_no_numbers_are_named_by_their_row(autoencoder: Path) -> None:
+    decoder = replace(open_decoder(LATENTS, autoencoder=str(autoencoder)), batch_size=3)
+    latent_BCYX = torch.randn(3, 4, 4, 4)
+    latent_BCYX[1, 0, 0, 0] = torch.nan
+    with pytest.raises(NotFiniteImageError) as caught:
+        decoder.decode(latent_BCYX)
+    assert caught.value.rows == (1,)
