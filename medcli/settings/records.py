@@ -20,7 +20,7 @@ from medcli.settings.values import from_json
 
 Values = Mapping[str, Any]
 
-AS_GIVEN = ("checkpoint", "stage", "family", "heads", "classes", "plan")
+AS_GIVEN = ("checkpoint", "stage", "family", "heads", "classes", "vae", "plan")
 """Settings recorded as given: paths and hints, of which the resolved settings hold only what they lead to."""
 
 

@@ -88,6 +88,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
     save("n4.safetensors", replace(ladder, mediators=(4,)))
     save("dit.safetensors", DIT)
     save("latents.safetensors", replace(DIT, autoencoder="some/vae", in_channels=4, latent_downsample=8))
+    (folder / "some/folder").mkdir(parents=True)
+    (folder / "some/folder/config.json").write_text(json.dumps({"block_out_channels": [4] * 4, "scaling_factor": 0.5}))
     save_flat(folder / "flat.pt")
     save_training(folder / "training.pt")
     sampler = SamplerConfig(sampler="ode", solver="adams4", steps=7)
