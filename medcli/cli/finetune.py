@@ -6,7 +6,8 @@ import shlex
 
 from medcli.cli.command import Command
 from medcli.cli.output import Output
-from medcli.settings.training import PIXELS, FinetuneRequest
+from medcli.settings.finetune import FinetuneRequest
+from medcli.settings.training import PIXELS
 
 
 def finetune(request: FinetuneRequest, out: Output) -> None:

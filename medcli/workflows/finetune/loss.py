@@ -11,8 +11,8 @@ from medcli.errors import ConfigError
 from medcli.network import Network, open_network
 from medcli.runtime.reporting import Reporter
 from medcli.sampler_config import PathName, PredictionName
+from medcli.settings.finetune import FinetuneRequest
 from medcli.settings.network import NetworkSource
-from medcli.settings.training import FinetuneRequest
 from medcli.training.objective import PLAIN_LOSS, LossConfig
 from medcli.workflows.sample.defaults import sampling_defaults
 

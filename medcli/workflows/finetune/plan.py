@@ -11,7 +11,7 @@ from medcli.cost.macs import closed_form_macs
 from medcli.model.layout import num_params
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for
-from medcli.settings.training import FinetuneRequest
+from medcli.settings.finetune import FinetuneRequest
 from medcli.training.batches import Batches
 from medcli.training.config import AUTO
 from medcli.training.optimizers import NUM_MOMENTS

@@ -11,7 +11,7 @@ from typing import Any
 from medcli.runtime.files import write_text
 from medcli.runtime.versions import versions
 from medcli.settings.build import command_line, given_in, settings_to_json, values_of
-from medcli.settings.training import FinetuneRequest
+from medcli.settings.finetune import FinetuneRequest
 from medcli.training.train import TrainResult
 from medcli.workflows.finetune.setup import FinetuneSetup
 

@@ -15,7 +15,7 @@ from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.scores.reference import BUNDLED
-from medcli.settings.training import FinetuneRequest
+from medcli.settings.finetune import FinetuneRequest
 from medcli.training.config import NEVER
 from medcli.training.train import TrainResult, train
 from medcli.workflows.finetune.calibration import calibrated

@@ -22,7 +22,7 @@ from medcli.runtime.files import file_sha256
 from medcli.runtime.json_records import read_json
 from medcli.runtime.processes import Processes, launch_remark, this_process
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.settings.training import FinetuneRequest
+from medcli.settings.finetune import FinetuneRequest
 from medcli.training.calibration import check_calibration
 from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.distributed import equal_share

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from medcli.errors import ConfigError
 from medcli.settings.declare import Setting, settings_of
+from medcli.settings.finetune import FinetuneRequest
 from medcli.settings.sampling import SampleRequest
-from medcli.settings.training import FinetuneRequest
 from medcli.settings.values import from_json, parse_float, parse_int, parse_pairs, parse_path, parse_text
 from tests.conftest import RunCli
 

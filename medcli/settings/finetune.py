@@ -1,0 +1,281 @@
+"""Settings of `finetune` and `latents`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from medcli.sampler_config import PathName, PredictionName
+from medcli.settings.declare import (
+    INPUT,
+    LADDER,
+    LOGGING,
+    LOSS,
+    MACHINE,
+    OUTPUT,
+    TRAINING,
+    Needs,
+    group,
+    setting,
+)
+from medcli.settings.machine import DEVICE, MAX_BATCH, output_setting
+from medcli.settings.machine import Dtype as InferenceDtype
+from medcli.settings.network import MAX_RES, NetworkSource, parse_name
+from medcli.settings.sampling import MAX_IMAGES
+from medcli.settings.training import MAX_STEPS, MaskPlace, Range, TrainingSettings, Weighting
+from medcli.settings.values import parse_float
+
+
+def parse_range(text: str) -> Range:
+    """Parse `0.4-0.5`."""
+    low, high = text.split("-")
+    return parse_float(low), parse_float(high)
+
+
+def parse_ranges(text: str) -> tuple[Range, ...]:
+    """Parse `0.4-0.5,0.1-0.2`."""
+    return tuple(parse_range(part) for part in text.split(","))
+
+
+def parse_mid(text: str) -> Range | Literal["none"]:
+    """Parse a range, or `none`."""
+    return "none" if text == "none" else parse_range(text)
+
+
+def format_ranges(value: tuple[Range, ...]) -> str:
+    """Format ranges as `parse_ranges` reads them."""
+    return ",".join(map(format_mid, value))
+
+
+def format_mid(value: Range | str) -> str:
+    """Format a range as `parse_mid` reads it."""
+    return value if isinstance(value, str) else f"{value[0]!r}-{value[1]!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRequest:
+    """A training run: network, data, loss and output."""
+
+    network: NetworkSource = group(
+        NetworkSource,
+        heads={"short": False},
+        num_classes={"default_text": "the checkpoint's, else the data's"},
+        res={"short": False},
+    )
+    """The network to begin with, and its changes."""
+    data: str = setting(
+        "digits",
+        help="Folder of images (a sub-folder per class, or a file of labels), latents, or the bundled digits.",
+        panel=INPUT,
+        metavar="PATH|digits",
+        parse=parse_name,
+        expects="a path or a name",
+        short=True,
+    )
+    preset: str | None = setting(
+        None,
+        help="Train a named size such as SiT-S/2 from scratch, without CHECKPOINT.",
+        panel=INPUT,
+        metavar="NAME",
+        default_text="",
+        short=True,
+    )
+    vae: str | None = setting(
+        None,
+        help="Autoencoder, a folder or a cached hub name; none: a preset for pixels.",
+        panel=INPUT,
+        metavar="NAME|PATH|none",
+        parse=parse_name,
+        expects="a path or a name",
+        default_text="the checkpoint's",
+    )
+    flip: bool = setting(True, help="Mirror images at random; digits never are.", panel=INPUT, negatable=True)
+    training: TrainingSettings = group(TrainingSettings)
+    train: Literal["all", "attention"] = setting(
+        "all",
+        help="Train everything, or only the attention of the blocks with mediators.",
+        panel=TRAINING,
+        short=True,
+    )
+    freeze: tuple[str, ...] = setting(
+        (),
+        help="Parts to freeze, such as blocks.0 or y_embedder.",
+        panel=TRAINING,
+        metavar="NAME,...",
+        example="blocks.0",
+    )
+    train_dense: bool | None = setting(
+        None,
+        help="Also train full attention.",
+        panel=LADDER,
+        negatable=True,
+        default_text="on for several counts",
+    )
+    """Several counts share projections, and full attention keeps them near the parent's."""
+    calibrate: bool = setting(
+        False, help="First fit the mediators to full attention, without data.", panel=LADDER, short=True
+    )
+    distill: Path | None = setting(
+        None,
+        help="Learn from this checkpoint's full attention as well as from the data.",
+        panel=LADDER,
+        metavar="TEACHER",
+    )
+    distill_weight: float | None = setting(
+        None,
+        help="Weight of the teacher in the loss, in (0, 1].",
+        panel=LADDER,
+        metavar="W",
+        above=0,
+        maximum=1,
+        needs=Needs("distill", words="--distill TEACHER"),
+        default_text="0.5",
+    )
+    control: bool = setting(
+        False,
+        help="Also train with full attention alone for as many steps, and compare the losses.",
+        panel=LADDER,
+    )
+    num_evaluated: int | None = setting(
+        None,
+        key="eval_images",
+        help="Number of images for the loss of each count before and after.",
+        panel=LADDER,
+        metavar="N",
+        minimum=0,
+        maximum=MAX_IMAGES,
+        default_text="512 with --control, else 0",
+    )
+    path: PathName | None = setting(
+        None,
+        help="Interpolant of a SiT model.",
+        panel=LOSS,
+        default_text="from the checkpoint, else linear",
+    )
+    prediction: PredictionName | None = setting(
+        None,
+        help="Output of a SiT network.",
+        panel=LOSS,
+        default_text="from the checkpoint, else velocity",
+    )
+    weighting: Weighting = setting(
+        "none", key="loss_weight", help="Weight over time of SiT's noise and score losses.", panel=LOSS
+    )
+    min_snr: float | None = setting(
+        None,
+        help="Min-SNR limit: steps with little noise count less; 0 weights all alike.",
+        panel=LOSS,
+        metavar="G",
+        minimum=0,
+        default_text="5 for EDT and MDTv2, else 0",
+        example="5",
+    )
+    mask: MaskPlace | None = setting(
+        None,
+        help="Add a masked pass: inside EDT's down-samplers, or at the input as MDT does.",
+        panel=LOSS,
+        default_text="",
+    )
+    mask_ratios: tuple[Range, ...] | None = setting(
+        None,
+        help="Ranges of the mask ratio, drawn for each step: one per down-sampler, the last for the rest too.",
+        panel=LOSS,
+        metavar="LO-HI,...",
+        parse=parse_ranges,
+        format=format_ranges,
+        expects="ranges LO-HI",
+        needs=Needs("mask", words="--mask down, or --mask input"),
+        default_text="0.4-0.5,0.1-0.2; 0.3-0.5 for the input",
+        example="0.4-0.5",
+    )
+    mask_mid: Range | Literal["none"] | None = setting(
+        None,
+        help="The same inside a first stage of five blocks or more (EDT-XL).",
+        panel=LOSS,
+        metavar="LO-HI|none",
+        parse=parse_mid,
+        format=format_mid,
+        expects="LO-HI or none",
+        needs=(Needs("mask", words="--mask down"), Needs("mask", ("down",), words="--mask down")),
+        default_text="0.15-0.25",
+        example="0.15-0.25",
+    )
+    device: str | None = setting(None, **DEVICE)
+    preview_every: int = setting(
+        1000,
+        help="Number of steps between previews, drawn with the next training checkpoint and at the end; 0: none.",
+        panel=LOGGING,
+        metavar="N",
+        minimum=0,
+        maximum=MAX_STEPS,
+    )
+    tensorboard: bool = setting(False, help="Also write TensorBoard event files.", panel=LOGGING)
+    wandb: bool = setting(False, help="Also log to Weights & Biases.", panel=LOGGING)
+    output: Path | None = output_setting(metavar="DIR", help="Folder of the run.", default_text="runs/<data>")
+    dry_run: bool = setting(
+        False,
+        help="Show the plan and its cost; write nothing.",
+        panel=OUTPUT,
+        letter="-n",
+        short=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentsRequest:
+    """A data set to encode."""
+
+    data: str = setting(
+        help="A folder of images with a sub-folder per class, or with labels in a .json or .csv file; or that file.",
+        metavar="DATA",
+        positional=True,
+        parse=parse_name,
+        expects="a path",
+    )
+    resolution_px: int = setting(
+        256,
+        key="res",
+        help="Side of the square crop in pixels.",
+        panel=INPUT,
+        metavar="PX",
+        minimum=1,
+        maximum=MAX_RES,
+        short=True,
+    )
+    vae: str | None = setting(
+        None,
+        help="Autoencoder: a diffusers folder, or a hub name in the cache.",
+        panel=INPUT,
+        metavar="NAME|PATH",
+        parse=parse_name,
+        expects="a path or a name",
+        default_text="stabilityai/sd-vae-ft-ema",
+        short=True,
+    )
+    output: Path | None = output_setting(
+        metavar="DIR", help="Folder of the latents.", default_text="DATA-latents-PX here"
+    )
+    flip: bool = setting(True, help="Also encode mirrored images.", panel=OUTPUT, negatable=True, short=True)
+    storage: Literal["fp32", "fp16"] = setting("fp32", help="Number format on disk.", panel=OUTPUT, short=True)
+    shard_size: int = setting(
+        512,
+        help="Number of images per file, at most lost when the process is killed.",
+        panel=OUTPUT,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_IMAGES,
+    )
+    """The default is seconds of work on a GPU, and files of 32 MiB for 256 px with flips."""
+    batch_size: int | None = setting(
+        None,
+        help="Batch size.",
+        panel=MACHINE,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_BATCH,
+        default_text="by device",
+        short=True,
+    )
+    device: str | None = setting(None, **DEVICE, short=True)
+    dtype: InferenceDtype = setting("fp32", help="Number format of the autoencoder.", panel=MACHINE)
