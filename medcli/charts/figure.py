@@ -57,7 +57,7 @@ STYLE: Any = {
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 PNG_DPI = 120
 SVG_DPI = 144
-"""Of the cells of a heat map, the only pixels in an SVG."""
+"""Resolution of the cells of a heat map, the only pixels in an SVG."""
 UNITS_PER_INCH = 72
 SVG_WIDTH = 396
 """Units across a chart in a page. A phone shows it about as wide in CSS pixels, so text keeps its size there."""
