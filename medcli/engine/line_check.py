@@ -31,7 +31,9 @@ class LineCheck:
     def __init__(self, plan: SamplingPlan, gmacs_per_pass: Sequence[float]) -> None:
         self._plan, self._gmacs_per_pass = plan, gmacs_per_pass
         is_adaptive = plan.sampler.solver in ADAPTIVE_SOLVERS
-        self._passes_L = None if is_adaptive else step_passes(build_sampler(plan.sampler), plan.guidance)
+        self._passes_L = (
+            None if is_adaptive else step_passes(build_sampler(plan.sampler, rows=plan.rows), plan.guidance)
+        )
         self._labels: dict[int, list[int]] = {}
         self._costs: dict[tuple[int, ...], float | None] = {}
 

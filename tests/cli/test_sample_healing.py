@@ -21,6 +21,7 @@ SCHEDULES = {
     "full": ("--schedule", "full"),
     "static": ("--schedule", "static", "--mediators", "4"),
     "dynamic": ("--schedule", "dynamic", "--rho", "0.98,0.9", "--warmup-steps", "1"),
+    "timed": ("--schedule", "timed", "--at", "0.3,0.6", "--sampler", "ode", "--solver", "adams3"),
     "dopri5": ("--sampler", "ode", "--solver", "dopri5", "--schedule", "full"),
     "random": ("--label-sampling", "random", "--schedule", "full", "--cfg-interval", "0.2,0.8"),
 }

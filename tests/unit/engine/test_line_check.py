@@ -13,14 +13,17 @@ from medcli.engine.line_check import LineCheck
 from medcli.engine.networks import Guidance
 from medcli.engine.plan import Labels
 from medcli.sampler_config import SamplerConfig
+from medcli.schedule.spec import Schedule
 from tests.unit.engine.test_generate import images_of, plan_of
-from tests.unit.engine.tiny import PIXELS, model_of
+from tests.unit.engine.tiny import LADDER, PIXELS, model_of
 
+TIMED = Schedule(kind="timed", counts=LADDER, at=(0.3, 0.6))
 PLANS: dict[str, dict[str, Any]] = {
     "dynamic": {},
     "random labels": {"labels": Labels(classes=(3, 5, 5), sampling="random"), "seed": 7},
     "guided in part": {"guidance": Guidance(scale=2.0, interval=(0.2, 0.7), channels=None)},
-    "ode": {"sampler": SamplerConfig(sampler="ode", solver="heun", steps=6)},
+    "heun": {"sampler": SamplerConfig(sampler="ode", solver="heun", steps=6), "schedule": TIMED},
+    "multistep": {"sampler": SamplerConfig(sampler="ode", solver="adams3", steps=8), "schedule": TIMED},
 }
 
 
