@@ -159,8 +159,12 @@ class FinetuneRequest:
         panel=LOSS,
         default_text="from the checkpoint, else velocity",
     )
-    weighting: Weighting = setting(
-        "none", key="loss_weight", help="Weight over time of SiT's noise and score losses.", panel=LOSS
+    weighting: Weighting | None = setting(
+        None,
+        key="loss_weight",
+        help="Weight over time of SiT's noise and score losses.",
+        panel=LOSS,
+        default_text="from the checkpoint, else none",
     )
     min_snr: float | None = setting(
         None,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from medcli.config import ModelConfig
-from medcli.errors import ConfigError
+from medcli.diffusion.losses import Weighting
+from medcli.errors import CheckpointError, ConfigError
 from medcli.network import Network, open_network
 from medcli.runtime.reporting import Reporter
 from medcli.sampler_config import PathName, PredictionName
 from medcli.settings.finetune import FinetuneRequest
 from medcli.settings.network import NetworkSource
 from medcli.training.objective import PLAIN_LOSS, LossConfig
-from medcli.workflows.sample.defaults import sampling_defaults
+from medcli.workflows.sample.defaults import require_known_training, sampling_defaults
 
 DEFAULT_DISTILL = 0.5
 """Share of the squared error that is towards a teacher."""
@@ -30,11 +31,12 @@ def loss_of(request: FinetuneRequest, start: Network) -> LossConfig:
     Raises:
         ConfigError: If the values contradict each other or the family.
     """
+    require_known_training(start, request)
     path, prediction = _output_kind(start.config, sampling_defaults(start))
     loss = LossConfig(
         path=cast(PathName, request.path or path),
         prediction=cast(PredictionName, request.prediction or prediction),
-        weighting=request.weighting,
+        weighting=request.weighting or _trained_weighting(start, request.prediction or prediction),
         distill=_distill_weight(request),
         min_snr=(FAMILY_MIN_SNR.get(start.config.family) if request.min_snr is None else request.min_snr) or None,
     )
@@ -45,6 +47,24 @@ def loss_of(request: FinetuneRequest, start: Network) -> LossConfig:
             hint="leave --loss-weight out; it is for noise and score",
         )
     return loss
+
+
+def _trained_weighting(start: Network, prediction: str) -> Weighting:
+    """Return the weighting that the checkpoint's training settings name, if it applies to the prediction.
+
+    Raises:
+        CheckpointError: If they name one that medcli does not know.
+    """
+    args = start.info.training.get("args") if start.info else None
+    named = args.get("loss_weight") if isinstance(args, Mapping) else None
+    if named in (None, "", "none", "None") or start.config.family != "sit" or prediction == "velocity":
+        return "none"
+    if named not in get_args(Weighting):
+        raise CheckpointError(
+            f"{start.name} was trained with loss weight {str(named)[:60]!r}, which medcli does not know",
+            hint=f"choose one with --loss-weight {'|'.join(get_args(Weighting))}",
+        )
+    return cast(Weighting, named)
 
 
 def remark_on_output(start: Network, loss: LossConfig, reporter: Reporter) -> None:

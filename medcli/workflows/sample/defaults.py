@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 from medcli.engine.plan import FAMILY_SAMPLERS
 from medcli.errors import CheckpointError, ConfigError
 from medcli.network import Network
-from medcli.sampler_config import SamplerConfig
+from medcli.sampler_config import PathName, PredictionName, SamplerConfig
 from medcli.schedule.spec import Schedule
 from medcli.settings.declare import settings_of
 from medcli.settings.sampling import SampleRequest
 from medcli.settings.values import from_json
 
+TRAINED = {"path": get_args(PathName), "prediction": get_args(PredictionName)}
+"""Values that medcli knows of the settings a network is trained with."""
 IN_HEADER = (
     *("sampler", "solver", "steps", "path", "prediction", "diffusion_form", "diffusion_norm", "last_step"),
     *("last_step_size", "schedule", "rho", "warmup_steps", "distance", "cfg_scale", "cfg_channels"),
@@ -49,8 +51,25 @@ def sampling_defaults(network: Network) -> dict[str, Any]:
         raise CheckpointError(
             f"{info.path.name} has invalid sampling settings: {err.message}", hint="convert the original again"
         ) from err
-    # Values that are not known are refused when they are used, unless a flag replaces them.
-    return {**network.sampling, **info.unknown_sampling}
+    return dict(network.sampling)
+
+
+def require_known_training(network: Network, settings: object) -> None:
+    """Refuse a network that was trained with a path or prediction medcli does not know, unless a flag replaces it.
+
+    Args:
+        network: The network.
+        settings: Its attributes `path` and `prediction` are the flags; None: not given.
+
+    Raises:
+        CheckpointError: Naming the value.
+    """
+    for name, value in (network.info.unknown_sampling if network.info else {}).items():
+        if getattr(settings, name, None) is None:
+            raise CheckpointError(
+                f"{network.name} was trained with {name} {str(value)[:60]!r}, which medcli does not know",
+                hint=f"if it is one that medcli knows by another name, pass --{name} {'|'.join(TRAINED[name])}",
+            )
 
 
 def _check_rule(values: Mapping[str, Any], ladder: tuple[int, ...]) -> None:

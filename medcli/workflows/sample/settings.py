@@ -26,7 +26,7 @@ from medcli.settings.build import refuse_idle_choices, value_of
 from medcli.settings.declare import settings_of
 from medcli.settings.sampling import PLANNED, GuidanceSettings, SampleRequest, SamplerSettings
 from medcli.workflows.sample.amm import choose_amm
-from medcli.workflows.sample.defaults import sampling_defaults
+from medcli.workflows.sample.defaults import require_known_training, sampling_defaults
 
 DEFAULT_CFG_SCALES = {"dit": 1.5, "sit": 1.5, "edt": 2.0, "mdtv2": 3.8}
 """Guidance of the papers' guided results. Source: reference-facts 1.8; edt-facts 4 and 5."""
@@ -85,6 +85,7 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
         raise ConfigError(f"--num-images must be at least 1, got {request.num_images}")
     networks, held = _networks(request)
     config, defaults = networks[0].config, sampling_defaults(networks[0])
+    require_known_training(networks[0], request)
     made = _planned(request, held, config, defaults)
     plan = SamplingPlan(
         sampler=made.sampler,

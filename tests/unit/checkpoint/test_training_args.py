@@ -13,6 +13,12 @@ import torch
 from medcli.checkpoint.infer import Hints
 from medcli.checkpoint.reader import CheckpointInfo, open_checkpoint
 from medcli.errors import CheckpointError
+from medcli.network import open_network
+from medcli.settings.finetune import FinetuneRequest
+from medcli.settings.network import NetworkSource
+from medcli.workflows.convert import ConvertRequest, convert
+from medcli.workflows.finetune.loss import loss_of
+from medcli.workflows.sample.defaults import require_known_training
 from tests.unit.checkpoint.builders import TINY, random_state
 
 STATE = random_state()
@@ -91,3 +97,30 @@ def test_a_thousand_rows_are_imagenets_classes(tmp_path: Path) -> None:
     info = open_checkpoint(tmp_path / "sit.pt", hints=Hints(num_heads=2)).info
     assert (info.config.num_classes, info.config.has_null_class) == (1000, False)
     assert info.remarks
+
+
+def test_a_conversion_keeps_what_the_training_settings_say(tmp_path: Path) -> None:
+    args = SIT | {"path_type": "cosine", "loss_weight": "velocity"}
+    info_of(tmp_path, args)
+    source = NetworkSource(checkpoint=tmp_path / "x.pt", heads=2, layers="none")
+    convert(ConvertRequest(network=source, output=tmp_path / "x.safetensors"))
+    converted = open_network(NetworkSource(checkpoint=tmp_path / "x.safetensors"))
+    assert converted.info is not None
+    assert converted.info.training["args"] == args
+    assert (converted.sampling, converted.info.unknown_sampling) == ({"prediction": "score"}, {"path": "cosine"})
+    with pytest.raises(CheckpointError, match="trained with path 'cosine'"):
+        require_known_training(converted, SimpleNamespace(path=None, prediction=None))
+    require_known_training(converted, SimpleNamespace(path="linear", prediction=None))
+
+
+@pytest.mark.parametrize(
+    ("args", "weighting"),
+    [({"loss_weight": "velocity"}, "velocity"), ({"loss_weight": None}, "none"), ({}, "none")],
+)
+def test_the_loss_weight_of_the_training_is_finetunes_default(
+    tmp_path: Path, args: dict[str, Any], weighting: str
+) -> None:
+    info_of(tmp_path, SIT | args)
+    start = open_network(NetworkSource(checkpoint=tmp_path / "x.pt", heads=2))
+    assert loss_of(FinetuneRequest(), start).weighting == weighting
+    assert loss_of(FinetuneRequest(weighting="likelihood"), start).weighting == "likelihood"
