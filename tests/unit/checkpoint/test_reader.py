@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from medcli.checkpoint.infer import Hints
 from medcli.checkpoint.reader import describe, open_checkpoint
@@ -254,3 +254,43 @@ def test_a_folder_without_a_model_or_weights_is_refused(folder: Path, tmp_path: 
 
 def test_the_transformer_folder_alone_will_do(folder: Path) -> None:
     assert describe(folder / "transformer").config == describe(folder).config
+
+
+def sharded(folder: Path) -> Path:
+    """Split the weights of a folder into two files and an index."""
+    place = folder / "transformer"
+    tensors = load_file(place / "diffusion_pytorch_model.safetensors")
+    (place / "diffusion_pytorch_model.safetensors").unlink()
+    names, places = list(tensors), {}
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        file = f"diffusion_pytorch_model-{number:05d}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, place / file)
+        places |= dict.fromkeys(part, file)
+    index = place / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+def test_shards_hold_the_same_weights_as_one_file(folder: Path) -> None:
+    whole = {name: record.read() for name, record in open_checkpoint(folder).records.items()}
+    sharded(folder)
+    assert {name: record.read() for name, record in open_checkpoint(folder).records.items()} == whole
+
+
+def test_a_missing_shard_and_one_outside_the_folder_are_named(folder: Path) -> None:
+    index = sharded(folder)
+    next(index.parent.glob("*-00002-of-*")).unlink()
+    with pytest.raises(CheckpointError, match="lacks diffusion_pytorch_model-00002-of-00002"):
+        open_checkpoint(folder)
+    index.write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+    with pytest.raises(CheckpointError, match="lacks ../secret"):
+        open_checkpoint(folder)
+
+
+def test_one_variant_is_read_and_of_two_none_is_guessed(folder: Path) -> None:
+    file = folder / "transformer/diffusion_pytorch_model.safetensors"
+    variant = file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert any("fp16" in remark for remark in describe(folder).remarks)
+    shutil.copy(variant, file.with_name("diffusion_pytorch_model.other.safetensors"))
+    with pytest.raises(CheckpointError, match="several variants"):
+        describe(folder)
