@@ -240,6 +240,7 @@ def test_fid_judges_when_it_is_asked_to(tuned, run_cli):
         (("--gmacs", "0.0001"), 2, "reachable here: --gmacs from 0.0012"),
         (("--gmacs", "5"), 2, "allows full attention"),
         (("--saving", "5%", "--solver", "dopri5", "--sampler", "ode"), 2, "chooses its own steps"),
+        (("--saving", "5%", "--sampler", "ode"), 2, "--solver adams3 uses slopes of earlier steps"),
         (("--saving", "5%", "--mediators", "9"), 2, "--mediators 9"),
         (("--saving", "5%", "--vae", "no/such"), 2, "this model makes pixels, not latents"),
         (("--saving", "5%", "--layers", "7"), 2, "there is no block 7"),

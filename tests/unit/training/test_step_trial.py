@@ -110,6 +110,7 @@ def test_a_pass_is_timed_at_each_count_and_scaled_to_the_images_of_a_step():
     found = tried(num_images=24)
     assert found.time.passes == pytest.approx(24 / 8)  # a second a pass of 8 images, at each count
     assert found.time.update == 1
+    assert tried(num_images=24, num_tried=4).time.passes == pytest.approx(24 / 4)
 
 
 def test_shares_are_those_of_the_rule():
