@@ -59,3 +59,14 @@ def test_sets_without_a_third_neighbour_are_refused() -> None:
     samples, reference = sets(3, 9)
     with pytest.raises(DataError, match="more than k = 3 images on each side, got 3 and 9"):
         precision_recall(samples, reference)
+
+
+def test_neighbours_are_named_in_the_order_of_their_exact_distances() -> None:
+    """Distances that float32 products can't tell apart: the order of candidates is not that of distances."""
+    angle = torch.rand(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 * torch.pi
+    size = 1 + 1e-7 * torch.rand(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    rows_ND = torch.cat([torch.zeros(1, 2), torch.stack([size * angle.cos(), size * angle.sin()], 1)]).double()
+    tiles = module.Tiles(module.frame_of(rows_ND), len(rows_ND), len(rows_ND), torch.device("cpu"))
+    distance_NS, place_NS, _ = module._nearest(rows_ND, torch.tensor([0]), tiles, 3)
+    exact_S = rows_ND[place_NS[0]].square().sum(dim=1)
+    torch.testing.assert_close(distance_NS[0], exact_S, rtol=1e-14, atol=0)
