@@ -207,7 +207,6 @@ ALLOWED: dict[str, str] = {
     r"command 1 JSON\.agreement is gone": "the comparison with the papers' loop is a script",
     r".*\.standard_error(s|_methods)\..*": "error bars were corrected",
     r".*\.difference_from_best is new": "comparisons give the error of each difference",
-    r".*\.unreadable_images is new": "images that could not be read are counted",
     r".*\.teacher: .* -> \"f1:.*": "the teacher is known by its fingerprint",
     r".*metadata\.medcli\.sampling\.cfg_scale is new": "a conversion keeps the model's own guidance",
     r".*config\.json\.request\..* is (new|gone)": "a run stores its network settings as one group",
