@@ -274,7 +274,7 @@ def test_people_are_told_what_a_run_changes_or_leaves_out(run_cli, small_model):
     assert "photos has 2 classes, the model 10: the others have no images; --num-classes 2 removes them" in told
     assert (
         "small.safetensors predicts velocity on the linear path; "
-        "it is trained anew to predict noise on the linear path" in told
+        "it is retrained to predict noise on the linear path" in told
     )
     assert not [line for line in train(run_cli, "--steps", 1, "-o", "plain").err.splitlines() if "classes" in line]
 
@@ -375,9 +375,9 @@ def test_bad_settings_are_refused_before_anything_is_written(run_cli, small_mode
     [
         (["--preset", "SiT-Q/2"], "unknown preset 'SiT-Q/2'"),
         (["--preset", "SiT-T/2", "--res", "9"], "resolution 9 px is not a positive multiple of 2"),
-        (["--preset", "SiT-T/2", "--calibrate", "--mediators", "4"], "a preset has fresh weights"),
+        (["--preset", "SiT-T/2", "--calibrate", "--mediators", "4"], "a preset starts from random weights"),
         (["--preset", "SiT-T/2", "--data", "photos", "--vae", "none"], "a model of pixels needs its resolution"),
-        (["--preset", "DiT-T/2", "--path", "gvp"], "path, prediction and weighting are SiT's"),
+        (["--preset", "DiT-T/2", "--path", "gvp"], "--path, --prediction and --loss-weight are for SiT"),
     ],
 )
 def test_bad_starts_from_scratch_are_refused(run_cli, empty_folder, tiny_preset, words, error):
@@ -391,7 +391,7 @@ def test_a_folder_with_another_checkpoint_is_left_alone(run_cli, small_model):
     precious = small_model.rename(small_model.parent / "run/checkpoint.safetensors")
     before = precious.read_bytes()
     result = train(run_cli, start=("run/checkpoint.safetensors",))
-    assert (result.code, "holds a checkpoint.safetensors and no training state" in result.err) == (2, True)
+    assert (result.code, "holds a checkpoint.safetensors and no training checkpoint" in result.err) == (2, True)
     assert precious.read_bytes() == before
 
 
