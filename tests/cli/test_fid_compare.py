@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,18 @@ def test_a_file_that_is_no_report_is_named(
     found = refused(run_cli, ExitCode.DATA, "--compare", two_folders[0], path)
     assert "odd.json" in found
     assert message in found
+
+
+@pytest.mark.parametrize("key", ["extractor", "reference"])
+@pytest.mark.parametrize("change", [lambda report, key: report.pop(key), lambda report, key: report.update({key: 3})])
+def test_a_report_without_a_name_that_the_table_shows_is_refused(
+    two_folders: tuple[Path, Path], run_cli: RunCli, key: str, change: Callable[[dict[str, Any], str], Any]
+) -> None:
+    path = saved_report(run_cli, two_folders[0].with_name("r.json"), two_folders[0])
+    report = json.loads(path.read_text())
+    change(report, key)
+    path.write_text(json.dumps(report))
+    assert f"r.json: {key} is not a text" in refused(run_cli, ExitCode.DATA, "--compare", path, path)
 
 
 def test_one_set_is_no_comparison(two_folders: tuple[Path, Path], run_cli: RunCli) -> None:

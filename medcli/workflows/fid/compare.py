@@ -27,6 +27,8 @@ SHOWN = tuple(name for metric in METRICS for name in ((metric, FID_INFINITY) if 
 """Metrics in the order of tables."""
 REPORT_SUFFIX = ".json"
 """Suffix of reports of earlier runs among the sets."""
+SHOWN_TEXTS = ("reference", "extractor")
+"""Keys of a report that tables show."""
 SIGNIFICANT_ERRORS = 2.0
 """Scores that differ by fewer standard errors are not distinguished."""
 
@@ -213,4 +215,6 @@ def read_reports(path: Path) -> list[dict[str, Any]]:
             compared(row)
         except DataError as err:
             raise DataError(f"{path}: {err.message}", hint=err.hint) from err
+        if nameless := [key for key in SHOWN_TEXTS if not isinstance(row.get(key), str)]:
+            raise DataError(f"{path}: {nameless[0]} is not a text", hint="write it with medcli fid ... --json")
     return rows
