@@ -57,7 +57,8 @@ def test_finalists_are_both_ends_and_the_best_of_each_family_in_the_budget():
     chosen = finalists(PROPOSALS, 6, limit=6.0)
     assert chosen[:2] == [DENSE, CHEAPEST]
     assert OTHER[0] in chosen
-    assert OTHER[0] in finalists([DENSE, CHEAPEST, OTHER[0]], 6, limit=OTHER[0].cost)
+    beaten = proposal(6.0, 4.0, (0, 1))  # off the front, and exactly the budget
+    assert beaten in finalists([DENSE, CHEAPEST, OTHER[0], beaten], 6, limit=6.0)
     assert FAMILY[0] in chosen
     assert len(chosen) == len(set(chosen)) <= 6
     assert set(finalists(PROPOSALS, 1, limit=6.0)) == {DENSE, CHEAPEST}
