@@ -54,7 +54,9 @@ class Stepper:
         return self.noise(index_B, torch.zeros_like(index_B))
 
     @torch.no_grad()
-    def step(self, network: LadderNetwork, state_BCYX: Tensor, numbers: range, step: int) -> Tensor:
+    def step(
+        self, network: LadderNetwork, state_BCYX: Tensor, numbers: range, step: int, memory_BMCYX: Tensor | None = None
+    ) -> Tensor:
         """Return the states after one step.
 
         Args:
@@ -62,30 +64,44 @@ class Stepper:
             state_BCYX: Current states.
             numbers: Image indices, which determine noise and labels.
             step: Step number, from 0.
+            memory_BMCYX: Slopes of earlier steps, for a multistep solver; updated in place.
         """
         index_B = torch.tensor(numbers, device=self.device)
         step_B = torch.full_like(index_B, step)
         noise_BCYX = self.noise(index_B, step_B + 1) if self.sampler.takes_noise(step) else None
         guidance = self.plan.guidance if self.phase_K[step] == Phase.INSIDE else Guidance()
         predict = guided(network, self.plan.labels.of(self.plan.seed, index_B), guidance)
-        return self.sampler.step(predict, state_BCYX, step_B, noise_BCYX, num_calls=self.sampler.calls(step))
+        num_calls = self.sampler.calls(step)
+        if memory_BMCYX is None:
+            return self.sampler.step(predict, state_BCYX, step_B, noise_BCYX, num_calls=num_calls)
+        return self.sampler.step(
+            predict, state_BCYX, step_B, noise_BCYX, num_calls=num_calls, memory_BMCYX=memory_BMCYX
+        )
 
 
 def record_parent(path: Path, stepper: Stepper, dense: LadderNetwork, numbers: range) -> None:
-    """Write every state of some images under full attention to a file: float32 (K + 1, B, C, Y, X).
+    """Write every state of some images under full attention to a file: float32 (K + 1, B, (1 + M) C, Y, X).
+
+    The first C channels are the state, the others the M slopes that a multistep solver remembers there.
 
     Only one state is in memory at a time.
     """
     state_BCYX = stepper.start(numbers)
-    shape = (stepper.sampler.num_steps + 1, *state_BCYX.shape)
+    batch, channels, *grid = state_BCYX.shape
+    memory_BMCYX = state_BCYX.new_zeros(batch, stepper.sampler.num_remembered, channels, *grid)
+    shape = (stepper.sampler.num_steps + 1, batch, (1 + memory_BMCYX.shape[1]) * channels, *grid)
+
+    def joint() -> npt.NDArray[np.float32]:
+        return torch.cat([state_BCYX, memory_BMCYX.flatten(1, 2)], dim=1).cpu().numpy()
+
     with atomic_path(path, force=True) as temporary:
         kept = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         reserve(temporary, temporary.stat().st_size)  # or a full disk would kill the process with SIGBUS
-        kept[0] = state_BCYX.cpu().numpy()
+        kept[0] = joint()
         for step in range(stepper.sampler.num_steps):
-            state_BCYX = stepper.step(dense, state_BCYX, numbers, step)
+            state_BCYX = stepper.step(dense, state_BCYX, numbers, step, memory_BMCYX if memory_BMCYX.numel() else None)
             require_finite(state_BCYX, numbers, "full attention")
-            kept[step + 1] = state_BCYX.cpu().numpy()
+            kept[step + 1] = joint()
         kept.flush()
 
 
@@ -126,8 +142,11 @@ def measure_steps(
     rows: list[Tensor] = []
     for step in range(0, stepper.sampler.num_steps, every):
         before_BCYX, parent_BCYX = (torch.from_numpy(states_KBCYX[place].copy()) for place in (step, step + 1))
-        before_BCYX, parent_BCYX = before_BCYX.to(stepper.device), parent_BCYX.to(stepper.device)
-        after_BCYX = stepper.step(network, before_BCYX, numbers, step)
+        size = before_BCYX.shape[1] // (1 + stepper.sampler.num_remembered)
+        before_BCYX, memory_BXYX = before_BCYX.to(stepper.device).split([size, before_BCYX.shape[1] - size], dim=1)
+        parent_BCYX = parent_BCYX[:, :size].to(stepper.device)
+        memory_BMCYX = memory_BXYX.unflatten(1, (-1, size)).clone() if memory_BXYX.shape[1] else None
+        after_BCYX = stepper.step(network, before_BCYX, numbers, step, memory_BMCYX)
         error_B = (after_BCYX - parent_BCYX).flatten(1).norm(dim=1)
         changes = (distance(name, before_BCYX, after_BCYX) for name in names)
         row_VB = torch.stack([error_B, *changes]).double().cpu()

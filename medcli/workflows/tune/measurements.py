@@ -182,7 +182,8 @@ class Workbench:
             for number, numbers in enumerate(self._batches())
             if not (self._store.path / "parents" / f"states-{number}.npy").exists()
         )
-        num_bytes = FLOAT32_BYTES * images * num_states * config.in_channels * config.latent_size**2
+        num_kept = 1 + self.stepper.sampler.num_remembered
+        num_bytes = FLOAT32_BYTES * images * num_states * num_kept * config.in_channels * config.latent_size**2
         require_space(self._store.path, num_bytes, "recorded states")
 
     def _table(self, variant: NetworkVariant, number: int, every: int) -> ChangeTable:
@@ -200,7 +201,9 @@ class Workbench:
     def _states(self, number: int) -> np.ndarray[Any, Any]:
         """Return all states of a batch under full attention, recorded if they are not."""
         config, numbers = self._setup.config, self._batches()[number]
-        shape = (self.stepper.sampler.num_steps + 1, len(numbers), config.in_channels, *(config.latent_size,) * 2)
+        sampler = self.stepper.sampler
+        channels = (1 + sampler.num_remembered) * config.in_channels
+        shape = (sampler.num_steps + 1, len(numbers), channels, *(config.latent_size,) * 2)
         dense = network_of(self._model, DENSE)
         return self._store.mapped(
             f"parents/states-{number}.npy", shape, lambda path: record_parent(path, self.stepper, dense, numbers)

@@ -139,7 +139,10 @@ class _Tuning:
         return sorted(rows, key=lambda row: (row[1] / row[2] if row[2] > 0 else float("inf"), row[0]))
 
     def _proposals(self, tables: Tables, order: Sequence[int]) -> list[Proposal]:
-        made = configurations(layer_sets(order), self._setup.counts, tables.thresholds)
+        is_dynamic = self._setup.plan.sampler.has_even_steps  # else the dynamic rule can't read the distances
+        made = configurations(
+            layer_sets(order), self._setup.counts, tables.thresholds if is_dynamic else lambda variant: ()
+        )
         return [self._proposal(tables, one) for one in made]
 
     def _proposal(self, tables: Tables, one: Configuration) -> Proposal:

@@ -107,11 +107,6 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
             f"--solver {setup.plan.sampler.solver} chooses its own steps, so there are none to compare",
             hint="use --solver heun",
         )
-    if setup.plan.sampler.is_multistep:
-        raise ConfigError(
-            f"--solver {setup.plan.sampler.solver} uses slopes of earlier steps, which replays do not have",
-            hint="use --solver heun" if setup.plan.sampler.sampler == "ode" else "use --solver euler",
-        )
     network = setup.networks[0]
     info = network.opened.info
     if request.calibrate and info.config.mediators:

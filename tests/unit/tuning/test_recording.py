@@ -25,6 +25,7 @@ from tests.unit.engine.tiny import PIXELS, model_of, save
 CPU = torch.device("cpu")
 SDE = SamplerConfig(sampler="sde", steps=8)
 UNGUIDED = Guidance()
+ADAMS = SamplerConfig(sampler="ode", solver="adams3", steps=6)
 HEUN = SamplerConfig(sampler="ode", solver="heun", steps=6)
 
 
@@ -61,13 +62,19 @@ def test_mediators_in_some_layers_are_what_a_conversion_to_these_makes(tmp_path,
 GUIDED = Guidance(scale=2.0, channels=None, interval=(0.25, 0.75))
 
 
-@pytest.mark.parametrize(("sampler", "guidance"), [(SDE, UNGUIDED), (HEUN, UNGUIDED), (SDE, GUIDED)])
+@pytest.mark.parametrize(
+    ("sampler", "guidance"),
+    [(SDE, UNGUIDED), (HEUN, UNGUIDED), (SDE, GUIDED), (ADAMS, UNGUIDED), (ADAMS, GUIDED)],
+)
 def test_the_recorded_way_is_the_one_the_engine_takes(tmp_path, sampler, guidance):
     model, plan, numbers = model_of(), plan_of(sampler, guidance), range(4, 8)
     stepper = Stepper.of(plan, network_of(model, DENSE), CPU)
     record_parent(tmp_path / "states.npy", stepper, network_of(model, DENSE), numbers)
     states = np.load(tmp_path / "states.npy")
-    assert states.shape == (stepper.sampler.num_steps + 1, 4, 1, 8, 8)
+    assert states.shape == (stepper.sampler.num_steps + 1, 4, 1 + stepper.sampler.num_remembered, 8, 8)
+    own = measure_steps(states, stepper, DENSE, network_of(model, DENSE), numbers)
+    assert not own.error_KI.any()
+    states = states[:, :, :1]
     made = sorted(generate(ladder_networks(model, (0,)), plan, numbers), key=lambda image: image.index)
     assert torch.equal(torch.from_numpy(states[-1]), torch.stack([image.latent_CYX for image in made]))
     assert [path.name for path in tmp_path.iterdir()] == ["states.npy"]
