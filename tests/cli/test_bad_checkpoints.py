@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from medcli.config import ModelConfig
 from medcli.model.layout import position_table
+from medcli.runtime import files
 from tests.conftest import Result, RunCli
 from tests.unit.checkpoint.builders import random_state
 
@@ -129,7 +130,7 @@ def test_inspect_refuses_the_same_files(kind: str, empty_folder: Path, run_cli: 
         (["--mediators", "5"], ("mediator count 5 is not a perfect square", "use 4 or 9")),
         (["--mediators", "16,4"], ("must rise", "--mediators 4,16")),
         (["--mediators", "4,4"], ("must rise", "--mediators 4")),
-        (["--mediators", "4,x"], ("'x'",)),
+        (["--mediators", "4,x"], ("'4,x'", "--mediators 4,16,64")),
         (["--mediators", "0"], ("mediator count 0",)),
         (["--layers", "0-3"], ("no block 3", "0-0")),
         (["--layers", "some"], ("some",)),
@@ -162,11 +163,11 @@ def test_a_read_only_output_is_the_environments_problem(
 ) -> None:
     flat()(empty_folder / "sit.pt")
 
-    def refuse(path: Path, *_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    def refuse(target: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(target))
 
     # Permissions do not stop a test that runs as root.
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(files, "make_temporary", refuse)
     assert_refused(run_cli("convert", "sit.pt"), 5, "can't write sit-mediators.safetensors", "--output")
     assert files_below(empty_folder) == ["sit.pt"]
 
@@ -189,7 +190,7 @@ def test_a_full_disk_leaves_nothing_behind(
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     flat()(empty_folder / "sit.pt")
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_refused(run_cli("convert", "sit.pt", *flags), 5, "can't write", "free some space")
+    assert_refused(run_cli("convert", "sit.pt", *flags), 5, "can't write", "ulimit -f")
     assert files_below(empty_folder) == ["sit.pt"]
 
 
@@ -203,7 +204,7 @@ def test_a_full_disk_is_told_by_the_name_the_folder_was_to_have(empty_folder: Pa
         result = run_cli("convert", "dit.pt", "--layers", "none", "--to", "diffusers")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_refused(result, 5, "can't write dit-diffusers/transformer/diffusion_pytorch_model.safetensors", "free some")
+    assert_refused(result, 5, "can't write dit-diffusers/transformer/diffusion_pytorch_model.safetensors", "ulimit -f")
     assert files_below(empty_folder) == ["dit.pt"]
 
 

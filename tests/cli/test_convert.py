@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 import medcli
 from medcli.checkpoint import stream
 from medcli.checkpoint.reader import describe
+from medcli.checkpoint.tensor_record import TensorRecord
+from medcli.checkpoint.value_check import ValueCheck
 from medcli.config import ModelConfig
 from tests.conftest import RunCli
 from tests.unit.checkpoint.builders import GOLDEN, save_flat, save_training
@@ -171,11 +173,13 @@ def test_quiet_leaves_the_result_alone(source: Path, run_cli: RunCli) -> None:
 
 
 def test_an_interrupted_run_leaves_nothing(source: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(data: memoryview, record: object, source: str) -> None:
-        if getattr(record, "name", "").startswith("blocks.2"):
-            raise KeyboardInterrupt
+    class Interrupting(ValueCheck):
+        def __init__(self, record: TensorRecord, source: str) -> None:
+            if record.name.startswith("blocks.2"):
+                raise KeyboardInterrupt
+            super().__init__(record, source)
 
-    monkeypatch.setattr(stream, "check_finite", interrupt)
+    monkeypatch.setattr(stream, "ValueCheck", Interrupting)
     result = run_cli("convert", source)
     assert result.code == 130
     assert [path.name for path in source.parent.iterdir()] == ["sit_xl.pt"]

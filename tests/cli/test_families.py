@@ -134,8 +134,8 @@ def test_amm_takes_the_published_blocks_where_there_are_some(run_cli: RunCli, em
     [
         ("--amm-blocks 2", "--amm-blocks does nothing without --amm"),
         ("--amm-form cos", "--amm-form does nothing without --amm"),
-        ("--amm nan", "neither auto nor a radius"),
-        ("--amm -1", "neither auto nor a radius"),
+        ("--amm nan", "is not auto or a radius in tokens"),
+        ("--amm -1", "is not auto or a radius in tokens"),
         ("--amm auto --amm-blocks 0,2", "block 0 has mediators"),
         ("--amm auto --amm-blocks 2,9", "AMM block 9 does not exist"),
         ("--amm auto --amm-blocks 3,2", "must be rising"),

@@ -281,7 +281,7 @@ def test_damaged_images_are_counted_and_named(run_cli: RunCli, photos: Path) -> 
     # What was whole before it is kept.
     assert sorted(contents_of("out")) == ["latents-00000.safetensors", "latents.json"]
     (photos / "cat/0.png").write_text("<html>")
-    refused(run_cli("latents", photos, *OPTIONS, "-o", "new"), 4, "1 of 10 image files", "cat/0.png")
+    refused(run_cli("latents", photos, *OPTIONS, "-o", "new"), 4, "cat/0.png is not an image of a known format")
     assert not Path("new").exists()
 
 

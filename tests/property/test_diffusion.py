@@ -87,8 +87,20 @@ def test_a_step_of_an_image_does_not_depend_on_its_batch(
     def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return 0.7 * x - 0.3 * t.view(-1, 1, 1, 1)
 
-    together = sampler.step(predict, x, torch.tensor(steps), noise)
+    past = normal(seed, len(steps), sampler.num_remembered, 1, 2, 2) if sampler.num_remembered else None
+
+    def memory(chosen: slice) -> torch.Tensor | None:
+        return None if past is None else past[chosen].clone()
+
+    together = sampler.step(predict, x, torch.tensor(steps), noise, memory_BMCYX=memory(slice(None)))
     for image, step in enumerate(steps):
         one = slice(image, image + 1)
-        alone = sampler.step(predict, x[one], torch.tensor([step]), noise[one], num_calls=sampler.calls(step))
+        alone = sampler.step(
+            predict,
+            x[one],
+            torch.tensor([step]),
+            noise[one],
+            num_calls=sampler.calls(step),
+            memory_BMCYX=memory(one),
+        )
         assert torch.equal(together[one], alone)

@@ -182,7 +182,7 @@ def test_a_layer_that_fitting_makes_worse_stays_as_it_was() -> None:
 @pytest.mark.parametrize("config", [EDT_MODEL, MDT_MODEL], ids=lambda config: config.family)
 def test_families_with_another_stream_are_refused(config: ModelConfig) -> None:
     mediated = dataclasses.replace(config, mediators=(4,), mediator_layers=(0,))
-    with pytest.raises(ConfigError, match=f"calibration is for dit and sit models, this is {config.family}"):
+    with pytest.raises(ConfigError, match=f"calibration supports dit and sit models, not {config.family}"):
         calibrate(shaken(mediated), seed=0)
 
 

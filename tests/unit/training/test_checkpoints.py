@@ -171,7 +171,6 @@ def test_headers_that_were_tampered_with_are_refused_in_words(tmp_path, good_sta
         for refusal in refusals:
             assert "\n" not in refusal.message
             assert refusal.hint
-            assert told.notes == []  # at most two lines in all
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape", "moment"])

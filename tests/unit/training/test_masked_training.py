@@ -85,7 +85,7 @@ def test_masks_reach_the_loss_and_the_full_pass_does_not_see_them(model, masking
 
 def test_another_masking_is_another_run(tmp_path):
     masked_run(tmp_path, EDT_MODEL, DOWN, steps=2)
-    with pytest.raises(Exception, match="another masking"):
+    with pytest.raises(Exception, match="with masking where down, not input"):
         masked_run(tmp_path, EDT_MODEL, INPUT)
 
 

@@ -102,7 +102,7 @@ def test_all_processes_note_the_losses_of_all(monkeypatch):
 def test_another_way_to_draw_is_another_run_and_the_old_way_has_no_name(tmp_path):
     assert replace(BY_LOSS, timesteps="even").fixed().items() < BY_LOSS.fixed().items()
     by_loss(tmp_path, steps=2)
-    with pytest.raises(CheckpointError, match="different way to draw timesteps"):
+    with pytest.raises(CheckpointError, match="with way to draw timesteps loss, not even"):
         by_loss(tmp_path, timesteps="even")
 
 

@@ -273,11 +273,11 @@ def test_too_few_steps_for_a_ladder_are_refused_with_the_number_that_does() -> N
 
 
 def test_given_thresholds_are_taken_and_need_a_ladder() -> None:
-    plan = loop_plan(PIXELS, LoopSettings(steps=4, warmup_steps=2, rho=(0.5, 0.2)), 4)
+    plan = loop_plan(PIXELS, LoopSettings(steps=5, warmup_steps=2, rho=(0.5, 0.2)), 4)
     assert plan is not None
     assert (plan.schedule.rho, plan.schedule.warmup_steps) == ((0.5, 0.2), 2)
     with pytest.raises(ConfigError, match="at least two counts"):
-        loop_plan(with_ladder(PIXELS, 4), LoopSettings(steps=4, warmup_steps=2, rho=(0.5,)), 4)
+        loop_plan(with_ladder(PIXELS, 4), LoopSettings(steps=5, warmup_steps=2, rho=(0.5,)), 4)
 
 
 def test_no_rounds_are_refused(file: Path) -> None:
