@@ -1,4 +1,4 @@
-"""How a latent is carried from noise to data: one frozen, torch-free description."""
+"""Sampler settings from noise to data: one frozen, torch-free description."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GridName = Literal["even", "logsnr"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerConfig:
-    """How a latent is carried from noise to data. Defaults are the reference scripts'.
+    """Settings of a sampler from noise to data. Defaults are the reference scripts'.
 
     Raises:
         ConfigError: If a value is unknown or out of range.
@@ -41,13 +41,13 @@ class SamplerConfig:
     path: PathName = "linear"
     """Interpolant x_t = alpha(t) data + sigma(t) noise. SiT only."""
     prediction: PredictionName = "velocity"
-    """What a SiT network predicts."""
+    """Output of a SiT network."""
     diffusion_form: DiffusionForm = "sigma"
     """Shape w(t) of the SDE's injected noise."""
     diffusion_norm: float = 1.0
     """Factor of that shape."""
     last_step: LastStep = "mean"
-    """What the SDE does at the end of its grid."""
+    """Final denoising step of the SDE."""
     last_step_size: float = 0.04
     """Time covered by the last step, in [0, 1); unused with `none`."""
     eta: float = 0.0

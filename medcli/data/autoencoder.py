@@ -172,12 +172,12 @@ class LatentEncoder:
 
     @property
     def scale(self) -> float:
-        """What its makers say latents are multiplied with, after the shift."""
+        """Published factor of latents, applied after the shift."""
         return float(self.autoencoder.config.scaling_factor)
 
     @property
     def shift(self) -> float:
-        """What its makers say is subtracted from latents."""
+        """Published shift, subtracted from latents."""
         return float(getattr(self.autoencoder.config, "shift_factor", None) or 0.0)
 
     @torch.no_grad()

@@ -213,7 +213,7 @@ def plan_file(plan: SamplingPlan, config: ModelConfig) -> PlanFile:
 
 @dataclass(frozen=True, slots=True)
 class PlannedSampling:
-    """What a plan file decides of a sampling run."""
+    """Sampler, rows, schedule and guidance that a plan file gives to a run."""
 
     sampler: SamplerConfig
     rows: MultistepRows | None

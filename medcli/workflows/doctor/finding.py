@@ -21,7 +21,7 @@ class Finding:
     disables: str | None = None
     """Consequence of what is missing; None: nothing is missing."""
     remedy: str | None = None
-    """How to install or fix it."""
+    """Instructions for installing or fixing it."""
 
 
 Check = Callable[[], Iterator[Finding]]
