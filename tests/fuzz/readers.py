@@ -182,7 +182,7 @@ FLAGS: dict[str, tuple[Words, tuple[str, ...]]] = {
         ),
     ),
     "analyze": (
-        ("analyze", "pix.safetensors", "--warmup-steps", "1", *FEW),
+        ("analyze", "pix.safetensors", "--warmup-steps", "1", *FEW, "--steps", "6"),
         ("--points", "--pairs", "--rho", "--warmup-steps", "--cfg-scale", "--classes", "--steps", "--num-images", "-o"),
     ),
     "tune": (
