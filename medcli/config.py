@@ -7,40 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from medcli.errors import ConfigError
-
-
-def check_ladder(mediators: tuple[int, ...]) -> None:
-    """Refuse a ladder that is not made of rising perfect squares.
-
-    Raises:
-        ConfigError: Naming the offending count.
-    """
-    for count in mediators:
-        if count < 1 or math.isqrt(count) ** 2 != count:
-            root = max(1, math.isqrt(max(count, 0)))
-            raise ConfigError(
-                f"mediator count {count} is not a perfect square (queries are pooled to a square grid)",
-                hint=f"use {root**2} or {(root + 1) ** 2}",
-            )
-    if list(mediators) != sorted(set(mediators)):
-        raise ConfigError(
-            f"the mediator ladder must rise, got {','.join(map(str, mediators))}",
-            hint=f"--mediators {','.join(map(str, sorted(set(mediators))))}",
-        )
-
-
-def check_rungs(counts: tuple[int, ...]) -> None:
-    """Refuse the counts of a schedule that are no ladder; full attention (0) may stand above its last count.
-
-    Raises:
-        ConfigError: Naming the offending count.
-    """
-    if 0 in counts[:-1]:
-        raise ConfigError(
-            "full attention costs the most, so it can only end a ladder", hint="write it like --mediators 4,16,full"
-        )
-    check_ladder(counts[:-1] if counts and counts[-1] == 0 else counts)
-
+from medcli.ladder import check_ladder, listing
 
 Family = Literal["dit", "sit", "edt", "mdtv2"]
 FAMILIES: tuple[str, ...] = get_args(Family)
@@ -115,10 +82,6 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ConfigError(f"unknown family {self.family!r}, expected one of {', '.join(FAMILIES)}")
-        counts = ("hidden_size", "depth", "num_heads", "patch_size", "latent_size", "in_channels", "num_classes")
-        for name in counts:
-            if not 1 <= getattr(self, name) <= MAX_SIZE:
-                raise ConfigError(f"{name} must be at least 1 and at most {MAX_SIZE}, got {getattr(self, name)}")
         self._check_numbers()
         if self.hidden_size % 4 or self.hidden_size % self.num_heads:
             raise ConfigError(f"width {self.hidden_size} must be a multiple of 4 and of the {self.num_heads} heads")
@@ -150,7 +113,10 @@ class ModelConfig:
             raise ConfigError(f"q-k compression is for dit and sit, not for {self.family}")
 
     def _check_numbers(self) -> None:
-        """Check the ranges of ratios and of the latent space."""
+        """Check the range of each number."""
+        for name in ("hidden_size", "depth", "num_heads", "patch_size", "latent_size", "in_channels", "num_classes"):
+            if not 1 <= getattr(self, name) <= MAX_SIZE:
+                raise ConfigError(f"{name} must be at least 1 and at most {MAX_SIZE}, got {getattr(self, name)}")
         ranges = {
             "mlp_ratio": 1 / MAX_SIZE < self.mlp_ratio <= MAX_RATIO,
             "latent_scale": 0 < self.latent_scale < math.inf,
@@ -308,11 +274,6 @@ class ModelConfig:
             return cls(**values)
         except TypeError as err:
             raise ConfigError(f"incomplete model settings: {err}") from err
-
-
-def listing(numbers: tuple[int, ...]) -> str:
-    """Format numbers as the command line takes them: `4,16,64`."""
-    return ",".join(map(str, numbers))
 
 
 def _has_type(value: Any, annotation: str) -> bool:

@@ -16,8 +16,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from medcli.cli.app import main
-from medcli.config import Family, ModelConfig, listing
+from medcli.config import Family, ModelConfig
 from medcli.cost.macs import closed_form_macs
+from medcli.ladder import listing
 from medcli.model.layout import num_params, position_tables
 from medcli.presets import PUBLISHED, amm_blocks, family_title, preset_config, preset_names
 from medcli.runtime.files import write_text

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from medcli.config import check_rungs
 from medcli.errors import ConfigError
+from medcli.ladder import check_rungs
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, get_args
 
-from medcli.config import check_ladder, check_rungs
 from medcli.errors import ConfigError
+from medcli.ladder import check_ladder, check_rungs
 from medcli.schedule.dynamic import DynamicSchedule
 from medcli.settings.sampling import DEFAULT_WARMUP_STEPS as DEFAULT_WARMUP_STEPS
 from medcli.settings.sampling import DistanceName as DistanceName

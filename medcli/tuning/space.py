@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from medcli.config import listing
+from medcli.ladder import listing
 from medcli.schedule.spec import FULL, DistanceName, Schedule, static
 
 Layers = tuple[int, ...]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from medcli.config import ModelConfig, listing
+from medcli.config import ModelConfig
 from medcli.cost.macs import closed_form_macs
 from medcli.errors import ConfigError
+from medcli.ladder import listing
 from medcli.model.amm import Amm, amm_multiplications, check_amm
 from medcli.presets import amm_blocks, preset_of
 from medcli.settings.sampling import ModulationSettings

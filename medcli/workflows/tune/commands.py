@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from medcli.config import listing
+from medcli.ladder import listing
 from medcli.settings.build import words_of
 from medcli.settings.declare import settings_of
 from medcli.settings.records import given_values, image_values, repeated_command
