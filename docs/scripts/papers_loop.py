@@ -14,7 +14,7 @@ from torch import Tensor
 from medcli.engine.networks import Network
 from medcli.engine.plan import FinishedImage, Noise, SamplingPlan
 from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
+from medcli.settings.sampler import SamplerConfig
 
 # Dimension key: B images of a batch, always 1 here; C latent channels, Y X latent height and width.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from medcli.checkpoint.pickle_values import Inert
-from medcli.sampler_config import PathName, PredictionName
+from medcli.settings.sampler import PathName, PredictionName
 
 SOURCES = ("args", "config", "cfg", "hyper_parameters", "hparams")
 """Keys under which training scripts keep their settings."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from medcli.diffusion.interpolant import ode_drift, path_point
 from medcli.diffusion.intervals import ode_interval
 from medcli.diffusion.steps import Predict
-from medcli.sampler_config import SamplerConfig
+from medcli.settings.sampler import SamplerConfig
 
 # Dimension key: T grid points, B batch, C latent channels, Y X latent height and width.
 

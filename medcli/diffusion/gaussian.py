@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
+from medcli.settings.sampler import SamplerConfig
 
 # Dimension key: T kept timesteps, B batch, C latent channels, Y X latent height and width.
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from medcli.errors import require_complete
-from medcli.sampler_config import DiffusionForm, PathName, PredictionName
+from medcli.settings.sampler import DiffusionForm, PathName, PredictionName
 
 # Dimension key: T times (one per image in training, one per grid point in a solver), B batch, C channels, Y X height
 # and width.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medcli.sampler_config import DiffusionForm, PathName, PredictionName
+from medcli.settings.sampler import DiffusionForm, PathName, PredictionName
 
 VP_TRAIN_EPS = 1e-5
 TRAIN_EPS = 1e-3

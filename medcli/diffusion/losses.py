@@ -20,7 +20,7 @@ from medcli.diffusion.gaussian import GaussianTables, at
 from medcli.diffusion.interpolant import PathPoint, over_images, path_point
 from medcli.diffusion.steps import Predict
 from medcli.errors import require_complete
-from medcli.sampler_config import PathName, PredictionName
+from medcli.settings.sampler import PathName, PredictionName
 from medcli.settings.training import Weighting as Weighting
 
 # Dimension key: B batch, C latent channels, Y X latent height and width.

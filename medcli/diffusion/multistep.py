@@ -33,7 +33,7 @@ from medcli.diffusion.interpolant import Affine, diffusion_of, path_point
 from medcli.diffusion.intervals import ode_interval
 from medcli.diffusion.solver_tables import StepTable, column
 from medcli.errors import ConfigError
-from medcli.sampler_config import MULTISTEP_ORDERS, DiffusionForm, PathName, SamplerConfig
+from medcli.settings.sampler import MULTISTEP_ORDERS, DiffusionForm, PathName, SamplerConfig
 
 # Dimension key: L steps, T = L + 1 grid times, M remembered slopes, J = M + 1 slopes of a step, Q quadrature nodes.
 

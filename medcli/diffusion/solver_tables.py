@@ -32,11 +32,10 @@ from medcli.diffusion import interpolant
 from medcli.diffusion.interpolant import STATE, Affine, PathPoint, path_point
 from medcli.diffusion.intervals import ode_interval, sde_interval
 from medcli.errors import ConfigError, require_complete
-from medcli.sampler_config import (
+from medcli.settings.sampler import (
     ADAPTIVE_SOLVERS,
     MULTISTEP_ORDERS,
-    ODE_SOLVERS,
-    SDE_SOLVERS,
+    SOLVERS,
     LastStep,
     SamplerConfig,
 )
@@ -65,7 +64,7 @@ TABLEAUS: dict[str, Tableau] = {
     "midpoint": Tableau((0, 1 / 2), ((), (1 / 2,)), (0, 1)),
     "rk4": Tableau((0, 1 / 3, 2 / 3, 1), ((), (1 / 3,), (-1 / 3, 1), (1, -1, 1)), (1 / 8, 3 / 8, 3 / 8, 1 / 8)),
 }
-require_complete("solver", TABLEAUS, {*SDE_SOLVERS, *ODE_SOLVERS} - {*ADAPTIVE_SOLVERS, *MULTISTEP_ORDERS})
+require_complete("solver", TABLEAUS, {*SOLVERS["sde"], *SOLVERS["ode"]} - {*ADAPTIVE_SOLVERS, *MULTISTEP_ORDERS})
 
 
 @dataclass(frozen=True, slots=True)

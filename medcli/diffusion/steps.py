@@ -19,7 +19,7 @@ from medcli.diffusion.gaussian import GaussianTables, at, gaussian_tables, kept_
 from medcli.diffusion.multistep import MultistepRows, multistep_rows, multistep_table
 from medcli.diffusion.solver_tables import StepTable, ode_table, sde_table
 from medcli.errors import ConfigError
-from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig
 
 # Dimension key: B batch, C latent channels, Y X latent height and width.
 

@@ -9,7 +9,7 @@ from medcli.engine.batched_rule import num_deciding
 from medcli.engine.guidance_phases import Phase, phases
 from medcli.engine.plan import SamplingPlan
 from medcli.errors import ConfigError
-from medcli.sampler_config import ADAPTIVE_SOLVERS
+from medcli.settings.sampler import ADAPTIVE_SOLVERS
 
 
 def check_effects(plan: SamplingPlan) -> None:

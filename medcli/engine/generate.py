@@ -46,7 +46,7 @@ from medcli.engine.pool import (
 )
 from medcli.errors import ConfigError
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.sampler_config import ADAPTIVE_SOLVERS
+from medcli.settings.sampler import ADAPTIVE_SOLVERS
 
 # Dimension key: B images of a batch, C latent channels, Y X latent height and width.
 

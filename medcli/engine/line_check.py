@@ -12,7 +12,7 @@ from medcli.engine.cost import gmacs_of_moves
 from medcli.engine.guidance_phases import step_passes
 from medcli.engine.image_records import Record
 from medcli.engine.plan import SamplingPlan
-from medcli.sampler_config import ADAPTIVE_SOLVERS
+from medcli.settings.sampler import ADAPTIVE_SOLVERS
 
 CHUNK = 4096
 """Labels computed at once."""

@@ -15,8 +15,8 @@ from medcli.diffusion.multistep import MultistepRows
 from medcli.engine.networks import Guidance, LadderNetwork
 from medcli.errors import CheckpointError, ConfigError, require_complete
 from medcli.runtime.noise import Stream, integers, normal
-from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.schedule.spec import Schedule
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.settings.sampling import LabelSampling
 
 # Dimension key: B images, K classes.

@@ -24,8 +24,8 @@ from medcli.engine.plan import SamplingPlan
 from medcli.errors import ConfigError, EnvironmentProblem
 from medcli.runtime import files
 from medcli.runtime.json_records import InvalidJson, as_record, read_json
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
+from medcli.settings.sampler import SamplerConfig
 
 # Dimension key: L steps, J slopes of a step.
 

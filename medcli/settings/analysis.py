@@ -8,7 +8,8 @@ from typing import Literal
 
 from medcli.settings.declare import ANALYSIS, BUDGET, SEARCH, Needs, group, setting
 from medcli.settings.machine import force_setting, output_setting
-from medcli.settings.sampling import DEFAULT_WARMUP_STEPS, MAX_IMAGES, MAX_STEPS, SampleRequest
+from medcli.settings.sampler import MAX_STEPS
+from medcli.settings.sampling import DEFAULT_WARMUP_STEPS, MAX_IMAGES, SampleRequest
 from medcli.settings.values import parse_float
 
 NOT_SHARED = ("schedule", "mediators", "rho", "stage", "cfg_power", "amm", "amm_blocks", "amm_form", "compile", "npz")

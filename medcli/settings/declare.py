@@ -159,6 +159,20 @@ def setting(default: Any = MISSING, *, key: str = "", needs: Needs | tuple[Needs
     return field(default=default, metadata={KEY: made})
 
 
+def optional(cls: Any, key: str, default_text: str, *, short: bool = False) -> Any:
+    """Make the field of a setting that another dataclass declares; its default is None.
+
+    Args:
+        cls: The dataclass that declares it.
+        key: The setting.
+        default_text: Origin of the value when the setting is not given; `{}` stands for the declared default.
+        short: True: `-h` lists it.
+    """
+    made = settings_of(cls)[key]
+    origin = default_text.format(made.shown_default)
+    return field(default=None, metadata={KEY: replace(made, default_text=origin, short=short)})
+
+
 def group(cls: Any, *, only: tuple[str, ...] | None = None, omit: tuple[str, ...] = (), **changes: Any) -> Any:
     """Make a field that holds a dataclass of settings, some of them left out or declared anew.
 

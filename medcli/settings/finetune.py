@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from medcli.sampler_config import PathName, PredictionName
 from medcli.settings.declare import (
     INPUT,
     LADDER,
@@ -22,6 +21,7 @@ from medcli.settings.declare import (
 from medcli.settings.machine import DEVICE, MAX_BATCH, output_setting
 from medcli.settings.machine import Dtype as InferenceDtype
 from medcli.settings.network import MAX_RES, NetworkSource, parse_name
+from medcli.settings.sampler import PathName, PredictionName
 from medcli.settings.sampling import MAX_IMAGES
 from medcli.settings.training import MAX_STEPS, MaskPlace, Range, TrainingSettings, Weighting
 from medcli.settings.values import parse_float

@@ -1,111 +1,97 @@
-"""Settings of the sampler: solver, steps and what they integrate."""
+"""Settings of the sampler: solver, steps and what they integrate, as a run has them and as a command asks for them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
-from medcli.sampler_config import (
-    DDIM_SOLVERS,
-    ODE_SOLVERS,
-    SDE_SOLVERS,
-    DiffusionForm,
-    GridName,
-    LastStep,
-    PathName,
-    PredictionName,
-    SamplerConfig,
-    SamplerName,
-)
-from medcli.settings.declare import SAMPLING, Needs, setting
+from medcli.errors import ConfigError, require_complete
+from medcli.settings.declare import SAMPLING, Needs, optional, setting
+from medcli.settings.values import check_values
 
+SamplerName = Literal["sde", "ode", "ddpm", "ddim"]
+PathName = Literal["linear", "gvp", "vp"]
+PredictionName = Literal["velocity", "score", "noise"]
+DiffusionForm = Literal["sigma", "linear", "sbdm", "decreasing", "increasing-decreasing", "constant"]
+LastStep = Literal["mean", "tweedie", "euler", "none"]
+GridName = Literal["even", "logsnr"]
+SOLVERS: Mapping[str, tuple[str, ...]] = {
+    "sde": ("euler", "heun", "exp2", "exp3"),
+    "ode": ("euler", "heun", "heun3", "midpoint", "rk4", "dopri5", "adams2", "adams3", "adams4"),
+    "ddpm": ("euler",),
+    "ddim": ("euler", "multistep2", "multistep3"),
+}
+require_complete("sampler", SOLVERS, get_args(SamplerName))
+ADAPTIVE_SOLVERS = ("dopri5",)
+"""Solvers that choose their own steps, for a whole batch at once."""
+MULTISTEP_ORDERS = {"adams2": 2, "adams3": 3, "adams4": 4, "exp2": 2, "exp3": 3, "multistep2": 2, "multistep3": 3}
+"""Solvers that make one network call a step and remember the slopes of earlier steps, with their orders."""
+
+ODE_DEFAULTS: Mapping[str, Any] = {"solver": "adams3", "steps": 20}
+"""Defaults of `ode` where they differ, see docs/samplers.md."""
 MAX_STEPS = 100_000
 """Solver steps; the references take up to 1000."""
 IN_CHECKPOINT = "from the checkpoint, else {}"
-DEFAULTS = SamplerConfig()
+IN_CHECKPOINT_OR_ODE = "from the checkpoint, else {}; %s for ode"
 SOLVED = Needs("sampler", ("sde", "ode", "ddim"), words="--sampler sde, ode or ddim")
 INTEGRATED = Needs("sampler", ("sde", "ode"), words="--sampler sde or ode")
 STOCHASTIC = Needs("sampler", ("sde",), words="--sampler sde")
 STEPPED = Needs("solver", unless=("exp2", "exp3"), words="--solver euler or heun")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplerSettings:
-    """Sampler, solver and its steps."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerConfig:
+    """Settings of a sampler from noise to data. Defaults are the reference scripts'.
 
-    steps: int | None = setting(
-        None,
+    Raises:
+        ConfigError: If a value is unknown or out of range.
+    """
+
+    sampler: SamplerName = setting(
+        "sde", help="sde or ode for SiT, ddpm or ddim for the other families.", panel=SAMPLING
+    )
+    """`ddpm` is ancestral sampling."""
+    solver: str = setting(
+        "euler",
+        help="Integration scheme. sde: euler, heun, exp; ddim: euler, multistep; ode: the others; dopri5 is adaptive.",
+        panel=SAMPLING,
+        choices=tuple(dict.fromkeys(name for names in SOLVERS.values() for name in names)),
+        needs=SOLVED,
+    )
+    """`euler` of DDIM is DDIM itself."""
+    steps: int = setting(
+        250,
         help="Number of solver steps; network calls for adams, exp and multistep solvers.",
         panel=SAMPLING,
         metavar="N",
         minimum=2,
         maximum=MAX_STEPS,
-        default_text=IN_CHECKPOINT.format(f"{DEFAULTS.steps}; 20 for ode"),
         example="50",
-        short=True,
     )
-    sampler: SamplerName | None = setting(
-        None,
-        help="sde or ode for SiT, ddpm or ddim for the other families.",
-        panel=SAMPLING,
-        default_text="from the checkpoint, else sde or ddpm",
-        short=True,
+    """SDE and ODE: grid points (the references' `num_steps`). Multistep solvers: network calls. DDPM and DDIM:
+    timesteps kept."""
+    path: PathName = setting("linear", help="Interpolant of a SiT model.", panel=SAMPLING, needs=INTEGRATED)
+    """x_t = alpha(t) data + sigma(t) noise."""
+    prediction: PredictionName = setting("velocity", help="Output of a SiT network.", panel=SAMPLING, needs=INTEGRATED)
+    diffusion_form: DiffusionForm = setting(
+        "sigma", help="Diffusion coefficient of the SDE over time.", panel=SAMPLING, needs=STOCHASTIC
     )
-    solver: str | None = setting(
-        None,
-        help="Integration scheme. sde: euler, heun, exp; ddim: euler, multistep; ode: the others; dopri5 is adaptive.",
-        panel=SAMPLING,
-        choices=tuple(dict.fromkeys((*SDE_SOLVERS, *ODE_SOLVERS, *DDIM_SOLVERS))),
-        needs=SOLVED,
-        default_text="from the checkpoint, else euler; adams3 for ode",
-        short=True,
-    )
-    grid: GridName | None = setting(
-        None,
-        help="Timesteps of ddim: evenly spaced, or evenly spaced in log-SNR.",
-        panel=SAMPLING,
-        needs=Needs("sampler", ("ddim",), words="--sampler ddim"),
-        default_text=IN_CHECKPOINT.format(DEFAULTS.grid),
-    )
-    path: PathName | None = setting(
-        None,
-        help="Interpolant of a SiT model.",
-        panel=SAMPLING,
-        needs=INTEGRATED,
-        default_text=IN_CHECKPOINT.format(DEFAULTS.path),
-    )
-    prediction: PredictionName | None = setting(
-        None,
-        help="Output of a SiT network.",
-        panel=SAMPLING,
-        needs=INTEGRATED,
-        default_text=IN_CHECKPOINT.format(DEFAULTS.prediction),
-    )
-    diffusion_form: DiffusionForm | None = setting(
-        None,
-        help="Diffusion coefficient of the SDE over time.",
-        panel=SAMPLING,
-        needs=STOCHASTIC,
-        default_text=IN_CHECKPOINT.format(DEFAULTS.diffusion_form),
-    )
-    diffusion_norm: float | None = setting(
-        None,
+    """Shape w(t) of the injected noise."""
+    diffusion_norm: float = setting(
+        1.0,
         help="Factor of the diffusion coefficient.",
         panel=SAMPLING,
         metavar="X",
         above=0,
         needs=STOCHASTIC,
-        default_text=IN_CHECKPOINT.format(f"{DEFAULTS.diffusion_norm:g}"),
         example="1",
     )
-    last_step: LastStep | None = setting(
-        None,
-        help="Final denoising step of the SDE sampler.",
-        panel=SAMPLING,
-        needs=(STOCHASTIC, STEPPED),
-        default_text=IN_CHECKPOINT.format(DEFAULTS.last_step),
+    last_step: LastStep = setting(
+        "mean", help="Final denoising step of the SDE sampler.", panel=SAMPLING, needs=(STOCHASTIC, STEPPED)
     )
-    last_step_size: float | None = setting(
-        None,
+    last_step_size: float = setting(
+        0.04,
         help="Time covered by the last step, in [0, 1).",
         panel=SAMPLING,
         metavar="T",
@@ -116,6 +102,67 @@ class SamplerSettings:
             STEPPED,
             Needs("last_step", ("mean", "tweedie", "euler"), words="--last-step mean, tweedie or euler"),
         ),
-        default_text=IN_CHECKPOINT.format(DEFAULTS.last_step_size),
         example="0.04",
     )
+    eta: float = 0.0
+    """Noise share of DDIM, 0 = deterministic. No command sets it."""
+    grid: GridName = setting(
+        "even",
+        help="Timesteps of ddim: evenly spaced, or evenly spaced in log-SNR.",
+        panel=SAMPLING,
+        needs=Needs("sampler", ("ddim",), words="--sampler ddim"),
+    )
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        grids = get_args(GridName) if self.sampler == "ddim" else ("even",)
+        for name, allowed in (("solver", SOLVERS[self.sampler]), ("grid", grids)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"--{name} {getattr(self, name)!r} is not for --sampler {self.sampler}: "
+                    f"expected one of {', '.join(allowed)}",
+                    hint=f"write it like --{name} {allowed[0]}",
+                )
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(f"eta must be in [0, 1], got {self.eta}", hint="0 is DDIM without noise")
+        if self.eta and self.is_multistep:
+            raise ConfigError(f"--solver {self.solver} takes no noise share, got eta {self.eta}", hint="leave eta at 0")
+
+    @property
+    def is_multistep(self) -> bool:
+        """True if each step makes one network call and remembers the slopes of earlier steps."""
+        return self.solver in MULTISTEP_ORDERS
+
+    @property
+    def has_even_steps(self) -> bool:
+        """True if the distances between states tell of the image: steps of one size, of a sampler that is not `ode`.
+
+        Along the ODE the state moves by its velocity times the step size, so thresholds on it never fire or fire with
+        the grid.
+        """
+        return self.sampler in ("sde", "ddpm") or (
+            self.sampler == "ddim" and not self.is_multistep and self.grid == "even"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, one per field."""
+        values = asdict(self)
+        if self.grid == "even":  # manifests of older runs lack it
+            del values["grid"]
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """Sampler, solver and its steps, as flags. None: the checkpoint's, else the defaults of `SamplerConfig`."""
+
+    steps: int | None = optional(SamplerConfig, "steps", IN_CHECKPOINT_OR_ODE % ODE_DEFAULTS["steps"], short=True)
+    sampler: SamplerName | None = optional(SamplerConfig, "sampler", IN_CHECKPOINT.format("sde or ddpm"), short=True)
+    solver: str | None = optional(SamplerConfig, "solver", IN_CHECKPOINT_OR_ODE % ODE_DEFAULTS["solver"], short=True)
+    grid: GridName | None = optional(SamplerConfig, "grid", IN_CHECKPOINT)
+    path: PathName | None = optional(SamplerConfig, "path", IN_CHECKPOINT)
+    prediction: PredictionName | None = optional(SamplerConfig, "prediction", IN_CHECKPOINT)
+    diffusion_form: DiffusionForm | None = optional(SamplerConfig, "diffusion_form", IN_CHECKPOINT)
+    diffusion_norm: float | None = optional(SamplerConfig, "diffusion_norm", IN_CHECKPOINT)
+    last_step: LastStep | None = optional(SamplerConfig, "last_step", IN_CHECKPOINT)
+    last_step_size: float | None = optional(SamplerConfig, "last_step_size", IN_CHECKPOINT)

@@ -22,9 +22,7 @@ from medcli.settings.declare import (
 )
 from medcli.settings.machine import MachineSettings, output_setting, seed_setting
 from medcli.settings.network import NetworkSource
-from medcli.settings.sampler import IN_CHECKPOINT as IN_CHECKPOINT
-from medcli.settings.sampler import MAX_STEPS as MAX_STEPS
-from medcli.settings.sampler import SamplerSettings as SamplerSettings
+from medcli.settings.sampler import IN_CHECKPOINT, MAX_STEPS, SamplerSettings
 from medcli.settings.values import parse_count, parse_float, parse_ints
 
 ScheduleKind = Literal["full", "static", "dynamic", "timed"]

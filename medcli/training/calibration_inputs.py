@@ -10,7 +10,7 @@ from torch import Tensor
 from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.noise import Stream, integers, normal
-from medcli.sampler_config import SamplerConfig
+from medcli.settings.sampler import SamplerConfig
 from medcli.training.objective import PLAIN_LOSS, LossConfig
 
 # Dimension key: I images, R rows = I images x times, C channels, Y X latent height and width.

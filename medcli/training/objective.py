@@ -18,7 +18,7 @@ from medcli.diffusion.steps import Predict
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.block import NO_MASKS, TokenMasks, rows_of_masks
-from medcli.sampler_config import PathName, PredictionName
+from medcli.settings.sampler import PathName, PredictionName
 
 # Dimension key: B batch, C channels, Y X latent height and width.
 

@@ -17,8 +17,8 @@ from medcli.engine.image_records import RECORDS, Record, read_records
 from medcli.engine.networks import Guidance
 from medcli.errors import ConfigError, DataError
 from medcli.runtime.json_records import InvalidJson, as_record
-from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.schedule.spec import Schedule
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig
 
 MOST_STEPS = 100_000
 """Bound on solver steps of a manifest."""

@@ -15,7 +15,7 @@ from medcli.diffusion.guidance import combine
 from medcli.diffusion.losses import dit_loss
 from medcli.diffusion.steps import Predict, build_sampler
 from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
+from medcli.settings.sampler import SamplerConfig
 from tests.golden.diffusion_support import assert_close_to_largest, labelled, settings, tensors, tiny_network
 
 LOOPS, LOOP_TENSORS = settings("diffusion/loops"), tensors("diffusion/loops")

@@ -16,9 +16,9 @@ from medcli.engine.generate import generate
 from medcli.engine.networks import Guidance, LadderNetwork, guided, ladder_networks
 from medcli.engine.plan import Labels, SamplingPlan
 from medcli.model.backbone import DiffusionTransformer, empty_model
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.dynamic import DynamicSchedule
 from medcli.schedule.spec import Schedule
+from medcli.settings.sampler import SamplerConfig
 
 DATA = Path(__file__).parent / "data"
 CASES = json.loads((DATA / "dynamic_rule/cases.json").read_text())

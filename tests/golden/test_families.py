@@ -19,8 +19,8 @@ from medcli.model.amm import modulation_matrix
 from medcli.model.backbone import DiffusionTransformer, initialise
 from medcli.model.layout import num_params, position_table, tensor_shapes
 from medcli.presets import preset_config
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL
+from medcli.settings.sampler import SamplerConfig
 from tests.golden.families_support import DATA, FORMS, amm_of, config_of, network, relative_error, settings_of
 
 NETWORKS = ["edt_s", "edt_xl", "edt_3stage", "mdtv2", "dit_xl", "dit_s"]

@@ -14,7 +14,7 @@ from medcli.diffusion.interpolant import path_point
 from medcli.diffusion.intervals import margins, ode_interval, sde_interval, training_interval
 from medcli.diffusion.losses import sit_loss
 from medcli.diffusion.steps import Predict, Sampler, build_sampler
-from medcli.sampler_config import SamplerConfig
+from medcli.settings.sampler import SamplerConfig
 from tests.golden.diffusion_support import (
     CallCounter,
     assert_close_to_largest,

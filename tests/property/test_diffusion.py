@@ -10,7 +10,7 @@ from medcli.diffusion.gaussian import gaussian_tables, respace
 from medcli.diffusion.guidance import combine
 from medcli.diffusion.interpolant import path_point
 from medcli.diffusion.steps import build_sampler
-from medcli.sampler_config import SDE_SOLVERS, SamplerConfig
+from medcli.settings.sampler import SOLVERS, SamplerConfig
 
 PATHS = st.sampled_from(["linear", "gvp", "vp"])
 SEEDS = st.integers(0, 2**31)
@@ -69,7 +69,7 @@ def test_guidance_at_scale_one_is_the_conditional_output(seed: int, latent_chann
 
 
 @given(
-    st.sampled_from(SDE_SOLVERS),
+    st.sampled_from(SOLVERS["sde"]),
     PATHS,
     st.sampled_from(["velocity", "noise", "score"]),
     st.lists(st.integers(0, 6), min_size=2, max_size=5),

@@ -8,8 +8,8 @@ from medcli.engine.generate import generate
 from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.plan import FinishedImage, Labels, SamplingPlan, philox_noise
 from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
+from medcli.settings.sampler import SamplerConfig
 from papers_loop import papers_loop
 from papers_network import PapersNetwork
 from tests.unit.engine.tiny import LADDER, PIXELS, RHO, model_of

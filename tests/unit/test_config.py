@@ -1,4 +1,4 @@
-"""What settings of models and samplers may be."""
+"""What settings of models may be."""
 
 from __future__ import annotations
 
@@ -6,27 +6,6 @@ import pytest
 
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
-
-
-@pytest.mark.parametrize(
-    ("flag", "values"),
-    [
-        ("--diffusion-norm", {"diffusion_norm": float("nan")}),
-        ("--diffusion-norm", {"diffusion_norm": float("inf")}),
-        ("--diffusion-norm", {"diffusion_norm": 0.0}),
-        ("--last-step-size", {"last_step_size": float("nan")}),
-        ("--steps", {"steps": 1}),
-        ("--path", {"path": "straight"}),
-        ("--solver", {"sampler": "sde", "solver": "rk4"}),
-        ("eta", {"eta": 1.5}),
-    ],
-)
-def test_an_impossible_setting_is_named_with_its_value_and_a_way_out(flag: str, values: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=flag) as caught:
-        SamplerConfig(**values)  # type: ignore[arg-type]
-    assert str(list(values.values())[-1]) in caught.value.message
-    assert caught.value.hint
 
 
 @pytest.mark.parametrize(

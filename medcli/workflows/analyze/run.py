@@ -25,10 +25,10 @@ from medcli.runtime.device import pick_device
 from medcli.runtime.files import atomic_folder, refuse_existing
 from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.reporting import Reporter
-from medcli.sampler_config import ADAPTIVE_SOLVERS
 from medcli.scores.redundancy import num_rings
 from medcli.settings.analysis import AnalyzeRequest
 from medcli.settings.records import given_values
+from medcli.settings.sampler import ADAPTIVE_SOLVERS
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.analyze.attention import Floats, average, falls_with_progress, ranges, redundant_early
 from medcli.workflows.analyze.pictures import draw_change, draw_map

@@ -15,9 +15,9 @@ from medcli.engine.generate import generate
 from medcli.engine.networks import Guidance, LadderNetwork
 from medcli.engine.plan import FinishedImage, Labels, SamplingPlan
 from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
 from medcli.settings.costs import LoopSettings
+from medcli.settings.sampler import SamplerConfig
 from medcli.workflows.bench.variants import DENSE, TimedVariant
 
 ENGINE = "engine"

@@ -11,9 +11,9 @@ from medcli.diffusion.losses import Weighting
 from medcli.errors import CheckpointError, ConfigError
 from medcli.network import Network, open_network
 from medcli.runtime.reporting import Reporter
-from medcli.sampler_config import PathName, PredictionName
 from medcli.settings.finetune import FinetuneRequest
 from medcli.settings.network import NetworkSource
+from medcli.settings.sampler import PathName, PredictionName
 from medcli.training.objective import PLAIN_LOSS, LossConfig
 from medcli.workflows.sample.defaults import require_known_training, sampling_defaults
 

@@ -12,7 +12,7 @@ from medcli.data.images import MANIFEST, NUMBERED
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.guidance_phases import step_passes
 from medcli.engine.image_records import RECORDS, read_records
-from medcli.sampler_config import ADAPTIVE_SOLVERS
+from medcli.settings.sampler import ADAPTIVE_SOLVERS
 from medcli.workflows.image_cost import SamplingRun, recorded_run, saving_percent
 from medcli.workflows.report.commands import sample_command
 from medcli.workflows.report.json_access import Json, as_list, look_up, number, read_json

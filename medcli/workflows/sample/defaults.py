@@ -9,9 +9,9 @@ from typing import Any, get_args
 from medcli.engine.plan import FAMILY_SAMPLERS
 from medcli.errors import CheckpointError, ConfigError
 from medcli.network import Network
-from medcli.sampler_config import PathName, PredictionName, SamplerConfig
 from medcli.schedule.spec import Schedule
 from medcli.settings.declare import settings_of
+from medcli.settings.sampler import PathName, PredictionName, SamplerConfig
 from medcli.settings.sampling import SampleRequest
 from medcli.settings.values import from_json
 

@@ -22,7 +22,7 @@ from medcli.engine.sample_folder import SampleFolder
 from medcli.runtime.precision import warn_if_slow
 from medcli.runtime.processes import Processes, launch_remark
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.sampler_config import ADAPTIVE_SOLVERS
+from medcli.settings.sampler import ADAPTIVE_SOLVERS
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.settings import SampleSetup
 

@@ -32,9 +32,9 @@ from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
-from medcli.sampler_config import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.scores.reference import BUNDLED, bundled_info
 from medcli.settings.records import given_values
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.amm import amm_report
 from medcli.workflows.sample.generate import ImageGeneration

@@ -20,11 +20,11 @@ from medcli.engine.plan_file import PlannedSampling, follow, plan_file, read_pla
 from medcli.errors import ConfigError, require_complete
 from medcli.model.amm import Amm
 from medcli.network import Network, identities, open_network, with_autoencoder
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, check_held, choose_schedule
 from medcli.settings.build import refuse_idle_choices, value_of
 from medcli.settings.declare import settings_of
-from medcli.settings.sampling import PLANNED, GuidanceSettings, SampleRequest, SamplerSettings
+from medcli.settings.sampler import ODE_DEFAULTS, SamplerConfig, SamplerSettings
+from medcli.settings.sampling import PLANNED, GuidanceSettings, SampleRequest
 from medcli.workflows.sample.amm import choose_amm
 from medcli.workflows.sample.defaults import require_known_training, sampling_defaults
 
@@ -32,8 +32,6 @@ DEFAULT_CFG_SCALES = {"dit": 1.5, "sit": 1.5, "edt": 2.0, "mdtv2": 3.8}
 """Guidance of the papers' guided results. Source: reference-facts 1.8; edt-facts 4 and 5."""
 require_complete("family", DEFAULT_CFG_SCALES, FAMILIES)
 DEFAULT_CFG_POWERS = {"mdtv2": 4.0}
-ODE_DEFAULTS: dict[str, Any] = {"solver": "adams3", "steps": 20}
-"""Defaults of `ode`, see docs/samplers.md."""
 TRAINED_ON = ("path", "prediction")
 """Settings that belong to the weights, whatever the sampler."""
 CPU_ACTIVATION_BYTES = 16 << 20

@@ -20,11 +20,11 @@ from medcli.network import Network, changed, open_network
 from medcli.runtime.json_records import read_json
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter
-from medcli.sampler_config import ADAPTIVE_SOLVERS
 from medcli.schedule.spec import DEFAULT_WARMUP_STEPS, Schedule
 from medcli.settings.analysis import TuneRequest
 from medcli.settings.checkpoints import ConvertRequest
 from medcli.settings.network import NetworkSource
+from medcli.settings.sampler import ADAPTIVE_SOLVERS
 from medcli.settings.sampling import SampleRequest
 from medcli.training.calibration import calibrate
 from medcli.training.objective import LossConfig

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medcli.diffusion.interpolant import path_point
 from medcli.diffusion.steps import Predict
-from medcli.sampler_config import PathName, PredictionName
+from medcli.settings.sampler import PathName, PredictionName
 
 MEAN, STD = 0.8, 0.5
 

@@ -5,7 +5,7 @@ import torch
 
 from medcli.diffusion.adaptive import integrate_adaptive, ode_field, solve
 from medcli.diffusion.steps import build_sampler
-from medcli.sampler_config import PathName, PredictionName, SamplerConfig
+from medcli.settings.sampler import PathName, PredictionName, SamplerConfig
 from tests.unit.diffusion.gaussian_data import MEAN, STD, exact_network
 
 Z = torch.linspace(-2, 2, 9).view(-1, 1, 1, 1)

@@ -17,7 +17,7 @@ from medcli.diffusion.gaussian import (
 )
 from medcli.diffusion.gaussian import q_sample as noised
 from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
+from medcli.settings.sampler import SamplerConfig
 
 
 @pytest.mark.parametrize("spec", ["0", "1001", "-5", "abc", "10,0", "600,500", "ddim", "ddim0", "ddim5,5", "10,,10"])

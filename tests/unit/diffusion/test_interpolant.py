@@ -5,7 +5,7 @@ import torch
 
 from medcli.diffusion import interpolant
 from medcli.diffusion.interpolant import path_point
-from medcli.sampler_config import PathName, PredictionName
+from medcli.settings.sampler import PathName, PredictionName
 
 
 @pytest.mark.parametrize("path", ["linear", "gvp", "vp"])

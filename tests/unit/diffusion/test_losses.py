@@ -9,7 +9,7 @@ from torch import Tensor
 from medcli.diffusion.gaussian import gaussian_tables, respace
 from medcli.diffusion.interpolant import path_point
 from medcli.diffusion.losses import discretised_log_likelihood, dit_loss, normal_cdf, sit_loss
-from medcli.sampler_config import PredictionName
+from medcli.settings.sampler import PredictionName
 
 TABLES = gaussian_tables(respace(""))
 

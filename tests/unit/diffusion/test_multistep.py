@@ -18,7 +18,7 @@ from medcli.diffusion.multistep import (
     multistep_rows,
 )
 from medcli.diffusion.steps import build_sampler
-from medcli.sampler_config import DiffusionForm, PathName, SamplerConfig
+from medcli.settings.sampler import DiffusionForm, PathName, SamplerConfig
 from tests.unit.diffusion.gaussian_data import STD, exact_network, standard_normal
 
 UNEVEN = np.array([0.2, 0.35, 0.5, 0.7, 1.0])

@@ -10,7 +10,7 @@ from medcli.diffusion.gaussian import gaussian_tables, respace
 from medcli.diffusion.interpolant import path_point
 from medcli.diffusion.steps import Sampler, build_sampler, kept_timesteps
 from medcli.errors import ConfigError
-from medcli.sampler_config import DiffusionForm, PathName, PredictionName, SamplerConfig
+from medcli.settings.sampler import DiffusionForm, PathName, PredictionName, SamplerConfig
 from tests.unit.diffusion.gaussian_data import MEAN, STD, exact_network, standard_normal
 
 CONFIGS = {

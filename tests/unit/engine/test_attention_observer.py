@@ -14,9 +14,9 @@ from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.observer import StepRows
 from medcli.engine.plan import FinishedImage, Labels, SamplingPlan, philox_noise
 from medcli.model.backbone import DiffusionTransformer
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL
 from medcli.scores.redundancy import redundancy
+from medcli.settings.sampler import SamplerConfig
 from tests.unit.engine.tiny import PIXELS, model_of, with_ladder
 
 DENSE = with_ladder(PIXELS)

@@ -12,8 +12,8 @@ from medcli.engine.guidance_phases import null_calls
 from medcli.engine.networks import Guidance
 from medcli.engine.plan import Labels, SamplingPlan
 from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule
+from medcli.settings.sampler import SamplerConfig
 from medcli.workflows.image_cost import earliest_moves
 
 SAMPLERS = st.builds(

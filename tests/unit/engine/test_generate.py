@@ -15,8 +15,8 @@ from medcli.engine.networks import Guidance, LadderNetwork, ladder_networks
 from medcli.engine.plan import FinishedImage, Labels, SamplingPlan, philox_noise
 from medcli.errors import CheckpointError, ConfigError
 from medcli.model.backbone import DiffusionTransformer
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
+from medcli.settings.sampler import SamplerConfig
 from tests.unit.engine.tiny import LADDER, PIXELS, RHO, model_of, with_ladder
 
 DYNAMIC = Schedule(kind="dynamic", counts=LADDER, rho=RHO)

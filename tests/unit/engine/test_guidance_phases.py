@@ -16,8 +16,8 @@ from medcli.engine.guidance_phases import Phase, null_calls, num_passes, phases
 from medcli.engine.networks import Guidance, LadderNetwork, guided, ladder_networks
 from medcli.engine.plan import FinishedImage, Labels, SamplingPlan, philox_noise
 from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule, static
+from medcli.settings.sampler import SamplerConfig
 from tests.unit.engine.tiny import LADDER, RHO, model_of
 
 STEPS = 10

@@ -12,8 +12,8 @@ from medcli.engine.image_records import Record, file_name
 from medcli.engine.line_check import LineCheck
 from medcli.engine.networks import Guidance
 from medcli.engine.plan import Labels
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
+from medcli.settings.sampler import SamplerConfig
 from tests.unit.engine.test_generate import images_of, plan_of
 from tests.unit.engine.tiny import LADDER, PIXELS, model_of
 

@@ -9,8 +9,8 @@ from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.observer import Distances, Observer, StepRows
 from medcli.engine.plan import FinishedImage, Labels, SamplingPlan
 from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, DistanceName, Schedule
+from medcli.settings.sampler import SamplerConfig
 from tests.unit.engine.tiny import LADDER, RHO, model_of
 
 NUM_IMAGES, STEPS = 8, 14

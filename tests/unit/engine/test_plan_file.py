@@ -14,8 +14,8 @@ from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.plan import SamplingPlan
 from medcli.engine.plan_file import PlanFile, follow, plan_file, read_plan, write_plan
 from medcli.errors import ConfigError
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
+from medcli.settings.sampler import SamplerConfig
 from tests.unit.engine.test_generate import ALL, DIT
 from tests.unit.engine.tiny import LADDER, PIXELS, RHO, model_of
 

@@ -10,9 +10,9 @@ from medcli.engine.networks import ladder_networks
 from medcli.engine.observer import Distances
 from medcli.engine.plan import Labels, SamplingPlan
 from medcli.engine.threshold_replay import NEVER, QUANTILES, quantiles, relative, switch_steps, triggers
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.dynamic import DynamicSchedule
 from medcli.schedule.spec import Schedule
+from medcli.settings.sampler import SamplerConfig
 from tests.unit.engine.tiny import model_of
 
 

@@ -14,11 +14,11 @@ from medcli.engine.plan import Labels, SamplingPlan
 from medcli.engine.plan_file import plan_file, write_plan
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer, initialise
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL
 from medcli.settings.build import build
 from medcli.settings.declare import settings_of
 from medcli.settings.records import IMAGE_VALUES, given_values, image_values, manifest_values, repeated_command
+from medcli.settings.sampler import SamplerConfig
 from medcli.settings.sampling import SampleRequest
 from medcli.settings.values import from_json, parse_text
 from medcli.workflows.sample.settings import image_settings, set_up

@@ -11,10 +11,10 @@ from medcli.engine.generate import generate
 from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.plan import Labels, SamplingPlan
 from medcli.runtime.reporting import Silent
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import Schedule
 from medcli.settings.checkpoints import ConvertRequest
 from medcli.settings.network import NetworkSource, format_layers
+from medcli.settings.sampler import SamplerConfig
 from medcli.tuning.networks import config_with, network_of
 from medcli.tuning.recording import Stepper, joined, measure_steps, record_parent
 from medcli.tuning.running import cost_of_moves, mean_and_error, relative_error, run_configuration, squared_errors

@@ -22,9 +22,9 @@ from medcli.network import Network
 from medcli.presets import preset_config
 from medcli.runtime.reporting import Silent
 from medcli.runtime.timing import Clock
-from medcli.sampler_config import SamplerConfig
 from medcli.settings.costs import BenchRequest, BenchSettings, LoopSettings
 from medcli.settings.network import NetworkSource
+from medcli.settings.sampler import SamplerConfig
 from medcli.workflows.bench.loops import even_rho, loop_plan
 from medcli.workflows.bench.rows import measure
 from medcli.workflows.bench.run import BenchReport, bench, machine_name, prepare
