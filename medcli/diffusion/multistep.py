@@ -31,7 +31,7 @@ from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS as NUM_TIMES
 from medcli.diffusion.gaussian import gaussian_tables, kept_timesteps
 from medcli.diffusion.interpolant import Affine, diffusion_of, path_point
 from medcli.diffusion.intervals import ode_interval
-from medcli.diffusion.solver_tables import StepTable, column
+from medcli.diffusion.solver_tables import StepTable, column, shifted
 from medcli.errors import ConfigError
 from medcli.settings.sampler import MULTISTEP_ORDERS, DiffusionForm, PathName, SamplerConfig
 
@@ -185,7 +185,8 @@ def multistep_rows(
         return MultistepRows(np.array(timesteps, dtype=np.float64), gaussian_weights(_abar(), timesteps, order))
     start, end = ode_interval(config.path, config.prediction, sample_eps=sample_eps)
     start, end = (end, start) if reverse else (start, 1.0 if config.sampler == "sde" else end)
-    grid_T = np.linspace(start, end, config.steps + 1) if times_L is None else np.append(times_L, end)
+    even_T = shifted(torch.from_numpy(np.linspace(start, end, config.steps + 1)), config.time_shift).numpy()
+    grid_T = even_T if times_L is None else np.append(times_L, end)
     if config.sampler == "ode":
         return MultistepRows(grid_T[:-1], adams_weights(grid_T, order))
     weights = exponential_weights(config.path, grid_T, order, config.diffusion_form, config.diffusion_norm)

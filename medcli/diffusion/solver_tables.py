@@ -121,12 +121,22 @@ def ode_table(config: SamplerConfig, *, reverse: bool = False, sample_eps: float
         sample_eps: Margin from the singular ends, None for the default.
     """
     start, end = ode_interval(config.path, config.prediction, sample_eps=sample_eps)
-    grid_T = torch.linspace(end, start, config.steps) if reverse else torch.linspace(start, end, config.steps)
+    ends = (end, start) if reverse else (start, end)
+    grid_T = shifted(torch.linspace(*ends, config.steps), config.time_shift)
     tableau, sizes_L = TABLEAUS[config.solver], grid_T.diff()
     time_LS = _stage_times(tableau, grid_T[:-1], sizes_L)
     drift_LS = interpolant.ode_drift(path_point(config.path, time_LS.double()), config.prediction)
     no_noise_L = torch.zeros_like(sizes_L)
-    return _table(tableau, time_LS, sizes_L, drift_LS, no_noise_L, no_noise_L)
+    table = _table(tableau, time_LS, sizes_L, drift_LS, no_noise_L, no_noise_L)
+    return _without_last_corrector(table) if config.ends_by_euler else table
+
+
+def shifted(times_T: Tensor, shift: float) -> Tensor:
+    """Shift times t in [0, 1] to s t / (1 + (s - 1) t), in float64; the type is the times'. Shift 1 changes nothing."""
+    if shift == 1:
+        return times_T
+    wide_T = times_T.double()
+    return (shift * wide_T / (1 + (shift - 1) * wide_T)).to(times_T.dtype)
 
 
 def sde_table(config: SamplerConfig, *, sample_eps: float | None = None) -> StepTable:
@@ -229,10 +239,10 @@ def _single_slope_row(
 
 
 def _without_last_corrector(table: StepTable) -> StepTable:
-    """Replace Heun's last step by a first-order one.
+    """Replace Heun's last step by a first-order one, as in Karras et al. (arXiv 2206.00364), algorithm 1, and REPA.
 
-    Its corrector would be evaluated at t = 1, where the score is infinite (the references return NaN or infinities
-    there). As in Karras et al. (arXiv 2206.00364), algorithm 1, the step into the singular end keeps the predictor.
+    Of an SDE to t = 1, the corrector would be evaluated where the score is infinite (the references return NaN or
+    infinities there).
     """
     slope = Affine(table.on_state_LS[-1, :1], table.on_output_LS[-1, :1])
     size, noise = 2 * table.b_LS[-1, 0], float(table.noise_before_L[-1])

@@ -19,9 +19,11 @@ def check_effects(plan: SamplingPlan) -> None:
         ConfigError: Naming the setting and a value that has an effect.
     """
     is_adaptive = plan.sampler.solver in ADAPTIVE_SOLVERS
-    num_steps = 1 if is_adaptive else build_sampler(plan.sampler).num_steps
+    sampler = None if is_adaptive else build_sampler(plan.sampler, rows=plan.rows)
+    num_steps = 1 if sampler is None else sampler.num_steps
     guidance = plan.guidance
-    if guidance.scale != 1.0 and not (phases(guidance, num_steps) == Phase.INSIDE).any():
+    is_idle = not guidance.is_on or (sampler is not None and not (phases(guidance, sampler) == Phase.INSIDE).any())
+    if guidance.scale != 1.0 and is_idle:
         low, high = guidance.interval
         raise ConfigError(
             f"--cfg-interval {low:g},{high:g} contains the start of none of the {num_steps} solver steps, "

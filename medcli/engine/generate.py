@@ -147,7 +147,7 @@ class _Loop:
         steps = range(sampler.num_steps)
         calls_L = torch.tensor([sampler.calls(step) for step in steps])
         noisy_L = torch.tensor([sampler.takes_noise(step) for step in steps])
-        null_calls_L, phase_L = null_calls(sampler, plan.guidance), phases(plan.guidance, sampler.num_steps)
+        null_calls_L, phase_L = null_calls(sampler, plan.guidance), phases(plan.guidance, sampler)
         timed_index_L = None
         if plan.schedule.is_timed:
             timed_index_L = torch.tensor([plan.schedule.index_at(step, len(steps)) for step in steps])

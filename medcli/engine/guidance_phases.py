@@ -1,8 +1,8 @@
 """Phases of sampling relative to the guidance interval: before, inside and after.
 
-Progress counts solver steps: of L steps, step k starts at progress k / L, so 0 is the start of the first and 1 the end
-of the last. A step is guided, in all its network calls, if it starts inside the half-open interval. So [0, 1] guides
-every step, an empty interval none, and two adjacent intervals share no step.
+A step starts at the path's time of its first network call, 0 (noise) to 1 (data); where times are integer timesteps, at
+progress k / L for step k of L. It is guided, in all its network calls, if it starts inside the half-open interval. So
+[0, 1] guides every step, an empty interval none, and two adjacent intervals share no step.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from medcli.engine.networks import Guidance
 # Dimension key: L solver steps.
 
 
+SLACK = 5e-7
+"""Rounding of float32 times and of an interval's ends: times that differ by less are equal."""
+
+
 class Phase(IntEnum):
     """Phase of an image, in order of time; the null half is computed only inside."""
 
@@ -26,19 +30,27 @@ class Phase(IntEnum):
     AFTER = 2
 
 
-def phases(guidance: Guidance, num_steps: int) -> Tensor:
+def step_starts(sampler: Sampler) -> Tensor:
+    """Return the start of each solver step on the scale of guidance intervals, (L,) float64 in [0, 1)."""
+    times, num_steps = sampler.times, sampler.num_steps
+    if times[0] <= times[-1]:
+        return torch.tensor(times, dtype=torch.float64)
+    return torch.arange(num_steps, dtype=torch.float64) / num_steps
+
+
+def phases(guidance: Guidance, sampler: Sampler) -> Tensor:
     """Return the phase of each solver step, (L,) int64; without guidance all are `BEFORE`."""
-    start_L = torch.arange(num_steps, dtype=torch.float64) / num_steps
-    if not guidance.is_on:
-        return torch.full((num_steps,), Phase.BEFORE)
+    if not guidance.is_on or not guidance.is_partial:
+        return torch.full((sampler.num_steps,), Phase.INSIDE if guidance.is_on else Phase.BEFORE)
+    start_L = step_starts(sampler)
     low, high = guidance.interval
-    return (start_L >= low).long() + (start_L >= high).long()
+    return (start_L >= low - SLACK).long() + (start_L >= high - SLACK).long()
 
 
 def null_calls(sampler: Sampler, guidance: Guidance) -> Tensor:
     """Return the number of network calls of each solver step that also run the null half, (L,) int64."""
     calls_L = torch.tensor([sampler.calls(step) for step in range(sampler.num_steps)])
-    return calls_L * (phases(guidance, sampler.num_steps) == Phase.INSIDE)
+    return calls_L * (phases(guidance, sampler) == Phase.INSIDE)
 
 
 def step_passes(sampler: Sampler, guidance: Guidance) -> Tensor:

@@ -48,8 +48,8 @@ class Guidance:
     channels: int | None = REFERENCE_CHANNELS
     """Leading latent channels that are guided, None for all."""
     interval: tuple[float, float] = ALWAYS
-    """Fractions of sampling at which guidance starts and ends, see `medcli.engine.guidance_phases`. Outside only the
-    conditional half runs.
+    """Times at which guidance starts and ends, see `medcli.engine.guidance_phases`. Outside only the conditional half
+    runs.
 
     Source: arXiv 2404.07724.
     """
@@ -61,7 +61,7 @@ class Guidance:
         if not 0 <= low <= high <= 1:
             raise ConfigError(
                 f"--cfg-interval {low:g},{high:g}: expected 0 <= LO <= HI <= 1",
-                hint="0 is the start of the first solver step, 1 the end of the last",
+                hint="0 is noise, 1 the data",
             )
         if self.power is not None and not 0 < self.power < math.inf:
             raise ConfigError(f"--cfg-power must be a positive number, got {self.power:g}", hint="MDTv2's is 4")

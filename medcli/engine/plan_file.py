@@ -18,7 +18,7 @@ import numpy as np
 from medcli.config import FAMILIES, ModelConfig
 from medcli.diffusion.multistep import MultistepRows, MultistepWeights, multistep_rows
 from medcli.diffusion.steps import build_sampler
-from medcli.engine.guidance_phases import Phase, phases
+from medcli.engine.guidance_phases import Phase, phases, step_starts
 from medcli.engine.networks import ALWAYS, Guidance
 from medcli.engine.plan import SamplingPlan
 from medcli.errors import ConfigError, EnvironmentProblem
@@ -194,7 +194,7 @@ def plan_file(plan: SamplingPlan, config: ModelConfig) -> PlanFile:
     counts = [schedule.counts[schedule.index_at(step, num_steps)] for step in range(num_steps)]
     guidance = None
     if plan.guidance.is_on:
-        by_step = tuple(bool(phase == Phase.INSIDE) for phase in phases(plan.guidance, num_steps))
+        by_step = tuple(bool(phase == Phase.INSIDE) for phase in phases(plan.guidance, sampler))
         guidance = PlanGuidance(
             scale=plan.guidance.scale, channels=plan.guidance.channels, power=plan.guidance.power, by_step=by_step
         )
@@ -247,7 +247,7 @@ def follow(plan: PlanFile, path: Path, config: ModelConfig, trained_on: dict[str
             )
     try:
         rows = _rows(plan)
-        return PlannedSampling(plan.sampler, rows, _schedule(plan), _guidance(plan))
+        return PlannedSampling(plan.sampler, rows, _schedule(plan), _guidance(plan, rows))
     except ConfigError as err:
         raise ConfigError(f"{path} can't be followed: {err.message}", hint=err.hint) from err
 
@@ -284,13 +284,13 @@ def _schedule(plan: PlanFile) -> Schedule:
     return Schedule(kind="timed", counts=counts, at=tuple(start / len(networks) for start in starts[1:]))
 
 
-def _guidance(plan: PlanFile) -> Guidance:
+def _guidance(plan: PlanFile, rows: MultistepRows | None) -> Guidance:
     if plan.guidance is None:
         return Guidance()
     guided = [step for step, is_guided in enumerate(plan.guidance.by_step) if is_guided]
     if guided and guided != list(range(guided[0], guided[-1] + 1)):
         raise ConfigError("its guided steps are not one run of steps")
-    num_steps = len(plan.guidance.by_step)
-    interval = (guided[0] / num_steps, (guided[-1] + 1) / num_steps) if guided else (0.0, 0.0)
+    starts = [0.0, *step_starts(build_sampler(plan.sampler, rows=rows)).tolist()[1:], 1.0]
+    interval = (starts[guided[0]], starts[guided[-1] + 1]) if guided else (0.0, 0.0)
     whole = Guidance(scale=plan.guidance.scale, channels=plan.guidance.channels, power=plan.guidance.power)
     return whole if interval == ALWAYS else replace(whole, interval=interval)

@@ -111,6 +111,12 @@ def _sampler(name: str) -> Callable[[Values], Any]:
     return lambda settings: settings["sampler"].get(name)
 
 
+def _last_step(settings: Values) -> Any:
+    """Return the last step where it has an effect."""
+    sampler = settings["sampler"]
+    return None if sampler["sampler"] == "ode" and sampler["last_step"] != "euler" else sampler["last_step"]
+
+
 def _schedule(name: str) -> Callable[[Values], Any]:
     return lambda settings: settings["schedule"].get(name)
 
@@ -128,10 +134,11 @@ IMAGE_VALUES: Mapping[str, Callable[[Values], Any]] = MappingProxyType(
         **{
             name: _sampler(name)
             for name in (
-                *("sampler", "solver", "grid", "steps", "path", "prediction"),
-                *("diffusion_form", "diffusion_norm", "last_step", "last_step_size"),
+                *("sampler", "solver", "grid", "steps", "time_shift", "path", "prediction"),
+                *("diffusion_form", "diffusion_norm", "last_step_size"),
             )
         },
+        "last_step": _last_step,
         "cfg_scale": lambda settings: (settings["guidance"] or {}).get("scale", 1.0),
         "cfg_channels": _cfg_channels,
         "cfg_interval": lambda settings: (settings["guidance"] or {}).get("interval"),

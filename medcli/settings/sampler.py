@@ -37,7 +37,8 @@ IN_CHECKPOINT_OR_ODE = "from the checkpoint, else {}; %s for ode"
 SOLVED = Needs("sampler", ("sde", "ode", "ddim"), words="--sampler sde, ode or ddim")
 INTEGRATED = Needs("sampler", ("sde", "ode"), words="--sampler sde or ode")
 STOCHASTIC = Needs("sampler", ("sde",), words="--sampler sde")
-STEPPED = Needs("solver", unless=("exp2", "exp3"), words="--solver euler or heun")
+STEPPED = Needs("solver", ("euler", "heun"), words="--solver euler or heun")
+ODE = Needs("sampler", ("ode",), words="--sampler ode")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +89,10 @@ class SamplerConfig:
         example="1",
     )
     last_step: LastStep = setting(
-        "mean", help="Final denoising step of the SDE sampler.", panel=SAMPLING, needs=(STOCHASTIC, STEPPED)
+        "mean",
+        help="Final denoising step of sde; euler with ode and heun: its last step is Euler's, as in REPA and EDM.",
+        panel=SAMPLING,
+        needs=(INTEGRATED, STEPPED),
     )
     last_step_size: float = setting(
         0.04,
@@ -113,6 +117,17 @@ class SamplerConfig:
         needs=Needs("sampler", ("ddim",), words="--sampler ddim"),
     )
 
+    time_shift: float = setting(
+        1.0,
+        help="Shift of the ode's time grid; below 1, more steps are near the noise.",
+        panel=SAMPLING,
+        metavar="S",
+        above=0,
+        needs=ODE,
+        example="0.3",
+    )
+    """Each time t of the grid becomes S t / (1 + (S - 1) t). Source: LightningDiT."""
+
     def __post_init__(self) -> None:
         check_values(self)
         grids = get_args(GridName) if self.sampler == "ddim" else ("even",)
@@ -123,10 +138,17 @@ class SamplerConfig:
                     f"expected one of {', '.join(allowed)}",
                     hint=f"write it like --{name} {allowed[0]}",
                 )
+        if self.time_shift != 1 and self.sampler != "ode":
+            raise ConfigError("--time-shift is for --sampler ode", hint="leave --time-shift out")
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"eta must be in [0, 1], got {self.eta}", hint="0 is DDIM without noise")
         if self.eta and self.is_multistep:
             raise ConfigError(f"--solver {self.solver} takes no noise share, got eta {self.eta}", hint="leave eta at 0")
+
+    @property
+    def ends_by_euler(self) -> bool:
+        """True for Heun's method along the ODE with a last step of Euler's."""
+        return (self.sampler, self.solver, self.last_step) == ("ode", "heun", "euler")
 
     @property
     def is_multistep(self) -> bool:
@@ -147,8 +169,9 @@ class SamplerConfig:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, one per field."""
         values = asdict(self)
-        if self.grid == "even":  # manifests of older runs lack it
-            del values["grid"]
+        for name, usual in (("grid", "even"), ("time_shift", 1.0)):  # manifests of older runs lack them
+            if values[name] == usual:
+                del values[name]
         return values
 
 
@@ -160,6 +183,7 @@ class SamplerSettings:
     sampler: SamplerName | None = optional(SamplerConfig, "sampler", IN_CHECKPOINT.format("sde or ddpm"), short=True)
     solver: str | None = optional(SamplerConfig, "solver", IN_CHECKPOINT_OR_ODE % ODE_DEFAULTS["solver"], short=True)
     grid: GridName | None = optional(SamplerConfig, "grid", IN_CHECKPOINT)
+    time_shift: float | None = optional(SamplerConfig, "time_shift", IN_CHECKPOINT)
     path: PathName | None = optional(SamplerConfig, "path", IN_CHECKPOINT)
     prediction: PredictionName | None = optional(SamplerConfig, "prediction", IN_CHECKPOINT)
     diffusion_form: DiffusionForm | None = optional(SamplerConfig, "diffusion_form", IN_CHECKPOINT)

@@ -129,7 +129,8 @@ class GuidanceSettings:
     )
     cfg_interval: tuple[float, float] | None = setting(
         None,
-        help="Apply guidance only in this fraction of sampling; elsewhere the unconditional pass is skipped.",
+        help="Guide only steps that start at times LO <= t < HI of the path, 0 noise to 1 data; others skip the "
+        "unconditional pass.",
         panel=SAMPLING,
         metavar="LO,HI",
         needs=GUIDED,

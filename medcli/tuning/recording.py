@@ -43,7 +43,7 @@ class Stepper:
             plan=plan,
             sampler=sampler,
             noise=philox_noise(plan.seed, latent_shape_of(dense)),
-            phase_K=phases(plan.guidance, sampler.num_steps),
+            phase_K=phases(plan.guidance, sampler),
             device=device,
         )
 

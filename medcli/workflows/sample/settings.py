@@ -170,20 +170,20 @@ def _networks(request: SampleRequest) -> tuple[tuple[Network, ...], tuple[int, .
 
 
 def choose_sampler(
-    request: SamplerSettings, config: ModelConfig, defaults: Mapping[str, Any], schedule: Schedule = FULL
+    request: SamplerSettings, model: ModelConfig, defaults: Mapping[str, Any], schedule: Schedule = FULL
 ) -> SamplerConfig:
     """Choose the solver and its settings.
 
     Args:
         request: Its flags come first.
-        config: Tells the family.
+        model: Tells the family.
         defaults: From the checkpoint. They belong to its sampler; those of another stand under `for_sampler`.
         schedule: A dynamic one takes `sde` instead of `ode` unless that is named by a flag.
 
     Raises:
         ConfigError: If a value is unknown or out of range.
     """
-    own, first = defaults.get("sampler"), FAMILY_SAMPLERS[config.family][0]
+    own, first = defaults.get("sampler"), FAMILY_SAMPLERS[model.family][0]
     # The dynamic rule reads nothing off the ODE.
     sampler = request.sampler or (first if schedule.is_dynamic and own == "ode" else own or first)
     if sampler != (own or first):
@@ -194,7 +194,13 @@ def choose_sampler(
     values.update({name: defaults[name] for name in names if name in defaults})
     flags = {name: getattr(request, name, None) for name in names}
     values.update({name: value for name, value in flags.items() if value is not None})
-    return SamplerConfig(**{**values, "sampler": sampler})
+    config = SamplerConfig(**{**values, "sampler": sampler})
+    if sampler == "ode" and flags["last_step"] is not None and not config.ends_by_euler:
+        raise ConfigError(
+            f"--last-step {flags['last_step']} does nothing with --sampler ode --solver {config.solver}",
+            hint="leave it out; --solver heun --last-step euler ends Heun's steps by Euler's",
+        )
+    return config
 
 
 def choose_guidance(request: GuidanceSettings, config: ModelConfig, defaults: Mapping[str, Any]) -> Guidance:

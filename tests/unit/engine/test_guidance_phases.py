@@ -62,16 +62,28 @@ def assert_equal(one: dict[int, FinishedImage], other: dict[int, FinishedImage])
 
 def test_a_step_is_guided_if_it_starts_inside() -> None:
     before, inside, after = Phase.BEFORE, Phase.INSIDE, Phase.AFTER
-    assert phases(Guidance(scale=2), 4).tolist() == [inside] * 4
-    assert phases(Guidance(scale=2, interval=(0.25, 0.75)), 4).tolist() == [before, inside, inside, after]
-    assert phases(Guidance(scale=2, interval=(0.26, 1)), 4).tolist() == [before, before, inside, inside]
-    assert phases(Guidance(scale=2, interval=(0.5, 0.5)), 4).tolist() == [before] * 4
-    assert phases(Guidance(scale=1), 4).tolist() == [before] * 4
+    for even in (SamplerConfig(sampler="ode", steps=5), SamplerConfig(sampler="ddpm", steps=4)):
+        steps = build_sampler(even)
+        assert phases(Guidance(scale=2), steps).tolist() == [inside] * 4
+        assert phases(Guidance(scale=2, interval=(0.25, 0.75)), steps).tolist() == [before, inside, inside, after]
+        assert phases(Guidance(scale=2, interval=(0.26, 1)), steps).tolist() == [before, before, inside, inside]
+        assert phases(Guidance(scale=2, interval=(0.5, 0.5)), steps).tolist() == [before] * 4
+        assert phases(Guidance(scale=1), steps).tolist() == [before] * 4
+
+
+def test_an_interval_is_of_the_paths_time_and_its_ends_are_met_despite_rounding() -> None:
+    shifted = build_sampler(SamplerConfig(sampler="ode", solver="adams2", steps=4, time_shift=0.3))
+    assert shifted.times == pytest.approx((0, 0.0909091, 0.2307692, 0.4736842), abs=1e-6)
+    ends = (shifted.times[1] + 1e-7, shifted.times[3] - 1e-7)
+    assert phases(Guidance(scale=2, interval=ends), shifted).tolist() == [0, 1, 1, 2]
+    sde = build_sampler(SamplerConfig(steps=5))  # 0, 0.24, 0.48, 0.72, and the last step at 0.96
+    assert phases(Guidance(scale=2, interval=(0.24, 0.96)), sde).tolist() == [0, 1, 1, 1, 2]
 
 
 @pytest.mark.parametrize("cut", [0.0, 0.3, 0.37, 0.5, 1.0])
 def test_intervals_that_meet_share_no_step_and_leave_none_out(cut: float) -> None:
-    first, second = (phases(Guidance(scale=2, interval=ends), 10) for ends in ((0.0, cut), (cut, 1.0)))
+    steps = build_sampler(SamplerConfig(sampler="ode", steps=11))
+    first, second = (phases(Guidance(scale=2, interval=ends), steps) for ends in ((0.0, cut), (cut, 1.0)))
     assert (((first == Phase.INSIDE).long() + (second == Phase.INSIDE).long()) == 1).all()
 
 
@@ -94,7 +106,7 @@ def test_the_whole_way_is_plain_guidance_and_an_empty_interval_none_bit_for_bit(
 @pytest.mark.parametrize("sampler", SOLVERS)
 def test_an_image_is_guided_inside_alone(sampler: SamplerConfig) -> None:
     """Its own loop: guided network calls at the steps inside, plain ones outside."""
-    guidance = Guidance(scale=3.0, channels=None, interval=(0.3, 0.7))
+    guidance = Guidance(scale=3.0, channels=None, interval=(0.29, 0.69))
     images = made(guidance, sampler=sampler, schedule=static(4))
     (network,) = ladder_networks(model_of(), (4,))
     steps = build_sampler(sampler)
@@ -103,7 +115,7 @@ def test_an_image_is_guided_inside_alone(sampler: SamplerConfig) -> None:
     memory = torch.zeros(1, steps.num_remembered, 1, 8, 8) if steps.num_remembered else None
     with torch.no_grad():
         for step in range(steps.num_steps):
-            is_inside = 0.3 <= step / steps.num_steps < 0.7
+            is_inside = 0.29 <= steps.times[step] < 0.69
             predict = guided(network, torch.tensor([7]), guidance if is_inside else Guidance())
             drawn = noise(index_B, torch.tensor([step + 1]))
             x = steps.step(predict, x, torch.tensor([step]), drawn, memory_BMCYX=memory)

@@ -53,7 +53,11 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "prediction": [{"prediction": "noise"}],
     "diffusion_form": [{"diffusion_form": "linear"}],
     "diffusion_norm": [{"diffusion_norm": ODD}],
-    "last_step": [{"last_step": "tweedie"}, {"last_step": "none"}],
+    "last_step": [
+        {"last_step": "tweedie"}, {"last_step": "none"},
+        {"sampler": "ode", "solver": "heun", "schedule": "full", "last_step": "euler"},
+    ],
+    "time_shift": [{"sampler": "ode", "schedule": "full", "time_shift": ODD}],
     "last_step_size": [{"last_step_size": 0.123456789012}],
     "cfg_scale": [{"cfg_scale": ODD}],
     "cfg_channels": [{"cfg_scale": 2.0, "cfg_channels": "3"}],
