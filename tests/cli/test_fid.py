@@ -321,7 +321,7 @@ def test_a_result_for_something_without_signs_is_ascii(
 ) -> None:
     folder = sample_folder(empty_folder / "x")
     assert "↓" in run_cli("fid", folder, "--markdown").out
-    monkeypatch.setattr("medcli.cli.fid_table._sign", lambda _wanted, plain: plain)
+    monkeypatch.setattr("medcli.cli.fid._sign", lambda _wanted, plain: plain)
     assert "fid (lower)" in run_cli("fid", folder, "--markdown").out
     assert "+-" in run_cli("fid", folder, "--markdown").out
 

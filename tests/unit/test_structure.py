@@ -17,7 +17,6 @@ TESTED_BY = {
     "checkpoint/layouts": "unit/checkpoint/test_reader",
     "checkpoint/pickle_values": "unit/checkpoint/test_unpickle",
     "checkpoint/stream": "unit/checkpoint/test_writer",
-    "cli/fid_table": "cli/test_fid",
     "cli/finetune_table": "cli/test_finetune",
     "cli/heat_map": "cli/test_analyze",
     "cli/progress": "cli/test_output",

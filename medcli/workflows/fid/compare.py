@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,10 @@ REPORT_SUFFIX = ".json"
 """Suffix of reports of earlier runs among the sets."""
 SHOWN_TEXTS = ("reference", "extractor")
 """Keys of a report that tables show."""
+Protocols = Mapping[str, Mapping[str, Any]]
+"""Protocols by the name of their set."""
 SIGNIFICANT_ERRORS = 2.0
 """Scores that differ by fewer standard errors are not distinguished."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CompareRequest:
-    """Sets to compare."""
-
-    sets: tuple[Path, ...]
-    """Two or more sets as in `ScoreRequest.samples`, or reports of `medcli fid --json`."""
-    common: ScoreRequest
-    """Scoring options; its `samples` is ignored."""
-    force: bool = False
-    """Show scores even if their protocols differ."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,33 +108,42 @@ class CompareReport:
         }
 
 
-def compare_samples(request: CompareRequest, reporter: Reporter) -> CompareReport:
+def compare_samples(
+    sets: Sequence[Path], common: ScoreRequest, reporter: Reporter, *, force: bool = False
+) -> CompareReport:
     """Score each set or read its report, and compare them.
+
+    Args:
+        sets: Two or more sets as in `ScoreRequest.samples`, or reports of `medcli fid --json`.
+        common: Scoring options; its `samples` is ignored.
+        reporter: Receives progress and warnings.
+        force: Show scores even if their protocols differ.
 
     Raises:
         CheckFailed: If the scores rest on different protocols and `force` is off.
         ConfigError, DataError, EnvironmentProblem: As `score_samples` does, for any of the sets.
     """
-    if len(request.sets) < 2:
+    if len(sets) < 2:
         raise ConfigError("--compare needs two or more sets", hint="medcli fid --compare samples/a samples/b")
-    for path in request.sets:
+    for path in sets:
         if str(path) in BUNDLED and not path.exists():
             raise ConfigError(f"{path} is a reference, no sample set", hint=f"name it with --reference {path}")
-    read = {path: read_reports(path) for path in request.sets if path.suffix.lower() == REPORT_SUFFIX}
-    sides = {path: survey(path, request.common.num_images) for path in request.sets if path not in read}
+    read = {path: read_reports(path) for path in sets if path.suffix.lower() == REPORT_SUFFIX}
+    sides = {path: survey(path, common.num_images) for path in sets if path not in read}
     counted = {str(path): side.num_images for path, side in sides.items()}
     counted |= {name: row["num_samples"] for name, row in _named(read).items()}
     # Check as early as possible: hours of work should not end in a refusal.
-    _check(request, {name: {"num_samples": num} for name, num in counted.items()})
-    scored = _scored(request, sides, read, reporter) if sides else {}
+    check = _allow_all if force else check_comparable
+    check({name: {"num_samples": num} for name, num in counted.items()})
+    scored = _scored(common, sides, read, check, reporter) if sides else {}
     rows = [
         row
-        for path in request.sets
+        for path in sets
         for row in (map(with_numbers, read.get(path, ())) if path in read else [scored[path].to_json()])
     ]
-    measured = [scored.get(path) for path in request.sets for _ in read.get(path, (None,))]
+    measured = [scored.get(path) for path in sets for _ in read.get(path, (None,))]
     protocols = {f"{row['samples']} (set {place})": compared(row) for place, row in enumerate(rows, 1)}
-    _check(request, protocols)
+    check(protocols)
     found = differences(protocols)
     for difference in found:
         reporter.note(f"warning: shown by --force, but not comparable: {difference}")
@@ -168,9 +167,8 @@ def _noise_of(samples: Path) -> str | None:
     return json.dumps([settings["seed"], settings["labels"]], sort_keys=True)
 
 
-def _check(request: CompareRequest, protocols: Mapping[str, Mapping[str, Any]]) -> None:
-    if not request.force:
-        check_comparable(protocols)
+def _allow_all(_protocols: Protocols) -> None:
+    """Accept scores of any protocols."""
 
 
 def _named(read: Mapping[Path, Sequence[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -183,12 +181,16 @@ def _named(read: Mapping[Path, Sequence[dict[str, Any]]]) -> dict[str, dict[str,
 
 
 def _scored(
-    request: CompareRequest, sides: Mapping[Path, Side], read: Mapping[Path, list[dict[str, Any]]], reporter: Reporter
+    common: ScoreRequest,
+    sides: Mapping[Path, Side],
+    read: Mapping[Path, list[dict[str, Any]]],
+    check: Callable[[Protocols], None],
+    reporter: Reporter,
 ) -> dict[Path, FidReport]:
-    name = request.common.reference or common_reference(list(sides))
-    yardstick = load_yardstick(request.common, survey_reference(name), list(sides.items()), reporter)
+    name = common.reference or common_reference(list(sides))
+    yardstick = load_yardstick(common, survey_reference(name), list(sides.items()), reporter)
     earlier = {name: compared(row) for name, row in _named(read).items()}
-    _check(request, {"this run": yardstick.protocol, **earlier})
+    check({"this run": yardstick.protocol, **earlier})
     return {path: measure(yardstick, side, reporter) for path, side in sides.items()}
 
 

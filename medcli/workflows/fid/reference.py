@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from medcli.errors import ConfigError, DataError
@@ -13,30 +12,12 @@ from medcli.scores.extractor import POOL, SPATIAL
 from medcli.scores.features import Wanted
 from medcli.scores.protocol import PROTOCOL, protocol_details, software
 from medcli.scores.reference_file import ReferenceFile
-from medcli.settings.scoring import FeatureOptions
+from medcli.settings.scoring import FidRequest
 from medcli.workflows.fid.features import load_feature_computer
 from medcli.workflows.fid.inputs import extractor_name, features_of, survey
 
 NUM_REFERENCE_IMAGES = 10_000
 """Number of images in ADM's reference files, for precision and recall."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReferenceRequest:
-    """Options of `medcli fid --write-reference`."""
-
-    images: Path
-    """A folder of images, a sample folder or an npz with `arr_0`."""
-    output: Path
-    """Output npz file."""
-    num_reference_images: int = NUM_REFERENCE_IMAGES
-    """Most images to store, evenly spaced; 0 stores statistics only."""
-    num_images: int | None = None
-    """Images to use, from the first; None uses all."""
-    features: FeatureOptions = FeatureOptions()
-    """Feature options; the default extractor is that of the images' manifest, else Inception."""
-    force: bool = False
-    """Replace an existing file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,36 +48,45 @@ class ReferenceReport:
         }
 
 
-def write_reference(request: ReferenceRequest, reporter: Reporter) -> ReferenceReport:
+def write_reference(request: FidRequest, reporter: Reporter) -> ReferenceReport:
     """Compute the statistics of ADM's reference files and write them, with some of the images.
 
     The images are copied first, which is fast and finds damaged ones, then the network runs. The file is written
     atomically.
+
+    Args:
+        request: Its samples are the images, its `write_reference` is the output; without an extractor that of the
+            images' manifest is taken, else Inception.
+        reporter: Receives progress.
 
     Raises:
         ConfigError: If the file exists and `force` is off, or the extractor is unknown.
         DataError: If the images are missing or unusable, or their sizes differ.
         EnvironmentProblem: If the extractor's weights or the device are missing, or the place can't be written to.
     """
-    if request.output.suffix != ".npz":
-        raise ConfigError(f"{request.output} is no .npz name", hint=f"write {request.output}.npz")
-    if request.output.exists() and not request.force:
-        raise ConfigError(f"{request.output} already exists", hint="pass --force to replace it, or another name")
-    side = survey(request.images, request.num_images)
+    images, output, features = request.score.samples, request.write_reference, request.score.features
+    if images is None or output is None:
+        raise ConfigError("--write-reference needs images", hint="medcli fid IMAGES --write-reference PATH")
+    if output.suffix != ".npz":
+        raise ConfigError(f"{output} is no .npz name", hint=f"write {output}.npz")
+    if output.exists() and not request.force:
+        raise ConfigError(f"{output} already exists", hint="pass --force to replace it, or another name")
+    side = survey(images, request.score.num_images)
     if side.source is None or side.statistics:
         raise DataError(f"{side.name} holds ready statistics, a reference is made from images", hint="name its images")
-    name = extractor_name(request.features.extractor, None, request.images)
-    computer = load_feature_computer(request.features, name, reporter)
+    name = extractor_name(features.extractor, None, images)
+    computer = load_feature_computer(features, name, reporter)
     extractor = computer.extractor
-    num_stored = min(request.num_reference_images, side.source.num_images)
+    wanted_images = NUM_REFERENCE_IMAGES if request.reference_images is None else request.reference_images
+    num_stored = min(wanted_images, side.source.num_images)
     wanted = Wanted(gaussians=frozenset({POOL, SPATIAL} & set(extractor.dims)))
-    with atomic_path(request.output, force=request.force) as temporary, ReferenceFile(temporary) as file:
+    with atomic_path(output, force=request.force) as temporary, ReferenceFile(temporary) as file:
         if num_stored:
             file.write_images(side.source, num_stored, reporter)
         found = features_of(side, computer, wanted, reporter)
         file.write_statistics(found.features, extractor)
     return ReferenceReport(
-        output=str(request.output),
+        output=str(output),
         num_images=side.source.num_images,
         num_reference_images=num_stored,
         keys=tuple(file.keys),

@@ -1,14 +1,17 @@
-"""Score a set of images against a reference, in rank 0 of a launch and in the others."""
+"""Score image sets, compare them or make a reference of one, in rank 0 of a launch and in the others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from medcli.errors import ConfigError
+from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.scores.scores import metrics_of, wanted_of
-from medcli.settings.scoring import ScoreRequest
-from medcli.workflows.fid.compare import REPORT_SUFFIX
+from medcli.settings.scoring import FidRequest, ScoreRequest
+from medcli.workflows.fid.compare import REPORT_SUFFIX, CompareReport, compare_samples
 from medcli.workflows.fid.features import load_feature_computer
 from medcli.workflows.fid.inputs import (
     SAMPLES_ROOT,
@@ -18,9 +21,41 @@ from medcli.workflows.fid.inputs import (
     survey,
     survey_reference,
 )
+from medcli.workflows.fid.reference import ReferenceReport, write_reference
 from medcli.workflows.fid.scoring import FidReport, load_yardstick, measure
 
-__all__ = ["FidReport", "assist", "score_samples"]
+
+def fid(request: FidRequest, reporter: Reporter) -> FidReport | CompareReport | ReferenceReport | None:
+    """Do what the request asks for; None in all processes of a launch but rank 0, which they assist.
+
+    Raises:
+        MedcliError: As `score_samples`, `compare_samples` and `write_reference` do.
+    """
+    first, second = request.score.samples, request.score.reference
+    if request.more and not request.compare:
+        raise ConfigError(
+            f"unexpected {request.more[0]} after SAMPLES and REFERENCE", hint="to score several sets, add --compare"
+        )
+    score = replace(request.score, reference=_reference_of(request))
+    sets = [path for path in (first, Path(second) if request.compare and second else None, *request.more) if path]
+    if not this_process().is_first:
+        assist(score, sets, has_reference=request.write_reference is None)
+        return None
+    if request.write_reference is not None:
+        return write_reference(request, reporter)
+    if request.compare:
+        return compare_samples(sets, score, reporter, force=request.force)
+    return score_samples(score, reporter)
+
+
+def _reference_of(request: FidRequest) -> str | None:
+    """Return the reference from its argument or its option; with --compare, arguments are sample sets."""
+    second, option = request.score.reference, request.named_reference
+    if request.compare or second is None:
+        return option
+    if option is not None:
+        raise ConfigError(f"two references: {second} and --reference {option}", hint="name one")
+    return second
 
 
 def score_samples(request: ScoreRequest, reporter: Reporter) -> FidReport:
