@@ -12,8 +12,11 @@ from medcli.ladder import check_ladder, listing
 Family = Literal["dit", "sit", "edt", "mdtv2"]
 FAMILIES: tuple[str, ...] = get_args(Family)
 
-FAMILY_FIELDS = frozenset({"stage_depths", "stage_widths", "stage_heads", "decoder_depth"})
-"""Fields of some families that must be empty in the others."""
+Positions = Literal["interpolate", "anew"]
+"""Positions of a network at another resolution: those of its old grid, interpolated, or those of a new network."""
+
+OPTIONAL_FIELDS = frozenset({"stage_depths", "stage_widths", "stage_heads", "decoder_depth", "positions_side"})
+"""Fields that are left out of JSON where they are empty."""
 
 MAX_SIZE = 2**24
 """Bound of widths, depths and numbers of classes, far above any network's."""
@@ -78,6 +81,9 @@ class ModelConfig:
     """Subtracted from autoencoder latents before scaling."""
     latent_downsample: int = 8
     """Image pixels a latent pixel covers along one side."""
+    positions_side: int = 0
+    """Tokens along one side of the grid that the fixed position table was made for, if the network has another one: its
+    coordinates 0 .. `positions_side` - 1 are spread over the tokens. 0: the network's own grid."""
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -123,6 +129,7 @@ class ModelConfig:
             "latent_shift": math.isfinite(self.latent_shift),
             "latent_downsample": 1 <= self.latent_downsample <= MAX_RATIO,
             "decoder_depth": 0 <= self.decoder_depth <= MAX_SIZE,
+            "positions_side": 0 <= self.positions_side <= MAX_SIZE,
         }
         if wrong := next((name for name, is_right in ranges.items() if not is_right), None):
             raise ConfigError(f"{wrong} is {getattr(self, wrong)}, which no model has")
@@ -230,8 +237,17 @@ class ModelConfig:
             )
         return num_mediators
 
-    def at_resolution(self, resolution_px: int) -> ModelConfig:
+    @property
+    def position_scale(self) -> float:
+        """Tokens along a side, divided by those of the grid that the fixed position table was made for."""
+        return self.tokens_side / (self.positions_side or self.tokens_side)
+
+    def at_resolution(self, resolution_px: int, *, positions: Positions = "anew") -> ModelConfig:
         """Return the same network for another image side.
+
+        Args:
+            resolution_px: Image side in pixels.
+            positions: Fixed positions: `interpolate` keeps the coordinates of the grid they were made for.
 
         Raises:
             ConfigError: If the side is not a multiple of patch size times autoencoder stride.
@@ -244,14 +260,18 @@ class ModelConfig:
                 f"(patch x autoencoder stride{' x down-sampling' if self.halvings > 1 else ''})",
                 hint=f"try --res {near}",
             )
-        return replace(self, latent_size=resolution_px // self.latent_downsample)
+        sized = replace(self, latent_size=resolution_px // self.latent_downsample, positions_side=0)
+        if positions == "anew" or self.family == "mdtv2":  # it learns its positions
+            return sized
+        side = self.positions_side or self.tokens_side
+        return replace(sized, positions_side=0 if side == sized.tokens_side else side)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values, one per field; fields of other families are left out."""
+        """Return plain JSON values, one per field; empty `OPTIONAL_FIELDS` are left out."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
-            if value or key not in FAMILY_FIELDS
+            if value or key not in OPTIONAL_FIELDS
         }
 
     @classmethod

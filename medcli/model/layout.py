@@ -259,12 +259,14 @@ def num_params(config: ModelConfig) -> int:
     return sum(math.prod(shape) for shape in tensor_shapes(config).values())
 
 
-def position_table(hidden_size: int, side: int) -> npt.NDArray[np.float32]:
+def position_table(hidden_size: int, side: int, scale: float = 1.0) -> npt.NDArray[np.float32]:
     """Compute the fixed 2-D sine/cosine position table of a square token grid.
 
     Args:
         hidden_size: Features per token, a multiple of 4.
         side: Tokens along one side.
+        scale: `ModelConfig.position_scale`. Token i has the coordinate (i + 0.5) / scale - 0.5, so the grid is laid over
+            that of a side / scale; 1: coordinates 0 .. side - 1.
 
     Returns:
         (side * side, hidden_size) float32, tokens row by row. The first half encodes the column, the second the row;
@@ -273,7 +275,8 @@ def position_table(hidden_size: int, side: int) -> npt.NDArray[np.float32]:
     Source: reference-facts 1.6; computed in float64 as upstream does.
     """
     omega_J = 10000.0 ** (-np.arange(hidden_size // 4, dtype=np.float64) / (hidden_size / 4))
-    angle_PJ = np.arange(side, dtype=np.float64)[:, None] * omega_J
+    coordinate_P = (np.arange(side, dtype=np.float64) + 0.5) / scale - 0.5
+    angle_PJ = coordinate_P[:, None] * omega_J
     axis_PE = np.concatenate([np.sin(angle_PJ), np.cos(angle_PJ)], axis=1)
     column_NE = np.tile(axis_PE, (side, 1))
     row_NE = np.repeat(axis_PE, side, axis=0)
