@@ -73,6 +73,7 @@ class Network:
             "num_heads": config.stage_heads or config.num_heads,
             "latent_size": config.latent_size,
             "num_classes": config.num_classes,
+            **({"positions_side": config.positions_side} if config.positions_side else {}),
         }
         return fingerprint_of((record for name, record in opened.records.items() if name not in opened.made), described)
 
@@ -197,6 +198,7 @@ def changed(
         layers=layers,
         resolution_px=source.res,
         num_classes=source.num_classes,
+        positions=source.positions or "interpolate",
         add_mediators=add_mediators,
     )
     return replace(network, config=target)

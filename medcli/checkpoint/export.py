@@ -8,6 +8,7 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,8 @@ def _refuse_what_diffusers_lacks(records: Mapping[str, TensorRecord], config: Mo
 def _has_standard_positions(record: TensorRecord, config: ModelConfig) -> bool:
     import numpy as np
 
-    standard = from_bytes(position_records(config, "F32")["pos_embed"].read(), "F32", record.shape)
+    standard = from_bytes(
+        position_records(replace(config, positions_side=0), "F32")["pos_embed"].read(), "F32", record.shape
+    )
     # bfloat16 keeps 8 bits of values up to 1.
     return bool(np.abs(from_bytes(record.read(), record.dtype, record.shape) - standard).max() < 2**-7)

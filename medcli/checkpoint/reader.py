@@ -112,15 +112,15 @@ def main_dtype(records: Mapping[str, TensorRecord]) -> str:
 def position_records(config: ModelConfig, dtype: str) -> dict[str, TensorRecord]:
     """The fixed position tables of a model by name, computed when they are written."""
     return {
-        name: computed(name, dtype, (1, side**2, width), partial(_table, width, side))
+        name: computed(name, dtype, (1, side**2, width), partial(_table, width, side, config.position_scale))
         for name, (width, side) in position_tables(config).items()
     }
 
 
-def _table(width: int, side: int) -> Any:
+def _table(width: int, side: int, scale: float) -> Any:
     from medcli.model.layout import position_table
 
-    return position_table(width, side)[None]
+    return position_table(width, side, scale)[None]
 
 
 def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, records: Mapping[str, TensorRecord]) -> CheckpointInfo:

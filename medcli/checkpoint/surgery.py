@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from medcli.checkpoint.keymap import table_key
 from medcli.checkpoint.reader import main_dtype, position_records
 from medcli.checkpoint.tensor_record import TensorRecord, computed, from_bytes, row_concat, row_slice, zeros
-from medcli.config import ModelConfig
+from medcli.config import ModelConfig, Positions
 from medcli.errors import ConfigError
-from medcli.model.layout import blocks, tensor_shapes
+from medcli.model.layout import blocks, position_tables, tensor_shapes
 from medcli.presets import default_ladder, first_layers
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def target_config(
     layers: tuple[int, ...] | None,
     resolution_px: int | None = None,
     num_classes: int | None = None,
+    positions: Positions = "interpolate",
     add_mediators: bool = True,
 ) -> ModelConfig:
     """Compute the target configuration.
@@ -65,6 +66,7 @@ def target_config(
         layers: Blocks with mediators; None: the source's, else the first four; empty: whatever the source has.
         resolution_px: Side of the square image; None keeps the source's.
         num_classes: Classes, the null class not counted; None keeps the source's.
+        positions: Fixed positions at another resolution.
         add_mediators: Whether a model without mediators gets some when neither ladder nor layers are given.
 
     Raises:
@@ -74,7 +76,9 @@ def target_config(
         raise ConfigError("--layers none leaves no block for --mediators", hint="leave out one of the two")
     if mediators == () and layers:
         raise ConfigError("--layers has no effect with --mediators none", hint="leave out one of the two")
-    target = config if resolution_px is None else config.at_resolution(resolution_px)
+    if positions == "anew" and config.family == "mdtv2" and resolution_px is not None:
+        raise ConfigError("--positions anew: an MDTv2 learns its positions", hint="leave --positions out")
+    target = config if resolution_px is None else config.at_resolution(resolution_px, positions=positions)
     target = replace(target, num_classes=num_classes or config.num_classes)
     if mediators == ():
         return replace(target, mediators=(), mediator_layers=())
@@ -122,11 +126,12 @@ def operate(
     by_key = {table_key(name, config.mediators): record for name, record in records.items()}
     result: dict[str, TensorRecord] = {}
     groups: dict[str, list[str]] = {"copied": [], "resized": [], "new": []}
+    moved = position_tables(target) if config.positions_side != target.positions_side else {}
     for name, shape in tensor_shapes(target).items():
         source = by_key.pop(table_key(name, target.mediators), None)
         if source is None:
             group, result[name] = "new", zeros(name, main_dtype(records), shape)
-        elif source.shape == shape:
+        elif source.shape == shape and name not in moved:
             group, result[name] = "new" if name in made else "copied", source.renamed(name)
         else:
             group, result[name] = "resized", _resized(source, name, shape, config, target)
@@ -146,7 +151,6 @@ def _resized(
 ) -> TensorRecord:
     positions = position_records(target, source.dtype)
     if name in positions:
-        # Upstream does not interpolate it: the new grid has its own table (reference-facts 3.3).
         return positions[name]
     if name == LABEL_TABLE:
         return relabelled(source, config, target.num_classes)

@@ -173,7 +173,9 @@ def initialise(model: DiffusionTransformer, seed: int) -> None:
     for name, parameter in model.named_parameters():
         fresh = torch.zeros(parameter.shape)
         if name.endswith("pos_embed"):
-            fresh = torch.from_numpy(position_table(fresh.shape[2], math.isqrt(fresh.shape[1]), model.config.position_scale))[None]
+            fresh = torch.from_numpy(
+                position_table(fresh.shape[2], math.isqrt(fresh.shape[1]), model.config.position_scale)
+            )[None]
         elif ".dwc." in name:
             fresh.uniform_(-1 / 3, 1 / 3, generator=generator)
         elif name.endswith(NORMAL_NAMES) or (name.startswith("t_embedder") and fresh.ndim == 2):

@@ -265,8 +265,8 @@ def position_table(hidden_size: int, side: int, scale: float = 1.0) -> npt.NDArr
     Args:
         hidden_size: Features per token, a multiple of 4.
         side: Tokens along one side.
-        scale: `ModelConfig.position_scale`. Token i has the coordinate (i + 0.5) / scale - 0.5, so the grid is laid over
-            that of a side / scale; 1: coordinates 0 .. side - 1.
+        scale: `ModelConfig.position_scale`. Token i has the coordinate (i + 0.5) / scale - 0.5, so the grid lies over
+            one of side / scale; 1: coordinates 0 .. side - 1.
 
     Returns:
         (side * side, hidden_size) float32, tokens row by row. The first half encodes the column, the second the row;

@@ -18,6 +18,7 @@ from medcli.settings.declare import (
     group,
     setting,
 )
+from medcli.settings.fresh import FreshNetwork
 from medcli.settings.machine import DEVICE, MAX_BATCH, output_setting
 from medcli.settings.machine import Dtype as InferenceDtype
 from medcli.settings.network import MAX_RES, NetworkSource, parse_name
@@ -73,14 +74,8 @@ class FinetuneRequest:
         expects="a path or a name",
         short=True,
     )
-    preset: str | None = setting(
-        None,
-        help="Train a named size such as SiT-S/2 from scratch, without CHECKPOINT.",
-        panel=INPUT,
-        metavar="NAME",
-        default_text="",
-        short=True,
-    )
+    fresh: FreshNetwork = group(FreshNetwork)
+    """A network from scratch, instead of a checkpoint."""
     vae: str | None = setting(
         None,
         help="Autoencoder, a folder or a cached hub name; none: a preset for pixels.",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcli.config import FAMILIES
+from medcli.config import FAMILIES, Positions
 from medcli.errors import ConfigError
 from medcli.presets import auto_layers
-from medcli.settings.declare import INPUT, MODEL, setting
+from medcli.settings.declare import INPUT, MODEL, Needs, setting
 from medcli.settings.values import parse_ints, parse_path
 
 MAX_HEADS, MAX_RES, MAX_CLASSES = 4096, 16384, 10**7
@@ -96,6 +96,13 @@ class NetworkSource:
         default_text="the checkpoint's",
         example="256",
         short=True,
+    )
+    positions: Positions | None = setting(
+        None,
+        help="At another resolution: interpolate the positions, or start anew as the reference code does.",
+        panel=MODEL,
+        needs=Needs("res", words="--res PX"),
+        default_text="interpolate",
     )
     num_classes: int | None = setting(
         None,

@@ -12,10 +12,12 @@ from medcli.settings.declare import (
     LOSS,
     MACHINE,
     TRAINING,
+    Needs,
     setting,
 )
 from medcli.settings.machine import MAX_BATCH, seed_setting
 from medcli.settings.network import parse_name
+from medcli.settings.values import parse_float, parse_int
 
 OptimizerName = Literal["adamw", "adan"]
 LadderRule = Literal["sandwich", "split"]
@@ -24,11 +26,27 @@ Dtype = Literal["fp32", "bf16", "fp16"]
 MaskPlace = Literal["down", "input"]
 Weighting = Literal["none", "velocity", "likelihood"]
 Range = tuple[float, float]
+LrDecay = Literal["none", "cosine"] | tuple[float, int]
 
 MAX_STEPS = 10**9
 """Optimizer steps."""
 PIXELS = "none"
 """Value of `--vae` for a model of pixels trained from scratch."""
+
+
+def parse_lr_decay(text: str) -> LrDecay:
+    """Parse `none`, `cosine` or `5e-5,400000`."""
+    if text == "none":
+        return "none"
+    if text == "cosine":
+        return "cosine"
+    rate, steps = text.split(",")
+    return parse_float(rate), parse_int(steps)
+
+
+def format_lr_decay(value: LrDecay) -> str:
+    """Format a decay as `parse_lr_decay` reads it."""
+    return value if isinstance(value, str) else f"{value[0]!r},{value[1]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +81,33 @@ class TrainingSettings:
         default_text="all on a GPU, a few on a CPU",
     )
     lr: float = setting(1e-4, help="Learning rate.", panel=TRAINING, metavar="X", above=0, example="1e-4", short=True)
-    """At the start if it falls."""
-    lr_decay: tuple[float, int] | None = setting(
-        None,
-        help="Linear decay of the learning rate to X over STEPS steps; EDT: 5e-5,400000.",
+    """Where it is highest."""
+    lr_warmup: int = setting(
+        0,
+        help="Number of steps over which the learning rate rises from 0.",
         panel=TRAINING,
-        metavar="X,STEPS",
-        default_text="constant",
-        example="5e-5,400000",
+        metavar="N",
+        minimum=0,
+        maximum=MAX_STEPS,
+    )
+    lr_decay: LrDecay = setting(
+        "none",
+        help="Decay of the learning rate: a cosine over all steps, or linear to X over STEPS steps (EDT: 5e-5,400000).",
+        panel=TRAINING,
+        metavar="none|cosine|X,STEPS",
+        parse=parse_lr_decay,
+        format=format_lr_decay,
+        expects="none, cosine, or X,STEPS",
+        example="cosine",
+    )
+    lr_end: float = setting(
+        0.0,
+        help="Learning rate at the end of the cosine.",
+        panel=TRAINING,
+        metavar="X",
+        minimum=0,
+        needs=Needs("lr_decay", ("cosine",), words="--lr-decay cosine"),
+        example="1e-5",
     )
     optimizer: OptimizerName = setting(
         "adamw", help="adan: used for EDT/MDTv2, twice the optimizer state.", panel=TRAINING

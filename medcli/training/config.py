@@ -9,7 +9,7 @@ from medcli.config import Family
 from medcli.errors import ConfigError
 from medcli.settings.training import TrainingSettings
 from medcli.settings.values import check_values
-from medcli.training.learning_rate import linear_decay
+from medcli.training.learning_rate import cosine_decay, linear_decay, warmup_factor
 from medcli.training.masking import Masking
 from medcli.training.objective import PLAIN_LOSS, LossConfig
 
@@ -55,15 +55,26 @@ class TrainConfig(TrainingSettings):
                 f"a batch of {self.global_batch_size} cannot give each of {len(self.counts)} ladder counts an image",
                 hint=f"use --global-batch-size {len(self.counts)} or more",
             )
-        if self.lr_decay is not None and not (0 < self.lr_decay[0] <= self.lr and self.lr_decay[1] >= 1):
-            raise ConfigError(
-                f"--lr-decay {self.lr_decay[0]:g},{self.lr_decay[1]}: expected a rate of at most --lr, then steps",
-                hint="EDT's is 5e-5,400000",
-            )
+        self._check_rate()
         if self.max_rollbacks < 0:
             raise ConfigError(f"max_rollbacks must be at least 0, got {self.max_rollbacks}")
         if not self.spike_factor > 1:
             raise ConfigError(f"the spike factor must be above 1, got {self.spike_factor}", hint="try 3")
+
+    def _check_rate(self) -> None:
+        """Refuse a learning rate that rises at its end, or never arrives."""
+        decay = self.lr_decay
+        if not isinstance(decay, str) and not (0 < decay[0] <= self.lr and decay[1] >= 1):
+            raise ConfigError(
+                f"--lr-decay {decay[0]:g},{decay[1]}: expected a rate of at most --lr, then steps",
+                hint="EDT's is 5e-5,400000",
+            )
+        if self.lr_end > self.lr:
+            raise ConfigError(f"--lr-end {self.lr_end:g} is above --lr {self.lr:g}", hint="swap the two")
+        if self.lr_warmup >= self.steps:
+            raise ConfigError(
+                f"--lr-warmup {self.lr_warmup} leaves none of {self.steps} steps at the whole rate", hint="use fewer"
+            )
 
     def check_family(self, family: Family) -> None:
         """Refuse settings that a family can't be trained with.
@@ -79,8 +90,13 @@ class TrainConfig(TrainingSettings):
 
     def lr_at(self, done: int) -> float:
         """Return the learning rate after this many steps."""
-        if self.lr_decay is None:
+        return warmup_factor(done, self.lr_warmup) * self._decayed_lr(done)
+
+    def _decayed_lr(self, done: int) -> float:
+        if self.lr_decay == "none":
             return self.lr
+        if self.lr_decay == "cosine":
+            return cosine_decay(self.lr, done, floor=self.lr_end, num_steps=self.steps)
         floor, num_steps = self.lr_decay
         return linear_decay(self.lr, done, floor=floor, num_steps=num_steps)
 
@@ -89,7 +105,15 @@ class TrainConfig(TrainingSettings):
         values = {key: value for key, value in asdict(self).items() if key not in FREE}
         loss = values.pop("loss")
         del values["counts"]
-        if self.optimizer == "adamw":  # not in checkpoints of versions without the choice
+        # Checkpoints of versions without a choice do not name it.
+        if self.lr_decay == "none":
+            values["lr_decay"] = None
+        if self.lr_decay == "cosine":  # it ends with the last step
+            values["steps of the decay"] = self.steps
+        for name in ("lr_warmup", "lr_end"):
+            if not values[name]:
+                del values[name]
+        if self.optimizer == "adamw":
             del values["optimizer"]
         if values.pop("timesteps") != "even":  # likewise
             values["way to draw timesteps"] = self.timesteps

@@ -179,7 +179,7 @@ class TrainingLoop:
         if bad_step is not None and bad_step.tensor is None:
             self._explain(bad_step, batch)
         elif bad_step is None and done not in self._config.skip_steps:
-            self._pending.append((done, self._trainer.train_step(batch, self._config.lr_at(done - 1))))
+            self._pending.append((done, self._trainer.train_step(batch, done)))
             self.num_trained += 1
         self.history.done = done
         if self._distributed.is_first:

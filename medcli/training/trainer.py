@@ -96,21 +96,26 @@ class Trainer:
             seen = self.distributed.gather(list(zip(t_B.tolist(), rows_PB.sum(0).tolist(), strict=True)))
             self.timestep_sampler.update(*(torch.tensor(part) for part in zip(*seen, strict=True)))
 
-    def train_step(self, batch: TrainBatch, lr: float | None = None) -> StepResult:
-        """Do one optimizer step on this process's rows of a batch; `lr` None: the run's first learning rate."""
+    def train_step(self, batch: TrainBatch, step: int | None = None) -> StepResult:
+        """Do one optimizer step on this process's rows of a batch.
+
+        Args:
+            batch: The rows.
+            step: Number of the step, from 1, which decides learning rate and averaging; None: the run's own values.
+        """
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr if lr is None else lr
+            group["lr"] = self.config.lr if step is None else self.config.lr_at(step - 1)
         losses = self.gradients(batch)
         self._observe(batch.t_B, losses.rows)
-        return StepResult(losses.means, whole(self.update()))
+        return StepResult(losses.means, whole(self.update(step)))
 
-    def update(self) -> Tensor:
+    def update(self, step: int | None = None) -> Tensor:
         """Clip the gradients, step the optimizer and move the average; return the gradients' norm before clipping."""
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.zero_gradients()
-        self.ema.update()
+        self.ema.update(step)
         return grad_norm
 
     def gradients(self, batch: TrainBatch) -> PassLosses:

@@ -375,7 +375,7 @@ def test_bad_settings_are_refused_before_anything_is_written(run_cli, small_mode
     [
         (["--preset", "SiT-Q/2"], "unknown preset 'SiT-Q/2'"),
         (["--preset", "SiT-T/2", "--res", "9"], "resolution 9 px is not a positive multiple of 2"),
-        (["--preset", "SiT-T/2", "--calibrate", "--mediators", "4"], "a preset starts from random weights"),
+        (["--preset", "SiT-T/2", "--calibrate", "--mediators", "4"], "this one starts from random weights"),
         (["--preset", "SiT-T/2", "--data", "photos", "--vae", "none"], "a model of pixels needs its resolution"),
         (["--preset", "DiT-T/2", "--path", "gvp"], "--path, --prediction and --loss-weight are for SiT"),
     ],

@@ -43,6 +43,7 @@ TESTED_BY = {
     "settings/costs": "cli/test_flops",
     "settings/declare": "unit/settings/test_values",
     "settings/finetune": "cli/test_finetune",
+    "settings/fresh": "cli/test_finetune_scratch",
     "settings/machine": "cli/test_sample_flags",
     "settings/pages": "cli/test_report",
     "settings/sampling": "cli/test_sample_flags",

@@ -67,9 +67,7 @@ def control_of(setup: FinetuneSetup) -> FinetuneSetup:
     It starts from the same weights without mediators and trains the same parameters on the same batches.
     """
     request = replace(setup.request, network=replace(setup.request.network, mediators=(), layers=None))
-    start = initial_network(
-        request.network, request.preset, seed=setup.training.seed, data=request.data, autoencoder=request.vae
-    )
+    start = initial_network(request)
     if start.config.num_classes != setup.config.num_classes:
         start = with_classes(start, setup.config.num_classes)
     trained = setup.selection.trained & set(tensor_shapes(start.config))

@@ -1,53 +1,55 @@
-"""The network a fine-tuning run starts from: a checkpoint with its changes, or a preset with fresh weights."""
+"""The network a fine-tuning run starts from: a checkpoint with its changes, or fresh weights of a preset or size."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+from medcli.checkpoint.infer import PIXEL_CHANNELS
 from medcli.config import ModelConfig
 from medcli.data.digits import DIGITS, digit_set
+from medcli.data.pixel_format import PixelFormat, pixel_format
 from medcli.errors import ConfigError
 from medcli.model.backbone import fresh_model
 from medcli.network import Network, changed, open_network, with_autoencoder
 from medcli.presets import preset_config, preset_of
 from medcli.runtime.reporting import Reporter
-from medcli.settings.network import NetworkSource
+from medcli.settings.finetune import FinetuneRequest
+from medcli.settings.fresh import FreshNetwork
 from medcli.settings.training import PIXELS
 
-COLOUR_CHANNELS = 3
+GREY, COLOUR = PIXEL_CHANNELS
 
 
-def initial_network(
-    source: NetworkSource, preset: str | None, *, seed: int, data: str, autoencoder: str | None
-) -> Network:
+def initial_network(request: FinetuneRequest) -> Network:
     """Find the network a run starts from and apply its changes; no weights are read.
-
-    Args:
-        source: The checkpoint (default: the bundled model) and its changes.
-        preset: A named size to train from scratch, instead of a checkpoint.
-        seed: Random seed of fresh weights.
-        data: Name of the data; the bundled digits need a model of their pixels.
-        autoencoder: Value of `--vae`.
 
     Raises:
         ConfigError: If the preset is unknown, or the changes contradict each other or do not fit the model.
         CheckpointError: If the checkpoint is missing, damaged or not of these families.
+        DataError: If images that a network from scratch is made for are damaged.
     """
-    if preset is None:
+    source, autoencoder = request.network, None if request.vae == PIXELS else request.vae
+    asked = request.fresh.given
+    if asked is None:
         network = open_network(source)
-        if autoencoder == PIXELS and network.config.autoencoder is not None:
+        if request.vae == PIXELS and network.config.autoencoder is not None:
             raise ConfigError(f"{network.name} makes latents, not pixels", hint="name its autoencoder with --vae PATH")
-        return with_autoencoder(network, None if autoencoder == PIXELS else autoencoder)
+        return with_autoencoder(network, autoencoder)
     if source.checkpoint is not None:
         raise ConfigError(
-            f"both a checkpoint ({source.checkpoint}) and --preset {preset} are given",
-            hint="leave one out: a preset is trained from scratch",
+            f"both a checkpoint ({source.checkpoint}) and {asked} are given",
+            hint="leave one out: sizes are for a network from scratch",
         )
-    config, side = _scratch_config(preset, source.res, data, autoencoder)
-    network = Network(name=preset_of(config) or preset, config=config, fresh=partial(fresh_model, seed=seed))
-    network = with_autoencoder(network, None if autoencoder == PIXELS else autoencoder)
-    sized = replace(network, config=network.config.at_resolution(side or config.resolution_px))
+    config, side = _in_space(_sized(request), request)
+    network = Network(
+        name=preset_of(config) or config.family, config=config, fresh=partial(fresh_model, seed=request.training.seed)
+    )
+    network = with_autoencoder(network, autoencoder)
+    placed = network.config.at_resolution(request.fresh.positions_res or side)
+    sized = replace(network, config=placed.at_resolution(side, positions=source.positions or "interpolate"))
     return changed(sized, replace(source, res=None))
 
 
@@ -56,19 +58,79 @@ def with_classes(network: Network, num_classes: int) -> Network:
     return replace(network, config=replace(network.config, num_classes=num_classes))
 
 
-def _scratch_config(
-    preset: str, resolution_px: int | None, data: str, autoencoder: str | None
-) -> tuple[ModelConfig, int | None]:
-    """Return a preset of latents, or of pixels for the digits and `--vae none`; and the image side, if it is known."""
-    config = preset_config(preset)
-    if data == DIGITS:
-        channels, side, _ = digit_set().shape_CYX
-        return _of_pixels(config, channels), resolution_px or side
-    if autoencoder != PIXELS:
-        return config, resolution_px
-    if resolution_px is None:
+def _sized(request: FinetuneRequest) -> ModelConfig:
+    """Return the architecture of a network from scratch, in the latent space of the published models."""
+    fresh, heads = request.fresh, request.network.heads
+    base: dict[str, Any] = {"family": request.network.family or "sit"}
+    if fresh.preset is not None:
+        config = preset_config(fresh.preset)
+        base = asdict(config)
+        if request.network.family not in (None, config.family):
+            raise ConfigError(
+                f"--preset {fresh.preset} is of family {config.family}, not {request.network.family}",
+                hint="leave --family out",
+            )
+        if config.stage_depths and (fresh.width or fresh.depth or heads):
+            raise ConfigError(
+                "an EDT has a width, a depth and heads for each stage", hint="leave --width, --depth and --heads out"
+            )
+    if isinstance(heads, tuple):
+        raise ConfigError("heads of stages belong to an EDT", hint="pass --heads H, one number")
+    sizes = {"hidden_size": fresh.width, "depth": fresh.depth, "num_heads": heads}
+    if missing := [name for name, value in sizes.items() if value is None and name not in base]:
+        flags = {"hidden_size": "--width", "depth": "--depth", "num_heads": "--heads"}
+        raise ConfigError(
+            f"a network from scratch needs {' and '.join(flags[name] for name in missing)}",
+            hint="or a size to start from: --preset SiT-S/2",
+        )
+    sizes |= {"patch_size": fresh.patch, "learn_sigma": fresh.learn_sigma}
+    return ModelConfig(**{**base, **{name: value for name, value in sizes.items() if value is not None}})
+
+
+def _in_space(config: ModelConfig, request: FinetuneRequest) -> tuple[ModelConfig, int]:
+    """Return the network for latents, or for pixels where the data are grey or it is asked for; and the image side."""
+    fresh, side = request.fresh, request.network.res
+    if request.data == DIGITS:
+        channels, digits_side, _ = digit_set().shape_CYX
+        return _of_pixels(config, _agreed_channels(fresh, channels, DIGITS)), side or digits_side
+    images = _images(request)
+    if not _is_of_pixels(request, images):
+        channels = fresh.channels or config.in_channels
+        return replace(config, in_channels=channels), side or config.resolution_px
+    found = GREY if images is not None and images.is_grey else None
+    channels = _agreed_channels(fresh, found, request.data)
+    side = side or (images.side_px if images else None)
+    if side is None:
         raise ConfigError("a model of pixels needs its resolution", hint="add --res 32")
-    return _of_pixels(config, COLOUR_CHANNELS), resolution_px
+    return _of_pixels(config, channels), side
+
+
+def _images(request: FinetuneRequest) -> PixelFormat | None:
+    """Return the format of the data's images; None without images, or if an autoencoder is to encode them."""
+    path = Path(request.data)
+    return pixel_format(path) if path.exists() and request.vae in (None, PIXELS) else None
+
+
+def _is_of_pixels(request: FinetuneRequest, images: PixelFormat | None) -> bool:
+    """Return whether a network from scratch is one of pixels: `--vae none`, their channels, or grey images."""
+    channels = request.fresh.channels
+    if request.vae is not None:
+        return request.vae == PIXELS
+    return channels in PIXEL_CHANNELS or (channels is None and images is not None and images.is_grey)
+
+
+def _agreed_channels(fresh: FreshNetwork, found: int | None, data: str) -> int:
+    """Return the pixel channels that were asked for, else the data's, else colour.
+
+    Raises:
+        ConfigError: If the two differ.
+    """
+    asked = fresh.channels
+    if None not in (asked, found) and asked != found:
+        raise ConfigError(f"--channels {asked}, but the images of {data} are grey", hint=f"use --channels {found}")
+    if asked is not None and asked not in PIXEL_CHANNELS:
+        raise ConfigError(f"--channels {asked}: pixels are grey (1) or colour (3)", hint="use --channels 1 or 3")
+    return asked or found or COLOUR
 
 
 def _of_pixels(config: ModelConfig, channels: int) -> ModelConfig:

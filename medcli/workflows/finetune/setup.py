@@ -125,9 +125,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     device = own_device(request.device, processes)
     check_device(request.training.dtype, device)
     equal_share(request.training.global_batch_size, processes.count)
-    start = initial_network(
-        request.network, request.preset, seed=request.training.seed, data=request.data, autoencoder=request.vae
-    )
+    start = initial_network(request)
     training = _in_pieces(_training(request, start), start.config, device, processes)
     output = request.output or RUNS / Path(request.data).resolve().name
     _check_places(output, request.training.resume)
@@ -141,7 +139,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
             reporter=first_reporter,
         )
     )
-    if request.preset is not None and request.network.num_classes is None:
+    if start.info is None and request.network.num_classes is None:
         start = with_classes(start, data.num_classes)
     selection = select(start.config, request.train, request.freeze)
     teacher = None if request.distill is None else teacher_of(request.distill, start.config, training.loss)
@@ -199,9 +197,9 @@ def _training(request: FinetuneRequest, start: Network) -> TrainConfig:
         raise ConfigError("--calibrate fits mediators, and this model has none", hint="add --mediators 4,16,64")
     if request.calibrate:
         check_calibration(config)
-    if request.calibrate and request.preset is not None:
+    if request.calibrate and start.info is None:
         raise ConfigError(
-            "--calibrate fits mediators to a trained network, and a preset starts from random weights",
+            "--calibrate fits mediators to a trained network, and this one starts from random weights",
             hint="leave --calibrate out",
         )
     if not config.has_null_class and training.label_dropout:

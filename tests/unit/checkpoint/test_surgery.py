@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from medcli.checkpoint.load import load_tensors
+from medcli.checkpoint.reader import position_records
 from medcli.checkpoint.surgery import (
     LABEL_TABLE,
     Surgery,
@@ -21,7 +22,8 @@ from medcli.checkpoint.writer import record_of
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
 from medcli.model.backbone import empty_model
-from medcli.model.layout import position_table, tensor_shapes
+from medcli.model.layout import position_table, position_tables, tensor_shapes
+from medcli.presets import preset_config
 from tests.unit.checkpoint.builders import TINY, random_state
 
 LADDER = replace(TINY, mediators=(4, 16), mediator_layers=(0, 2))
@@ -113,8 +115,52 @@ def test_mediators_are_taken_out_on_demand() -> None:
     assert all(torch.equal(after[name], before[name]) for name in after)
 
 
-def test_a_resolution_change_recomputes_positions_and_resamples_axis_tables() -> None:
-    surgery, after, before = run(LADDER, resolution_px=256)
+def positions_of(config: ModelConfig, **changes: object) -> tuple[ModelConfig, torch.Tensor]:
+    """Configuration and position table after a change."""
+    surgery, after, _ = run(config, add_mediators=False, **changes)
+    return surgery.config, after["pos_embed"][0]
+
+
+def test_positions_are_laid_over_the_old_grid() -> None:
+    config, table = positions_of(TINY, resolution_px=2 * TINY.resolution_px)
+    assert config.positions_side == TINY.tokens_side
+    side, axis = config.tokens_side, TINY.hidden_size // 2
+    coordinates = (np.arange(side) + 0.5) / 2 - 0.5
+    np.testing.assert_allclose(table[:side, 0].numpy(), np.sin(coordinates), atol=1e-6)  # columns
+    np.testing.assert_allclose(table[::side, axis].numpy(), np.sin(coordinates), atol=1e-6)  # rows
+
+
+def test_a_model_at_half_its_resolution_gets_its_own_positions_back() -> None:
+    small, table = positions_of(TINY, resolution_px=TINY.resolution_px // 2)
+    coordinates = 2 * np.arange(small.tokens_side) + 0.5
+    np.testing.assert_allclose(table[: small.tokens_side, 0].numpy(), np.sin(coordinates), atol=1e-6)
+    back, table = positions_of(small, resolution_px=TINY.resolution_px)
+    assert back == TINY  # the original grid is remembered, so nothing is rounded twice
+    np.testing.assert_array_equal(table.numpy(), position_table(TINY.hidden_size, TINY.tokens_side))
+
+
+def test_positions_anew_at_the_same_resolution_leave_the_old_grid() -> None:
+    small = TINY.at_resolution(TINY.resolution_px // 2, positions="interpolate")
+    config, table = positions_of(small, resolution_px=small.resolution_px, positions="anew")
+    assert not config.positions_side
+    np.testing.assert_array_equal(table.numpy(), position_table(TINY.hidden_size, small.tokens_side))
+
+
+def test_every_table_of_an_edt_is_laid_over_its_own_old_grid() -> None:
+    edt = preset_config("EDT-S/2", resolution_px=256).at_resolution(512, positions="interpolate")
+    tables = position_records(edt, "F32")
+    for name, (width, side) in position_tables(edt).items():
+        table = np.frombuffer(tables[name].read(), np.float32).reshape(side**2, width)
+        np.testing.assert_allclose(table[:side, 0], np.sin((np.arange(side) + 0.5) / 2 - 0.5), atol=1e-6)
+
+
+def test_learned_positions_cannot_start_anew() -> None:
+    with pytest.raises(ConfigError, match="an MDTv2 learns its positions"):
+        target_config(preset_config("MDTv2-S/2"), mediators=None, layers=(), resolution_px=512, positions="anew")
+
+
+def test_a_resolution_change_resamples_axis_tables() -> None:
+    surgery, after, before = run(LADDER, resolution_px=256, positions="anew")
     assert surgery.config.latent_size == 32
     np.testing.assert_array_equal(after["pos_embed"][0].numpy(), position_table(16, 16))
     table = before["blocks.0.attn.ladder.4.wa_bias"]  # (1, H, 1, S, n)

@@ -107,7 +107,7 @@ def test_adan_and_a_falling_learning_rate_go_on_bit_for_bit(tmp_path):
 def test_the_learning_rate_falls_evenly_and_then_stays():
     config = replace(DENSE, lr=1e-2, lr_decay=(2e-3, 4))
     assert [config.lr_at(done) for done in (0, 2, 4, 9)] == pytest.approx([1e-2, 6e-3, 2e-3, 2e-3])
-    assert replace(config, lr_decay=None).lr_at(9) == 1e-2
+    assert replace(config, lr_decay="none").lr_at(9) == 1e-2
     for bad in ((2e-2, 4), (0.0, 4), (1e-3, 0)):
         with pytest.raises(ConfigError, match="--lr-decay"):
             replace(config, lr_decay=bad)
