@@ -6,8 +6,9 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from medcli.config_checks import MlpKind, Norm, check_parts, check_stages
 from medcli.errors import ConfigError
-from medcli.ladder import check_ladder, listing
+from medcli.ladder import check_ladder
 
 Family = Literal["dit", "sit", "edt", "mdtv2"]
 FAMILIES: tuple[str, ...] = get_args(Family)
@@ -15,8 +16,11 @@ FAMILIES: tuple[str, ...] = get_args(Family)
 Positions = Literal["interpolate", "anew"]
 """Positions of a network at another resolution: those of its old grid, interpolated, or those of a new network."""
 
-OPTIONAL_FIELDS = frozenset({"stage_depths", "stage_widths", "stage_heads", "decoder_depth", "positions_side"})
-"""Fields that are left out of JSON where they are empty."""
+OPTIONAL_FIELDS = frozenset(
+    ("stage_depths", "stage_widths", "stage_heads", "decoder_depth", "positions_side")
+    + ("norm", "mlp", "rope", "qk_norm", "has_shift", "latent_mean", "latent_std")
+)
+"""Fields that are left out of JSON at their defaults."""
 
 MAX_SIZE = 2**24
 """Bound of widths, depths and numbers of classes, far above any network's."""
@@ -73,6 +77,16 @@ class ModelConfig:
     """`edt` only: attention heads of each stage."""
     decoder_depth: int = 0
     """`mdtv2` only: blocks of the decoder; the others are an encoder of two equal halves."""
+    norm: Norm = "layer"
+    """Norm of the tokens, and with `qk_norm` of queries and keys: LayerNorm without parameters, or RMSNorm."""
+    mlp: MlpKind = "gelu"
+    """`swiglu`: two products, one through SiLU, multiplied."""
+    rope: bool = False
+    """True: queries and keys are rotated by their tokens' row and column."""
+    qk_norm: bool = False
+    """True: each head's queries and keys are normalised before they are rotated."""
+    has_shift: bool = True
+    """True: the condition shifts the tokens in the blocks, not only scales them."""
     autoencoder: str | None = SD_AUTOENCODER
     """Decoder of the latents; None for a model of pixels in [-1, 1]."""
     latent_scale: float = 0.18215
@@ -84,6 +98,10 @@ class ModelConfig:
     positions_side: int = 0
     """Tokens along one side of the grid that the fixed position table was made for, if the network has another one: its
     coordinates 0 .. `positions_side` - 1 are spread over the tokens. 0: the network's own grid."""
+    latent_mean: tuple[float, ...] = ()
+    """Statistics of each channel of autoencoder latents: the mean is subtracted and the standard deviation divided by
+    before `latent_shift` and `latent_scale`. Empty: none."""
+    latent_std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -98,7 +116,8 @@ class ModelConfig:
                 f"q-k ratio {self.qk_ratio} must be in (0, 1] and give each of {self.num_heads} heads a whole width",
                 hint="the paper's are 0.875, 0.75 and 0.5",
             )
-        self._check_stages()
+        check_stages(self)
+        check_parts(self)
         if bool(self.decoder_depth) != (self.family == "mdtv2"):
             raise ConfigError("decoder_depth is required for mdtv2 and only for it")
         if self.decoder_depth and (self.decoder_depth >= self.depth or (self.depth - self.decoder_depth) % 2):
@@ -133,33 +152,6 @@ class ModelConfig:
         }
         if wrong := next((name for name, is_right in ranges.items() if not is_right), None):
             raise ConfigError(f"{wrong} is {getattr(self, wrong)}, which no model has")
-
-    def _check_stages(self) -> None:
-        """Check the stages against each other and against the whole network."""
-        depths, widths, heads = self.stage_depths, self.stage_widths, self.stage_heads
-        if self.family != "edt":
-            if depths or widths or heads:
-                raise ConfigError(f"stages are for edt models, this is a {self.family}")
-            return
-        if not len(depths) == len(widths) == len(heads) or len(depths) % 2 == 0:
-            raise ConfigError(
-                f"an edt needs depth, width and heads for each of an odd number of stages, "
-                f"got {len(depths)}, {len(widths)} and {len(heads)}"
-            )
-        if min(depths + heads) < 1 or sum(depths) != self.depth:
-            raise ConfigError(f"stages of {listing(depths)} blocks do not make {self.depth}")
-        if widths != widths[::-1] or (widths[0], heads[0]) != (self.hidden_size, self.num_heads):
-            raise ConfigError(
-                f"stage widths {listing(widths)} must read the same from either end and start with {self.hidden_size}"
-            )
-        for width, count in zip(widths, heads, strict=True):
-            if width % 4 or width % count:
-                raise ConfigError(f"stage width {width} must be a multiple of 4 and of the stage's {count} heads")
-        if self.tokens_side % self.halvings:
-            raise ConfigError(
-                f"{self.tokens_side} tokens along a side can't be halved {len(depths) // 2} times",
-                hint=f"the side must be a multiple of {self.halvings}",
-            )
 
     @property
     def is_gaussian(self) -> bool:
@@ -267,11 +259,12 @@ class ModelConfig:
         return replace(sized, positions_side=0 if side == sized.tokens_side else side)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values, one per field; empty `OPTIONAL_FIELDS` are left out."""
+        """Return plain JSON values, one per field; `OPTIONAL_FIELDS` are left out at their defaults."""
+        usual = {field.name: field.default for field in fields(self)}
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
-            if value or key not in OPTIONAL_FIELDS
+            if value != usual[key] or key not in OPTIONAL_FIELDS
         }
 
     @classmethod
@@ -299,7 +292,7 @@ class ModelConfig:
 def _has_type(value: Any, annotation: str) -> bool:
     """Check that a JSON value has the type of a field of `ModelConfig`."""
     if annotation.startswith("tuple"):
-        return isinstance(value, list) and all(type(part) is int for part in value)
+        return isinstance(value, list) and all(_has_type(part, annotation[6:].partition(",")[0]) for part in value)
     if annotation == "float":
         return type(value) in (int, float) and math.isfinite(value)
     kinds: dict[str, tuple[type, ...]] = {"int": (int,), "bool": (bool,), "str | None": (str, type(None))}

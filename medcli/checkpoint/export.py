@@ -86,7 +86,7 @@ def offset_indices(config: ModelConfig) -> dict[str, TensorRecord]:
 
 
 def _offset_index(side: int) -> Any:
-    from medcli.model.layout import offset_index
+    from medcli.model.grid_tables import offset_index
 
     return offset_index(side)
 

@@ -118,7 +118,7 @@ def position_records(config: ModelConfig, dtype: str) -> dict[str, TensorRecord]
 
 
 def _table(width: int, side: int, scale: float) -> Any:
-    from medcli.model.layout import position_table
+    from medcli.model.grid_tables import position_table
 
     return position_table(width, side, scale)[None]
 

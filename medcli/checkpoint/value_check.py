@@ -9,7 +9,7 @@ from medcli.checkpoint.tensor_record import FLOAT_DTYPES, ITEM_SIZES, Piece, Reg
 from medcli.errors import CheckpointError
 
 TRAINED = re.compile(
-    r".*blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight|(x_embedder\.proj|t_embedder\.mlp\.\d)\.weight"
+    r".*blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc[12]|w12|w3))\.weight|(x_embedder\.proj|t_embedder\.mlp\.\d)\.weight"
 )
 """Matrices that neither start at zero nor become zero by training."""
 

@@ -1,8 +1,9 @@
 """Multiply-adds of the network in closed form. Torch-free; `medcli.cost.traced_macs` counts them from the code.
 
 The convention is fvcore's, which is the papers': a multiply-add is one MAC (their "1 FLOP"); one image, one pass.
-Counted beyond matrix products and convolutions: LayerNorm 4 per element, average pooling 1 per input element, bilinear
-resizing 4 per output element. Free: softmax, activations, other additions and multiplications, look-ups, sinusoids.
+Counted beyond matrix products and convolutions: LayerNorm 4 per element (5 with parameters), RMSNorm 3, average pooling
+1 per input element, bilinear resizing 4 per output element. Free: softmax, activations, rotations, other additions and
+multiplications, look-ups, sinusoids.
 Source: reference-facts 8, edt-facts 7.
 """
 
@@ -13,10 +14,12 @@ from dataclasses import replace
 from itertools import pairwise
 
 from medcli.config import ModelConfig
-from medcli.model.layout import FREQUENCY_FEATURES, BlockGeometry, blocks, stages
+from medcli.model.layout import FREQUENCY_FEATURES, BlockGeometry, blocks, modulations, stages
 
-LAYER_NORM_MACS = 4
-"""MACs per element of a LayerNorm without affine parameters."""
+NORM_MACS = {"layer_norm": 4, "rms_norm": 3}
+"""MACs per element of a norm without parameters; RMSNorm subtracts no mean."""
+AFFINE_LAYER_NORM_MACS = 5
+"""MACs per element of a LayerNorm with weight and bias."""
 RESIZE_MACS = 4
 """MACs per output element of a bilinear resize."""
 LOCAL_TAPS = 9
@@ -63,24 +66,32 @@ def macs_by_operator(config: ModelConfig, *, num_mediators: int | None = None) -
     counts = Counter(
         linear=_embedder_macs(config) + _final_macs(config) + _between_macs(config),
         conv=config.num_tokens * config.hidden_size * config.in_channels * config.patch_size**2,
-        layer_norm=LAYER_NORM_MACS * (config.num_tokens * config.hidden_size + _between_normed(config)),
     )
+    name = norm_operator(config)
+    counts[name] = NORM_MACS[name] * (config.num_tokens * config.hidden_size + _between_normed(config))
     for layer, block in enumerate(blocks(config)):
         counts += Counter(block_macs(config, block, count if layer in config.mediator_layers else 0))
     return {name: count for name, count in counts.items() if count}
+
+
+def norm_operator(config: ModelConfig) -> str:
+    """Return fvcore's name of the norm."""
+    return "rms_norm" if config.norm == "rms" else "layer_norm"
 
 
 def block_macs(config: ModelConfig, block: BlockGeometry, num_mediators: int) -> dict[str, int]:
     """Return the multiply-adds of a block by operator; 0 mediators is full attention."""
     tokens, width = block.num_tokens, block.width
     qk_size, mlp_size = round(width * config.qk_ratio), round(width * config.mlp_ratio)
-    per_token = (
-        width * (2 * qk_size + width) + width**2 + 2 * width * mlp_size + (2 * width**2 if block.has_skip else 0)
-    )
-    counts = {
-        "linear": tokens * per_token + 6 * config.hidden_size * width,
-        "layer_norm": 2 * LAYER_NORM_MACS * tokens * width,
-    }
+    mlp_products = 3 if config.mlp == "swiglu" else 2
+    per_token = width * (2 * qk_size + width) + width**2 + mlp_products * width * mlp_size
+    per_token += 2 * width**2 if block.has_skip else 0
+    counts = {"linear": tokens * per_token + modulations(config) * config.hidden_size * width}
+    norm = norm_operator(config)
+    counts[norm] = 2 * NORM_MACS[norm] * tokens * width
+    if config.qk_norm:
+        of_heads = NORM_MACS[norm] if norm == "rms_norm" else AFFINE_LAYER_NORM_MACS
+        counts[norm] += 2 * of_heads * tokens * qk_size
     if not num_mediators:
         return {**counts, "matmul": tokens**2 * (qk_size + width)}
     return {

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from medcli.config import ModelConfig
-from medcli.cost.macs import macs_by_operator
+from medcli.cost.macs import NORM_MACS, macs_by_operator
 from medcli.errors import MedcliError
 from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.model.layout import block_kinds, block_names, one_of_each_kind, tensor_shapes
@@ -35,7 +35,8 @@ TRACED_SIDES = (1, 2, 3)
 """Sides, in tokens, of the innermost traced grids: one more than the degree of the costs."""
 
 FREE_OPERATORS = (
-    "add", "cos", "div", "embedding", "exp", "flip", "gelu", "mT", "mul", "pow", "silu", "sin", "softmax", "sub",
+    "add", "cos", "div", "embedding", "exp", "flip", "gelu", "lift_fresh", "mT", "mul", "neg", "pow", "silu", "sin",
+    "softmax", "sub",
     "unflatten", "unfold",
 )  # fmt: skip
 """Operators that are free by convention, beside those fvcore itself ignores (moving data, sizes)."""
@@ -182,9 +183,15 @@ def _attention_handler(inputs: Sequence[Any], outputs: Sequence[Any]) -> Counter
     return Counter({"matmul": math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])})
 
 
+def _rms_norm_handler(inputs: Sequence[Any], outputs: Sequence[Any]) -> Counter[str]:
+    """Count an RMSNorm: its weight is a multiplication of its own, which is free."""
+    return Counter({"rms_norm": NORM_MACS["rms_norm"] * math.prod(inputs[0].type().sizes())})
+
+
 Handler = Callable[[Sequence[Any], Sequence[Any]], Counter[str]]
 HANDLERS: dict[str, Handler | None] = {
     "aten::scaled_dot_product_attention": _attention_handler,
+    "aten::rms_norm": _rms_norm_handler,
     **{f"aten::{name}": None for name in FREE_OPERATORS},
 }
 """Handlers beyond fvcore's own; None: free."""

@@ -135,8 +135,8 @@ class AttentionObserver:
             drawn_BN = uniform(self._seed, index_B, draw_B, num_queries, Stream.QUERY_ORDER)
             order_BN = drawn_BN.argsort(dim=1, stable=True).to(x_BND.device)
         rows = AttentionRows.of(
-            attention.split_heads(query_BND),
-            attention.split_heads(key_BND),
+            attention.placed_heads(query_BND),
+            attention.placed_heads(key_BND),
             attention.head_width**-0.5,
             bias_HNM=attention.offset_bias(None) if attention.has_relative_bias else None,
             order_BN=order_BN,

@@ -40,7 +40,7 @@ def absorbed_saving(config: ModelConfig, *, num_mediators: int | None = None) ->
         ConfigError: If the count is not in the ladder.
     """
     count = config.resolve_count(num_mediators)
-    if count == 0:
+    if count == 0 or config.rope or config.qk_norm:  # between the weights and the scores, they are not linear
         return 0
     savings = [
         layer_saving(count, num_heads=block.num_heads, width=block.width, num_tokens=block.num_tokens)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcli.config_checks import Norm
 from medcli.model.linear import Linear
+from medcli.model.parts import Rotary, head_norm
 
 Made = TypeVar("Made")
 
@@ -83,6 +86,20 @@ class RelativeBias(nn.Module):
         return windows_SSHSS.flip(-2, -1).permute(2, 0, 1, 3, 4).flatten(3).flatten(1, 2)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionParts:
+    """Parts that the attention of some families has."""
+
+    relative_bias: RelativeBias | None = None
+    """Learned bias of the scores by offset."""
+    qk_norm: Norm | None = None
+    """Norm of each head's queries and keys; None: none."""
+    rotary: Rotary | None = None
+    """Rotation of queries and keys by their place; None: none."""
+
+
+PLAIN = AttentionParts()
+
 # Dimension key: B batch, H heads, N latent tokens, K head width, D model width = H * K.
 
 
@@ -93,7 +110,7 @@ class Attention(nn.Module):
         hidden_size: Model width D.
         num_heads: Heads H.
         qk_size: Total width of the queries and of the keys; D unless q and k are compressed.
-        relative_bias: Relative position bias, if the family has one.
+        parts: Parts that the family has.
     """
 
     modulation_NN: Tensor | None
@@ -104,13 +121,13 @@ class Attention(nn.Module):
         hidden_size: int,
         num_heads: int,
         qk_size: int | None = None,
-        *,
-        relative_bias: RelativeBias | None = None,
+        parts: AttentionParts = PLAIN,
     ) -> None:
         super().__init__()
-        if relative_bias is not None:
-            self.rel_pos_bias = relative_bias
-        self.has_relative_bias = relative_bias is not None
+        if parts.relative_bias is not None:
+            self.rel_pos_bias = parts.relative_bias
+        self.has_relative_bias = parts.relative_bias is not None
+        self.rotary = parts.rotary
         # Not a weight: attached to a trained model, never saved.
         self.register_buffer("modulation_NN", None, persistent=False)
         self.num_heads = num_heads
@@ -118,12 +135,22 @@ class Attention(nn.Module):
         self.head_width = self.qk_size // num_heads
         self.qkv = Linear(hidden_size, 2 * self.qk_size + hidden_size)
         self.proj = Linear(hidden_size, hidden_size)
+        self.q_norm = None if parts.qk_norm is None else head_norm(parts.qk_norm, self.head_width)
+        self.k_norm = None if parts.qk_norm is None else head_norm(parts.qk_norm, self.head_width)
 
     def project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, each (B, N, width)."""
+        """Return queries, keys and values, each (B, N, width); queries and keys normalised, not yet rotated."""
         qkv_BNE = self.qkv(x_BND)
         query_BND, key_BND, value_BND = qkv_BNE.split([self.qk_size, self.qk_size, self.proj.in_features], dim=-1)
+        if self.q_norm is not None and self.k_norm is not None:
+            query_BND = self.q_norm(query_BND.unflatten(-1, (self.num_heads, -1))).flatten(2)
+            key_BND = self.k_norm(key_BND.unflatten(-1, (self.num_heads, -1))).flatten(2)
         return query_BND, key_BND, value_BND
+
+    def placed_heads(self, x_BND: Tensor) -> Tensor:
+        """Split queries or keys of all tokens into heads, (B, H, N, K), and rotate them by their place."""
+        x_BHNK = self.split_heads(x_BND)
+        return x_BHNK if self.rotary is None else self.rotary.tokens(x_BHNK)
 
     def split_heads(self, x_BND: Tensor) -> Tensor:
         """Split (B, N, D) into heads, (B, H, N, K)."""
@@ -138,7 +165,9 @@ class Attention(nn.Module):
             kept_BK: In masked training, grid numbers of the tokens; None: all, in order.
             absorb: Ignored.
         """
-        query_BHNK, key_BHNK, value_BHNK = (self.split_heads(part) for part in self.project(x_BND))
+        query_BND, key_BND, value_BND = self.project(x_BND)
+        query_BHNK, key_BHNK = self.placed_heads(query_BND), self.placed_heads(key_BND)
+        value_BHNK = self.split_heads(value_BND)
         bias = self.offset_bias(kept_BK) if self.has_relative_bias else None
         if self.modulation_NN is None:
             mixed_BHNK = F.scaled_dot_product_attention(query_BHNK, key_BHNK, value_BHNK, attn_mask=bias)

@@ -18,7 +18,8 @@ from medcli.errors import ConfigError, require_complete
 from medcli.model.block import NO_MASKS, Block, FinalLayer, RunBlock, RunBlocks, TokenMasks, attention_of
 from medcli.model.edt import edt_parts, edt_route
 from medcli.model.embed import LabelEmbedder, PatchEmbed, TimestepEmbedder
-from medcli.model.layout import block_names, blocks, position_table, side_block
+from medcli.model.grid_tables import position_table
+from medcli.model.layout import block_names, blocks, side_block
 from medcli.model.mdt import mdt_parts, mdt_route
 
 # Dimension key: B batch, N latent tokens, D model width, C channels, Y X latent height and width.
@@ -75,7 +76,7 @@ class DiffusionTransformer(nn.Module):
         if config.family == "mdtv2":
             for name, parameter in mdt_parts(config.num_tokens, width).items():
                 self.register_parameter(name, parameter)
-        self.final_layer = FinalLayer(width, config.patch_size**2 * config.out_channels)
+        self.final_layer = FinalLayer(width, config.patch_size**2 * config.out_channels, config.norm)
 
     def _add_blocks(self, config: ModelConfig) -> None:
         """Register every block under its name in the state dict."""
@@ -157,6 +158,8 @@ def empty_model(config: ModelConfig) -> DiffusionTransformer:
 EMBEDDING_STD = 0.02
 NORMAL_NAMES = ("_bias", "embedding_table.weight", "relative_position_bias_table", "mask_token")
 """Suffixes of tensors with normal initialisation: mediator and offset biases, labels, the mask token."""
+NORM_WEIGHTS = re.compile(r"norm\w*\.weight$")
+"""Factors of norms, which start at one."""
 ZERO_NAMES = re.compile(r"^(?!down_|concat_).*blocks\.\d+\.adaLN_modulation|^final_layer")
 """Weights initialised to zero; those between the stages of an EDT are not."""
 
@@ -176,6 +179,8 @@ def initialise(model: DiffusionTransformer, seed: int) -> None:
             fresh = torch.from_numpy(
                 position_table(fresh.shape[2], math.isqrt(fresh.shape[1]), model.config.position_scale)
             )[None]
+        elif NORM_WEIGHTS.search(name):
+            fresh.fill_(1)
         elif ".dwc." in name:
             fresh.uniform_(-1 / 3, 1 / 3, generator=generator)
         elif name.endswith(NORMAL_NAMES) or (name.startswith("t_embedder") and fresh.ndim == 2):

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcli.config import ModelConfig
-from medcli.model.attention import Attention, RelativeBias
-from medcli.model.layout import BlockGeometry, relative_table_shape
+from medcli.config_checks import Norm
+from medcli.model.attention import Attention, AttentionParts, RelativeBias
+from medcli.model.layout import BlockGeometry, modulations, relative_table_shape
 from medcli.model.linear import Linear, add_product, linear_gelu, modulated_norm, product
 from medcli.model.mediator import MediatorAttention
+from medcli.model.parts import RmsNorm, Rotary, SwiGlu
 
 TokenMasks = Mapping[str, Tensor]
 """Masks of training by site. EDT: (B, N) bool, True for kept tokens. MDTv2: (B, K) int64, numbers of the kept tokens.
@@ -58,6 +60,9 @@ class Mlp(nn.Module):
         return out_BND
 
 
+Modulation = tuple[Tensor | None, Tensor, Tensor, Tensor | None, Tensor, Tensor]
+
+
 class Block(nn.Module):
     """An adaLN-zero transformer block with the given attention.
 
@@ -69,10 +74,14 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, geometry: BlockGeometry, attention: Attention) -> None:
         super().__init__()
-        width = geometry.width
+        width, hidden = geometry.width, round(geometry.width * config.mlp_ratio)
         self.attn = attention
-        self.mlp = Mlp(width, round(width * config.mlp_ratio))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden_size, 6 * width))
+        self.mlp = SwiGlu(width, hidden) if config.mlp == "swiglu" else Mlp(width, hidden)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden_size, modulations(config) * width))
+        # Of the other kind of norm, there is nothing to learn.
+        self.norm1 = RmsNorm(width) if config.norm == "rms" else None
+        self.norm2 = RmsNorm(width) if config.norm == "rms" else None
+        self.has_shift = config.has_shift
         if geometry.has_skip:
             self.skip_linear = nn.Linear(2 * width, width)
 
@@ -100,13 +109,20 @@ class Block(nn.Module):
         """
         if skip_BND is not None:
             x_BND = product(self.skip_linear, torch.cat([x_BND, skip_BND], dim=2))
-        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(condition_BD).chunk(
-            6, dim=1
-        )
-        mixed_BND = self.attn(modulated_norm(x_BND, shift_attn, scale_attn), num_mediators, kept_BK, absorb)
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.modulation(condition_BD)
+        mixed_BND = self.attn(modulated_norm(x_BND, shift_attn, scale_attn, self.norm1), num_mediators, kept_BK, absorb)
         x_BND = add_product(x_BND, gate_attn[:, None], mixed_BND)
-        hidden_BND = self.mlp(modulated_norm(x_BND, shift_mlp, scale_mlp))
+        hidden_BND = self.mlp(modulated_norm(x_BND, shift_mlp, scale_mlp, self.norm2))
         return add_product(x_BND, gate_mlp[:, None], hidden_BND)
+
+    def modulation(self, condition_BD: Tensor) -> Modulation:
+        """Return shift, scale and gate of the attention, then of the MLP, each (B, D); a shift may be None."""
+        modulated: Tensor = self.adaLN_modulation(condition_BD)
+        if self.has_shift:
+            shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulated.chunk(6, dim=1)
+            return shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp
+        scale_attn, gate_attn, scale_mlp, gate_mlp = modulated.chunk(4, dim=1)
+        return None, scale_attn, gate_attn, None, scale_mlp, gate_mlp
 
 
 RunBlock = Callable[..., Tensor]
@@ -116,8 +132,9 @@ RunBlock = Callable[..., Tensor]
 class FinalLayer(nn.Module):
     """Modulated norm and projection of each token to the values of its patch."""
 
-    def __init__(self, hidden_size: int, patch_values: int) -> None:
+    def __init__(self, hidden_size: int, patch_values: int, norm: Norm = "layer") -> None:
         super().__init__()
+        self.norm_final = RmsNorm(hidden_size) if norm == "rms" else None
         self.linear = nn.Linear(hidden_size, patch_values)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
 
@@ -125,7 +142,7 @@ class FinalLayer(nn.Module):
         """Project tokens (B, N, D) to (B, N, patch values), in the tokens' dtype."""
         dtype = x_BND.dtype
         shift_BD, scale_BD = self.adaLN_modulation(condition_BD).to(dtype).chunk(2, dim=1)
-        normed_BND = modulated_norm(x_BND, shift_BD, scale_BD)
+        normed_BND = modulated_norm(x_BND, shift_BD, scale_BD, self.norm_final)
         return F.linear(normed_BND, self.linear.weight.to(dtype), self.linear.bias.to(dtype))
 
 
@@ -133,6 +150,12 @@ def attention_of(config: ModelConfig, geometry: BlockGeometry, *, mediated: bool
     """Create the attention of a block."""
     width, heads, side = geometry.width, geometry.num_heads, geometry.tokens_side
     relative = RelativeBias(relative_table_shape(config, geometry), side) if config.has_relative_bias else None
+    qk_size = round(width * config.qk_ratio)
+    parts = AttentionParts(
+        relative_bias=relative,
+        qk_norm=config.norm if config.qk_norm else None,
+        rotary=Rotary(side, qk_size // heads, config.position_scale) if config.rope else None,
+    )
     if mediated:
-        return MediatorAttention(width, heads, side, config.mediators, relative)
-    return Attention(width, heads, round(width * config.qk_ratio), relative_bias=relative)
+        return MediatorAttention(width, heads, side, config.mediators, parts)
+    return Attention(width, heads, qk_size, parts)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from medcli.config import ModelConfig
 
 SIDE_BLOCK = "sideblocks.0"
@@ -190,6 +187,12 @@ def block_shapes(config: ModelConfig, block: BlockGeometry, *, mediated: bool) -
     name, width = block.name, block.width
     qk_size, mlp_size = round(width * config.qk_ratio), round(width * config.mlp_ratio)
     shapes: dict[str, tuple[int, ...]] = {}
+    if config.norm == "rms":
+        shapes |= {f"{name}.norm{place}.weight": (width,) for place in (1, 2)}
+    if config.qk_norm:
+        kinds = ("weight",) if config.norm == "rms" else ("weight", "bias")
+        head_width = qk_size // block.num_heads
+        shapes |= {f"{name}.attn.{part}_norm.{kind}": (head_width,) for part in "qk" for kind in kinds}
     if block.has_skip:
         shapes |= linear_shapes(f"{name}.skip_linear", width, 2 * width)
     shapes |= linear_shapes(f"{name}.attn.qkv", 2 * qk_size + width, width)
@@ -198,9 +201,18 @@ def block_shapes(config: ModelConfig, block: BlockGeometry, *, mediated: bool) -
         shapes[f"{name}.attn.rel_pos_bias.relative_position_bias_table"] = relative_table_shape(config, block)
     if mediated:
         shapes |= {f"{name}.attn.{part}": shape for part, shape in mediator_shapes(config, block).items()}
-    shapes |= linear_shapes(f"{name}.mlp.fc1", mlp_size, width)
-    shapes |= linear_shapes(f"{name}.mlp.fc2", width, mlp_size)
-    return shapes | linear_shapes(f"{name}.adaLN_modulation.1", 6 * width, config.hidden_size)
+    if config.mlp == "swiglu":
+        shapes |= linear_shapes(f"{name}.mlp.w12", 2 * mlp_size, width)
+        shapes |= linear_shapes(f"{name}.mlp.w3", width, mlp_size)
+    else:
+        shapes |= linear_shapes(f"{name}.mlp.fc1", mlp_size, width)
+        shapes |= linear_shapes(f"{name}.mlp.fc2", width, mlp_size)
+    return shapes | linear_shapes(f"{name}.adaLN_modulation.1", modulations(config) * width, config.hidden_size)
+
+
+def modulations(config: ModelConfig) -> int:
+    """Return the number of vectors by which the condition modulates a block: shift, scale and gate, twice."""
+    return 6 if config.has_shift else 4
 
 
 def between_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -239,6 +251,8 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     for layer, block in enumerate(blocks(config)):
         shapes |= block_shapes(config, block, mediated=layer in config.mediator_layers)
     shapes |= between_shapes(config)
+    if config.norm == "rms":
+        shapes["final_layer.norm_final.weight"] = (width,)
     shapes |= linear_shapes("final_layer.linear", patch * patch * config.out_channels, width)
     return shapes | linear_shapes("final_layer.adaLN_modulation.1", 2 * width, width)
 
@@ -257,38 +271,3 @@ def position_tables(config: ModelConfig) -> dict[str, tuple[int, int]]:
 def num_params(config: ModelConfig) -> int:
     """Return the number of parameters, including the fixed position table, as upstream counts."""
     return sum(math.prod(shape) for shape in tensor_shapes(config).values())
-
-
-def position_table(hidden_size: int, side: int, scale: float = 1.0) -> npt.NDArray[np.float32]:
-    """Compute the fixed 2-D sine/cosine position table of a square token grid.
-
-    Args:
-        hidden_size: Features per token, a multiple of 4.
-        side: Tokens along one side.
-        scale: `ModelConfig.position_scale`. Token i has the coordinate (i + 0.5) / scale - 0.5, so the grid lies over
-            one of side / scale; 1: coordinates 0 .. side - 1.
-
-    Returns:
-        (side * side, hidden_size) float32, tokens row by row. The first half encodes the column, the second the row;
-        each half is sines, then cosines, of position x 10000^(-j / (hidden_size / 4)).
-
-    Source: reference-facts 1.6; computed in float64 as upstream does.
-    """
-    omega_J = 10000.0 ** (-np.arange(hidden_size // 4, dtype=np.float64) / (hidden_size / 4))
-    coordinate_P = (np.arange(side, dtype=np.float64) + 0.5) / scale - 0.5
-    angle_PJ = coordinate_P[:, None] * omega_J
-    axis_PE = np.concatenate([np.sin(angle_PJ), np.cos(angle_PJ)], axis=1)
-    column_NE = np.tile(axis_PE, (side, 1))
-    row_NE = np.repeat(axis_PE, side, axis=0)
-    return np.concatenate([column_NE, row_NE], axis=1).astype(np.float32)
-
-
-def offset_index(side: int) -> npt.NDArray[np.int64]:
-    """Return the row of a relative position table for each pair of tokens of a square grid, (N, N).
-
-    Source: edt-facts 1.2. Official files of some families contain it; `RelativeBias` does not need it.
-    """
-    row_N, column_N = np.divmod(np.arange(side**2), side)
-    rows_NN = row_N[:, None] - row_N + side - 1
-    columns_NN = column_N[:, None] - column_N + side - 1
-    return rows_NN * (2 * side - 1) + columns_NN

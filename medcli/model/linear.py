@@ -103,9 +103,18 @@ def _is_quicker_in_onednn(dtype: torch.dtype) -> bool:
 LAYER_NORM_EPS = 1e-6
 
 
-def modulated_norm(x_BND: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
-    """Apply LayerNorm without parameters, then a per-image scale and shift, in the dtype of these."""
-    normed_BND = F.layer_norm(x_BND, x_BND.shape[-1:], eps=LAYER_NORM_EPS)
+def modulated_norm(x_BND: Tensor, shift_BD: Tensor | None, scale_BD: Tensor, norm: nn.Module | None = None) -> Tensor:
+    """Apply a norm, then a per-image scale and, where there is one, shift, in the dtype of these.
+
+    Args:
+        x_BND: Tokens.
+        shift_BD: Shift; None: none.
+        scale_BD: Scale, to which 1 is added.
+        norm: The norm; None: LayerNorm without parameters.
+    """
+    normed_BND = F.layer_norm(x_BND, x_BND.shape[-1:], eps=LAYER_NORM_EPS) if norm is None else norm(x_BND)
+    if shift_BD is None:
+        return (normed_BND * (1 + scale_BD[:, None])).to(scale_BD.dtype)
     return add_product(shift_BD[:, None], normed_BND, 1 + scale_BD[:, None]).to(shift_BD.dtype)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcli.model.absorption import layer_saving
-from medcli.model.attention import Attention, RelativeBias, WeightCache
+from medcli.model.attention import PLAIN, Attention, AttentionParts, WeightCache
 from medcli.model.layout import BIAS_TABLES, bias_shapes
 from medcli.model.linear import linear
 
@@ -61,7 +61,7 @@ class MediatorAttention(Attention):
         num_heads: Heads H.
         tokens_side: Tokens along one side of the square grid.
         ladder: Mediator counts, rising perfect squares.
-        relative_bias: Relative position bias, used by full attention only.
+        parts: Parts that the family has; a relative position bias is used by full attention only.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class MediatorAttention(Attention):
         num_heads: int,
         tokens_side: int,
         ladder: tuple[int, ...],
-        relative_bias: RelativeBias | None = None,
+        parts: AttentionParts = PLAIN,
     ) -> None:
-        super().__init__(hidden_size, num_heads, relative_bias=relative_bias)
+        super().__init__(hidden_size, num_heads, parts=parts)
         self.dwc = nn.Conv2d(hidden_size, hidden_size, 3, padding=1, groups=hidden_size)
         self.tokens_side = tokens_side
         self._composed = {count: WeightCache[tuple[Tensor, Tensor]]() for count in ladder}
@@ -95,7 +95,12 @@ class MediatorAttention(Attention):
         return self._composed[num_mediators].of(compose_biases, *(getattr(tables, name) for name in BIAS_TABLES))
 
     def absorbs(self, num_mediators: int) -> bool:
-        """Return whether `absorbed_scores` costs less than projecting every token; training uses the papers' order."""
+        """Return whether `absorbed_scores` costs less than projecting every token; training uses the papers' order.
+
+        With a norm or a rotation of queries and keys it would be inexact.
+        """
+        if self.q_norm is not None or self.rotary is not None:
+            return False
         saving = layer_saving(
             num_mediators,
             num_heads=self.num_heads,
@@ -124,11 +129,15 @@ class MediatorAttention(Attention):
         Source: reference-facts 3.2, steps 5 and 7.
         """
         to_tokens_HMN, from_queries_HMN = self.biases(num_mediators)
-        # Scaling the few mediators once scales both score matrices.
+        # Scaling the few mediators once scales both score matrices. They are averages of normalised queries, so that
+        # their scores are averages of full attention's; rotated each by the centre of its pool, so that scores depend
+        # on offsets alone.
         mediator_BHMK = self.split_heads(self.pool(query_BND, num_mediators)) * self.head_width**-0.5
+        if self.rotary is not None:
+            mediator_BHMK = self.rotary.mediators(mediator_BHMK)
         return (
-            mediator_BHMK @ self.split_heads(key_BND).mT + to_tokens_HMN,
-            mediator_BHMK @ self.split_heads(query_BND).mT + from_queries_HMN,
+            mediator_BHMK @ self.placed_heads(key_BND).mT + to_tokens_HMN,
+            mediator_BHMK @ self.placed_heads(query_BND).mT + from_queries_HMN,
         )
 
     def absorbed_scores(self, x_BND: Tensor, num_mediators: int) -> tuple[Tensor, Tensor]:

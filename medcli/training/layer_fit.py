@@ -138,8 +138,8 @@ class Layer:
     @torch.no_grad()
     def read(self, rows: Tensor | slice = ALL_ROWS) -> AttentionSample:
         """Compute the attention's input and the output of full attention for some rows."""
-        shift_BD, scale_BD, gate_BD = self.block.adaLN_modulation(self.condition_RD[rows]).chunk(6, dim=1)[:3]
-        input_BND = modulated_norm(self.x_RND[rows], shift_BD, scale_BD)
+        shift_BD, scale_BD, gate_BD = self.block.modulation(self.condition_RD[rows])[:3]
+        input_BND = modulated_norm(self.x_RND[rows], shift_BD, scale_BD, self.block.norm1)
         return AttentionSample(input_BND, self.attention(input_BND, 0), gate_BD[:, None])
 
     @torch.no_grad()
@@ -214,7 +214,8 @@ def solve_convolution(layer: Layer, counts: tuple[int, ...], parts: Iterable[sli
     equations = NormalEquations(attention.proj.in_features, layer.x_RND.device)
     for rows in parts:
         query_BND, key_BND, value_BND = attention.project(layer.read(rows).input_BND)
-        query_BHNK, key_BHNK, value_BHNK = map(attention.split_heads, (query_BND, key_BND, value_BND))
+        query_BHNK, key_BHNK = attention.placed_heads(query_BND), attention.placed_heads(key_BND)
+        value_BHNK = attention.split_heads(value_BND)
         wanted_BND = F.scaled_dot_product_attention(query_BHNK, key_BHNK, value_BHNK).transpose(1, 2).flatten(2)
         for count in counts:
             scores = attention.scores(query_BND, key_BND, count)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from medcli.config import ModelConfig
-from medcli.model.layout import position_table
+from medcli.model.grid_tables import position_table
 from medcli.runtime import files
 from tests.conftest import Result, RunCli
 from tests.unit.checkpoint.builders import random_state

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from medcli.checkpoint.reader import describe
-from medcli.model.layout import position_table
+from medcli.model.grid_tables import position_table
 from tests.unit.data.tiny_data import save_classes
 
 SIZE = ("--width", 16, "--depth", 2, "--heads", 2)

@@ -17,7 +17,8 @@ from medcli.engine.networks import Guidance, guided, ladder_networks
 from medcli.engine.plan import Labels, SamplingPlan
 from medcli.model.amm import modulation_matrix
 from medcli.model.backbone import DiffusionTransformer, initialise
-from medcli.model.layout import num_params, position_table, tensor_shapes
+from medcli.model.grid_tables import position_table
+from medcli.model.layout import num_params, tensor_shapes
 from medcli.presets import preset_config
 from medcli.schedule.spec import FULL
 from medcli.settings.sampler import SamplerConfig

@@ -11,7 +11,7 @@ from medcli.config import ModelConfig
 from medcli.diffusion.guidance import combine
 from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.model.embed import TimestepEmbedder
-from medcli.model.layout import position_table
+from medcli.model.grid_tables import position_table
 from medcli.model.mediator import MediatorAttention
 
 DATA = Path(__file__).parent / "data"

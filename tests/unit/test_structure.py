@@ -28,6 +28,7 @@ TESTED_BY = {
     "model/block": "golden/test_models",
     "model/edt": "golden/test_families",
     "model/embed": "golden/test_models",
+    "model/grid_tables": "unit/model/test_parts",
     "model/layout": "unit/cost/test_macs",
     "model/linear": "unit/model/test_inference",
     "model/mdt": "golden/test_families",

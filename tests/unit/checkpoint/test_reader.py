@@ -20,7 +20,7 @@ from medcli.checkpoint.reader import describe, open_checkpoint
 from medcli.checkpoint.tensor_record import from_bytes
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError
-from medcli.model.layout import position_table
+from medcli.model.grid_tables import position_table
 from tests.unit.checkpoint.builders import GOLDEN, TINY, random_state, save_flat, save_training
 
 HEADS = Hints(num_heads=2)

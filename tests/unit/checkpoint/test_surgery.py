@@ -22,7 +22,8 @@ from medcli.checkpoint.writer import record_of
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
 from medcli.model.backbone import empty_model
-from medcli.model.layout import position_table, position_tables, tensor_shapes
+from medcli.model.grid_tables import position_table
+from medcli.model.layout import position_tables, tensor_shapes
 from medcli.presets import preset_config
 from tests.unit.checkpoint.builders import TINY, random_state
 
