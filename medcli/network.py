@@ -167,6 +167,7 @@ def open_network(
     """
     given = source.checkpoint or default or asset_path(BUNDLED_MODEL)
     if fresh is not None and isinstance(given, str) and means_preset(given):
+        refuse_hints(source, f"the preset {given}")
         config = preset_config(given)
         network = Network(name=preset_of(config) or given, config=config, fresh=fresh)
     else:
@@ -176,6 +177,18 @@ def open_network(
         opened = open_checkpoint(given, hints=hints, weights=source.weights)
         network = Network(name=opened.info.path.name, config=opened.info.config, checkpoint=opened)
     return changed(network, source, add_mediators=add_mediators, default_layers=default_layers)
+
+
+def refuse_hints(source: NetworkSource, fresh: str) -> None:
+    """Refuse hints for a checkpoint where weights are fresh; `fresh` says of what.
+
+    Raises:
+        ConfigError: Naming the flag.
+    """
+    asked = {"--family": source.family, "--heads": source.heads, "--weights": source.weights == "model" or None}
+    for flag, value in asked.items():
+        if value is not None:
+            raise ConfigError(f"{flag} does nothing with {fresh}", hint=f"leave {flag} out")
 
 
 def changed(

@@ -184,10 +184,14 @@ def _family(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hi
         raise CheckpointError(f"{raw.path.name} is no {hints.family}: {why}", hint="leave --family out")
     if marked is not None:
         return marked
+    if raw.folder_config is not None:
+        if hints.family not in (None, "dit"):
+            raise CheckpointError(
+                f"{raw.path.name} is no {hints.family}: its configuration is of a DiT", hint="leave --family out"
+            )
+        return "dit"
     if hints.family is not None:
         return cast(Family, hints.family)
-    if raw.folder_config is not None:
-        return "dit"
     if any(table_of(name) for name in shapes):
         return "sit"
     model, by_file = named_family(raw.args.get("model")), named_family(raw.path.name)
@@ -209,8 +213,10 @@ def _family(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hi
 def _num_heads(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], width: int, hints: Hints) -> int:
     """Heads show only in bias tables; else a hint, the folder's configuration or the preset of this width knows."""
     tables = (shape for name, shape in shapes.items() if name.endswith("an_bias") and len(shape) == 4)
-    if (table := next(tables, None)) is not None:
-        return table[0]
+    known = raw.folder_config.num_heads if raw.folder_config else None
+    if (held := next((table[0] for table in tables), known)) is not None:
+        _agree_on_heads(hints.num_heads, held, raw.path.name)
+        return held
     if isinstance(hints.num_heads, tuple):
         raise CheckpointError(f"{raw.path.name} has no stages, so heads are one number", hint="pass --heads H")
     if hints.num_heads is not None:
@@ -220,8 +226,6 @@ def _num_heads(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], width:
                 hint="pass --heads H, the number it was trained with",
             )
         return hints.num_heads
-    if raw.folder_config is not None:
-        return raw.folder_config.num_heads
     heads = heads_for_width(width) or _preset_heads(raw.args.get("model"), width)
     if heads is None:
         raise CheckpointError(

@@ -56,7 +56,7 @@ class RawCheckpoint:
             Name of the set, and its tensors.
 
         Raises:
-            CheckpointError: If a training checkpoint lacks the set.
+            CheckpointError: If a training checkpoint lacks the set, or raw weights are asked of averaged ones.
         """
         if weights is not None and weights in self.sets:
             return weights, self.sets[weights]
@@ -66,6 +66,8 @@ class RawCheckpoint:
                 f"{self.path.name} has no {title} weights (found: {', '.join(self.parts)})",
                 hint=f"pass --weights {other} to use the other set",
             )
+        if weights == "model" and "model" not in self.sets:  # "ema" is the default, so it may not have been asked for
+            raise CheckpointError(f"{self.path.name} holds averaged weights alone", hint="leave --weights out")
         return next(iter(self.sets.items()))
 
 

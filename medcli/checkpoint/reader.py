@@ -13,10 +13,10 @@ from medcli.checkpoint.check import check_content
 from medcli.checkpoint.infer import ONLY_CLASSES, Hints, infer_config
 from medcli.checkpoint.layouts import RawCheckpoint, open_raw
 from medcli.checkpoint.tensor_record import TensorRecord, computed
-from medcli.checkpoint.training_args import AUTOENCODERS, kept_args, sampling_args
+from medcli.checkpoint.training_args import AUTOENCODERS, kept_args, named_family, sampling_args
 from medcli.config import ModelConfig
 from medcli.model.layout import num_params, position_tables, tensor_shapes
-from medcli.presets import preset_of
+from medcli.presets import heads_for_width, preset_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +150,12 @@ def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, records: Mappin
 def _contradictions(raw: RawCheckpoint, config: ModelConfig) -> list[str]:
     """Return remarks on training settings that do not fit the tensors, or are not known."""
     remarks = []
+    model = raw.args.get("model")
+    if named_family(model) not in (None, config.family):
+        remarks.append(f"its training settings name the model {model[:60]}, it is read as a {config.family}")
+    usual = heads_for_width(config.hidden_size)
+    if raw.header is None and not config.stage_heads and usual not in (None, config.num_heads):
+        remarks.append(f"it is read with {config.num_heads} heads; presets of its width have {usual}")
     for name in ("image_size", "resolution"):
         side = raw.args.get(name)
         if type(side) is int and side != config.resolution_px:

@@ -16,7 +16,7 @@ from medcli.model.absorption import absorbed_saving
 from medcli.model.backbone import random_model
 from medcli.model.layout import num_params
 from medcli.network import Network, open_network
-from medcli.presets import DEFAULT_PRESET, PUBLISHED, default_ladder
+from medcli.presets import DEFAULT_PRESET, PUBLISHED, default_ladder, means_preset
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
 from medcli.settings.build import refuse_idle_choices
 from medcli.settings.costs import FlopsRequest
@@ -42,7 +42,15 @@ def flops(request: FlopsRequest) -> FlopsReport:
     if recorded is not None and len(request.models) > 1:
         raise ConfigError("--manifest tells of one model's run, so name one MODEL", hint="leave the others out")
     names = request.models or (DEFAULT_PRESET if recorded is None else _file_of(recorded),)
-    return FlopsReport(models=tuple(_costs(request, name, recorded, is_alone=len(names) == 1) for name in names))
+    if not all(map(means_preset, names)):  # hints are for the checkpoints
+        plain = replace(request, network=replace(request.network, family=None, heads=None))
+    else:
+        plain = request
+    return FlopsReport(
+        models=tuple(
+            _costs(plain if means_preset(name) else request, name, recorded, is_alone=len(names) == 1) for name in names
+        )
+    )
 
 
 def _costs(request: FlopsRequest, name: str, recorded: SamplingRun | None, *, is_alone: bool) -> ModelCosts:

@@ -152,3 +152,9 @@ def test_an_identity_is_compared_as_it_was_recorded(file: Path) -> None:
 def test_a_large_file_is_not_hashed_whole(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medcli.network.SMALL_FILE_BYTES", 100)
     assert opened(file).identity()["sha256"] is None
+
+
+@pytest.mark.parametrize(("flag", "hint"), [("family", "sit"), ("heads", 6), ("weights", "model")])
+def test_hints_for_a_checkpoint_are_refused_beside_a_preset(flag: str, hint: object) -> None:
+    with pytest.raises(ConfigError, match=f"--{flag} does nothing with the preset SiT-S/2"):
+        open_network(NetworkSource(checkpoint="SiT-S/2", **{flag: hint}), fresh=random_model)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from medcli.data.digits import DIGITS, digit_set
 from medcli.data.pixel_format import PixelFormat, pixel_format
 from medcli.errors import ConfigError
 from medcli.model.backbone import fresh_model
-from medcli.network import Network, changed, open_network, with_autoencoder
+from medcli.network import Network, changed, open_network, refuse_hints, with_autoencoder
 from medcli.presets import preset_config, preset_of
 from medcli.runtime.reporting import Reporter
 from medcli.settings.finetune import FinetuneRequest
@@ -43,6 +43,7 @@ def initial_network(request: FinetuneRequest) -> Network:
             f"both a checkpoint ({source.checkpoint}) and {asked} are given",
             hint="leave one out: sizes are for a network from scratch",
         )
+    refuse_hints(replace(source, family=None, heads=None), f"{asked}: weights are drawn")
     config, side = _in_space(_sized(request), request)
     network = Network(
         name=preset_of(config) or config.family, config=config, fresh=partial(fresh_model, seed=request.training.seed)

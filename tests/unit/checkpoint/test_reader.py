@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from medcli.checkpoint.infer import Hints
 from medcli.checkpoint.reader import describe, open_checkpoint
 from medcli.checkpoint.tensor_record import from_bytes
+from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError
 from medcli.model.grid_tables import position_table
@@ -128,6 +129,28 @@ def test_a_missing_weight_set_is_named(tmp_path: Path) -> None:
 def test_a_file_of_one_set_gives_it_whatever_is_asked(tmp_path: Path) -> None:
     save_flat(tmp_path / "sit.pt")
     assert describe(tmp_path / "sit.pt", num_heads=2, weights="ema").weights == "model"
+
+
+def test_raw_weights_are_not_taken_from_a_file_of_averaged_ones(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "own.safetensors", TINY, random_state(), weights="ema")
+    assert describe(tmp_path / "own.safetensors", weights="ema").weights == "ema"
+    with pytest.raises(CheckpointError, match="averaged weights alone"):
+        describe(tmp_path / "own.safetensors", weights="model")
+
+
+@pytest.mark.parametrize(
+    ("width", "hints", "remark"),
+    [
+        (384, {"num_heads": 2}, "presets of its width have 6"),
+        (384, {"family": "dit"}, "name the model SiT-S/2, it is read as a dit"),
+    ],
+)
+def test_hints_against_what_the_file_suggests_are_remarked(
+    tmp_path: Path, width: int, hints: dict[str, Any], remark: str
+) -> None:
+    save_training(tmp_path / "x.pt", replace(TINY, hidden_size=width, num_heads=6, depth=1))
+    assert not describe(tmp_path / "x.pt").remarks
+    assert any(remark in each for each in describe(tmp_path / "x.pt", **hints).remarks)
 
 
 def test_a_missing_position_table_is_made(tmp_path: Path) -> None:
@@ -275,6 +298,14 @@ def test_shards_hold_the_same_weights_as_one_file(folder: Path) -> None:
     whole = {name: record.read() for name, record in open_checkpoint(folder).records.items()}
     sharded(folder)
     assert {name: record.read() for name, record in open_checkpoint(folder).records.items()} == whole
+
+
+@pytest.mark.parametrize(
+    ("hints", "message"), [({"family": "sit"}, "is no sit"), ({"num_heads": 1}, "has 2 heads, not 1")]
+)
+def test_a_hint_that_contradicts_a_folder_is_refused(folder: Path, hints: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        describe(folder, **hints)
 
 
 def test_a_missing_shard_and_one_outside_the_folder_are_named(folder: Path) -> None:
