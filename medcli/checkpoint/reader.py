@@ -152,7 +152,7 @@ def _contradictions(raw: RawCheckpoint, config: ModelConfig) -> list[str]:
     remarks = []
     model = raw.args.get("model")
     if named_family(model) not in (None, config.family):
-        remarks.append(f"its training settings name the model {model[:60]}, it is read as a {config.family}")
+        remarks.append(f"its training settings name the model {str(model)[:60]}, it is read as a {config.family}")
     usual = heads_for_width(config.hidden_size)
     if raw.header is None and not config.stage_heads and usual not in (None, config.num_heads):
         remarks.append(f"it is read with {config.num_heads} heads; presets of its width have {usual}")
