@@ -1,8 +1,9 @@
-"""Check and format ladders: rising mediator counts."""
+"""Check and format ladders, which are rising mediator counts, and lists of blocks."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from medcli.errors import ConfigError
 
@@ -43,3 +44,14 @@ def check_rungs(counts: tuple[int, ...]) -> None:
 def listing(numbers: tuple[int, ...]) -> str:
     """Format numbers as the command line takes them: `4,16,64`."""
     return ",".join(map(str, numbers))
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Format rising block numbers as `--layers` takes them: `0-3,8`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from medcli.cli.command import Command
 from medcli.cli.output import Output
 from medcli.cli.table import count_text, table_of
+from medcli.ladder import ranges
 from medcli.settings.costs import FlopsRequest
 
 if TYPE_CHECKING:
     from rich.console import Group
 
     from medcli.cli.table import FittedTable
-    from medcli.workflows.flops_report import FlopsReport, ModelCosts
+    from medcli.workflows.flops import FlopsReport, ModelCosts
     from medcli.workflows.image_cost import ImageCost, SamplingRun
 
 UNITS = (
@@ -85,7 +86,7 @@ def summary(report: FlopsReport) -> Group:
 def mediated(costs: ModelCosts) -> str:
     """Describe the blocks of a network that have mediators."""
     layers = next((row.layers for row in costs.rows if row.layers), ())
-    return f"mediators in blocks {blocks_in_words(layers)} of {costs.depth}" if layers else ""
+    return f"mediators in blocks {ranges(layers)} of {costs.depth}" if layers else ""
 
 
 def image_table(name: str, images: tuple[ImageCost, ...], run: SamplingRun) -> FittedTable:
@@ -128,9 +129,3 @@ def _costs(image: ImageCost) -> tuple[str, str, str, str]:
 def amount(giga: float) -> str:
     """A count with three decimals, or four digits where it is below 1."""
     return f"{giga:.4g}" if giga < 1 else f"{giga:,.3f}"
-
-
-def blocks_in_words(layers: tuple[int, ...]) -> str:
-    """Block numbers as `--layers` takes them: `0-3`, or `0,2,5`."""
-    is_run = len(layers) > 1 and layers == tuple(range(layers[0], layers[-1] + 1))
-    return f"{layers[0]}-{layers[-1]}" if is_run else ",".join(map(str, layers))

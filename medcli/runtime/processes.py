@@ -1,4 +1,4 @@
-"""Rank of this process in its launch: the only code that reads ranks.
+"""Rank of this process in its launch, and its cores: the only code that reads ranks.
 
 `torchrun`, `accelerate launch` and MPI set it in the environment. Nothing else of them is used: sampling processes
 share files alone and need no process group.
@@ -45,6 +45,11 @@ def this_process() -> Processes:
             local = int(os.environ.get(local_rank, number))
             return Processes(rank=number, count=int(os.environ[count]), local_rank=local)
     return Processes()
+
+
+def num_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def launch_remark() -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,16 @@ from medcli.scores.extractor import FeatureExtractor, kinds_to_store
 
 SUFFIX = ".safetensors"
 HEADER = "medcli"
+FOLDER_VARIABLE = "MEDCLI_CACHE"
+"""Environment variable that names another folder than the default."""
 VERSION = 1
 """Part of every key: raised when the same images would no longer give the same features."""
+
+
+def default_cache_folder() -> Path:
+    """Return `$MEDCLI_CACHE`, else `~/.cache/medcli/features`. It need not exist."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "medcli" / "features"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

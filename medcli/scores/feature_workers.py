@@ -7,7 +7,6 @@ command on another machine, or the workers started here. Each claims shards, and
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -22,7 +21,7 @@ import torch
 
 from medcli.errors import ConfigError, EnvironmentProblem, MedcliError
 from medcli.runtime.device import own_device, pick_device
-from medcli.runtime.processes import Processes
+from medcli.runtime.processes import Processes, num_cores
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.shared_work import SharedLines, SharedWork, spawned
 from medcli.scores.registry import load_extractor
@@ -78,11 +77,6 @@ def _device_names(devices: str) -> list[str]:
         kind = names[-1].split(":")[0] if names else ""
         names.append(f"{kind}:{word.strip()}" if word.strip().isdigit() and kind else word.strip())
     return names
-
-
-def num_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def features_in_order(job: FeatureJob, workers: FeatureWorkers | None, reporter: Reporter) -> Iterator[ShardFeatures]:

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from medcli.cli.analyze import advice_line
-from medcli.cli.heat_map import heat_map
+from medcli.cli.analyze import advice_line, heat_map
 from medcli.workflows.analyze import run as workflow
 from medcli.workflows.analyze.suggestion import Suggestion
 from tests.conftest import RunCli

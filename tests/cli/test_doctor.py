@@ -18,8 +18,8 @@ from medcli.data import assets, latent_space
 from medcli.errors import EnvironmentProblem
 from medcli.runtime import precision, torchvision_guard
 from medcli.scores import inception_weights
-from medcli.workflows.doctor import checks as doctor_checks
 from medcli.workflows.doctor import hardware
+from medcli.workflows.doctor import run as doctor_checks
 from medcli.workflows.doctor.finding import Finding
 from medcli.workflows.doctor.run import examine
 from tests.conftest import RunCli
@@ -150,7 +150,7 @@ def test_slow_bfloat16_and_idle_cores_are_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: False)
     assert next(doctor_checks.bfloat16()).remedy == "use --dtype fp32"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(hardware, "_usable_cores", lambda: 8)
+    monkeypatch.setattr(hardware, "num_cores", lambda: 8)
     finding = only(doctor_checks.processor)
     assert finding.status == "remark"
     assert finding.remedy == "unset OMP_NUM_THREADS, or set it to 8"

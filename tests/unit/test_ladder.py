@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medcli.errors import ConfigError
-from medcli.ladder import check_ladder, check_rungs, listing
+from medcli.ladder import check_ladder, check_rungs, listing, ranges
 
 
 @pytest.mark.parametrize("counts", [(), (1,), (4, 16, 64)])
@@ -38,3 +38,10 @@ def test_full_attention_is_no_part_of_a_models_ladder() -> None:
 
 def test_numbers_are_written_as_flags_take_them() -> None:
     assert listing((4, 16)) == "4,16"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [((0, 1, 2, 5), "0-2,5"), ((3,), "3"), ((0, 2, 4), "0,2,4"), ((), ""), ((1, 2), "1-2")]
+)
+def test_layers_are_written_as_the_layers_flag_takes_them(numbers: tuple[int, ...], text: str) -> None:
+    assert ranges(numbers) == text

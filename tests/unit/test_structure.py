@@ -17,8 +17,6 @@ TESTED_BY = {
     "checkpoint/layouts": "unit/checkpoint/test_reader",
     "checkpoint/pickle_values": "unit/checkpoint/test_unpickle",
     "checkpoint/stream": "unit/checkpoint/test_writer",
-    "cli/finetune_table": "cli/test_finetune",
-    "cli/heat_map": "cli/test_analyze",
     "cli/progress": "cli/test_output",
     "cli/tune_table": "cli/test_tune",
     "diffusion/solver_tables": "golden/test_transport",
@@ -71,7 +69,7 @@ def expected_tests(module: str) -> list[str]:
         return [f"unit/test_{module}"]
     if package == "cli":
         return [f"cli/test_{rest[0]}"]
-    if package == "workflows":  # a file or a folder a command: flops.py, flops_report.py, finetune/run.py
+    if package == "workflows":  # a file or a folder a command: latents.py, latents_encoding.py, finetune/run.py
         return [
             f"{folder}/test_{name}" for folder in ("cli", "unit/workflows") for name in (rest[0], rest[0].split("_")[0])
         ]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medcli.engine.attention_observer import LayerScores
+from medcli.ladder import ranges
 
 # Dimension key: D layers, I images, L observed steps, H heads of a layer.
 
@@ -131,14 +132,3 @@ def layer_words(numbers: Sequence[int]) -> str:
     if not numbers:
         return "no layer"
     return f"layer{'s' if len(numbers) > 1 else ''} {ranges(numbers)}"
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Format rising numbers for `--layers`: `0-3,8`."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)

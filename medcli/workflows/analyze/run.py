@@ -18,6 +18,7 @@ from medcli.engine.networks import ladder_networks
 from medcli.engine.observer import Distances, Observer, Together
 from medcli.engine.threshold_replay import triggers
 from medcli.errors import ConfigError
+from medcli.ladder import listing, ranges
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.layout import blocks
 from medcli.network import note_remarks
@@ -30,7 +31,7 @@ from medcli.settings.analysis import AnalyzeRequest
 from medcli.settings.records import given_values
 from medcli.settings.sampler import ADAPTIVE_SOLVERS
 from medcli.settings.sampling import SampleRequest
-from medcli.workflows.analyze.attention import Floats, average, falls_with_progress, ranges, redundant_early
+from medcli.workflows.analyze.attention import Floats, average, falls_with_progress, redundant_early
 from medcli.workflows.analyze.pictures import draw_change, draw_map
 from medcli.workflows.analyze.report import AnalyzeReport, AttentionFindings
 from medcli.workflows.analyze.suggestion import Suggestion, suggest
@@ -166,7 +167,7 @@ def _convert_line(request: SampleRequest, config: ModelConfig, suggestion: Sugge
     words = ["medcli", "convert", str(request.network.checkpoint)]
     words += ["--family", request.network.family] if request.network.family else []
     words += ["--heads", str(request.network.heads)] if request.network.heads else []
-    words += ["--layers", ranges(suggestion.layers), "--mediators", ",".join(map(str, suggestion.mediators))]
+    words += ["--layers", ranges(suggestion.layers), "--mediators", listing(suggestion.mediators)]
     return shlex.join(words)
 
 

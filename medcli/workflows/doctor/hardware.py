@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcli.errors import EnvironmentProblem
+from medcli.runtime.processes import num_cores
 from medcli.workflows.doctor.finding import Finding
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def processor() -> Iterator[Finding]:
     """Check the CPU, its memory, and torch's threads."""
     import torch
 
-    cores, threads = _usable_cores(), torch.get_num_threads()
+    cores, threads = num_cores(), torch.get_num_threads()
     found = f"{_processor_name()}, {cores} core{'s' if cores > 1 else ''}, {threads} thread{'s' if threads > 1 else ''}"
     memory = _memory_gib()
     found += f", {memory:.1f} GiB memory" if memory else ""
@@ -143,13 +144,6 @@ def _runs_fused(kernel: str, device: torch.device) -> bool:
         except RuntimeError:
             return False
     return True
-
-
-def _usable_cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor_name() -> str:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from medcli.data.images import ImageSource
 from medcli.errors import ConfigError
-from medcli.runtime.cache_folder import default_cache_folder
 from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter
 from medcli.scores.extractor import INCEPTION, FeatureExtractor
-from medcli.scores.feature_cache import FeatureCache
+from medcli.scores.feature_cache import FeatureCache, default_cache_folder
 from medcli.scores.feature_workers import FeatureWorkers, assist, plan_workers
 from medcli.scores.features import FeatureSet, Wanted, extract, job_of
 from medcli.scores.inception_weights import download_inception

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from medcli.runtime.reporting import Silent
 from medcli.scores.extractor import POOL, SPATIAL
-from medcli.scores.feature_cache import FeatureCache
+from medcli.scores.feature_cache import FeatureCache, default_cache_folder
 from medcli.scores.features import FeatureSet, Wanted, extract
 from tests.unit.scores.corners import Corners, images
 
@@ -106,3 +106,11 @@ def test_a_size_is_of_whole_files_alone_and_leftovers_of_killed_processes_go(tmp
     assert size.num_bytes == sum(path.stat().st_size for path in tmp_path.glob("corners/[!.]*.safetensors"))
     cache.sweep()
     assert len(list((tmp_path / "corners").iterdir())) == 3
+
+
+def test_the_variable_comes_first_and_its_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    monkeypatch.setenv("MEDCLI_CACHE", "~/kept")
+    assert default_cache_folder() == Path("/somewhere/kept")
+    monkeypatch.setenv("MEDCLI_CACHE", "")
+    assert default_cache_folder() == Path("/somewhere/.cache/medcli/features")

@@ -15,7 +15,6 @@ from medcli.workflows.analyze.attention import (
     AttentionMap,
     average,
     falls_with_progress,
-    ranges,
     redundant_early,
 )
 from medcli.workflows.analyze.run import AnalyzeRequest, analyze, observed_steps
@@ -143,13 +142,6 @@ def test_counts_fit_the_smallest_grid_they_are_suggested_for() -> None:
     found = suggest(seen(layer(UP, 30.0), layer(UP, 9.0), layer(UP, 2.0), tokens=(256, 64, 256)), config)
     assert found.layers == (0, 2)
     assert found.mediators == (36,)
-
-
-@pytest.mark.parametrize(
-    ("numbers", "text"), [((0, 1, 2, 5), "0-2,5"), ((3,), "3"), ((0, 2, 4), "0,2,4"), ((), ""), ((1, 2), "1-2")]
-)
-def test_layers_are_written_as_the_layers_flag_takes_them(numbers: tuple[int, ...], text: str) -> None:
-    assert ranges(numbers) == text
 
 
 @pytest.mark.parametrize("change", [{"points": 0}, {"pairs": 0}, {"sampling": SampleRequest(num_images=4)}])
