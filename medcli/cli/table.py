@@ -31,11 +31,6 @@ class FittedTable:
     """Columns to drop in a narrow terminal, the first ones first."""
     caption: str = ""
 
-    @property
-    def row_count(self) -> int:
-        """Number of rows."""
-        return len(self.rows)
-
     def variants(self) -> Iterator[FittedTable]:
         """Yield the table, the same with headings on several lines, and then without one optional column after another.
 

@@ -24,7 +24,6 @@ MOMENTS = "moments"
 MIRRORED = "moments_flip"
 """The same for the mirrored images."""
 MAX_IMAGES, MAX_SIDE = 10**10, 10**6
-STORAGES = ("fp32", "fp16")
 
 AGAIN = "make the latents again with medcli latents"
 

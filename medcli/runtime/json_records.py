@@ -1,4 +1,4 @@
-"""JSON from outside: parsed strictly, and validated against the dataclass it becomes.
+"""JSON from outside: parsed strictly, and validated against the dataclass it becomes; dataclasses as JSON.
 
 Every fault is an `InvalidJson`, a ValueError that names it, so that a reader adds the file and a hint: text that is not
 UTF-8 or JSON, NaN and Infinity, numbers beyond float64 or 40 digits, keys given twice, nesting that is too deep, size
@@ -121,6 +121,12 @@ def as_record(kind: type[Record], values: Any, *, ignore_unknown: bool = False, 
         return kind(**built)
     except MedcliError as err:
         raise InvalidJson(err.message) from err
+
+
+def json_fields(record: Any, *names: str) -> dict[str, Any]:
+    """Return attributes of a dataclass by name, tuples as lists; without names, all its fields."""
+    values = {name: getattr(record, name) for name in names or [field.name for field in dataclasses.fields(record)]}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _value(hint: Any, value: Any, place: str, bounds: Mapping[str, Any], ignore_unknown: bool) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
 
 import torch
 
@@ -14,17 +15,19 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @contextmanager
-def tf32(device: torch.device) -> Iterator[None]:
-    """Let a CUDA device multiply float32 matrices as TF32 for a while; other devices stay exact."""
-    if device.type != "cuda":
-        yield
-        return
+def float32_products(precision: Literal["highest", "high"]) -> Iterator[None]:
+    """Set torch's precision of float32 matrix products for a while: `highest` is float32, `high` allows TF32."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def tf32(device: torch.device) -> AbstractContextManager[None]:
+    """Let a CUDA device multiply float32 matrices as TF32 for a while; other devices stay exact."""
+    return float32_products("high") if device.type == "cuda" else nullcontext()
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -8,8 +8,6 @@ Dimension key: N and M rows, D features, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -132,14 +130,3 @@ def exact_distances(
         step_PD = left_ND[left_P[chunk]].double().sub_(right_MD[right_P[chunk]])
         distance_P[chunk] = step_PD.square_().sum(dim=1)
     return distance_P
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Disable TF32 and bfloat16 in float32 matrix products."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 
 from medcli.errors import DataError
-from medcli.scores.distances import Frame, Tiles, exact_distances, frame_of, full_float32
+from medcli.runtime.precision import float32_products
+from medcli.scores.distances import Frame, Tiles, exact_distances, frame_of
 from medcli.scores.extractor import CPU
 from medcli.scores.moments import check_same_width, finite
 from medcli.scores.recall_error import RandomHalves
@@ -57,7 +58,7 @@ class PrecisionRecall:
         return (self.is_inside_N.double() - self.precision) / self.num_samples
 
 
-@full_float32()
+@float32_products("highest")
 def precision_recall(
     samples_ND: torch.Tensor,
     reference_MD: torch.Tensor,
@@ -114,7 +115,7 @@ class _RowCounter:
         self._on_progress(self._done, self._total)
 
 
-@full_float32()
+@float32_products("highest")
 def radii(rows_ND: torch.Tensor, *, k: int = NUM_NEIGHBOURS, device: torch.device = CPU) -> torch.Tensor:
     """(N,) float64 squared distance of each row to its k-th nearest other row."""
     counter = _RowCounter(lambda _done, _total: None, len(rows_ND))

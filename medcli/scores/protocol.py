@@ -56,10 +56,11 @@ def protocol_details(extractor: FeatureExtractor) -> dict[str, Any]:
 
 def software() -> dict[str, str | None]:
     """Versions of the software that computed the numbers."""
-    return {
-        **versions("numpy"),
-        "torch_fidelity": _version("torch-fidelity"),
-    }
+    try:
+        fidelity = version("torch-fidelity")
+    except PackageNotFoundError:
+        fidelity = None
+    return {**versions("numpy"), "torch_fidelity": fidelity}
 
 
 def statistics_sha256(gaussians: Mapping[str, Gaussian]) -> str:
@@ -124,10 +125,3 @@ def check_comparable(protocols: Mapping[str, Mapping[str, Any]]) -> None:
 def _short(value: object) -> str:
     text = "unknown" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:12]}..."
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -40,7 +40,7 @@ NEGATIVE_SHARE = 1e-5
 """Smallest eigenvalue allowed, times -sqrt(D), relative to the largest variance: rounding of float32 sums."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class ReferenceInfo:
     """Note in a bundled reference, or in a file of `--write-reference`."""
 
@@ -50,6 +50,19 @@ class ReferenceInfo:
     """Hash of that extractor's weights."""
     num_images: int
     """Number of images it was computed from."""
+
+    @classmethod
+    def of(cls, extractor: FeatureExtractor, num_images: int) -> ReferenceInfo:
+        """Return the note of features of an extractor."""
+        return cls(extractor.name, extractor.weights_sha256, num_images)
+
+    def goes_with(self, extractor: FeatureExtractor) -> bool:
+        """Check that the features come from this extractor with these weights."""
+        return (self.extractor, self.extractor_sha256) == (extractor.name, extractor.weights_sha256)
+
+    def text(self) -> str:
+        """Return the note as it is stored."""
+        return json.dumps(asdict(self), sort_keys=True)
 
 
 def has_statistics(path: Path) -> bool:
@@ -161,7 +174,7 @@ def check_made_with(path: Path, extractor: FeatureExtractor) -> None:
         DataError: Naming both.
     """
     info = info_of(path)
-    if info and (info.extractor, info.extractor_sha256) != (extractor.name, extractor.weights_sha256):
+    if info and not info.goes_with(extractor):
         raise DataError(
             f"{path} holds features of {info.extractor} ({info.extractor_sha256[:8]}), not of {extractor.name} "
             f"({extractor.weights_sha256[:8]})",
@@ -179,7 +192,7 @@ def bundled_info(name: str) -> ReferenceInfo:
     path = asset_path(BUNDLED[name])
     try:
         with safe_open(path, "pt") as file:
-            return ReferenceInfo(**parse_json(file.metadata()["medcli"]))
+            return ReferenceInfo(**parse_json(file.metadata()[NOTE_KEY]))
     except (SafetensorError, KeyError, TypeError, ValueError) as err:
         raise DataError(f"the bundled reference {path} is damaged", hint="reinstall medcli") from err
 
@@ -201,7 +214,7 @@ def load_bundled(name: str, extractor: FeatureExtractor) -> FeatureSet:
         EnvironmentProblem: If the installation lacks it.
     """
     info = bundled_info(name)
-    if (info.extractor, info.extractor_sha256) != (extractor.name, extractor.weights_sha256):
+    if not info.goes_with(extractor):
         raise DataError(
             f"the bundled reference {name} goes with the bundled {info.extractor} extractor, not with these weights",
             hint=f"use --extractor {info.extractor} and leave out --extractor-weights",
@@ -217,10 +230,5 @@ def load_bundled(name: str, extractor: FeatureExtractor) -> FeatureSet:
 def bundled_bytes(features: FeatureSet, extractor: FeatureExtractor) -> bytes:
     """Contents of a bundled reference file: mean, covariance (float64) and rows (float32) of the pool features."""
     gaussian, rows = features.gaussians[POOL], features.rows[POOL]
-    about = {
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.weights_sha256,
-        "num_images": len(rows),
-    }
     tensors = {"mean": gaussian.mean_D, "covariance": gaussian.covariance_DD, "rows": rows}
-    return save(tensors, metadata={"medcli": json.dumps(about, sort_keys=True)})
+    return save(tensors, metadata={NOTE_KEY: ReferenceInfo.of(extractor, len(rows)).text()})

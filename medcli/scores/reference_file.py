@@ -1,11 +1,10 @@
-"""Writing reference files that ADM's evaluator, pytorch-fid and this program read (metrics-facts 1.1).
+"""Write reference files that ADM's evaluator, pytorch-fid and this program read (metrics-facts 1.1).
 
 Dimension key: B batch, N images, Y X height and width, C channels.
 """
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from medcli.errors import DataError
 from medcli.runtime.reporting import Reporter
 from medcli.scores.extractor import FeatureExtractor
 from medcli.scores.features import FeatureSet
-from medcli.scores.reference import EXACT_SUFFIX, NOTE_KEY, STATISTICS
+from medcli.scores.reference import EXACT_SUFFIX, NOTE_KEY, STATISTICS, ReferenceInfo
 
 NO_DATE = (1980, 1, 1, 0, 0, 0)
 """Time stamp of the archive's members: the same images make the same bytes on any day."""
@@ -49,7 +48,7 @@ class ReferenceFile:
         Args:
             source: At least as many images; those chosen are read one at a time.
             num_images: How many to keep.
-            reporter: Told of progress.
+            reporter: Receives progress.
 
         Raises:
             DataError: If their sizes differ, so that no array can hold them.
@@ -78,12 +77,8 @@ class ReferenceFile:
                 self._write(mean_key, mean_D.astype(np.float32))
                 self._write(covariance_key, gaussian.covariance_DD.numpy())
                 self._write(f"{mean_key}{EXACT_SUFFIX}", mean_D)
-        note = {
-            "extractor": extractor.name,
-            "extractor_sha256": extractor.weights_sha256,
-            "num_images": features.num_images,
-        }
-        self._write(NOTE_KEY, np.array(json.dumps(note, sort_keys=True)))
+        assert features.num_images is not None
+        self._write(NOTE_KEY, np.array(ReferenceInfo.of(extractor, features.num_images).text()))
 
     def _write(self, key: str, array: npt.NDArray[np.generic]) -> None:
         with self._member(key) as member:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -68,15 +69,7 @@ class Scores:
         return {name: found for name, found in self.estimates.items() if found and found.standard_error is not None}
 
 
-def _fid(samples: FeatureSet, reference: FeatureSet, context: ComputeContext) -> tuple[Estimate, ...]:
-    return (_frechet(POOL, samples, reference, context),)
-
-
-def _sfid(samples: FeatureSet, reference: FeatureSet, context: ComputeContext) -> tuple[Estimate, ...]:
-    return (_frechet(SPATIAL, samples, reference, context),)
-
-
-def _frechet(kind: str, samples: FeatureSet, reference: FeatureSet, context: ComputeContext) -> Estimate:
+def _frechet(kind: str, samples: FeatureSet, reference: FeatureSet, context: ComputeContext) -> tuple[Estimate, ...]:
     gaussian, target = samples.gaussians[kind], factored(reference.gaussians[kind])
     deviations_G, blocks = None, samples.block_moments.get(kind, ())
     if blocks:
@@ -89,7 +82,7 @@ def _frechet(kind: str, samples: FeatureSet, reference: FeatureSet, context: Com
             num_pairs=num_pairs(len(gaussian.mean_D)),
         )
     method = f"jackknife over {len(blocks)} random blocks"
-    return Estimate.of(frechet_distance(gaussian, target), deviations_G, method)
+    return (Estimate.of(frechet_distance(gaussian, target), deviations_G, method),)
 
 
 def _inception_score(samples: FeatureSet, _reference: FeatureSet, _context: ComputeContext) -> tuple[Estimate, ...]:
@@ -117,8 +110,8 @@ def _kid(samples: FeatureSet, reference: FeatureSet, context: ComputeContext) ->
 
 
 SCORERS = (
-    Scorer(metrics=("fid",), gaussians=POOL, compute=_fid),
-    Scorer(metrics=("sfid",), gaussians=SPATIAL, compute=_sfid),
+    Scorer(metrics=("fid",), gaussians=POOL, compute=partial(_frechet, POOL)),
+    Scorer(metrics=("sfid",), gaussians=SPATIAL, compute=partial(_frechet, SPATIAL)),
     Scorer(metrics=("is",), sample_rows=LOGITS, compute=_inception_score),
     Scorer(
         metrics=("precision", "recall"),

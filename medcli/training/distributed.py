@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
@@ -150,11 +150,10 @@ class Distributed:
         prepared: nn.Module = self._accelerator.prepare(objective, optimizer)[0]
         return prepared
 
-    @contextmanager
-    def unsynchronised(self, prepared: nn.Module) -> Iterator[None]:
+    def unsynchronised(self, prepared: nn.Module) -> AbstractContextManager[None]:
         """Skip the gradient all-reduce of passes inside the block (DDP's `no_sync`)."""
-        with self._accelerator.no_sync(prepared):
-            yield
+        skipping: AbstractContextManager[None] = self._accelerator.no_sync(prepared)
+        return skipping
 
     def mean(self, value: Tensor) -> Tensor:
         """Average a tensor over processes; the result has the same bits in each."""

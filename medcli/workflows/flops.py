@@ -18,6 +18,7 @@ from medcli.model.backbone import random_model
 from medcli.model.layout import num_params
 from medcli.network import Network, open_network
 from medcli.presets import DEFAULT_PRESET, PUBLISHED, default_ladder, means_preset
+from medcli.runtime.json_records import json_fields
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
 from medcli.settings.build import refuse_idle_choices
 from medcli.settings.costs import FlopsRequest
@@ -59,10 +60,8 @@ class FlopsRow:
         return FLOPS_PER_MAC * self.gmacs
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of the contract, and `gmacs_done`."""
-        names = ("model", "resolution_px", "attention", "num_mediators", "gmacs", "gmacs_done", "gflops", "num_params")
-        values = {name: getattr(self, name) for name in (*names, "saving_percent")}
-        return {**values, "layers": list(self.layers)}
+        """Return the keys of the contract, and `gmacs_done`."""
+        return {**json_fields(self), "gflops": self.gflops}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +97,7 @@ class FlopsReport:
         return tuple(f"{costs.model}: {remark}" for costs in self.models for remark in costs.remarks)
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of the contract, and `images` and `remarks`."""
+        """Return the keys of the contract, and `images` and `remarks`."""
         return {
             "rows": [row.to_json() for row in self.rows],
             "images": [{"model": costs.model, **image.to_json()} for costs in self.models for image in costs.images],

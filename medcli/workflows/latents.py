@@ -18,6 +18,7 @@ from medcli.data.latent_set import STD_RANGE
 from medcli.errors import ConfigError, DataError, listed
 from medcli.runtime.device import own_device
 from medcli.runtime.files import require_space
+from medcli.runtime.json_records import json_fields
 from medcli.runtime.precision import DTYPES, warn_if_slow
 from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter, Silent
@@ -52,18 +53,7 @@ class LatentsReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            "output": self.output,
-            "num_images": self.num_images,
-            "num_classes": self.num_classes,
-            "num_shards": self.num_shards,
-            "latent_shape": list(self.latent_shape),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "num_new": self.num_new,
-            "seconds": self.seconds,
-            "images_per_sec": self.images_per_sec,
-        }
+        return json_fields(self)
 
 
 def make_latents(request: LatentsRequest, reporter: Reporter) -> LatentsReport | None:

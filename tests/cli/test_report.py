@@ -443,4 +443,4 @@ def test_moves_that_can_not_be_are_refused(place: Path, run_cli: RunCli, moves: 
 
 def test_a_manifest_of_absurd_steps_is_refused_before_they_are_counted(place: Path, run_cli: RunCli) -> None:
     changed(DYNAMIC / "manifest.json", lambda manifest: manifest["settings"]["sampler"].update(steps=10**12))
-    assert "are no count of steps" in refused(run_cli, ExitCode.DATA, DYNAMIC)
+    assert "--steps must be at most 100000, got" in refused(run_cli, ExitCode.DATA, DYNAMIC)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from medcli.engine.threshold_replay import QUANTILES, Trigger, quantiles, relative
-from medcli.version import __version__
+from medcli.runtime.versions import versions
 from medcli.workflows.analyze.attention import AttentionMap, Floats, Observation
 from medcli.workflows.analyze.suggestion import Suggestion
 
@@ -106,7 +105,7 @@ class AnalyzeReport:
             "convert": self.convert,
             "settings": self.settings,
             "given": dict(self.given),
-            "versions": {"medcli": __version__, "torch": torch.__version__, "numpy": np.__version__},
+            "versions": versions("numpy"),
         }
 
     def _change(self, name: str) -> dict[str, Any]:

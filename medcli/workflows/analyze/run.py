@@ -31,6 +31,7 @@ from medcli.settings.analysis import AnalyzeRequest
 from medcli.settings.records import given_values
 from medcli.settings.sampler import ADAPTIVE_SOLVERS
 from medcli.settings.sampling import SampleRequest
+from medcli.settings.values import check_values
 from medcli.workflows.analyze.attention import Floats, average, falls_with_progress, redundant_early
 from medcli.workflows.analyze.pictures import draw_change, draw_map
 from medcli.workflows.analyze.report import AnalyzeReport, AttentionFindings
@@ -68,19 +69,14 @@ def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
 
 def _check(request: AnalyzeRequest, setup: SampleSetup) -> Sampler:
     """Check the request before loading anything, and return the sampler."""
-    if request.sampling.num_images < 2:
-        raise ConfigError("one image shows no spread", hint="use --num-images 2 or more")
+    check_values(request)
     if setup.plan.schedule.kind != "full":
         raise ConfigError("an analysis looks at full attention", hint='sample with schedule="full"')
-    if min(request.points, request.pairs) < 1:
-        raise ConfigError("--points and --pairs must be at least 1")
     solver = setup.plan.sampler.solver
     if solver in ADAPTIVE_SOLVERS:
         raise ConfigError(
             f"--solver {solver} chooses its own steps, so there are none to look at", hint="use --solver heun"
         )
-    if bad := [rho for rho in request.rho if not rho > 0]:
-        raise ConfigError(f"--rho {bad[0]:g}: thresholds must be above 0", hint="try --rho 0.5,0.3,0.1")
     sampler = build_sampler(setup.plan.sampler)
     if request.warmup_steps + 1 >= num_deciding(sampler):
         raise ConfigError(

@@ -17,6 +17,7 @@ import numpy as np
 
 from medcli.config import ModelConfig
 from medcli.engine.cost import pass_gmacs
+from medcli.runtime.json_records import json_fields
 from medcli.workflows.analyze.attention import AttentionMap, layer_words
 
 SHARE = 4
@@ -38,12 +39,7 @@ class Suggestion:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            "layers": list(self.layers),
-            "mediators": list(self.mediators),
-            "saving_percent": [round(saving, 3) for saving in self.saving_percent],
-            "reason": self.reason,
-        }
+        return {**json_fields(self), "saving_percent": [round(saving, 3) for saving in self.saving_percent]}
 
 
 def suggest(seen: AttentionMap, config: ModelConfig) -> Suggestion:

@@ -7,6 +7,7 @@ from typing import Any
 
 from medcli.errors import ConfigError, DataError
 from medcli.runtime.files import atomic_path
+from medcli.runtime.json_records import json_fields
 from medcli.runtime.reporting import Reporter
 from medcli.scores.extractor import POOL, SPATIAL
 from medcli.scores.features import Wanted
@@ -36,16 +37,7 @@ class ReferenceReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            "output": self.output,
-            "num_images": self.num_images,
-            "num_reference_images": self.num_reference_images,
-            "keys": list(self.keys),
-            "extractor": self.extractor,
-            "protocol": PROTOCOL,
-            "protocol_details": self.protocol_details,
-            "provenance": self.provenance,
-        }
+        return {**json_fields(self), "protocol": PROTOCOL}
 
 
 def write_reference(request: FidRequest, reporter: Reporter) -> ReferenceReport:
