@@ -1,7 +1,9 @@
-"""Compare dense attention, each static mediator count and the dynamic schedule on the bundled model."""
+"""Compare the papers' sampling of the bundled model with few network calls and with mediators."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +15,32 @@ import torch
 from medcli.charts.figure import save_png
 from medcli.charts.plots import add_legend
 from medcli.checkpoint.reader import describe
+from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.engine.fine_path import final_latents, fine_latents, follows_path, relative_errors
+from medcli.engine.generate import generate
 from medcli.engine.image_records import RECORDS, Record, file_name
+from medcli.engine.networks import ladder_networks
 from medcli.engine.pictures import grid_of, read_png, write_png
+from medcli.engine.plan import FAMILY_SAMPLERS
 from medcli.errors import ConfigError
+from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter
 from medcli.scores.digits_extractor import digit_labels, load_digits_extractor
 from medcli.settings.pages import DemoRequest
-from medcli.settings.sampling import SampleRequest, ScheduleKind
+from medcli.settings.sampling import SampleRequest
 from medcli.settings.scoring import FeatureOptions, ScoreRequest
 from medcli.workflows.fid.run import score_samples
+from medcli.workflows.fid.scoring import FidReport
 from medcli.workflows.sample.run import SampleReport, sample
+from medcli.workflows.sample.settings import set_up
 
 GRID = "demo.png"
 SWITCHES = "switches.png"
+PAPER_STEPS = 250
+"""Steps of the papers' sampling."""
+MOST_COMPARED = 32
+"""Images whose distance to the exact path is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,14 +50,19 @@ class DemoRow:
     variant: str
     mediators: tuple[int, ...]
     """Mediator counts it uses; 0 is full attention."""
+    nfe: float
+    """Network calls of an image."""
     gmacs_per_image: float
     """Mean over its images, from the network calls each made."""
     saving_percent: float
-    """Against the dense variant; negative where it costs more."""
+    """Against the first variant, full attention with the papers' 250 steps."""
     images_per_sec: float | None
     """Sampling rate of this run, wall-clock; None if all images existed."""
+    error: float | None
+    """Mean relative distance of the final latents to the exact path of full attention; None for the SDE, which has
+    none."""
     fid: float
-    """Against the real digits, with the bundled digit classifier's features."""
+    """Against the real images, with the features of the bundled classifier."""
     label_agreement_percent: float
     """Images that the classifier assigns to the requested class."""
     switch_steps_mean: tuple[float | None, ...]
@@ -56,6 +75,8 @@ class DemoReport:
 
     output: str
     num_images: int
+    num_reference: int
+    """Real images of the reference."""
     rows: tuple[DemoRow, ...]
     dynamic: SampleReport
     """The dynamic variant's own report, for its histogram."""
@@ -65,9 +86,28 @@ class DemoReport:
         return {
             "output": self.output,
             "num_images": self.num_images,
+            "num_reference": self.num_reference,
             "rows": [asdict(row) for row in self.rows],
             "pictures": [str(Path(self.output) / GRID), str(Path(self.output) / SWITCHES)],
         }
+
+
+def demo_variants(config: ModelConfig) -> dict[str, dict[str, Any]]:
+    """Return the settings of `sample` of each variant: the papers' run, and what fewer calls and mediators make of it.
+
+    Args:
+        config: The bundled model; its header has the number of calls and the thresholds.
+    """
+    first, few = FAMILY_SAMPLERS[config.family]
+    ladder = config.mediators
+    early = ladder[len(ladder) // 2]
+    return {
+        f"dense, {PAPER_STEPS} steps": {"sampler": first, "steps": PAPER_STEPS, "schedule": "full"},
+        "dense": {"sampler": few, "schedule": "full"},
+        f"{early} early, then dense": {"sampler": few, "schedule": "timed", "mediators": (early, 0), "at": (0.5,)},
+        **{f"{count} mediators": {"sampler": few, "schedule": "static", "mediators": (count,)} for count in ladder[-1:]},
+        "dynamic": {"sampler": first, "schedule": "dynamic"},
+    }
 
 
 def run_demo(request: DemoRequest, reporter: Reporter) -> DemoReport:
@@ -77,24 +117,54 @@ def run_demo(request: DemoRequest, reporter: Reporter) -> DemoReport:
         ConfigError: If there are too few images to score, or the output belongs to another run.
         EnvironmentProblem: If a bundled file is missing, or the output can't be written.
     """
-    ladder = describe(asset_path(BUNDLED_MODEL)).config.mediators
     if request.num_images < 10:
         raise ConfigError(f"--num-images must be at least 10 to be scored, got {request.num_images}")
-    variants: dict[str, tuple[ScheduleKind, tuple[int, ...] | None]]
-    variants = {"dense": ("full", None), **{f"static {count}": ("static", (count,)) for count in ladder}}
-    variants["dynamic"] = ("dynamic", None)
-    reports: dict[str, SampleReport] = {}
-    rows: list[DemoRow] = []
-    for name, (schedule, counts) in variants.items():
-        titled = _Titled(reporter, f"{name}: {request.num_images} images")
-        reports[name] = sample(_sample_request(request, name, schedule, counts), titled)
-        rows.append(_row(name, reports[name], reports["dense"], reporter))
-    folders = {name: Path(report.output) for name, report in reports.items()}
-    write_png(request.output / GRID, _comparison(list(folders.values())))
+    requests = {
+        name: SampleRequest(
+            num_images=request.num_images,
+            seed=request.seed,
+            device=request.device,
+            output=request.output / re.sub(r"\W+", "-", name),
+            **settings,
+        )
+        for name, settings in demo_variants(describe(asset_path(BUNDLED_MODEL)).config).items()
+    }
+    reports = {
+        name: sample(each, _Titled(reporter, f"{name}: {request.num_images} images")) for name, each in requests.items()
+    }
+    errors = _errors(requests, reporter)
+    dense = next(iter(reports.values()))
+    rows = []
+    for name, report in reports.items():
+        scores = _scores(Path(report.output), reporter)
+        rows.append(_row(name, report, dense, errors.get(name), scores))
+    write_png(request.output / GRID, _comparison([Path(report.output) for report in reports.values()]))
     _draw_switches(request.output / SWITCHES, reports["dynamic"])
     return DemoReport(
-        output=str(request.output), num_images=request.num_images, rows=tuple(rows), dynamic=reports["dynamic"]
+        output=str(request.output),
+        num_images=request.num_images,
+        num_reference=scores.num_reference or 0,
+        rows=tuple(rows),
+        dynamic=reports["dynamic"],
     )
+
+
+def _errors(requests: Mapping[str, SampleRequest], reporter: Reporter) -> dict[str, float]:
+    """Return the mean relative distance to the exact path of each variant that has one."""
+    device = pick_device(next(iter(requests.values())).device)
+    setups = {name: set_up(each, device.type) for name, each in requests.items()}
+    planned = {name: setup for name, setup in setups.items() if follows_path(setup.plan.sampler)}
+    indices = range(min(MOST_COMPARED, next(iter(requests.values())).num_images))
+    first = next(iter(planned.values()))
+    model = first.networks[0].load(device=device)
+    exact = fine_latents(ladder_networks(model, (0,))[0], first.plan, indices, device=device)
+    errors = {}
+    for done, (name, setup) in enumerate(planned.items(), 1):
+        networks = ladder_networks(model, setup.plan.schedule.counts)
+        made = final_latents(list(generate(networks, setup.plan, indices, device=device)))
+        errors[name] = float(relative_errors(made, exact).mean())
+        reporter.progress(done, len(planned), "paths")
+    return errors
 
 
 class _Titled:
@@ -119,33 +189,23 @@ class _Titled:
             self._title = ""
 
 
-def _sample_request(
-    request: DemoRequest, name: str, schedule: ScheduleKind, counts: tuple[int, ...] | None
-) -> SampleRequest:
-    return SampleRequest(
-        num_images=request.num_images,
-        schedule=schedule,
-        mediators=counts,
-        seed=request.seed,
-        device=request.device,
-        output=request.output / name.replace(" ", "-"),
+def _scores(samples: Path, reporter: Reporter) -> FidReport:
+    return score_samples(
+        ScoreRequest(samples=samples, metrics=("fid",), features=FeatureOptions(no_cache=True)), reporter
     )
 
 
-def _fid_of(samples: Path) -> ScoreRequest:
-    return ScoreRequest(samples=samples, metrics=("fid",), features=FeatureOptions(no_cache=True))
-
-
-def _row(name: str, report: SampleReport, dense: SampleReport, reporter: Reporter) -> DemoRow:
-    scores = score_samples(_fid_of(Path(report.output)), reporter)
+def _row(name: str, report: SampleReport, dense: SampleReport, error: float | None, scores: FidReport) -> DemoRow:
     fid = scores.scores.values["fid"]
-    assert fid is not None  # the digits extractor has the features FID needs
+    assert fid is not None  # the bundled extractor has the features FID needs
     return DemoRow(
         variant=name,
         mediators=report.counts,
+        nfe=report.nfe,
         gmacs_per_image=report.gmacs_per_image,
         saving_percent=100 * (1 - report.gmacs_per_image / dense.gmacs_per_image),
         images_per_sec=report.images_per_sec,
+        error=error,
         fid=fid,
         label_agreement_percent=100 * label_agreement(Path(report.output)),
         switch_steps_mean=report.switch_steps_mean,

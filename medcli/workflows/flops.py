@@ -247,10 +247,11 @@ def _planned_runs(
     if not request.planned():
         return []
     settings = request.sampling
-    sampler = choose_sampler(settings, network.config, sampling_defaults(network))
-    guidance = choose_guidance(settings, network.config, sampling_defaults(network))
+    defaults = sampling_defaults(network)
+    guidance = choose_guidance(settings, network.config, defaults)
     runs = []
     for schedule in _schedules(request, network, target.mediators):
+        sampler = choose_sampler(settings, network.config, defaults, reads_distances=schedule.is_dynamic)
         plan = SamplingPlan(sampler=sampler, schedule=schedule, labels=Labels(classes=(0,)), guidance=guidance)
         check_plan(network.config, plan)
         refuse_idle_choices(settings, choices_of(plan))

@@ -21,15 +21,20 @@ def demo(tmp_path_factory):
     return folder, run_demo(DemoRequest(num_images=10, output=folder), Silent()).to_json()
 
 
-def test_the_demo_compares_dense_every_count_and_the_dynamic_rule(demo):
+def test_the_demo_compares_the_papers_run_with_few_calls_and_mediators(demo):
     folder, report = demo
     rows = {row["variant"]: row for row in report["rows"]}
-    assert list(rows) == ["dense", "static 1", "static 4", "static 16", "dynamic"]
-    assert rows["dense"]["saving_percent"] == 0
-    costs = [rows[name]["gmacs_per_image"] for name in ("static 1", "static 4", "static 16", "dense")]
-    assert costs == sorted(costs)
-    assert costs[0] < rows["dynamic"]["gmacs_per_image"] < costs[2]
+    assert list(rows) == ["dense, 250 steps", "dense", "4 early, then dense", "16 mediators", "dynamic"]
+    papers, dense, early, static, dynamic = rows.values()
+    assert [row["nfe"] for row in rows.values()] == [250, 12, 12, 12, 100]
+    assert papers["saving_percent"] == 0
+    assert papers["gmacs_per_image"] == pytest.approx(250 / 12 * dense["gmacs_per_image"])
+    assert early["gmacs_per_image"] < static["gmacs_per_image"] < dense["gmacs_per_image"]
+    assert dynamic["gmacs_per_image"] < 100 / 12 * static["gmacs_per_image"]
+    assert (papers["error"], dynamic["error"]) == (None, None)
+    assert dense["error"] <= 0.016 < 0.03 < early["error"] < static["error"]
     assert all(row["fid"] > 0 and row["label_agreement_percent"] >= 50 for row in rows.values())
+    assert report["num_reference"] == 1797
     for picture in report["pictures"]:
         assert Path(picture).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 

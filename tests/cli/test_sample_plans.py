@@ -103,7 +103,73 @@ def test_the_ode_takes_adams3_with_20_calls_and_a_dynamic_schedule_the_sde(run_c
     assert manifest("sde")["settings"]["sampler"]["sampler"] == "sde"
 
 
+def test_a_header_of_an_ode_holds_the_defaults_of_the_sde_too(run_cli: RunCli, empty_folder: Path) -> None:
+    sde = {"solver": "euler", "steps": 7, "diffusion_form": "decreasing", "last_step_size": 0.01}
+    own = {"sampler": "ode", "solver": "adams2", "steps": 6, "schedule": "static"}
+    save(empty_folder / "m.safetensors", sampling={**own, "for_sampler": {"sde": sde}})
+    assert run_cli("sample", "m.safetensors", *FEW, "--rho", "0.98,0.9", "-o", "a").code == 0
+    made = manifest("a")["settings"]["sampler"]
+    assert {name: made[name] for name in sde} == sde
+    assert (made["sampler"], made["last_step"]) == ("sde", "mean")
+    counted = run_cli("flops", "m.safetensors", "--schedule", "dynamic", "--rho", "0.98,0.9", "--json")
+    assert counted.code == 0, counted.err
+    analyzed = run_cli("analyze", "m.safetensors", "--num-images", "2", "--no-attention", "-o", "an")
+    assert analyzed.code == 0, analyzed.err
+    assert json.loads(Path("an/analysis.json").read_text())["settings"]["sampler"]["sampler"] == "sde"
+
+
+@pytest.mark.parametrize(
+    "others", [5, {"sde": 5}, {"sde": {"steps": "many"}}, {"sde": {"solver": "adams3"}}, {"ddpm": {"steps": 5}}]
+)
+def test_defaults_of_another_sampler_in_a_header_are_checked(
+    run_cli: RunCli, empty_folder: Path, others: object
+) -> None:
+    save(empty_folder / "m.safetensors", sampling={"for_sampler": others})
+    result = run_cli("sample", "m.safetensors", *FEW)
+    assert (result.code, "invalid sampling settings" in result.err) == (ExitCode.CHECKPOINT, True)
+
+
+def test_the_bundled_model_samples_in_12_calls_and_moves_along_its_ladder_where_asked(
+    run_cli: RunCli, empty_folder: Path
+) -> None:
+    own = json.loads(run_cli("sample", *FEW, "-o", "own", "--json").out)
+    assert own["nfe"] == 12
+    settings = manifest("own")["settings"]
+    assert (settings["sampler"]["solver"], settings["schedule"]["counts"], settings["guidance"]) == (
+        "adams3",
+        [16],
+        None,
+    )
+    words = ("sample", "--schedule", "dynamic", "--rho", "0.3,0.1", "--num-images", "8", "-o", "moved")
+    assert run_cli(*words).code == 0
+    made = manifest("moved")["settings"]["sampler"]
+    assert [made[name] for name in ("sampler", "steps", "diffusion_form", "last_step_size")] == [
+        "sde",
+        100,
+        "decreasing",
+        0.004,
+    ]
+    lines = Path("moved/images.jsonl").read_text().splitlines()
+    assert sum(len(json.loads(line)["switch_steps"]) == 2 for line in lines) >= 7
+
+
 def test_many_calls_hint_at_few(run_cli: RunCli, model: str) -> None:
-    result = run_cli("sample", model, "--num-images", "1", "--steps", "120", "--schedule", "full", "-o", "many")
-    assert "120 network calls an image; --sampler ode makes 20, 83 % fewer" in result.err
-    assert "network calls" not in run_cli("sample", model, *FEW, "--steps", "99", "--schedule", "full", "-o", "f").err
+    many = ("sample", model, "--num-images", "1", "--schedule", "full")
+    result = run_cli(*many, "--steps", "120", "-o", "many")
+    assert "120 network calls an image; --sampler ode --steps 20 makes 20, 83 % fewer" in result.err
+    assert "network calls an image; --sampler ode makes 20, 92 % fewer" in run_cli(*many, "-o", "default").err
+    assert "network calls" not in run_cli(*many, "--steps", "99", "-o", "few").err
+    quiet = run_cli(*many, "--steps", "120", "-o", "quiet", "--quiet")
+    assert (quiet.code, quiet.err) == (0, "")
+    save(Path("own.safetensors"), sampling={"for_sampler": {"ode": {"solver": "adams2", "steps": 8}}})
+    own = run_cli("sample", "own.safetensors", *many[2:], "--solver", "heun", "--steps", "101", "-o", "own")
+    assert "--sampler ode --solver adams2 --steps 8 makes 8, 96 % fewer" in own.err
+
+
+def test_the_flags_of_the_hint_run_as_they_are_written(run_cli: RunCli, model: str) -> None:
+    words = ("sample", model, "--num-images", "1")
+    result = run_cli(*words, "--steps", "120", "--schedule", "dynamic", "--rho", "0.98,0.9", "-o", "many")
+    line = next(line for line in result.err.splitlines() if "network calls" in line)
+    flags = line.partition("; ")[2].partition(" makes ")[0].split()
+    assert flags == ["--sampler", "ode", "--steps", "20", "--schedule", "timed", "--at", "0.33,0.67"]
+    assert run_cli(*words, *flags, "-o", "few").code == 0

@@ -49,7 +49,7 @@ def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
         MedcliError: For anything the user can fix; then nothing is left behind.
     """
     device = pick_device(request.sampling.device)
-    setup = set_up(request.sampling, device.type)
+    setup = set_up(request.sampling, device.type, reads_distances=True)
     note_remarks(setup.networks, reporter)
     setup = replace(setup, plan=replace(setup.plan, batch_size=min(setup.plan.batch_size, request.sampling.num_images)))
     sampler = _check(request, setup)

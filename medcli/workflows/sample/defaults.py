@@ -35,23 +35,37 @@ def sampling_defaults(network: Network) -> dict[str, Any]:
     info = network.info
     if info is None:
         return {}
-    values = dict(info.sampling)
-    declared = settings_of(SampleRequest)
+    samplers = FAMILY_SAMPLERS[info.config.family]
+    others = info.sampling.get("for_sampler", {})
     try:
-        for name in IN_HEADER:
-            if name in values:
-                checked = from_json(declared[name], values[name], name)
-                if (list(checked) if isinstance(checked, tuple) else checked) != values[name]:
-                    raise ConfigError(f"{name} is {values[name]!r}")
-        if values.get("sampler") not in (None, *FAMILY_SAMPLERS[info.config.family]):
-            raise ConfigError(f"sampler is {values['sampler']!r}")
-        SamplerConfig(**{part.name: values[part.name] for part in fields(SamplerConfig) if part.name in values})
-        _check_rule(values, info.config.mediators)
+        if not isinstance(others, Mapping) or not all(isinstance(each, Mapping) for each in others.values()):
+            raise ConfigError("for_sampler is not a table of settings by sampler")
+        _check_values(info.sampling, samplers)
+        for name, values in others.items():
+            _check_values({**values, "sampler": name}, samplers)
+        _check_rule(info.sampling, info.config.mediators)
     except ConfigError as err:
         raise CheckpointError(
             f"{info.path.name} has invalid sampling settings: {err.message}", hint="convert the original again"
         ) from err
     return dict(network.sampling)
+
+
+def _check_values(values: Mapping[str, Any], samplers: tuple[str, ...]) -> None:
+    """Check the settings of one sampler.
+
+    Raises:
+        ConfigError: Naming the setting and its value.
+    """
+    declared = settings_of(SampleRequest)
+    for name in IN_HEADER:
+        if name in values:
+            checked = from_json(declared[name], values[name], name)
+            if (list(checked) if isinstance(checked, tuple) else checked) != values[name]:
+                raise ConfigError(f"{name} is {values[name]!r}")
+    if values.get("sampler") not in (None, *samplers):
+        raise ConfigError(f"sampler is {values['sampler']!r}")
+    SamplerConfig(**{part.name: values[part.name] for part in fields(SamplerConfig) if part.name in values})
 
 
 def require_known_training(network: Network, settings: object) -> None:

@@ -34,16 +34,17 @@ from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
 from medcli.scores.reference import BUNDLED, bundled_info
 from medcli.settings.records import given_values
-from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, ODE_DEFAULTS, SamplerSettings
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.amm import amm_report
+from medcli.workflows.sample.defaults import sampling_defaults
 from medcli.workflows.sample.generate import ImageGeneration
-from medcli.workflows.sample.settings import SampleSetup, image_settings, model_name, set_up
+from medcli.workflows.sample.settings import SampleSetup, choose_sampler, image_settings, model_name, set_up
 
 MANY_CALLS = 100
 """Network calls of an image beyond which a run is told of solvers that need few."""
 FEW_CALLS = 20
-"""Network calls of the solvers it is told of."""
+"""Network calls of the solver it is told of, unless the checkpoint has its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +122,7 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
         reporter.note(f"{setup.output / MANIFEST} was damaged and is written again from this command's settings")
     require_image_space(setup.output, request.num_images, setup.config.resolution_px, archive=request.npz)
     if processes.is_first:
-        _hint_at_fewer_calls(setup.plan.sampler, reporter)
+        _hint_at_fewer_calls(setup, request, reporter)
     with SampleFolder(setup.output, processes, is_possible) as folder:
         before = check_folder(setup.output, settings, is_possible)
         setup = replace(setup, plan=replace(setup.plan, batch_size=_batch_size(setup, request, before, processes)))
@@ -137,13 +138,24 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
         return _complete(folder, setup, session, npz=request.npz) if processes.is_first else _report(folder, setup, [])
 
 
-def _hint_at_fewer_calls(sampler: SamplerConfig, reporter: Reporter) -> None:
-    """Name the sampler of few network calls and its saving to a run of many."""
+def _hint_at_fewer_calls(setup: SampleSetup, request: SampleRequest, reporter: Reporter) -> None:
+    """Name the flags of a sampler of few network calls, and its saving, to a run of many."""
+    sampler, schedule = setup.plan.sampler, setup.plan.schedule
     if sampler.solver in ADAPTIVE_SOLVERS or (calls := build_sampler(sampler).nfe) <= MANY_CALLS:
         return
-    few = "--sampler ode" if sampler.sampler in ("sde", "ode") else "--sampler ddim --solver multistep2 --steps 20"
-    saving = 100 * (1 - FEW_CALLS / calls)
-    reporter.note(f"{calls} network calls an image; {few} makes {FEW_CALLS}, {saving:.0f} % fewer (docs/samplers.md)")
+    name, solver = ("ode", ODE_DEFAULTS["solver"]) if sampler.sampler in ("sde", "ode") else ("ddim", "multistep2")
+    own = choose_sampler(SamplerSettings(sampler=name), setup.config, sampling_defaults(setup.networks[0]))  # type: ignore[arg-type]
+    if not own.is_multistep:
+        own = replace(own, solver=solver, steps=FEW_CALLS)
+    # Flags of this run that would keep the other sampler from its own defaults.
+    words = [f"--sampler {name}"]
+    words += [f"--solver {own.solver}"] if request.solver or name == "ddim" else []
+    words += [f"--steps {own.steps}"] if request.steps or name == "ddim" else []
+    if schedule.is_dynamic:
+        shares = (place / len(schedule.counts) for place in range(1, len(schedule.counts)))
+        words += ["--schedule timed --at", ",".join(f"{share:.2g}" for share in shares)]
+    saving = f"{100 * (1 - own.steps / calls):.0f} % fewer"
+    reporter.note(f"{calls} network calls an image; {' '.join(words)} makes {own.steps}, {saving}")
 
 
 def _batch_size(setup: SampleSetup, request: SampleRequest, before: dict[str, Any] | None, processes: Processes) -> int:

@@ -20,7 +20,7 @@ from medcli.engine.plan_file import PlannedSampling, follow, plan_file, read_pla
 from medcli.errors import ConfigError, require_complete
 from medcli.model.amm import Amm
 from medcli.network import Network, identities, open_network, with_autoencoder
-from medcli.schedule.spec import FULL, Schedule, check_held, choose_schedule
+from medcli.schedule.spec import Schedule, check_held, choose_schedule
 from medcli.settings.build import refuse_idle_choices, value_of
 from medcli.settings.declare import settings_of
 from medcli.settings.sampler import ODE_DEFAULTS, SamplerConfig, SamplerSettings
@@ -69,12 +69,13 @@ class SampleSetup:
         )
 
 
-def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
+def set_up(request: SampleRequest, device_type: str, *, reads_distances: bool = False) -> SampleSetup:
     """Fill in and check a request, reading no weights.
 
     Args:
         request: What to sample.
         device_type: `cpu`, `cuda` or `mps`, for the default batch size.
+        reads_distances: See `choose_sampler`; a dynamic schedule does in any case.
 
     Raises:
         MedcliError: If a checkpoint can't be read, or values contradict each other or the model.
@@ -84,7 +85,7 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
     networks, held = _networks(request)
     config, defaults = networks[0].config, sampling_defaults(networks[0])
     require_known_training(networks[0], request)
-    made = _planned(request, held, config, defaults)
+    made = _planned(request, held, config, defaults, reads_distances)
     plan = SamplingPlan(
         sampler=made.sampler,
         rows=made.rows,
@@ -113,12 +114,17 @@ def set_up(request: SampleRequest, device_type: str) -> SampleSetup:
 
 
 def _planned(
-    request: SampleRequest, held: tuple[int, ...], config: ModelConfig, defaults: Mapping[str, Any]
+    request: SampleRequest,
+    held: tuple[int, ...],
+    config: ModelConfig,
+    defaults: Mapping[str, Any],
+    reads_distances: bool,
 ) -> PlannedSampling:
     """Choose sampler, schedule and guidance: those of the plan file, else by the flags and defaults."""
     if request.plan is None:
         schedule = _schedule(request, held, defaults)
-        sampler = choose_sampler(request, config, defaults, schedule)
+        reads_distances = reads_distances or schedule.is_dynamic
+        sampler = choose_sampler(request, config, defaults, reads_distances=reads_distances)
         return PlannedSampling(sampler, None, schedule, choose_guidance(request, config, defaults))
     declared = settings_of(SampleRequest)
     for key in PLANNED:
@@ -170,7 +176,7 @@ def _networks(request: SampleRequest) -> tuple[tuple[Network, ...], tuple[int, .
 
 
 def choose_sampler(
-    request: SamplerSettings, model: ModelConfig, defaults: Mapping[str, Any], schedule: Schedule = FULL
+    request: SamplerSettings, model: ModelConfig, defaults: Mapping[str, Any], *, reads_distances: bool = False
 ) -> SamplerConfig:
     """Choose the solver and its settings.
 
@@ -178,14 +184,15 @@ def choose_sampler(
         request: Its flags come first.
         model: Tells the family.
         defaults: From the checkpoint. They belong to its sampler; those of another stand under `for_sampler`.
-        schedule: A dynamic one takes `sde` instead of `ode` unless that is named by a flag.
+        reads_distances: The distances between states decide something: then `sde` is taken instead of the checkpoint's
+            `ode` unless that is named by a flag.
 
     Raises:
         ConfigError: If a value is unknown or out of range.
     """
     own, first = defaults.get("sampler"), FAMILY_SAMPLERS[model.family][0]
     # The dynamic rule reads nothing off the ODE.
-    sampler = request.sampler or (first if schedule.is_dynamic and own == "ode" else own or first)
+    sampler = request.sampler or (first if reads_distances and own == "ode" else own or first)
     if sampler != (own or first):
         kept = {name: defaults[name] for name in TRAINED_ON if name in defaults}
         defaults = {**kept, **defaults.get("for_sampler", {}).get(sampler, {})}
