@@ -13,8 +13,8 @@ from torch import Tensor
 from medcli.engine.generate import generate
 from medcli.engine.networks import LadderNetwork
 from medcli.engine.plan import FinishedImage, Indices, SamplingPlan
-from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.schedule.spec import FULL
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig
 
 # Dimension key: I images, C latent channels, Y X latent height and width.
 
@@ -36,7 +36,7 @@ def fine_plan(plan: SamplingPlan) -> SamplingPlan:
     Args:
         plan: Its sampler has no noise, see `follows_path`.
     """
-    sampler = replace(plan.sampler, **FINE_SAMPLERS[plan.sampler.sampler])
+    sampler = replace(plan.sampler, time_shift=1.0, **FINE_SAMPLERS[plan.sampler.sampler])
     return replace(plan, sampler=sampler, rows=None, schedule=FULL)
 
 

@@ -100,12 +100,14 @@ def demo_variants(config: ModelConfig) -> dict[str, dict[str, Any]]:
     """
     first, few = FAMILY_SAMPLERS[config.family]
     ladder = config.mediators
-    early = ladder[len(ladder) // 2]
+    early, most = ladder[len(ladder) // 2], ladder[-1]
     return {
         f"dense, {PAPER_STEPS} steps": {"sampler": first, "steps": PAPER_STEPS, "schedule": "full"},
         "dense": {"sampler": few, "schedule": "full"},
         f"{early} early, then dense": {"sampler": few, "schedule": "timed", "mediators": (early, 0), "at": (0.5,)},
-        **{f"{count} mediators": {"sampler": few, "schedule": "static", "mediators": (count,)} for count in ladder[-1:]},
+        **{
+            f"{count} mediators": {"sampler": few, "schedule": "static", "mediators": (count,)} for count in ladder[-1:]
+        },
         "dynamic": {"sampler": first, "schedule": "dynamic"},
     }
 

@@ -13,8 +13,8 @@ from medcli.engine.generate import generate
 from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.plan import Labels, SamplingPlan
 from medcli.model.backbone import DiffusionTransformer
-from medcli.sampler_config import SamplerConfig
 from medcli.schedule.spec import FULL, Schedule, static
+from medcli.settings.sampler import SamplerConfig
 
 PLAN = SamplingPlan(
     sampler=SamplerConfig(sampler="ode", solver="adams3", steps=12),
