@@ -20,7 +20,7 @@ OPTIONAL_FIELDS = frozenset(
     ("stage_depths", "stage_widths", "stage_heads", "decoder_depth", "positions_side")
     + ("norm", "mlp", "rope", "qk_norm", "has_shift", "latent_mean", "latent_std")
 )
-"""Fields that are left out of JSON at their defaults."""
+"""Fields left out of JSON at their defaults."""
 
 MAX_SIZE = 2**24
 """Bound of widths, depths and numbers of classes, far above any network's."""
@@ -29,6 +29,7 @@ MAX_RATIO = 1024
 
 SD_AUTOENCODER = "stabilityai/sd-vae-ft-ema"
 """Autoencoder of the published DiT and SiT models."""
+VAVAE, VAVAE_CHANNELS = "hustvl/vavae-imagenet256-f16d32-dinov2", 32  # of LightningDiT's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,9 +100,9 @@ class ModelConfig:
     """Tokens along one side of the grid that the fixed position table was made for, if the network has another one: its
     coordinates 0 .. `positions_side` - 1 are spread over the tokens. 0: the network's own grid."""
     latent_mean: tuple[float, ...] = ()
-    """Statistics of each channel of autoencoder latents: the mean is subtracted and the standard deviation divided by
-    before `latent_shift` and `latent_scale`. Empty: none."""
+    """Mean of each channel of autoencoder latents, subtracted before `latent_shift` and `latent_scale`; empty: none."""
     latent_std: tuple[float, ...] = ()
+    """Standard deviation of each channel, by which latents are divided after that."""
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:

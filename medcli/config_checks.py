@@ -15,6 +15,11 @@ Norm = Literal["layer", "rms"]
 MlpKind = Literal["gelu", "swiglu"]
 
 
+def has_parts(config: ModelConfig) -> bool:
+    """Check for parts that a plain DiT or SiT does not have."""
+    return config.rope or config.qk_norm or (config.norm, config.mlp, config.has_shift) != ("layer", "gelu", True)
+
+
 def check_parts(config: ModelConfig) -> None:
     """Refuse parts of LightningDiT and REPA, and statistics of latents, that do not fit the network.
 
@@ -24,8 +29,7 @@ def check_parts(config: ModelConfig) -> None:
     for name, allowed in (("norm", get_args(Norm)), ("mlp", get_args(MlpKind))):
         if getattr(config, name) not in allowed:
             raise ConfigError(f"{name} is {getattr(config, name)!r}, expected one of {', '.join(allowed)}")
-    has_parts = config.rope or config.qk_norm or (config.norm, config.mlp, config.has_shift) != ("layer", "gelu", True)
-    if has_parts and config.family not in ("dit", "sit"):
+    if has_parts(config) and config.family not in ("dit", "sit"):
         raise ConfigError(f"RMSNorm, SwiGLU, rotary positions and the like are for dit and sit, not {config.family}")
     if config.rope and (config.head_dim % 4 or config.qk_ratio != 1.0):
         raise ConfigError(f"rotary positions need heads of a multiple of 4 channels, these have {config.head_dim}")

@@ -15,12 +15,14 @@ from typing import Any
 
 from medcli.checkpoint.diffusers_folder import WEIGHT_FILES, folder_config
 from medcli.checkpoint.keymap import OFFSET_INDEX, to_diffusers
+from medcli.checkpoint.lightningdit import rotary_records
 from medcli.checkpoint.pickle_values import STORAGE_DTYPES
 from medcli.checkpoint.reader import position_records
 from medcli.checkpoint.stream import Sink, copy_records
 from medcli.checkpoint.tensor_record import TensorRecord, computed, from_bytes
 from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
+from medcli.config_checks import has_parts
 from medcli.errors import ConfigError, EnvironmentProblem
 from medcli.model.layout import blocks, side_block
 from medcli.presets import family_title
@@ -63,7 +65,7 @@ def write_official(
             f"the official layout holds one mediator count, this model has {', '.join(map(str, config.mediators))}",
             hint=f"pass --mediators {config.mediators[-1]}, or none",
         )
-    records = {**records, **offset_indices(config)}
+    records = {**records, **offset_indices(config), **rotary_records(config)}
     with atomic_path(path, force=force) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _write_record(archive, "archive/data.pkl", pickled_state_dict(records))
         _write_record(archive, "archive/byteorder", b"little")
@@ -211,6 +213,7 @@ def _refuse_what_diffusers_lacks(records: Mapping[str, TensorRecord], config: Mo
         f"its family is {family_title(config.family)}": config.family != "dit",
         f"it has mediators ({', '.join(map(str, config.mediators))})": bool(config.mediators),
         "it has compressed queries and keys": config.qk_ratio != 1.0,
+        "it has parts of LightningDiT or REPA": has_parts(config),
         "it has no null class": not config.has_null_class,
         f"its MLP ratio is {config.mlp_ratio}, not 4": config.mlp_ratio != 4.0,
         "its position table is not the standard one": config.family == "dit"

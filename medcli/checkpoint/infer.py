@@ -13,18 +13,19 @@ from typing import Any, cast
 from medcli.checkpoint.families import MARKS, first_block, marked_family, marked_settings
 from medcli.checkpoint.keymap import block_of, table_of
 from medcli.checkpoint.layouts import RawCheckpoint
+from medcli.checkpoint.lightningdit import (
+    batch_norm_statistics,
+    head_width,
+    is_lightningdit,
+    latent_fields,
+    parts_of,
+)
 from medcli.checkpoint.tensor_record import TensorRecord
-from medcli.checkpoint.training_args import AUTOENCODERS, is_repa, named_family
+from medcli.checkpoint.training_args import AUTOENCODERS, named_family
 from medcli.config import Family, ModelConfig
 from medcli.errors import CheckpointError, ConfigError
 from medcli.presets import heads_for_width, preset_config
 
-UNSUPPORTED = {
-    "the SwiGLU layers of LightningDiT": ".mlp.w12.",
-    "query-key normalisation": ".attn.q_norm.",
-    "rotary positions": "feat_rope.",
-}
-"""Parts of related architectures, by a piece of their tensors' names."""
 ONLY_CLASSES = 1000
 """Rows of a label table that are ImageNet's classes without a null class, as a model trained without dropout has."""
 PIXEL_CHANNELS = (1, 3)
@@ -65,7 +66,7 @@ def infer_config(raw: RawCheckpoint, tensors: Mapping[str, TensorRecord], hints:
     _require_known(raw, shapes)
     family = _family(raw, shapes, hints)
     try:
-        return _config(raw, shapes, hints, family)
+        return _config(raw, tensors, hints, family)
     except ConfigError as err:
         raise CheckpointError(f"{raw.path.name} describes an impossible model: {err.message}", hint=err.hint) from err
 
@@ -88,13 +89,18 @@ def _agree_on_heads(asked: int | tuple[int, ...] | None, held: int | tuple[int, 
         raise CheckpointError(f"{source} has {held} heads, not {asked}", hint="leave --heads out")
 
 
-def _config(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hints, family: Family) -> ModelConfig:
-    source = raw.path.name
+def _config(raw: RawCheckpoint, tensors: Mapping[str, TensorRecord], hints: Hints, family: Family) -> ModelConfig:
+    source, shapes = raw.path.name, {name: record.shape for name, record in tensors.items()}
     first = first_block(family)
     width, in_channels, patch, _ = _shape(shapes, "x_embedder.proj.weight", 4, source)
     rows = _shape(shapes, "y_embedder.embedding_table.weight", 2, source)[0]
     qkv_rows = _shape(shapes, f"{first}.attn.qkv.weight", 2, source)[0]
-    mlp_size = _shape(shapes, f"{first}.mlp.fc1.weight", 2, source)[0]
+    parts = parts_of(shapes)
+    mlp_size = (
+        _shape(shapes, f"{first}.mlp.w12.weight", 2, source)[0] // 2
+        if "mlp" in parts
+        else _shape(shapes, f"{first}.mlp.fc1.weight", 2, source)[0]
+    )
     final_rows = _shape(shapes, "final_layer.linear.weight", 2, source)[0]
     ladder, layers = _mediators(shapes)
     if not all((width, in_channels, patch, mlp_size)):
@@ -122,8 +128,12 @@ def _config(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hi
         qk_ratio=(qkv_rows - width) / (2 * width),
         mediators=ladder,
         mediator_layers=layers,
+        **parts,
+        **batch_norm_statistics(tensors),
         **(pixel_space if is_pixels else {}),
     )
+    if is_lightningdit(raw, shapes) and not is_pixels:
+        config = replace(config, **latent_fields(raw, in_channels))
     if not is_pixels and (autoencoder := AUTOENCODERS.get(str(raw.args.get("vae")))):
         config = replace(config, autoencoder=autoencoder)
     if side is not None:
@@ -146,17 +156,6 @@ def _trained_resolution(raw: RawCheckpoint) -> int | None:
 def _require_known(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse what is no model of this layout before anything is asked; name relatives that are not supported."""
     _shape(shapes, "x_embedder.proj.weight", 4, raw.path.name)
-    if any(name.startswith("projectors.") for name in shapes) or is_repa(raw.args):
-        raise CheckpointError(
-            f"{raw.path.name} is a checkpoint of REPA, whose time runs from image to noise; that is not supported yet",
-            hint="medcli reads checkpoints of DiT, SiT, EDT and MDTv2",
-        )
-    for kind, mark in UNSUPPORTED.items():
-        if name := next((name for name in shapes if mark in name), None):
-            raise CheckpointError(
-                f"{raw.path.name} has {kind} ({name}), which is not supported",
-                hint="medcli reads checkpoints of DiT, SiT, EDT and MDTv2",
-            )
 
 
 def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, axes: int, source: str) -> tuple[int, ...]:
@@ -192,7 +191,7 @@ def _family(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hi
         return "dit"
     if hints.family is not None:
         return cast(Family, hints.family)
-    if any(table_of(name) for name in shapes):
+    if any(table_of(name) for name in shapes) or is_lightningdit(raw, shapes):
         return "sit"
     model, by_file = named_family(raw.args.get("model")), named_family(raw.path.name)
     if model is None and {"path_type", "interpolant"} & set(raw.args):
@@ -211,9 +210,11 @@ def _family(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], hints: Hi
 
 
 def _num_heads(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]], width: int, hints: Hints) -> int:
-    """Heads show only in bias tables; else a hint, the folder's configuration or the preset of this width knows."""
+    """Heads show in tables and norms of queries; else a hint, the folder's configuration or a preset of this width."""
     tables = (shape for name, shape in shapes.items() if name.endswith("an_bias") and len(shape) == 4)
-    known = raw.folder_config.num_heads if raw.folder_config else None
+    channels = head_width(shapes)
+    known = width // channels if channels and width % channels == 0 else None
+    known = raw.folder_config.num_heads if raw.folder_config else known
     if (held := next((table[0] for table in tables), known)) is not None:
         _agree_on_heads(hints.num_heads, held, raw.path.name)
         return held

@@ -37,6 +37,12 @@ class RawCheckpoint:
     """Groups a training checkpoint holds, `opt` included."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Training settings, where the file has them."""
+    keys: tuple[str, ...] = ()
+    """Names of all that a training checkpoint holds."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Sampling settings that belong to the weights, beside those of `args`."""
+    left_out: tuple[str, ...] = ()
+    """Names of tensors that serve training alone."""
     header: Header | None = None
     is_official: bool = True
     """True: weight sets are under the keys of the reference code."""
@@ -125,9 +131,24 @@ def _found(path: Path, content: Any, record_of: Callable[[str, Any], TensorRecor
         sets=sets,
         is_official=found.is_official,
         parts=tuple(str(name)[:60] for name, value in outer.items() if isinstance(value, Mapping)),
+        keys=tuple(str(name)[:60] for name in outer if not isinstance(name, str) or "." not in name)
+        if found.is_nested
+        else (),
         args=training_args(outer),
         remarks=found.remarks,
     )
+
+
+def file_content(path: Path) -> TorchFile:
+    """Read what torch saved in a file, without the tensors' numbers.
+
+    Raises:
+        CheckpointError: If it is no such file, or damaged.
+    """
+    kind = sniff(path)
+    if kind not in TORCH_READERS:
+        raise CheckpointError(f"{path} is no file of torch.save", hint="copy or download it again")
+    return TORCH_READERS[kind](path)
 
 
 def file_tensors(path: Path) -> dict[str, TensorRecord]:

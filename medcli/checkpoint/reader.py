@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medcli.checkpoint import lightningdit
 from medcli.checkpoint.check import check_content
 from medcli.checkpoint.infer import ONLY_CLASSES, Hints, infer_config
 from medcli.checkpoint.layouts import RawCheckpoint, open_raw
+from medcli.checkpoint.lightningdit import BATCH_NORM, ROTARY, check_rotary, sampling_remark, with_settings
+from medcli.checkpoint.repa import as_sit
 from medcli.checkpoint.tensor_record import TensorRecord, computed
 from medcli.checkpoint.training_args import AUTOENCODERS, kept_args, named_family, sampling_args
 from medcli.config import ModelConfig
@@ -46,8 +49,16 @@ class CheckpointInfo:
     """Training settings and history, as far as the file tells."""
     autoencoder_folder: Path | None = None
     """The autoencoder of a pipeline folder."""
+    left_out: tuple[str, ...] = ()
+    """Names of tensors that serve training alone."""
     remarks: tuple[str, ...] = ()
     """Facts that the user should know, such as what was left out."""
+
+    @property
+    def lacks_statistics(self) -> bool:
+        """True if the latents were normalised by statistics that are not at hand."""
+        args = self.training.get("args")
+        return isinstance(args, Mapping) and args.get("latent_norm") is True and not self.config.latent_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +84,15 @@ def open_checkpoint(
     Raises:
         CheckpointError: If it is missing, damaged, ambiguous or not a model of these families.
     """
-    raw = open_raw(Path(path))
-    chosen, tensors = raw.pick(weights)
-    config = infer_config(raw, tensors, hints or Hints())
+    raw, hints = open_raw(Path(path)), hints or Hints()
+    chosen, held = raw.pick(weights)
+    shapes = {name: record.shape for name, record in held.items()}
+    raw, tensors = as_sit(with_settings(raw, shapes, hints.family), held, hints.family)
+    if raw.sampling or hints.family == lightningdit.FAMILY:
+        hints = replace(hints, family="sit")
+    config = infer_config(raw, tensors, hints)
+    check_rotary(tensors, config, raw.path.name)
+    tensors = {name: record for name, record in tensors.items() if not name.startswith((ROTARY, BATCH_NORM))}
     check_content(tensors, config, raw.path.name)
     positions = position_records(config, main_dtype(tensors))
     records = {name: tensors[name] if name in tensors else positions[name] for name in tensor_shapes(config)}
@@ -128,7 +145,7 @@ def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, records: Mappin
     training = dict(header.training) if header else {"args": kept} if (kept := kept_args(raw.args)) else {}
     args = training.get("args")
     known, unknown = sampling_args(args) if config.family == "sit" and isinstance(args, Mapping) else ({}, {})
-    sampling = dict(header.sampling) if header else known
+    sampling = dict(header.sampling) if header else {**known, **raw.sampling}
     return CheckpointInfo(
         path=raw.path,
         layout=raw.layout,
@@ -143,6 +160,7 @@ def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, records: Mappin
         reference=header.reference if header else None,
         training=training,
         autoencoder_folder=raw.autoencoder_folder,
+        left_out=raw.left_out,
         remarks=(*raw.remarks, *_contradictions(raw, config)),
     )
 
@@ -168,4 +186,6 @@ def _contradictions(raw: RawCheckpoint, config: ModelConfig) -> list[str]:
         remarks.append(f"its training settings name {names}, which medcli does not know")
     if config.num_classes == ONLY_CLASSES and not config.has_null_class and "num_classes" not in raw.args:
         remarks.append(f"its {ONLY_CLASSES} label rows are taken for as many classes without a null class")
+    if words := sampling_remark(raw.args):
+        remarks.append(words)
     return remarks[:3]

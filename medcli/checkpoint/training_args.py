@@ -13,7 +13,7 @@ SOURCES = ("args", "config", "cfg", "hyper_parameters", "hparams")
 """Keys under which training scripts keep their settings."""
 KEPT = (
     *("model", "path_type", "prediction", "loss_weight", "image_size", "resolution", "num_classes"),
-    *("class_dropout_prob", "vae", "interpolant"),
+    *("class_dropout_prob", "vae", "interpolant", "model_type", "latent_norm", "use_lognorm", "use_cosine_loss"),
 )
 """Settings that say something about the model; they are kept in the headers of conversions."""
 REPA_SETTINGS = frozenset({"enc_type", "proj_coeff", "encoder_depth"})
@@ -87,4 +87,5 @@ def sampling_args(args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 def is_repa(args: Mapping[str, Any]) -> bool:
     """Check for the settings of REPA's training script."""
-    return len(REPA_SETTINGS & set(args)) >= 2
+    names = (args.get("path_type"), args.get("prediction"))
+    return bool(REPA_SETTINGS & set(args)) or names == ("cosine", "v")

@@ -45,9 +45,9 @@ class NetworkSource:
     """Checkpoint file, diffusers folder or preset name; None: the command's default model."""
     family: str | None = setting(
         None,
-        help="Model family, where neither the file nor its name tells.",
+        help="Model family, where neither the file nor its name tells; repa and lightningdit become a sit.",
         panel=INPUT,
-        choices=FAMILIES,
+        choices=(*FAMILIES, "repa", "lightningdit"),
         default_text="from the checkpoint",
     )
     heads: int | tuple[int, ...] | None = setting(
