@@ -24,7 +24,7 @@ from medcli.settings.build import refuse_idle_choices
 from medcli.settings.costs import FlopsRequest
 from medcli.workflows.image_cost import ImageCost, SamplingRun, image_cost, recorded_run, saving_percent
 from medcli.workflows.sample.defaults import sampling_defaults
-from medcli.workflows.sample.settings import choices_of, choose_guidance, choose_sampler
+from medcli.workflows.sample.plan import choices_of, choose_guidance, choose_sampler
 
 GIGA = 1e9
 FLOPS_PER_MAC = 2

@@ -26,7 +26,7 @@ from medcli.settings.values import check_values
 from medcli.workflows.bench.loops import loop_plan, loop_variants
 from medcli.workflows.bench.rows import BenchRow, measure, rows_of
 from medcli.workflows.bench.variants import TimedVariant, forward_variants, networks_by_count, unabsorbed_networks
-from medcli.workflows.sample.settings import default_batch_size
+from medcli.workflows.sample.plan import default_batch_size
 
 DEFAULT_MODEL = "SiT-S/2"
 """Small enough for a laptop, and a size that the papers' tables give for every variant."""

@@ -28,7 +28,7 @@ from medcli.settings.sampling import SampleRequest
 from medcli.training.config import NEVER
 from medcli.workflows.finetune.setup import FinetuneSetup
 from medcli.workflows.sample.defaults import sampling_defaults
-from medcli.workflows.sample.settings import choose_guidance, choose_sampler
+from medcli.workflows.sample.plan import choose_guidance, choose_sampler
 
 FOLDER = "previews"
 NAME = "step-{step:06d}.png"

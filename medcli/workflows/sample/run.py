@@ -39,7 +39,8 @@ from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.amm import amm_report
 from medcli.workflows.sample.defaults import sampling_defaults
 from medcli.workflows.sample.generate import ImageGeneration
-from medcli.workflows.sample.settings import SampleSetup, choose_sampler, image_settings, model_name, set_up
+from medcli.workflows.sample.plan import choose_sampler
+from medcli.workflows.sample.settings import SampleSetup, image_settings, model_name, set_up
 
 MANY_CALLS = 100
 """Network calls of an image beyond which a run is told of solvers that need few."""

@@ -1,46 +1,23 @@
-"""Resolve a sampling run from flags, the checkpoint's defaults and the family's defaults.
-
-Precedence: a flag, then the defaults in the checkpoint's header, then the references' defaults for the family.
-"""
+"""Fill in and check a request of `sample`: its networks, plan and output folder."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medcli.checkpoint.reader import CheckpointInfo
-from medcli.config import FAMILIES, ModelConfig
-from medcli.engine.effects import check_effects, refuse_unreachable_moves
-from medcli.engine.networks import ALWAYS, Guidance
-from medcli.engine.plan import FAMILY_SAMPLERS, Labels, SamplingPlan, check_plan
-from medcli.engine.plan_file import PlannedSampling, follow, plan_file, read_plan
-from medcli.errors import ConfigError, require_complete
+from medcli.config import ModelConfig
+from medcli.engine.networks import Guidance
+from medcli.engine.plan import SamplingPlan
+from medcli.engine.plan_file import plan_file
+from medcli.errors import ConfigError
 from medcli.model.amm import Amm
 from medcli.network import Network, identities, open_network, with_autoencoder
-from medcli.schedule.spec import Schedule, check_held, choose_schedule
-from medcli.settings.build import refuse_idle_choices, value_of
-from medcli.settings.declare import settings_of
-from medcli.settings.sampler import ODE_DEFAULTS, SamplerConfig, SamplerSettings
-from medcli.settings.sampling import PLANNED, GuidanceSettings, SampleRequest
+from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.amm import choose_amm
-from medcli.workflows.sample.defaults import require_known_training, sampling_defaults
-
-DEFAULT_CFG_SCALES = {"dit": 1.5, "sit": 1.5, "edt": 2.0, "mdtv2": 3.8}
-"""Guidance of the papers' guided results. Source: reference-facts 1.8; edt-facts 4 and 5."""
-require_complete("family", DEFAULT_CFG_SCALES, FAMILIES)
-DEFAULT_CFG_POWERS = {"mdtv2": 4.0}
-TRAINED_ON = ("path", "prediction")
-"""Settings that belong to the weights, whatever the sampler."""
-CPU_ACTIVATION_BYTES = 16 << 20
-"""Widest activation of a default batch on a CPU: with more the products wait for memory (docs/sampling.md)."""
-MAX_CPU_BATCH = 32
-GPU_TOKENS = 65536
-"""Tokens of a default batch on a GPU: enough to keep it busy, far from filling its memory."""
-MAX_GPU_BATCH = 256
-FLOAT32_BYTES = 4
+from medcli.workflows.sample.plan import TRAINED_ON, default_batch_size, make_plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,71 +60,14 @@ def set_up(request: SampleRequest, device_type: str, *, reads_distances: bool = 
     if request.num_images < 1:
         raise ConfigError(f"--num-images must be at least 1, got {request.num_images}")
     networks, held = _networks(request)
-    config, defaults = networks[0].config, sampling_defaults(networks[0])
-    require_known_training(networks[0], request)
-    made = _planned(request, held, config, defaults, reads_distances)
-    plan = SamplingPlan(
-        sampler=made.sampler,
-        rows=made.rows,
-        schedule=made.schedule,
-        labels=Labels(
-            classes=tuple(range(config.num_classes)) if request.classes is None else request.classes,
-            sampling=request.label_sampling,
-        ),
-        guidance=made.guidance,
-        seed=request.seed,
-        batch_size=request.batch_size or default_batch_size(config, device_type),
-    )
-    if request.vae is not None and config.autoencoder is None:
+    batch_size = request.batch_size or default_batch_size(networks[0].config, device_type)
+    plan = make_plan(request, networks, held, batch_size, reads_distances=reads_distances)
+    if request.vae is not None and networks[0].config.autoencoder is None:
         raise ConfigError("--vae does nothing with a model of pixels", hint="leave --vae out")
     amm = choose_amm(request, [network.config for network in networks])
-    for network in networks:
-        check_plan(network.config, plan)
-    if request.plan is None:
-        refuse_idle_choices(request, choices_of(plan))
-    check_effects(plan)
-    if request.warmup_steps is not None:
-        refuse_unreachable_moves(plan)
     stem = "-".join(network.opened.info.path.stem for network in networks)
     output = request.output or Path("samples") / f"{stem}-{plan.schedule.kind}-{request.seed}"
     return SampleSetup(networks=networks, plan=plan, amm=amm, output=output)
-
-
-def _planned(
-    request: SampleRequest,
-    held: tuple[int, ...],
-    config: ModelConfig,
-    defaults: Mapping[str, Any],
-    reads_distances: bool,
-) -> PlannedSampling:
-    """Choose sampler, schedule and guidance: those of the plan file, else by the flags and defaults."""
-    if request.plan is None:
-        schedule = _schedule(request, held, defaults)
-        reads_distances = reads_distances or schedule.is_dynamic
-        sampler = choose_sampler(request, config, defaults, reads_distances=reads_distances)
-        return PlannedSampling(sampler, None, schedule, choose_guidance(request, config, defaults))
-    declared = settings_of(SampleRequest)
-    for key in PLANNED:
-        if value_of(request, declared[key]) is not None:
-            flag = declared[key].flag
-            raise ConfigError(
-                f"{flag} and --plan contradict each other", hint=f"leave {flag} out, or make another plan"
-            )
-    trained_on = {name: defaults[name] for name in TRAINED_ON if name in defaults}
-    made = follow(read_plan(request.plan), request.plan, config, trained_on)
-    check_held(made.schedule.counts, held)
-    return made
-
-
-def choices_of(plan: SamplingPlan) -> dict[str, Any]:
-    """Return the values, by key, of the settings on which others depend."""
-    return {
-        "schedule": plan.schedule.kind,
-        "sampler": plan.sampler.sampler,
-        "solver": plan.sampler.solver,
-        "last_step": plan.sampler.last_step,
-        "cfg_scale": plan.guidance.scale,
-    }
 
 
 def _networks(request: SampleRequest) -> tuple[tuple[Network, ...], tuple[int, ...]]:
@@ -173,97 +93,6 @@ def _networks(request: SampleRequest) -> tuple[tuple[Network, ...], tuple[int, .
     if any(other != trained[0] for other in trained):
         raise ConfigError("the checkpoints of --stage were trained with another path or prediction each")
     return networks, counts
-
-
-def choose_sampler(
-    request: SamplerSettings, model: ModelConfig, defaults: Mapping[str, Any], *, reads_distances: bool = False
-) -> SamplerConfig:
-    """Choose the solver and its settings.
-
-    Args:
-        request: Its flags come first.
-        model: Tells the family.
-        defaults: From the checkpoint. They belong to its sampler; those of another stand under `for_sampler`.
-        reads_distances: The distances between states decide something: then `sde` is taken instead of the checkpoint's
-            `ode` unless that is named by a flag.
-
-    Raises:
-        ConfigError: If a value is unknown or out of range.
-    """
-    own, first = defaults.get("sampler"), FAMILY_SAMPLERS[model.family][0]
-    # The dynamic rule reads nothing off the ODE.
-    sampler = request.sampler or (first if reads_distances and own == "ode" else own or first)
-    if sampler != (own or first):
-        kept = {name: defaults[name] for name in TRAINED_ON if name in defaults}
-        defaults = {**kept, **defaults.get("for_sampler", {}).get(sampler, {})}
-    values: dict[str, Any] = dict(ODE_DEFAULTS) if sampler == "ode" else {}
-    names = [field.name for field in fields(SamplerConfig)]
-    values.update({name: defaults[name] for name in names if name in defaults})
-    flags = {name: getattr(request, name, None) for name in names}
-    values.update({name: value for name, value in flags.items() if value is not None})
-    config = SamplerConfig(**{**values, "sampler": sampler})
-    if sampler == "ode" and flags["last_step"] is not None and not config.ends_by_euler:
-        raise ConfigError(
-            f"--last-step {flags['last_step']} does nothing with --sampler ode --solver {config.solver}",
-            hint="leave it out; --solver heun --last-step euler ends Heun's steps by Euler's",
-        )
-    return config
-
-
-def choose_guidance(request: GuidanceSettings, config: ModelConfig, defaults: Mapping[str, Any]) -> Guidance:
-    """The guidance: the papers' unless told otherwise, on upstream's three channels of latents, on all of pixels."""
-    scale = request.cfg_scale
-    if scale is None:
-        scale = defaults.get("cfg_scale", DEFAULT_CFG_SCALES[config.family] if config.has_null_class else 1.0)
-    if not scale >= 0 or scale == float("inf"):
-        raise ConfigError(f"--cfg-scale must be a number >= 0, got {scale}", hint="try --cfg-scale 1.5; 1 is off")
-    is_pixels = config.autoencoder is None or config.in_channels < 4
-    channels = request.cfg_channels or defaults.get("cfg_channels", "all" if is_pixels else "3")
-    interval = ALWAYS if request.cfg_interval is None else request.cfg_interval
-    power = request.cfg_power
-    if power is None and scale != 1.0:
-        power = DEFAULT_CFG_POWERS.get(config.family)
-    return Guidance(
-        scale=float(scale),
-        channels=None if channels == "all" else int(channels),
-        interval=interval,
-        power=power or None,
-    )
-
-
-def _schedule(request: SampleRequest, held: tuple[int, ...], defaults: Mapping[str, Any]) -> Schedule:
-    kind = request.schedule
-    if kind is None and request.mediators is None and request.rho is None and request.at is None:
-        kind = defaults.get("schedule")
-    counts = held if request.mediators is None else request.mediators
-    # Where it means nothing it is refused with the other flags that do nothing.
-    rho = request.rho if kind in (None, "dynamic") else None
-    # The checkpoint's thresholds are for its whole ladder.
-    if rho is None and kind in (None, "dynamic") and len(counts) > 1 and counts == held and "rho" in defaults:
-        rho = tuple(defaults["rho"])
-    return choose_schedule(
-        kind=kind,
-        counts=request.mediators,
-        rho=rho,
-        held=held,
-        warmup_steps=request.warmup_steps or defaults.get("warmup_steps"),
-        distance=request.distance or defaults.get("distance"),
-        at=request.at,
-    )
-
-
-def default_batch_size(config: ModelConfig, device_type: str) -> int:
-    """Images of one network call where the user names no number.
-
-    Args:
-        config: The model.
-        device_type: `cuda` takes as many as keep a GPU busy; any other, the largest power of two whose widest
-            activation, the MLP's hidden layer in float32, stays in the caches.
-    """
-    if device_type == "cuda":
-        return max(1, min(MAX_GPU_BATCH, GPU_TOKENS // config.num_tokens))
-    fitting = CPU_ACTIVATION_BYTES // (FLOAT32_BYTES * config.num_tokens * config.mlp_size)
-    return min(MAX_CPU_BATCH, 1 << max(0, fitting.bit_length() - 1))
 
 
 def model_name(info: CheckpointInfo) -> str:

@@ -2,7 +2,7 @@ import pytest
 
 from digits_model import MODEL
 from medcli.presets import preset_config
-from medcli.workflows.sample.settings import default_batch_size
+from medcli.workflows.sample.plan import default_batch_size
 
 
 @pytest.mark.parametrize(
