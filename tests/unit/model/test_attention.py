@@ -147,3 +147,17 @@ def test_a_compiled_graph_leaves_it_alone(monkeypatch: pytest.MonkeyPatch):
     kept = bias()
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert bias() is not kept
+
+
+def test_plain_products_in_bfloat16_training_are_fused_attention():
+    layer = attention.Attention(16, 2).bfloat16()
+    torch.manual_seed(0)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 9, 16).bfloat16()
+    exact = deepcopy(layer).float()
+    for module, given in ((layer, x), (exact, x.float())):
+        module(given, 0).float().square().sum().backward()
+    torch.testing.assert_close(layer(x, 0).float(), exact(x.float(), 0), rtol=0.05, atol=0.05)
+    ours, theirs = layer.qkv.weight.grad.float(), exact.qkv.weight.grad
+    assert (ours - theirs).norm() < 0.03 * theirs.norm()
