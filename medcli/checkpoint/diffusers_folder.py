@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from medcli.checkpoint.keymap import from_diffusers
-from medcli.checkpoint.safetensors_file import strict_json
 from medcli.checkpoint.tensor_record import TensorRecord
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError, listed
+from medcli.runtime import json_records
+from medcli.runtime.json_records import InvalidJson
 
 # Published repositories carry the older spelling.
 CLASS_NAMES = ("DiTTransformer2DModel", "Transformer2DModel")
@@ -121,12 +122,10 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: If it is too large, or no such JSON.
     """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"more than {MAX_JSON_BYTES >> 20} MiB")
-        values = strict_json(path.read_text(encoding="utf-8"))
+        values = json_records.read_json(path, MAX_JSON_BYTES)
         if not isinstance(values, dict):
-            raise ValueError("no object")
-    except (ValueError, RecursionError) as err:
+            raise InvalidJson("no object")
+    except InvalidJson as err:
         raise CheckpointError(f"{path} is damaged ({err})", hint="download the folder again") from err
     return values
 
@@ -143,7 +142,7 @@ def _parse(path: Path) -> DiffusersConfig:
         if not all(type(n) is int and n > 0 for n in numbers):
             raise ValueError(f"sizes {numbers} are not positive numbers")
         return DiffusersConfig(*numbers)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise CheckpointError(
             f"{path} is not a diffusers configuration ({type(err).__name__}: {err})", hint="download the folder again"
         ) from err

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from medcli.checkpoint.safetensors_file import strict_json
 from medcli.config import ModelConfig
 from medcli.errors import CheckpointError, ConfigError
+from medcli.runtime.json_records import parse_json
 from medcli.version import __version__
 
 KEY = "medcli"
@@ -56,7 +56,7 @@ class Header:
         if KEY not in metadata:
             return None
         try:
-            values = strict_json(metadata[KEY])
+            values = parse_json(metadata[KEY])
             if isinstance(values, dict) and "config" not in values:
                 raise CheckpointError(
                     f"{source} is a medcli file that holds no diffusion model", hint="name a converted checkpoint"
@@ -76,7 +76,7 @@ class Header:
             )
         except ConfigError as err:
             raise CheckpointError(f"{source}: {err.message}", hint=err.hint or "convert the original again") from err
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        except (ValueError, KeyError, TypeError, AttributeError) as err:
             raise CheckpointError(
                 f"{source} has a damaged medcli header ({type(err).__name__}: {err})", hint="convert the original again"
             ) from err

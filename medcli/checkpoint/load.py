@@ -44,7 +44,7 @@ def build_model(
         file: loaded when touched, and writing to them changes memory only.
 
     Raises:
-        CheckpointError: If a weight is NaN or infinite, or a trained matrix is zero.
+        CheckpointError: If a weight is NaN or infinite, a trained matrix is zero, or a checksum does not fit.
         ConfigError: If modulation does not fit the model.
     """
     from medcli.model.amm import attach_amm, check_amm
@@ -68,7 +68,7 @@ def load_tensors(records: Mapping[str, TensorRecord], source: str) -> dict[str, 
         source: What to call their file in errors.
 
     Raises:
-        CheckpointError: If a weight is NaN or infinite, or a trained matrix is zero.
+        CheckpointError: If a weight is NaN or infinite, a trained matrix is zero, or a checksum does not fit.
     """
     maps: dict[Path, mmap.mmap] = {}
     return {name: _load_one(record, maps, source) for name, record in records.items()}
@@ -86,8 +86,10 @@ def _load_one(record: TensorRecord, maps: dict[Path, mmap.mmap], source: str) ->
         buffer, offset = bytearray(record.read()), 0
     view = memoryview(buffer)[offset : offset + record.nbytes]
     check = ValueCheck(record, source)
-    for start in range(0, record.nbytes, CHUNK_BYTES):
-        check.take(view[start : start + CHUNK_BYTES])
+    for part in record.pieces:
+        for start in range(0, part.nbytes, CHUNK_BYTES):
+            check.take(view[start : min(start + CHUNK_BYTES, part.nbytes)], part)
+        view = view[part.nbytes :]
     check.finish()
     flat = torch.frombuffer(buffer, dtype=types[record.dtype], count=record.num_elements, offset=offset)
     tensor = flat.reshape(record.shape)

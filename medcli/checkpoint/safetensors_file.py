@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medcli.checkpoint.tensor_record import ITEM_SIZES, Region, TensorRecord, stored
 from medcli.errors import CheckpointError
+from medcli.runtime.json_records import InvalidJson, parse_json
 
 MAX_HEADER_BYTES = 16 * 2**20
 """The format allows 100 MB; an XL's header has 40 KB, and as Python objects it takes some twenty times more."""
@@ -64,37 +64,12 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             raise _damaged(path, "its header is not all there")
         text = file.read(length)
     try:
-        header = strict_json(text)
-    except (ValueError, RecursionError) as err:
-        what = str(err) if isinstance(err, DuplicateKey) else "its header is not JSON"
-        raise _damaged(path, what) from err
+        header = parse_json(text)
+    except InvalidJson as err:
+        raise _damaged(path, f"its header is not JSON of this format: {err}") from err
     if not isinstance(header, dict):
         raise _damaged(path, "its header is not a table")
     return header, 8 + length
-
-
-class DuplicateKey(ValueError):
-    """A JSON object has a key twice."""
-
-
-def strict_json(text: str | bytes) -> Any:
-    """Parse JSON, refusing what Python accepts beyond the standard, and objects with a key twice.
-
-    Raises:
-        ValueError: If the text is not such JSON; `DuplicateKey` if it names a key twice.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-            raise DuplicateKey(f"{twice[:100]} is there twice")
-        return made
-
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is not JSON")
-
-    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
 
 
 def _record(path: Path, name: str, value: Any, start: int) -> TensorRecord:

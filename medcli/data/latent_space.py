@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from medcli.errors import EnvironmentProblem
+from medcli.runtime.json_records import read_json
 
 CONFIG_FILE = "config.json"
 HINT = "pass a folder with a diffusers AutoencoderKL: --vae PATH"
@@ -44,16 +44,14 @@ def latent_space(name: str) -> LatentSpace:
     if not file.is_file():
         raise EnvironmentProblem(f"{file.parent} holds no usable autoencoder", hint=HINT)
     try:
-        if file.stat().st_size > MAX_CONFIG_BYTES:
-            raise ValueError("too large")
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file, MAX_CONFIG_BYTES)
         channels, levels = values.get("latent_channels", 4), len(values.get("block_out_channels", (64,)))
         scale, shift = values.get("scaling_factor"), values.get("shift_factor")
         if not (type(channels) is int and 1 <= channels <= MAX_CHANNELS and 1 <= levels <= MAX_LEVELS):
             raise ValueError(f"{channels} channels, {levels} levels")
         if not (scale is None or (_is_number(scale) and scale > 0)) or not (shift is None or _is_number(shift)):
             raise ValueError(f"scaling_factor {scale!r:.20} and shift_factor {shift!r:.20}, expected numbers")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as err:
+    except (OSError, ValueError, TypeError, AttributeError) as err:
         raise EnvironmentProblem(f"{file} describes no usable autoencoder ({str(err)[:200]})", hint=HINT) from err
     return LatentSpace(
         channels=channels,

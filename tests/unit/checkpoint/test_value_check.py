@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,10 @@ def repack(path: Path) -> None:
     convert(ConvertRequest(network=source, output=path.with_name("out.safetensors")))
 
 
+def load(path: Path) -> object:
+    return medcli.load(path, num_heads=2)
+
+
 def flip(path: Path, name: str) -> None:
     """Change one bit of a tensor's bytes."""
     number = list(random_state()).index(name)
@@ -39,11 +44,12 @@ def flip(path: Path, name: str) -> None:
         file.write(bytes([first ^ 1]))
 
 
-def test_a_flipped_bit_is_found_by_the_records_checksum(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", [repack, load])
+def test_a_flipped_bit_is_found_by_the_records_checksum(tmp_path: Path, read: Callable[[Path], object]) -> None:
     torch.save(random_state(), tmp_path / "sit.pt")
     flip(tmp_path / "sit.pt", NAME)
     with pytest.raises(CheckpointError, match=rf"CRC-32\) of {NAME}"):
-        repack(tmp_path / "sit.pt")
+        read(tmp_path / "sit.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["sit.pt"]
 
 
