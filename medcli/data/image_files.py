@@ -9,11 +9,12 @@ import struct
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,8 @@ PNG_DEPTH_AT = 24
 """Offset of the bit depth in a PNG. Pillow opens 16-bit RGB as if it had 8."""
 MAX_PIXELS = 2**26
 """Bound on an image: decoding takes about 8 bytes a pixel."""
+LARGE_PIXELS = 2**22
+"""Threads decode a larger image one after the other, for a dozen of `MAX_PIXELS` would fill a memory."""
 MAX_TEXT_BYTES = 64 * 2**20
 """Bound on the text of a PNG, which is not used: workflows of image tools take megabytes, Pillow's limit is one."""
 ORIENTATION = 0x0112
@@ -64,7 +67,12 @@ DAMAGE = (
 )
 """Raised by Pillow's plugins on damaged files, beside OSError without an error number."""
 
+Crop = Callable[[Image.Image], npt.NDArray[np.uint8]]
+_ONE_LARGE = Lock()
+
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
+# The C library keeps freed blocks of up to 32 MiB, for each thread; larger ones go back to the system.
+Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # PILLOW_BLOCK_SIZE of its handbook
 # Remarks on odd but readable files, and on sizes, which are checked here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -129,8 +137,12 @@ def _silence_libtiff() -> None:
         library.TIFFSetWarningHandler(None)
 
 
-def read_image(file: Path) -> tuple[npt.NDArray[np.uint8], str]:
+def read_image(file: Path, crop: Crop | None = None) -> tuple[npt.NDArray[np.uint8], str]:
     """Return the pixels of an image file, (Y, X, 3) uint8 RGB, and the Pillow mode it is stored in.
+
+    Args:
+        file: The file; of large ones, one at a time is in memory.
+        crop: Gives the pixels that are wanted of the open image; None: all.
 
     Raises:
         DataError: If the file is not an image, is damaged, too large, or has more than 8 bits per channel.
@@ -140,7 +152,8 @@ def read_image(file: Path) -> tuple[npt.NDArray[np.uint8], str]:
         mode = image.mode
         if mode not in EIGHT_BIT_MODES:
             raise _not_eight_bits(file, mode)
-        return np.asarray(image.convert("RGB")), mode
+        with _ONE_LARGE if image.width * image.height > LARGE_PIXELS else nullcontext():
+            return np.asarray(image.convert("RGB")) if crop is None else crop(image), mode
 
 
 def read_header(file: Path) -> ImageHeader:

@@ -23,11 +23,14 @@ from medcli.data.image_files import (
 from medcli.data.label_file import find_label_file, read_labels
 from medcli.data.name_list import NameList
 from medcli.errors import DataError, listed
-from medcli.runtime.files import require_regular
+from medcli.runtime.files import file_end, require_regular
 from medcli.runtime.reporting import Reporter
 
 SAMPLE_SIZE = 1000
 """Images whose size and header are checked first, evenly spaced; the others are checked when read."""
+
+NUM_HASHED = 64
+"""Images of the sample whose ends are part of the fingerprint."""
 
 LAYOUT_HINT = "use one sub-folder a class, or a labels.json or labels.csv beside the images"
 
@@ -43,7 +46,7 @@ class ImageListing:
     labels_N: npt.NDArray[np.int64]
     """(N,) class of each image, from 0."""
     fingerprint: str
-    """SHA-256 of names, labels, and the sizes in bytes of a sample of the files."""
+    """SHA-256 of names, labels, the sizes in bytes of a sample of the files, and the last bytes of some."""
 
     @property
     def num_images(self) -> int:
@@ -82,9 +85,9 @@ def list_images(path: Path, reporter: Reporter) -> ImageListing:
         names, labels_N = _by_folder(root, reporter)
     else:
         names, labels_N = _by_file(root, label_file, reporter)
-    sizes = _check_sample(root, names, reporter)
+    sizes, ends = _check_sample(root, names, reporter)
     digest = hashlib.sha256()
-    for part in (*names.digest_parts(), labels_N.tobytes(), repr(sizes).encode()):
+    for part in (*names.digest_parts(), labels_N.tobytes(), repr(sizes).encode(), *ends):
         digest.update(part)
     return ImageListing(root=root, names=names, labels_N=labels_N, fingerprint=digest.hexdigest())
 
@@ -153,8 +156,8 @@ def _by_file(root: Path, label_file: Path, reporter: Reporter) -> tuple[NameList
     return NameList(labels), np.fromiter(labels.values(), dtype=np.int64, count=len(labels))
 
 
-def _check_sample(root: Path, names: NameList, reporter: Reporter) -> list[int]:
-    """Check the headers of evenly spaced images, and return their sizes in bytes.
+def _check_sample(root: Path, names: NameList, reporter: Reporter) -> tuple[list[int], list[bytes]]:
+    """Check the headers of evenly spaced images, and return their sizes in bytes and the ends of some.
 
     Raises:
         DataError: If some are not images: how many, and the first.
@@ -176,4 +179,4 @@ def _check_sample(root: Path, names: NameList, reporter: Reporter) -> list[int]:
         raise DataError(f"{len(problems)} of {count} images looked at are unusable: {first.message}", hint=first.hint)
     if num_rotated:
         reporter.note(f"{root}: {rotation_remark(num_rotated, count)}")
-    return [path.stat().st_size for path in sample]
+    return [path.stat().st_size for path in sample], [file_end(path) for path in sample[:: -(-count // NUM_HASHED)]]

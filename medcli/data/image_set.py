@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -54,7 +55,7 @@ class PixelSet:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of names and labels, and the sizes of a sample of the files."""
+        """SHA-256 of names, labels, and sizes and ends of a sample of the files."""
         return self.listing.fingerprint
 
     def read(self, pick_B: Tensor, position_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -134,11 +135,13 @@ def read_pixels(files: Sequence[Path], side_px: int, channels: int) -> Tensor:
     """
 
     def read(file: Path) -> Tensor:
-        pixels_YXC, _ = read_image(file)
-        short, long = sorted(pixels_YXC.shape[:2])
-        if long * side_px * side_px > MAX_PIXELS * short:
-            raise DataError(f"{file} is too narrow to scale to {side_px} px: {short} by {long}", hint="remove it")
-        square_YXC = center_crop(Image.fromarray(pixels_YXC), side_px)
+        def square(image: Image.Image) -> npt.NDArray[np.uint8]:
+            short, long = sorted(image.size)
+            if long * side_px * side_px > MAX_PIXELS * short:
+                raise DataError(f"{file} is too narrow to scale to {side_px} px: {short} by {long}", hint="remove it")
+            return center_crop(image, side_px)
+
+        square_YXC, _ = read_image(file, square)
         if channels == 1:
             square_YXC = np.asarray(Image.fromarray(square_YXC).convert("L"))[..., None]
         return torch.from_numpy(square_YXC.transpose(2, 0, 1).copy())

@@ -214,7 +214,7 @@ def center_crop(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
     Returns:
         (side, side, 3) uint8.
     """
-    image = image.convert("RGB")
+    image = image if image.mode == "RGB" else image.convert("RGB")  # which copies an RGB image, too
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)

@@ -15,16 +15,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from medcli.data.image_files import unreadable
 from medcli.data.label_file import MAX_LABEL
 from medcli.data.name_list import NameList
 from medcli.data.npz import read_npy
 from medcli.data.parallel_read import read_all
 from medcli.errors import DataError
-from medcli.runtime.files import require_regular
+from medcli.runtime.files import file_end, require_regular
 
 # Dimension key: N images, B images of a batch, R stored channels, Y X latent height and width.
 
 LABELS_KEY = "labels"
+ROWS_HASHED, FILES_HASHED = 4, 64
+"""Rows of a shard, and files of a folder of them, whose values or last bytes are part of the fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +104,8 @@ def open_shards(path: Path, files: Sequence[Path], rows_key: str, mirrored_key: 
         labels.append(_whole_labels(file, tensors[LABELS_KEY]))
         mirrored += [tensors[mirrored_key]] if mirrored_key in tensors else []
         digest.update(f"{file.name} {file.stat().st_size}".encode() + labels[-1].tobytes())
+        for place in _spread(len(rows[-1]), ROWS_HASHED):
+            digest.update(rows[-1][place].contiguous().view(torch.uint8).numpy())
     if mirrored and len(mirrored) != len(files):
         raise DataError(f"{len(files) - len(mirrored)} shards of {path} have no {mirrored_key}", hint="make them again")
     counts = [len(tensor) for tensor in rows]
@@ -207,6 +212,11 @@ def open_files(path: Path, names: NameList, labels_N: npt.NDArray[np.int64]) -> 
     digest = hashlib.sha256()
     for part in (*names.digest_parts(), labels_N.tobytes(), repr(first.shape).encode()):
         digest.update(part)
+    for place in _spread(len(names), FILES_HASHED):
+        try:
+            digest.update(file_end(path / names[place]))
+        except OSError as err:
+            raise unreadable(path / names[place], err) from err
     return FileRows(
         path=path,
         names=names,
@@ -214,6 +224,11 @@ def open_files(path: Path, names: NameList, labels_N: npt.NDArray[np.int64]) -> 
         shape_RYX=(channels, height, width),
         fingerprint=digest.hexdigest(),
     )
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return up to `most` evenly spaced places of `count`, the last among them."""
+    return [count - 1 - place * count // most for place in range(most)] if count > most else list(range(count))
 
 
 def checked_labels(path: Path, labels_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

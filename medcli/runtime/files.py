@@ -17,6 +17,8 @@ from medcli.runtime.temporaries import Temporary, is_temporary, make_temporary, 
 
 CHUNK_BYTES = 1 << 20
 """Bytes read at once for a hash."""
+END_BYTES = 4096
+"""Bytes of a file's end."""
 FULL_BYTES = 1 << 20
 """Free bytes below which a disk is full, where an exception does not tell."""
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -106,6 +108,14 @@ def atomic_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator
     with _beside(target, is_folder=True) as temporary:
         yield temporary.path
         replace_folder(temporary.path, target)
+
+
+def file_end(path: Path) -> bytes:
+    """Return the last bytes of a file, for its fingerprint: of most image formats they follow from all pixels."""
+    require_regular(path)
+    with path.open("rb") as file:
+        file.seek(-min(END_BYTES, path.stat().st_size), os.SEEK_END)
+        return file.read(END_BYTES)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes, *, force: bool = False, is_durable: bool = False) -> None:

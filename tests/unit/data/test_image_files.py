@@ -5,11 +5,14 @@ import os
 import random
 import stat
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
@@ -219,3 +222,20 @@ def test_a_folder_that_can_not_be_read_is_a_problem_of_the_system(
     with pytest.raises(EnvironmentProblem, match="a can't be read: Permission denied"):
         find_images(tmp_path)
     assert stat.S_ISDIR(os.stat(tmp_path / "a").st_mode)
+
+
+def test_of_large_images_one_at_a_time_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medcli.data.image_files.LARGE_PIXELS", 4)
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    busy, most = [0], [0]
+
+    def crop(image: Image.Image) -> npt.NDArray[np.uint8]:
+        busy[0] += 1
+        most[0] = max(most[0], busy[0])
+        time.sleep(0.01)
+        busy[0] -= 1
+        return np.asarray(image)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: read_image(tmp_path / "x.png", crop), range(8)))
+    assert most[0] == 1

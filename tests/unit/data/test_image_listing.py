@@ -144,7 +144,7 @@ def test_of_many_images_only_a_sample_is_opened(tmp_path: Path, monkeypatch: pyt
     assert int(opened[-1].stem) > 2 * SAMPLE_SIZE
 
 
-def test_the_fingerprint_tells_names_labels_and_sizes_apart(tmp_path: Path) -> None:
+def test_the_fingerprint_tells_names_labels_sizes_and_pixels_apart(tmp_path: Path) -> None:
     save_classes(tmp_path / "x", {"a": 2, "b": 1})
     first = list_images(tmp_path / "x", Notes()).fingerprint
     (tmp_path / "x").rename(tmp_path / "moved")
@@ -154,8 +154,12 @@ def test_the_fingerprint_tells_names_labels_and_sizes_apart(tmp_path: Path) -> N
     renamed = list_images(moved, Notes()).fingerprint
     save_image(moved / "c/0.png", 99, (64, 64))
     resized = list_images(moved, Notes()).fingerprint
+    content = bytearray((moved / "c/0.png").read_bytes())
+    content[-30] ^= 1
+    (moved / "c/0.png").write_bytes(content)
+    repainted = list_images(moved, Notes()).fingerprint
     save_labels(moved / "labels.json", {"b/0.png": 0, "c/0.png": 1, "c/1.png": 0})
-    assert len({first, renamed, resized, list_images(moved, Notes()).fingerprint}) == 4
+    assert len({first, renamed, resized, repainted, list_images(moved, Notes()).fingerprint}) == 5
 
 
 def test_links_to_classes_are_followed_and_loops_are_not(tmp_path: Path) -> None:

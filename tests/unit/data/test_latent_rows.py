@@ -113,6 +113,11 @@ def test_equal_shards_and_only_those_have_equal_fingerprints(tmp_path: Path) -> 
     first = opened(tmp_path, files).fingerprint
     assert opened(tmp_path, files).fingerprint == first
     assert opened(tmp_path, files[::-1]).fingerprint != first
+    for place in (0, 2):
+        changed = ROWS[:3].clone()
+        changed[place] += 1
+        save_file({"rows": changed, "mirrored": MIRRORED[:3].contiguous(), "labels": LABELS[:3].clone()}, files[0])
+        assert opened(tmp_path, files).fingerprint != first
     save_file({"rows": ROWS[:3], "mirrored": ROWS[:3].clone(), "labels": LABELS[:3] + 1}, files[0])
     assert opened(tmp_path, files).fingerprint != first
 
@@ -130,6 +135,8 @@ def test_one_file_an_image_is_read_with_or_without_a_batch_axis(tmp_path: Path) 
     assert torch.equal(read, torch.stack([ROWS[2].half().float(), ROWS[1], ROWS[0]]))
     assert (rows.shape_RYX, rows.has_flips, rows.place(1)) == ((2, 3, 5), False, f"{tmp_path}/1.npy")
     assert open_files(tmp_path, names, np.array([2, 0, 0])).fingerprint != rows.fingerprint
+    np.save(tmp_path / "1.npy", ROWS[3:4].numpy())
+    assert open_files(tmp_path, names, np.array([2, 0, 1])).fingerprint != rows.fingerprint
 
 
 def test_files_of_another_shape_or_kind_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
