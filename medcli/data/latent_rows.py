@@ -105,7 +105,7 @@ def open_shards(path: Path, files: Sequence[Path], rows_key: str, mirrored_key: 
         mirrored += [tensors[mirrored_key]] if mirrored_key in tensors else []
         digest.update(f"{file.name} {file.stat().st_size}".encode() + labels[-1].tobytes())
         for place in _spread(len(rows[-1]), ROWS_HASHED):
-            digest.update(rows[-1][place].contiguous().view(torch.uint8).numpy())
+            digest.update(rows[-1][place].contiguous().view(torch.uint8).numpy().tobytes())
     if mirrored and len(mirrored) != len(files):
         raise DataError(f"{len(files) - len(mirrored)} shards of {path} have no {mirrored_key}", hint="make them again")
     counts = [len(tensor) for tensor in rows]
