@@ -6,6 +6,7 @@ Names that checkpoints need or that are plain data are listed here; a call of on
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,9 +124,11 @@ def _encoded(text: Any, *_: Any) -> Any:
 
 
 def _scalar(dtype: Any, data: Any = None, *_: Any) -> Any:
-    """Stand in for a numpy scalar: its number if it is a plain one."""
+    """Stand in for a numpy scalar: its number or text if it is a plain one."""
     formats = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u1": "B", "u8": "Q", "b1": "?"}
     code = dtype.args[0] if isinstance(dtype, Inert) and dtype.args else None
+    if isinstance(code, str) and code[:1] == "U" and isinstance(data, bytes):
+        return data.decode("utf-32-le", "replace").rstrip("\0")
     kind = formats.get(code) if isinstance(code, str) else None
     if kind is None or not isinstance(data, bytes) or len(data) != struct.calcsize(f"<{kind}"):
         return Inert("numpy scalar")
@@ -204,6 +207,8 @@ PLAIN_DATA: Mapping[str, frozenset[str] | None] = {
 NUMPY_DATA = frozenset({"dtype", "ndarray", "generic", "matrix", "bool", "bool_", "float_", "int_", "str_", "bytes_"})
 DATA_PACKAGES = ("omegaconf", "ml_collections", "pathlib", "torch.optim.lr_scheduler")
 """Packages whose classes hold settings; names of functions are not accepted."""
+SETTINGS_ENDINGS = ("Config", "Cfg", "Args", "Arguments", "Options", "Settings", "HParams", "Params", "Type")
+"""Ends of the names of classes that hold settings."""
 OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "numpy.matrixlib.defmatrix": "numpy"}
 """Modules by the names that Python 2 or older libraries gave them."""
 
@@ -218,8 +223,16 @@ def is_allowed(module: str, name: str) -> bool:
         if names is not None:
             return name in names
         return name in NUMPY_DATA or _is_plain_word(name)
+    if _is_settings_class(module, name):
+        return True
     package = any(module == known or module.startswith(f"{known}.") for known in DATA_PACKAGES)
     return package and name.isidentifier() and name[0].isupper()
+
+
+def _is_settings_class(module: str, name: str) -> bool:
+    """Check for a class of a training script that by its name holds settings; nothing of it is run either."""
+    is_of_a_script = module.partition(".")[0] not in sys.stdlib_module_names - {"__main__"}
+    return is_of_a_script and name.isidentifier() and name[0].isupper() and name.endswith(SETTINGS_ENDINGS)
 
 
 def _is_plain_word(name: str) -> bool:

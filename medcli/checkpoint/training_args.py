@@ -9,7 +9,10 @@ from typing import Any, get_args
 from medcli.checkpoint.pickle_values import Inert
 from medcli.settings.sampler import PathName, PredictionName
 
-SOURCES = ("args", "config", "cfg", "hyper_parameters", "hparams")
+SOURCES = (
+    *("args", "config", "cfg", "hyper_parameters", "hparams", "opts", "options", "flags", "settings"),
+    *("train_args", "training_args", "train_config", "model_config"),
+)
 """Keys under which training scripts keep their settings."""
 KEPT = (
     *("model", "path_type", "prediction", "loss_weight", "image_size", "resolution", "num_classes"),
@@ -17,7 +20,7 @@ KEPT = (
 )
 """Settings that say something about the model; they are kept in the headers of conversions."""
 REPA_SETTINGS = frozenset({"enc_type", "proj_coeff", "encoder_depth"})
-MAX_DEPTH = 4
+MAX_DEPTH = 8
 AUTOENCODERS = {name: f"stabilityai/sd-vae-ft-{name}" for name in ("ema", "mse")}
 """Values of `vae` in the DiT and SiT code."""
 VALUES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -28,20 +31,33 @@ VALUES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 def training_args(content: Any) -> dict[str, Any]:
-    """Return the settings in a training file: plain values by name, outer ones before nested ones."""
+    """Return the settings in a training file: plain values by name, outer ones before nested ones.
+
+    Of `VALUES`, what is no text is kept as a text, and of several that differ all, so that it is found to be unknown.
+    """
+    if not isinstance(content, Mapping):
+        return {}
     found: dict[str, Any] = {}
-    level = [content[key] for key in SOURCES if key in content] if isinstance(content, Mapping) else []
+    beside = {name: content[name] for name in KEPT if _plain(content.get(name)) is not None}
+    level: list[Any] = [content[key] for key in SOURCES if key in content] + [beside]
     for _ in range(MAX_DEPTH):
         following: list[Any] = []
         for value in level:
             for name, inner in _items(value):
                 plain = _plain(inner)
-                if plain is None:
+                if isinstance(name, str) and (key := name.replace("-", "_")) in VALUES and inner is not None:
+                    found[key] = _agreed(found.get(key), str(inner if plain is None else plain))
+                elif plain is None:
                     following.append(inner)
                 elif isinstance(name, str):
-                    found.setdefault(name, plain)
+                    found.setdefault(key, plain)
         level = following
     return found
+
+
+def _agreed(held: str | None, value: str) -> str:
+    """Return the value of a setting found once more."""
+    return value if held is None or held.lower() == value.lower() else f"{held} and {value}"
 
 
 def _items(value: Any) -> list[tuple[Any, Any]]:
@@ -53,11 +69,15 @@ def _items(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _plain(value: Any) -> str | int | float | bool | None:
-    """Return a plain value, a path as text; None for anything else."""
+    """Return a plain value, a path or ASCII bytes as text; None for anything else."""
     if isinstance(value, Inert) and "_val" in value.settings:
         value = value.settings["_val"]
     if isinstance(value, Inert) and value.kind.startswith("pathlib"):
         return "/".join(part for part in value.args if isinstance(part, str))
+    if isinstance(value, Inert) and not value.settings and len(value.args) == 1:  # such as a member of an Enum
+        value = value.args[0]
+    if isinstance(value, bytes) and value.isascii():
+        return value.decode()
     return value if isinstance(value, str | int | float | bool) else None
 
 

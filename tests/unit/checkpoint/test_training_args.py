@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,6 +43,54 @@ def test_path_and_prediction_become_defaults(tmp_path: Path, key: str, wrap: Any
     assert info.config.family == "sit"
     assert info.sampling == {"path": "gvp", "prediction": "score"}
     assert info.training["args"] == SIT
+
+
+class OwnConfig(SimpleNamespace):
+    """Settings of a training script, pickled as an object of a class of its own."""
+
+
+class PathType(str, Enum):
+    GVP = "GVP"
+    SPIRAL = "spiral"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"args": OwnConfig(**SIT)},
+        {"args": {name.replace("_", "-"): value for name, value in SIT.items()}},
+        {"args": {name: np.str_(value) for name, value in SIT.items()}},
+        {"args": SIT | {"path_type": PathType.GVP}},
+        {"args": SIT | {"path_type": b"GVP"}},
+        {"args": {"lr": 1}, "path_type": "gvp", "prediction": "score"},
+        {"options": SIT},
+        {"train_args": SIT},
+        {"config": {"a": {"b": {"c": {"d": SIT}}}}},
+        {"args": SIT, "config": {"transport": {"path_type": "gvp"}}},
+    ],
+    ids=["own class", "hyphens", "numpy", "enum", "bytes", "beside", "options", "train_args", "deep", "agreeing"],
+)
+def test_settings_are_found_in_every_form(tmp_path: Path, content: dict[str, Any]) -> None:
+    torch.save({"model": STATE, "ema": STATE, **content}, tmp_path / "sit.pt")
+    info = open_checkpoint(tmp_path / "sit.pt", hints=Hints(num_heads=2)).info
+    assert info.sampling == {"path": "gvp", "prediction": "score"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"args": SIT, "config": {"transport": {"path_type": "Linear"}}},
+        {"args": SIT | {"path_type": PathType.SPIRAL}},
+        {"args": SIT | {"path_type": ["GVP"]}},
+        {"args": SIT | {"path_type": 2}},
+    ],
+    ids=["contradiction", "enum", "list", "number"],
+)
+def test_a_path_that_is_not_clear_is_named_and_not_replaced(tmp_path: Path, content: dict[str, Any]) -> None:
+    torch.save({"model": STATE, "ema": STATE, **content}, tmp_path / "sit.pt")
+    info = open_checkpoint(tmp_path / "sit.pt", hints=Hints(num_heads=2)).info
+    assert (info.sampling, list(info.unknown_sampling)) == ({"prediction": "score"}, ["path"])
+    assert any("which medcli does not know" in remark for remark in info.remarks)
 
 
 def test_values_that_are_not_known_are_named(tmp_path: Path) -> None:

@@ -98,6 +98,11 @@ def test_numbers_of_numpy_and_containers_of_collections_have_their_values(protoc
     assert read(pickle.dumps(values, protocol)) == {**expected, "deque": [1, 2]}
 
 
+@pytest.mark.parametrize("module", ["__main__", "mine.training"])
+def test_classes_of_a_script_that_hold_settings_are_placeholders(module: str) -> None:
+    assert read(f"c{module}\nTrainConfig\n)\x81}}X\x02\0\0\0lrK\x01sb.".encode("latin-1")).settings == {"lr": 1}
+
+
 def test_a_namespace_keeps_its_settings() -> None:
     found = read(pickle.dumps(OBJECTS["namespace"]))
     assert isinstance(found, Inert)
@@ -113,7 +118,7 @@ def test_a_namespace_keeps_its_settings() -> None:
         *[("torch", "load"), ("torch.hub", "load"), ("torch._utils", "_import_dotted_name"), ("pathlib", "os.system")],
         *[("pathlib", "Path.unlink"), ("collections", "namedtuple"), ("types", "FunctionType")],
         *[("omegaconf", "OmegaConf.load"), ("random", "_urandom"), ("copyreg", "add_extension")],
-        *[("__main__", "Args"), ("torch.storage", "_load_from_bytes")],
+        *[("__main__", "run"), ("__main__", "Model"), ("subprocess", "Config"), ("torch.storage", "_load_from_bytes")],
     ],
 )  # fmt: skip
 def test_names_that_are_no_plain_data_end_the_reading(module: str, name: str) -> None:
