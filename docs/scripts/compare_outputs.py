@@ -132,7 +132,7 @@ def read_json(text: str, folder: Path) -> Any:
 
 
 def describe(path: Path, folder: Path) -> Any:
-    """Return what of a file is compared: JSON parsed, safetensors as header and hash of tensors, else a hash."""
+    """Return what of a file is compared: JSON parsed; safetensors as header and hashes of modules; else a hash."""
     if path.suffix in (".json", ".jsonl"):
         value = read_json(path.read_text(), folder)
         # Lines are appended as images finish, by several threads.
@@ -142,7 +142,12 @@ def describe(path: Path, folder: Path) -> Any:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
         metadata = {name: read_json(text, folder) for name, text in header.pop("__metadata__", {}).items()}
-        tensors = hashlib.sha256(json.dumps(header, sort_keys=True).encode() + data[8 + length :]).hexdigest()
+        tensors: dict[str, Any] = {}
+        for name in sorted(header):
+            start, end = header[name].pop("data_offsets")
+            group = tensors.setdefault(name.split(".")[0], hashlib.sha256())
+            group.update(f"{name} {header[name]}".encode() + data[8 + length + start : 8 + length + end])
+        tensors = {group: digest.hexdigest() for group, digest in tensors.items()}
         return {"metadata": metadata, "tensors": tensors}
     if path.suffix == ".npz":
         import zipfile
@@ -266,7 +271,7 @@ def main() -> int:
         print("\n".join(f"{name:24}{CASES[name].lines[-1]}" for name in names))
         return 0 if given.list else 2
     commit = commit_of(given.old)
-    scripts = hashlib.sha256((HERE / "compare_inputs.py").read_bytes()).hexdigest()[:8]
+    scripts = hashlib.sha256((HERE / "compare_inputs.py").read_bytes() + Path(__file__).read_bytes()).hexdigest()[:8]
     store = given.cache.resolve() / f"{commit or os.getpid()}-{scripts}"
     inputs = make_inputs(store / "inputs", given.old.resolve())
     with tempfile.TemporaryDirectory(prefix="features-") as features:
