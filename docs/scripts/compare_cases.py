@@ -210,14 +210,15 @@ ALLOWED: dict[str, str] = {
     r".*\.teacher: .* -> \"f1:.*": "the teacher is known by its fingerprint",
     r".*metadata\.medcli\.sampling\.cfg_scale is new": "a conversion keeps the model's own guidance",
     r".*config\.json\.request\..* is (new|gone)": "a run stores its network settings as one group",
-    r".*manifest\.json\.settings\.autoencoder_id is new": "a folder is continued with an autoencoder of the same content",
+    r".*manifest\.json\.settings\.autoencoder_id is new": "a folder keeps its autoencoder by content",
     r"command 3 writes 2 lines on stderr, not 1: warning: samples and reference are the same images.*": "a new warning",
     r".*medcli\.config\.positions_side is new": "a network at another resolution keeps the side of its positions",
     r"out\.safetensors\.tensors\.pos_embed: .*": "positions are interpolated from those of the training resolution",
-    r"run/(control/)?config\.json\.training\.lr_(warmup|end|decay).*": "learning rates have a warm-up and a cosine decay",
+    r"run/(control/)?config\.json\.training\.lr_(warmup|end|decay).*": "learning rates have a warm-up and a cosine",
     r"run/(control/)?state-\d+\.safetensors\.tensors\.ema: .*": "the average forgets the initial weights",
     r"run/(control/)?state-\d+\.safetensors\.metadata\.medcli_training\.checksum: .*": "the same average",
     r"run/(control/)?checkpoint\.safetensors\.tensors\..*: .*": "the same average, which is what a run writes",
-    r"command \d JSON\.evaluation\.(after|control)\..*: .*": "the loss of that average",
+    r".*(JSON|report\.json)\.evaluation\.(after|control)\..*: .*": "the loss of that average",
+    r".*\.(observations\..*\.text|suggestion\.reason): .*": "an analysis states its findings in plain words",
 }
 """Patterns of differences that are intended, each with the reason."""

@@ -1,4 +1,4 @@
-"""Find out what a path holds, by its contents, and list its sets of tensors under upstream's names."""
+"""Detect the layout of a checkpoint by its contents, and list its weight sets under upstream's names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawCheckpoint:
-    """The tensors of a checkpoint and what it says about itself; nothing is inferred or checked yet."""
+    """Tensors and metadata of a checkpoint; nothing is inferred or checked yet."""
 
     path: Path
     layout: Layout
@@ -36,7 +36,7 @@ class RawCheckpoint:
     parts: tuple[str, ...] = ()
     """Groups a training checkpoint holds, `opt` included."""
     args: Mapping[str, Any] = field(default_factory=dict)
-    """Training settings, where the file has them."""
+    """Training settings stored in the file."""
     keys: tuple[str, ...] = ()
     """Names of all that a training checkpoint holds."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -47,16 +47,16 @@ class RawCheckpoint:
     is_official: bool = True
     """True: weight sets are under the keys of the reference code."""
     remarks: tuple[str, ...] = ()
-    """Facts that the user should know, such as which weights were found and what was left out."""
+    """Notes for the user, such as which weights were found and what was left out."""
     folder_config: DiffusersConfig | None = None
     autoencoder_folder: Path | None = None
     """The autoencoder of a pipeline folder."""
 
     def pick(self, weights: str | None) -> tuple[str, Mapping[str, TensorRecord]]:
-        """Choose a weight set; a file of one unnamed set gives that one, and so does None.
+        """Choose a weight set; of a file with one unnamed set, that one.
 
         Args:
-            weights: `ema` or `model`; None takes the averaged weights where there are any.
+            weights: `ema` or `model`; None: the averaged weights if there are some.
 
         Returns:
             Name of the set, and its tensors.
@@ -78,10 +78,10 @@ class RawCheckpoint:
 
 
 def open_raw(path: Path) -> RawCheckpoint:
-    """Recognise a checkpoint and list its tensors, reading no weights.
+    """Detect a checkpoint's layout and list its tensors, reading no weights.
 
     Raises:
-        CheckpointError: If there is nothing, or something else, or a damaged file.
+        CheckpointError: If it is missing, damaged or no checkpoint.
     """
     try:
         if not path.exists():
@@ -152,7 +152,7 @@ def file_content(path: Path) -> TorchFile:
 
 
 def file_tensors(path: Path) -> dict[str, TensorRecord]:
-    """Tensors of a file that holds nothing else, under the names it gives them."""
+    """Read the tensors of a plain state-dict file, under its own names."""
     kind = sniff(path)
     if kind == "safetensors":
         return read_safetensors(path)[0]
@@ -164,10 +164,10 @@ TORCH_READERS: dict[str, Callable[[Path], TorchFile]] = {"zip": read_zip, "legac
 
 
 def sniff(path: Path) -> str:
-    """Tell a file's container by its first bytes: `zip`, `legacy` (torch's two) or `safetensors`.
+    """Detect a file's container by its first bytes: `zip` or `legacy` (torch's two), or `safetensors`.
 
     Raises:
-        CheckpointError: If it is none of them; says what it looks like.
+        CheckpointError: If it is none of them; the message names its likely kind.
     """
     with path.open("rb") as file:
         start = file.read(512)
@@ -229,5 +229,5 @@ def _stripped(tensors: Mapping[str, TensorRecord], path: Path) -> dict[str, Tens
 
 
 def _bare(tensors: Mapping[str, TensorRecord]) -> dict[str, TensorRecord]:
-    """Leave out tensors that follow from the configuration."""
+    """Remove tensors that are computed from the configuration."""
     return {name: tensor for name, tensor in tensors.items() if not is_derived(name)}

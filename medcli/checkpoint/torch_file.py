@@ -26,7 +26,7 @@ ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
     *(ValueError, RuntimeError, NotImplementedError, OverflowError, OSError),
 )
-"""Errors of the library on damaged, encrypted or oddly compressed files."""
+"""Errors of the library for damaged, encrypted or unusually compressed files."""
 MAX_DIRECTORY_BYTES = 64 * 2**20
 """A zip's directory has about 70 bytes a record."""
 MAX_WORD_BYTES = 64
@@ -35,7 +35,7 @@ MAX_WORD_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class TorchFile:
-    """Contents of a torch file: its object, and the places of its storages."""
+    """Contents of a torch file: its object, and the byte ranges of its storages."""
 
     path: Path
     content: Any
@@ -118,14 +118,14 @@ def _read_archive(path: Path, archive: zipfile.ZipFile, file: BinaryIO) -> Torch
 
 
 def _content(path: Path, archive: zipfile.ZipFile, file: BinaryIO, info: zipfile.ZipInfo, end: int) -> bytes:
-    """Read a small record; torch can write records without checksums, which the library takes for damaged."""
+    """Read a small record; torch can write records without checksums, which the library rejects as damaged."""
     if info.CRC or info.compress_type != zipfile.ZIP_STORED:
         return archive.read(info)
     return read_region(file, _record_region(path, file, info, end))
 
 
 def _record_region(path: Path, file: BinaryIO, info: zipfile.ZipInfo, end: int) -> Region:
-    """Find a record's bytes: behind its local header, whose name and padding have lengths of their own."""
+    """Return the byte range of a record, which follows its local header of variable length."""
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         raise CheckpointError(
             f"{path.name} has compressed records, which torch.save never writes", hint="save it again with torch.save"
@@ -145,7 +145,7 @@ def read_legacy(path: Path) -> TorchFile:
     """Read the format of torch < 1.6: magic number, version, system, object, storage keys, then the raw storages.
 
     Raises:
-        CheckpointError: If it is some other pickle, or damaged.
+        CheckpointError: If it is another pickle, or damaged.
     """
     with path.open("rb") as file:
         if safe_load(file, path.name)[0] != LEGACY_MAGIC:
@@ -166,7 +166,7 @@ def read_legacy(path: Path) -> TorchFile:
 
 
 def _legacy_storages(path: Path, file: BinaryIO, keys: Any, sizes: Mapping[str, int]) -> dict[str, Region]:
-    """Walk over the raw storages: each an int64 count of elements, then the elements."""
+    """Return the byte ranges of the raw storages: each an int64 count of elements, then the elements."""
     end = path.stat().st_size
     offset, storages = file.tell(), {}
     for key in keys if isinstance(keys, list) else []:
@@ -192,7 +192,7 @@ def _is_contiguous(ref: TensorRef) -> bool:
 
 
 def _strided(name: str, ref: TensorRef, region: Region) -> TensorRecord:
-    """A transposed or otherwise strided tensor: laid out row-major when its bytes are asked for."""
+    """Return the record of a strided tensor, made row-major when its bytes are read."""
     size = ITEM_SIZES[ref.storage.dtype]
 
     def make() -> bytes:

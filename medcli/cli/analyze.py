@@ -72,7 +72,7 @@ def _attention(found: AttentionFindings) -> list[Text]:
         f"{claims[name]}: {'yes' if seen.holds else 'no'}. {seen.text}" for name, seen in found.observations.items()
     ]
     lines.append(advice_line(found.suggestion))
-    drawn = f" Pairs were drawn: at most {found.pair_error:.1g} nats of error an image and head."
+    drawn = f" Pairs were sampled: at most {found.pair_error:.1g} nats of error an image and head."
     return [
         Text(),
         heat_map(percents, labels, ("0 noise", "1 image")),
@@ -86,8 +86,8 @@ def heat_map(rows: Sequence[Sequence[float]], labels: Sequence[str], ends: tuple
 
     Args:
         rows: Whole percents, 0 to 99 or a little above; all rows are equally long. Long ones are averaged down.
-        labels: What each row is.
-        ends: What the first and the last column are.
+        labels: Of the rows.
+        ends: Labels of the first and the last column.
     """
     from rich.style import Style
     from rich.text import Text
@@ -109,7 +109,7 @@ def heat_map(rows: Sequence[Sequence[float]], labels: Sequence[str], ends: tuple
 
 
 def _pooled(row: Sequence[float]) -> list[float]:
-    """At most `MAX_CELLS` numbers: means of neighbours."""
+    """Average neighbours down to at most `MAX_CELLS` numbers."""
     num_cells = min(len(row), MAX_CELLS)
     borders = [cell * len(row) // num_cells for cell in range(num_cells + 1)]
     parts = [row[start:end] for start, end in zip(borders, borders[1:], strict=False)]
@@ -117,7 +117,7 @@ def _pooled(row: Sequence[float]) -> list[float]:
 
 
 def advice_line(advice: Suggestion) -> str:
-    """The suggestion in a line."""
+    """Format the suggestion as a line."""
     from medcli.workflows.analyze.attention import layer_words
 
     if not advice.layers:
@@ -131,7 +131,7 @@ def advice_line(advice: Suggestion) -> str:
 
 
 def threshold_table(report: AnalyzeReport) -> FittedTable:
-    """A row for each threshold: how many images it moves, and at which solver steps."""
+    """Build the table of thresholds: images moved, and at which solver steps."""
     columns = ["rho"]
     cells: list[list[object]] = [[f"{trigger.rho:g}"] for trigger in next(iter(report.triggers.values()))]
     for name, found in report.triggers.items():

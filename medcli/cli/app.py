@@ -1,7 +1,7 @@
 """The program: its commands, and the one place where errors become messages and exit codes.
 
 A command's module is imported when it is called. It holds `COMMAND`: a request class whose fields declare the flags,
-a function and examples; its summary stands in `COMMANDS`. Help and docs/cli.md are made from them. The function imports
+a function and examples; its summary is in `COMMANDS`. Help and docs/cli.md are made from them. The function imports
 its workflow inside, so that help loads no torch.
 """
 
@@ -87,11 +87,11 @@ def build_app(commands: Mapping[str, Command[Any] | None]) -> typer.Typer:
 
 
 def _listed_only() -> None:
-    """Stand for a command that this run only lists."""
+    """Placeholder of a command that is only listed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program and tell the user what went wrong.
+    """Run the program; report errors with a hint and an exit code.
 
     Args:
         argv: Words after the program's name; None takes this process's.
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run_command(args)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has what it wanted, as in `medcli flops | head`: a result is written when the work is done.
+        # The reader closed the pipe, as in `medcli flops | head`: a result is written when the work is done.
         _drop_stdout()
         return ExitCode.DONE
     except SystemExit as stop:

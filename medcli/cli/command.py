@@ -25,7 +25,7 @@ GIVEN = "COMMANDLINE"
 
 @dataclass(frozen=True, slots=True)
 class Command(Generic[R]):
-    """A command. Its summary stands in the program's table, so that the program's help imports no command."""
+    """A command. Its summary is in the program's table, so that the program's help imports no command."""
 
     request: type[R]
     """Frozen dataclass of settings: its flags."""
@@ -48,7 +48,7 @@ class Command(Generic[R]):
         )
 
     def help_text(self, summary: str) -> str:
-        """Summary, details and examples."""
+        """Join summary, details and examples."""
         examples = "\n".join(f"  {line}" for line in self.examples)
         # \b on a line of its own keeps the lines of that paragraph apart.
         return "\n\n".join(

@@ -51,7 +51,7 @@ COMMAND = Command(
 
 
 def score_table(report: FidReport) -> FittedTable:
-    """A row for each metric, and below what the scores rest on."""
+    """Build the table of one set's scores, with their inputs below."""
     from medcli.workflows.fid.compare import LOWER_IS_BETTER
 
     errors = report.scores.errors
@@ -76,7 +76,7 @@ def score_table(report: FidReport) -> FittedTable:
 
 
 def comparison_table(report: CompareReport) -> FittedTable:
-    """A row for each set; the best of each metric is marked, and what is not told apart from it."""
+    """Build the table of several sets; marks the best of each metric and those within its error."""
     metrics = _shown(report.rows)
     cells = [
         [row["samples"], row["num_samples"], *(_marked(report, metric, place) for metric in metrics)]
@@ -98,7 +98,7 @@ def comparison_table(report: CompareReport) -> FittedTable:
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table with one row a set, to paste into a paper's or a model's page."""
+    """Write a Markdown table with a row per set."""
     metrics = _shown(rows)
     headings = ["samples", "N", *(f"{_heading(metric)} {_arrow(metric)}" for metric in metrics)]
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
@@ -110,7 +110,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Metrics at least one row has a value for."""
+    """Return the metrics that at least one row has."""
     from medcli.workflows.fid.compare import SHOWN
     from medcli.workflows.fid.scoring import json_key
 
@@ -123,7 +123,7 @@ def _marked(report: CompareReport, metric: str, place: int) -> str:
 
 
 def _cell(row: dict[str, Any], metric: str) -> str:
-    """`value +- error`, or a dash."""
+    """Format `value +- error`, or a dash."""
     from medcli.workflows.fid.scoring import json_key
 
     value, error = row.get(json_key(metric)), row.get("standard_errors", {}).get(json_key(metric))
@@ -144,7 +144,7 @@ def _arrow(metric: str) -> str:
 
 
 def _sign(wanted: str, plain: str) -> str:
-    """A sign, or ASCII where the result goes to something that has no such sign."""
+    """Return a sign, or its ASCII form if stdout's encoding lacks it."""
     return wanted if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8" else plain
 
 

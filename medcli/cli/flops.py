@@ -22,7 +22,7 @@ UNITS = (
     "executed: sampling multiplies queries and keys into few mediators; params: with that one count"
 )
 DYNAMIC_BOUNDS = (
-    "each image decides when it climbs, so limits only: never, and as early as the rule allows;\n"
+    "moves depend on the image, so these are bounds: no move, and moves as early as the rule allows;\n"
     "medcli sample, then --manifest FOLDER, gives the mean of a real run"
 )
 
@@ -116,7 +116,7 @@ def image_table(name: str, images: tuple[ImageCost, ...], run: SamplingRun) -> F
 
 
 def _costs(image: ImageCost) -> tuple[str, str, str, str]:
-    """Cost as the papers count and as it is done, dense cost and saving; limits where no more is known."""
+    """Format cost as the papers count and as executed, dense cost and saving; bounds for planned dynamic runs."""
     dense = amount(image.gmacs_dense)
     if image.gmacs is not None and image.gmacs_done is not None:
         return amount(image.gmacs), amount(image.gmacs_done), dense, f"{image.saving_percent:.2f}"
@@ -127,5 +127,5 @@ def _costs(image: ImageCost) -> tuple[str, str, str, str]:
 
 
 def amount(giga: float) -> str:
-    """A count with three decimals, or four digits where it is below 1."""
+    """Format a count with three decimals, or four digits below 1."""
     return f"{giga:.4g}" if giga < 1 else f"{giga:,.3f}"

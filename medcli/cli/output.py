@@ -148,7 +148,7 @@ class Output:
             self._end_progress()
 
     def _show(self, table: RenderableType) -> None:
-        """Render first and write ourselves: Rich ends the process when a reader closes the pipe."""
+        """Render, then write: Rich itself would end the process when a reader closes the pipe."""
         from rich.text import Text
 
         console = _console(self._stdout)

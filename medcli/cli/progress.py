@@ -26,7 +26,7 @@ def duration(secs: float) -> str:
 class Pace:
     """Rate and remaining time of a stretch of work, counted from its first report on.
 
-    What was done before that, in a run that is continued, took its time elsewhere.
+    Earlier work of a resumed run does not count.
     """
 
     def __init__(self, first: int, total: int, unit: str, clock: Callable[[], float]) -> None:
@@ -34,7 +34,7 @@ class Pace:
         self._clock, self._start = clock, clock()
 
     def describe(self, done: int) -> str:
-        """Rate and time left, empty until both can be told."""
+        """Format rate and time left; empty until both are known."""
         secs = self._clock() - self._start
         if done <= self._first or secs <= 0:
             return ""
@@ -66,7 +66,7 @@ class Bar:
         self._bar.update(self._task, completed=done, pace=self._pace.describe(done))
 
     def stop(self) -> None:
-        """Take the bar off the screen."""
+        """Remove the bar."""
         self._bar.stop()
 
 

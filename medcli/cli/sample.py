@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medcli.cli.table import FittedTable
     from medcli.workflows.sample.run import SampleReport
 
-COSTS = "GMACs as the papers count them; executed: without the queries and keys this run never computed"
+COSTS = "GMACs as the papers count them; executed: without the queries and keys that sampling does not compute"
 SHADES = " .:-=+*#"
 HISTOGRAM_BINS = 32
 
@@ -73,7 +73,7 @@ def modulation_line(report: Mapping[str, Any]) -> str:
 
 
 def switch_table(report: SampleReport) -> FittedTable:
-    """A row for each move along the ladder: how many images made it, and at which solver steps."""
+    """Build the table of moves along the ladder: number of images, and solver steps."""
     rows: list[tuple[object, ...]] = []
     for move, (before, after) in enumerate(pairwise(report.counts)):
         steps = [made[move] for made in report.switch_steps if len(made) > move]
@@ -91,10 +91,10 @@ def switch_table(report: SampleReport) -> FittedTable:
 
 
 def shade(steps: list[int], num_steps: int) -> str:
-    """A histogram in one line: the darker a place, the more images moved at those steps.
+    """Draw a histogram in one line: darker characters for more images.
 
     Args:
-        steps: When they did, in 0..num_steps - 1.
+        steps: Solver steps of the moves, in 0..num_steps - 1.
         num_steps: Solver steps of an image.
     """
     width = min(num_steps, HISTOGRAM_BINS)

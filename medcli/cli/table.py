@@ -113,7 +113,7 @@ class FittedTable:
         return table
 
     def _stacked(self) -> Table:
-        """One line per value, a blank line between rows; long values wrap."""
+        """Lay out one value a line, a blank line between rows; long values wrap."""
         from rich.table import Table
         from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""Compiled functions: what they need on a machine, and how they are made so that they stay compiled."""
+"""Compile functions with torch, and check that this machine can."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ DO_WITHOUT = "leave --compile out"
 
 
 def require_compiler(device: torch.device) -> None:
-    """Check that `torch.compile` finds what it makes programs with; nothing is compiled.
+    """Check that `torch.compile` finds its compiler; nothing is compiled.
 
     Args:
-        device: Where they are to run.
+        device: Device of the compiled code.
 
     Raises:
         EnvironmentProblem: If there is no C++ compiler for a CPU, or no Triton for a CUDA device.
@@ -35,7 +35,7 @@ def require_compiler(device: torch.device) -> None:
                 hint=f"pip install triton, or {DO_WITHOUT}",
             )
         return
-    # Where torch looks, too.
+    # As torch itself looks for it.
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     command = os.environ.get("CXX", usual)
     if shutil.which(command) is None:
@@ -46,7 +46,7 @@ def require_compiler(device: torch.device) -> None:
 
 
 def compiled_function(function: Callable[..., Result]) -> Callable[..., Result]:
-    """A function by `torch.compile`, for fixed shapes; modules that differ in their weights only share a graph.
+    """Compile a function for fixed shapes; modules that differ only in their weights share a graph.
 
     torch keeps graphs with the code of a function, eight at most, and runs the rest uncompiled. So each call of this
     compiles a copy of the code, which has eight of its own.

@@ -20,7 +20,7 @@ CHUNK_BYTES = 1 << 20
 END_BYTES = 4096
 """Bytes of a file's end."""
 FULL_BYTES = 1 << 20
-"""Free bytes below which a disk is full, where an exception does not tell."""
+"""Free bytes below which a disk counts as full, for exceptions without a number."""
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 REFUSED = frozenset(
     {
@@ -54,7 +54,7 @@ def atomic_path(
     Args:
         path: The file to make.
         force: Replace an existing file.
-        sweeps: Remove what killed processes left of this file; it takes a look at the whole folder.
+        sweeps: Remove temporaries of killed processes for this file; lists the whole folder.
         is_durable: Wait until the disk has the content before renaming, so that a power cut leaves no short file.
 
     Yields:

@@ -99,7 +99,7 @@ def as_record(kind: type[Record], values: Any, *, ignore_unknown: bool = False, 
 
     Args:
         kind: The dataclass. What its constructor refuses is invalid, too.
-        values: What JSON gave.
+        values: Parsed JSON.
         ignore_unknown: Ignore keys that are no fields; else they are invalid.
         place: Where the object is, for messages: `run.`.
 

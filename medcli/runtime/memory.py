@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work."""
+"""Measure the peak memory of a call."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def peak_memory_mib(work: Callable[[], object], device: torch.device) -> float |
     """Run the work and measure the peak of its memory, beyond what was held before.
 
     On CUDA it is exact: what torch's allocator handed out. On a CPU it is the growth of the process's resident
-    memory, after free memory has been handed back: precise to about a MiB for work that does not start other processes.
+    memory, after free memory is returned to the system: precise to about a MiB, child processes excluded.
 
     Args:
-        work: What to run, once.
-        device: Where it takes its memory.
+        work: Called once.
+        device: Device whose memory is measured.
 
     Returns:
         MiB, or None where the system does not report it.
@@ -47,7 +47,7 @@ def peak_memory_mib(work: Callable[[], object], device: torch.device) -> float |
 def _reset_peak_mib() -> float | None:
     """Reset the peak; return the resident memory it starts from, or None where Linux does not allow it."""
     try:
-        # Memory that was freed but not handed back would hide what the work takes.
+        # Freed memory that the allocator still holds would hide the growth.
         ctypes.CDLL(None).malloc_trim(0)
         (PROCESS / "clear_refs").write_text(RESET_PEAK, encoding="ascii")
         return _status_mib("VmHWM")

@@ -11,7 +11,7 @@ import torch
 from medcli.runtime.reporting import Reporter
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Number formats by the names commands use; which of them a command offers is its own matter."""
+"""Number formats by the names commands use; each command offers some of them."""
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def warn_if_slow(dtype: torch.dtype, device: torch.device, reporter: Reporter) -> None:
-    """Say so if the machine can compute in this number format but is much quicker in float32; results are right."""
+    """Warn if the device emulates this number format: results are right, but slow."""
     if dtype == torch.bfloat16 and not multiplies_bfloat16(device):
         reporter.note(
             "this CPU has no bfloat16 arithmetic, so --dtype bf16 is many times slower here: use --dtype fp32"

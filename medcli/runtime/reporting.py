@@ -1,4 +1,4 @@
-"""Progress and remarks from code below the command line, which prints nothing."""
+"""Reporter of progress and remarks, for code below the command line, which prints nothing."""
 
 from __future__ import annotations
 

@@ -48,9 +48,9 @@ class SharedWork:
     """One process's share of the work on a folder. Use as a context manager.
 
     Args:
-        lock_file: Where processes that work on the same items meet. It exists while one of them lives.
+        lock_file: Lock shared by the processes that work on the same items. It exists while one of them lives.
         is_done: Returns True for a complete item, as far as this process knows. Called often.
-        refresh: Learns what other processes have completed.
+        refresh: Reads what other processes have completed.
         mend: Repairs the folder after killed processes; called whenever this process is alone in it.
         processes: The launch. One of several is refused where the file system has no locks.
 

@@ -1,7 +1,7 @@
 """Temporary files and folders beside an output.
 
 Each has a random name, is made with O_EXCL, and is locked by its process for as long as that lives, so that the next
-run tells a leftover of a dead one from the file of a live one, on this machine and where a shared file system keeps
+run distinguishes temporaries of dead processes from those of live ones, on this machine and on shared file systems with
 locks. Process ids are not used: two containers have the same ones.
 """
 
@@ -30,7 +30,7 @@ OURS = re.compile(r"\.(?P<stem>.+)\.tmp-(\d+|[0-9a-f]{16})(?P<suffix>\.[^.]*)?",
 SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 """Names of those the safetensors library makes beside a file it writes."""
 STALE_S = 24 * 3600
-"""Age in seconds of a dead temporary where locks can't tell."""
+"""Age in seconds from which a temporary counts as dead if there are no locks."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """From Linux's fcntl.h and fs.h."""
 STEM_BYTES, SUFFIX_CHARS = 100, 20
@@ -76,7 +76,7 @@ def make_temporary(target: Path, *, is_folder: bool = False) -> Temporary:
 
 
 def replace_folder(temporary: Path, target: Path) -> None:
-    """Give a temporary folder its name; an older folder of that name is replaced and removed.
+    """Rename a temporary folder to its target; an older folder of that name is replaced and removed.
 
     Raises:
         OSError: If the system refuses; the older folder is still in place.

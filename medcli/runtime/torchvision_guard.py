@@ -19,10 +19,10 @@ MISSING_SCHEMAS = (
 
 
 def import_torchvision() -> None:
-    """Import torchvision, declaring the operators it trips over where its library did not load.
+    """Import torchvision; if its library did not load, declare the operators whose absence fails the import.
 
-    Call it before importing anything that imports torchvision. Operators that exist are left alone: they are declared
-    only after an import has failed for want of them.
+    Call it before importing anything that imports torchvision. Existing operators are kept: others are declared
+    only after an import has failed without them.
 
     Raises:
         ImportError: If torchvision is not installed.

@@ -1,6 +1,6 @@
 """Features cached on disk, a file for each shard of images, under a hash of the images.
 
-A file's name is a hash of the pixels of its images, of the extractor, its weights and what it does to pixels first, so
+A file's name is a hash of the pixels of its images, of the extractor, its weights and its preprocessing, so
 that renamed folders, copies and the same images in an npz are found, and a changed image is not. Files are safetensors,
 appear whole or not at all, and hold the float32 features from which all others follow: `pool`, and `spatial` where
 there is such a layer. Rows take less room than moments (2023 x 2023 float64 are 33 MB, 1024 rows 8 MB), and error bars

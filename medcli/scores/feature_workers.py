@@ -131,7 +131,7 @@ def assist(
         DataError: If an image can't be read, or its features are not finite.
     """
     assert job.cache is not None
-    with suppress(EnvironmentProblem), job.share(job.cache) as work:  # rank 0 remarks on it, and does all the work
+    with suppress(EnvironmentProblem), job.share(job.cache) as work:  # rank 0 notes it, and does all the work
         for shard in shard_features(job, work.claims(len(job.shards)), progress):
             if shard.key is None:
                 return
@@ -142,7 +142,7 @@ class _Started:
     """Worker processes of this one, and what they report.
 
     Args:
-        processes: They.
+        processes: The workers.
         reports: File to which they append a number of images, or a finished shard with the digests of its images.
     """
 
@@ -154,7 +154,7 @@ class _Started:
         """True if all have ended."""
         return not any(process.is_alive() for process in self._processes)
 
-    def news(self) -> tuple[dict[int, tuple[bytes, ...]], int]:
+    def new_reports(self) -> tuple[dict[int, tuple[bytes, ...]], int]:
         """Return the digests of shards finished since the last call, and the number of images done."""
         shards, num_images = {}, 0
         for value in map(json.loads, self._lines.new_lines()):
@@ -179,18 +179,18 @@ class _Gathering:
         self._job, self._work, self._started = job, work, started
         self._progress, self._reporter = progress, reporter
         self._later: dict[int, ShardFeatures] = {}
-        self._has_complained = False
+        self._is_unsaved = False
 
     def shards(self) -> Iterator[ShardFeatures]:
         """Yield all shards in order, with their features."""
         due = 0
         for shard in shard_features(self._job, self._work.claims(len(self._job.shards)), self._progress):
             self._note(shard)
-            self._hear()
+            self._read_reports()
             if shard.number == due:
                 due += 1
                 yield shard
-            else:  # what the cache has need not be held until its turn comes
+            else:  # cached features need not stay in memory until they are due
                 self._later[shard.number] = replace(shard, rows=None) if shard.key else shard
         for number in range(due, len(self._job.shards)):
             yield self._obtained(number)
@@ -202,14 +202,14 @@ class _Gathering:
 
         def result() -> ShardFeatures | None:
             nonlocal named, has_waited
-            self._hear()
+            self._read_reports()
             if (known := self._later.pop(number, None)) and (found := self._job.cached(known)):
                 return found
             if named and (found := self._job.cached(named)):
                 self._progress(len(named.digests))
                 return found
             # If the cache can't be written to, other processes can't hand over what they have.
-            if self._has_complained:
+            if self._is_unsaved:
                 return self._computed(number)
             if has_waited and named is None and (self._started is None or self._started.are_gone):
                 # The key under which another command caches features follows from the images alone.
@@ -226,13 +226,13 @@ class _Gathering:
         return shard
 
     def _note(self, shard: ShardFeatures) -> None:
-        if shard.problem and not self._has_complained:
-            self._has_complained = True
+        if shard.problem and not self._is_unsaved:
+            self._is_unsaved = True
             self._reporter.note(f"features are not kept: {shard.problem}")
 
-    def _hear(self) -> None:
+    def _read_reports(self) -> None:
         if self._started:
-            shards, num_images = self._started.news()
+            shards, num_images = self._started.new_reports()
             self._later |= {number: self._job.keyed(number, digests) for number, digests in shards.items()}
             if num_images:
                 self._progress(num_images)
@@ -247,7 +247,7 @@ def _orders(job: FeatureJob, workers: FeatureWorkers, reports: Path) -> list[dic
 
 
 def _work(*, reports: Path, device: str, extractor: str, weights_path: Path | None, **common: Any) -> None:
-    """Run a worker: it reports what it has done and ends silently on errors, which the caller meets too."""
+    """Worker: compute shards and report them; exit silently on errors, which the caller meets too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the caller ends its workers
     lines = SharedLines(reports)
 

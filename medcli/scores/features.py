@@ -82,7 +82,7 @@ def extract(
 
     Raises:
         DataError: If there are fewer than two images, one can't be read, or a feature is not finite.
-        EnvironmentProblem: If a cached file goes away while it is in use.
+        EnvironmentProblem: If a cached file is removed while it is in use.
     """
     _check_source(source, reporter)
     with ExitStack() as stack:
@@ -210,7 +210,7 @@ class _StoredBlocks:
         rows = self._cache.load(self._job.extractor, key, num_images, [kind])
         if rows is None:
             raise EnvironmentProblem(
-                f"{self._cache.path(self._job.extractor, key)} went away or changed while it was in use",
+                f"{self._cache.path(self._job.extractor, key)} was removed or changed while it was in use",
                 hint="run the command again",
             )
         return rows[kind]

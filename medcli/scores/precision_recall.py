@@ -236,7 +236,7 @@ def decide_pairs(
         points_ND: The points.
         centres_MD: The balls' centres.
         balls_M: (M,) float64, their squared radii.
-        is_in_N: (N,) bool; a point that is in already is left alone.
+        is_in_N: (N,) bool; points already inside are skipped.
     """
     row_N = (is_open_NM.any(dim=1) & ~is_in_N).nonzero()[:, 0]
     is_open_NM, num_at_once = is_open_NM[row_N], 1

@@ -79,7 +79,7 @@ def read_statistics(path: Path, dims: Mapping[str, int]) -> dict[str, Gaussian]:
 
     Args:
         path: An npz with `mu` and `sigma`, perhaps `mu_s` and `sigma_s`.
-        dims: Widths of the extractor's features; statistics of other kinds are left alone.
+        dims: Widths of the extractor's features; statistics of other kinds are ignored.
 
     Raises:
         DataError: If an array is missing, has another shape than the extractor's features, or is not finite.
@@ -121,7 +121,7 @@ def _statistics(path: Path, kind: str, mean_key: str, covariance_key: str, dim: 
 
 
 def covariance_problem(covariance_DD: npt.NDArray[np.float64]) -> str | None:
-    """Say why a matrix is not a covariance; None if it is symmetric and positive semi-definite up to rounding."""
+    """Describe why a matrix is not a covariance; None if it is symmetric and positive semi-definite up to rounding."""
     variance_D = covariance_DD.diagonal()
     largest = float(variance_D.max(initial=0.0))
     if (variance_D < 0).any():

@@ -27,7 +27,7 @@ BLOCKS_SEED, BLOCKS_PLACE = 0, 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A value, its standard error, and how the error was found."""
+    """A value, its standard error, and the method of the error."""
 
     value: float
     standard_error: float | None = None

@@ -248,7 +248,7 @@ def _count_order(count: int) -> float:
 
 
 def _shares(batch_size: int, num_counts: int) -> list[int]:
-    """Rows of each count, as equal as they go."""
+    """Split a batch into row counts that differ by at most one."""
     edges = [batch_size * position // num_counts for position in range(num_counts + 1)]
     return [end - start for start, end in zip(edges, edges[1:], strict=False)]
 

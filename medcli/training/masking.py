@@ -24,7 +24,7 @@ from medcli.settings.training import MaskPlace
 # Dimension key: B batch, N tokens of a site, K tokens kept.
 
 Range = tuple[float, float]
-"""Range of the share of dropped tokens, drawn once for the whole batch of a step."""
+"""Range of the share of dropped tokens, which is drawn once per step for the whole batch."""
 
 
 DEEP_FIRST_STAGE = MID_BLOCK + 1

@@ -144,7 +144,7 @@ class LadderObjective(nn.Module):
             label_B: (B,) labels, the null class where a label was dropped.
             counts: Mediator count of each row, 0 for full attention. A run of neighbouring rows with one count is one
                 forward pass.
-            masks: Tokens that a masked pass leaves out, see `medcli.model.block`.
+            masks: Tokens dropped in a masked pass, see `medcli.model.block`.
 
         Raises:
             ValueError: If there is not one count a row.

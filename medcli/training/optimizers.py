@@ -20,16 +20,16 @@ class Adan(torch.optim.Optimizer):
     weight <- (weight - lr update) / (1 + lr decay), or without `proximal` weight (1 - lr decay) - lr update.
 
     The state of a parameter has the names of the references' checkpoints; `neg_pre_grad` is minus its last gradient.
-    Its updates k are counted for each parameter, as AdamW does: one that a step leaves out is as if it had not been.
+    Its updates k are counted for each parameter, as AdamW does: a step without its gradient does not count.
 
     Args:
         params: Parameters or groups of them.
         lr: Learning rate.
-        betas: b1, b2, b3 above: shares that are kept.
+        betas: b1, b2, b3 above.
         eps: Added to the root.
         weight_decay: `decay` above.
-        max_grad_norm: Largest norm of all gradients together; 0 does not clip.
-        proximal: How weights decay.
+        max_grad_norm: Maximum norm of all gradients together; 0 disables clipping.
+        proximal: Decay by division, as above.
     """
 
     def __init__(

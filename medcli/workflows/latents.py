@@ -134,9 +134,9 @@ def _check_output(output: Path) -> None:
 
 
 def _read_index(output: Path) -> LatentIndex | None:
-    """Read the index of the run to continue; None without a readable one among nothing but shards.
+    """Read the index of the run to continue; None if it is missing or damaged and the folder holds shards alone.
 
-    It is written again then: each shard carries the run it belongs to.
+    A damaged one is then written again, since each shard names its run.
     """
     try:
         return read_index(output)

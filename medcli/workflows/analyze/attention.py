@@ -38,7 +38,7 @@ class AttentionMap:
     by_image_DIL: Floats
     """Mean divergence over heads of each image."""
     num_tokens: tuple[int, ...]
-    """Queries of a head, by layer: the most that can differ."""
+    """Queries of a head, by layer: the upper limit of distinct ones."""
 
     def early(self) -> slice:
         """Return the first quarter of the observed steps, at least one."""
@@ -103,25 +103,25 @@ def redundant_early(seen: AttentionMap) -> Observation:
     divergence = float(seen.redundancy_DL[:, early].mean())
     share_D = seen.distinct_DL[:, early].mean(axis=1) / np.array(seen.num_tokens)
     share = float(share_D.mean())
-    # A layer of one token has nothing to be redundant.
+    # A layer of one token has no redundancy.
     holds = share < 0.5 and max(seen.num_tokens) > 1
     text = (
-        f"In the first quarter of the way {100 * share:.1f} % of a layer's queries really differ in its most demanding "
-        f"head (mean over layers), divergence {divergence:.3f} of at most {math.log(2):.3f} nats."
+        f"In the first quarter of sampling {100 * share:.1f} % of a layer's queries are distinct in its most demanding "
+        f"head (mean over layers); divergence {divergence:.3f} of at most {math.log(2):.3f} nats."
     )
     return Observation(holds=holds, text=text, values={"early": divergence, "distinct_share_early": share})
 
 
 def falls_with_progress(seen: AttentionMap) -> Observation:
-    """Test if redundancy falls, that is divergence rises, from the first quarter of the way to the last."""
+    """Test if redundancy falls, that is divergence rises, from the first quarter of sampling to the last."""
     rise_D, error_D = seen.change_D()
     rise_I = seen.by_image_DIL[..., seen.late()].mean((0, 2)) - seen.by_image_DIL[..., seen.early()].mean((0, 2))
     rise, error = float(rise_I.mean()), float(_standard_error(rise_I))
     less = [layer for layer, up in enumerate(rise_D > SIGMAS * error_D) if up]
     more = [layer for layer, down in enumerate(rise_D < -SIGMAS * error_D) if down]
     text = (
-        f"From the first to the last quarter of the way the mean divergence changes by {rise:+.3f} +- {error:.3f} nats;"
-        f" redundancy falls in {layer_words(less)} and grows in {layer_words(more)}."
+        f"From the first to the last quarter of sampling the mean divergence changes by {rise:+.3f} +- {error:.3f} "
+        f"nats; redundancy falls in {layer_words(less)} and grows in {layer_words(more)}."
     )
     values = {"rise": rise, "rise_error": error, "layers_falling": less, "layers_growing": more}
     return Observation(holds=rise > SIGMAS * error, text=text, values=values)

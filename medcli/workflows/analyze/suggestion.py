@@ -23,7 +23,7 @@ from medcli.workflows.analyze.attention import AttentionMap, layer_words
 SHARE = 4
 """Mediators save below half of the tokens; a quarter halves the cost of attention, and leaves a margin."""
 PHASES = 3
-"""Parts of the way, each with its own mediator count; the papers' ladder has three."""
+"""Parts of sampling, each with its own mediator count; the papers' ladder has three."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class Suggestion:
 
 
 def suggest(seen: AttentionMap, config: ModelConfig) -> Suggestion:
-    """Choose layers with few distinct queries throughout, and the counts they need in each third of the way.
+    """Choose layers with few distinct queries throughout, and the counts they need in each third of sampling.
 
     Args:
         seen: Attention of the dense model.
@@ -58,7 +58,7 @@ def suggest(seen: AttentionMap, config: ModelConfig) -> Suggestion:
     if not layers:
         least = int((peak_D / tokens_D).argmin())
         reason = (
-            f"no layer's queries differ so little that a quarter of the tokens could stand for them; the nearest is "
+            f"no layer has few enough distinct queries for a quarter of its tokens as mediators; the nearest is "
             f"layer {least} with {peak_D[least]:.1f} of {tokens_D[least]}"
         )
         return Suggestion(layers=(), mediators=(), saving_percent=(), reason=reason)
@@ -66,10 +66,10 @@ def suggest(seen: AttentionMap, config: ModelConfig) -> Suggestion:
     dense = pass_gmacs(converted, 0)
     left = [layer for layer in range(len(peak_D)) if layer not in layers]
     reason = (
-        f"in {layer_words(layers)} at most {peak_D[layers].max():.1f} of {tokens_D[layers].max()} queries really "
-        f"differ in any head and step, and n mediators can tell at most n apart"
+        f"in {layer_words(layers)} at most {peak_D[layers].max():.1f} of {tokens_D[layers].max()} queries are "
+        f"distinct in any head and step, and n mediators represent at most n distinct queries"
         + (f"; {layer_words(left)} would need more than a quarter of the tokens" if left else "")
-        + f". By thirds of the way the need is {', '.join(f'{need:.1f}' for need in _needs(seen, layers))}."
+        + f". Distinct queries by third of sampling: {', '.join(f'{need:.1f}' for need in _needs(seen, layers))}."
     )
     return Suggestion(
         layers=tuple(layers),

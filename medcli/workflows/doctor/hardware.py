@@ -89,7 +89,7 @@ def compilation() -> Iterator[Finding]:
 
 
 def _compiler_finding(name: str, device: torch.device) -> Finding:
-    """Run the C++ compiler, which may be there and broken."""
+    """Run the C++ compiler, which may be installed and broken."""
     command = os.environ.get("CXX", "g++")
     if device.type == "cpu" and os.name == "posix" and shutil.which(command):
         try:
@@ -98,7 +98,7 @@ def _compiler_finding(name: str, device: torch.device) -> Finding:
             reason = " ".join(str(err).split())
             found, remedy = f"{command} does not run: {reason}", "install another compiler, or set CXX to one"
             return Finding(name=name, status="missing", found=found, disables="--compile", remedy=remedy)
-    return Finding(name=name, status="ok", found="a compiler is there")
+    return Finding(name=name, status="ok", found="a compiler is installed")
 
 
 def bfloat16() -> Iterator[Finding]:

@@ -223,7 +223,7 @@ class DoctorReport:
 
 
 def examine(checks: Sequence[Check] = CHECKS) -> DoctorReport:
-    """Run all checks. A check that raises becomes a finding too, since this runs on broken machines.
+    """Run all checks. A check that raises becomes a finding too, since this also runs on broken installations.
 
     Args:
         checks: The checks.

@@ -174,7 +174,7 @@ def _made_with(reference: Side | None) -> str | None:
 
 
 def features_of(side: Side, computer: FeatureComputer, wanted: Wanted, reporter: Reporter) -> SideFeatures:
-    """Return the features of samples or reference: statistics from its file if there are some, the rest from images."""
+    """Return the features of samples or reference: statistics from its file if it holds some, the rest from images."""
     extractor = computer.extractor
     if side.bundled:
         found = bundled_sha256(side.bundled)

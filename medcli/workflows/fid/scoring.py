@@ -107,10 +107,10 @@ def load_yardstick(
     """Load the extractor, check the request, and compute the features of the reference.
 
     Args:
-        request: What is asked for.
-        reference: What to compare with.
-        samples: Paths of the sample sets and what they are; the first decides where nothing names the extractor.
-        reporter: Told of progress.
+        request: Options.
+        reference: The reference.
+        samples: Paths and contents of the sample sets; the first decides if nothing names the extractor.
+        reporter: Receives progress.
 
     Raises:
         ConfigError: If the extractor is unknown or not the reference's.
@@ -137,7 +137,7 @@ def measure(yardstick: Yardstick, side: Side, reporter: Reporter) -> FidReport:
     """Score one sample set.
 
     Raises:
-        DataError: If an image can't be read, or none of the metrics can be had.
+        DataError: If an image can't be read, or none of the metrics is available.
     """
     extractor, reference = yardstick.extractor, yardstick.reference
     wanted, _ = wanted_of(yardstick.metrics, extractor)
@@ -172,7 +172,7 @@ def measure(yardstick: Yardstick, side: Side, reporter: Reporter) -> FidReport:
 
 
 def _check_enough(side: Side, extractor: FeatureExtractor) -> None:
-    """Find out before the network runs that FID can't be extrapolated."""
+    """Refuse too few samples to extrapolate FID, before the network runs."""
     needed = FEWEST_PER_FEATURE * extractor.dims[POOL]
     if side.statistics or side.num_images is None:
         raise DataError(f"{side.name} holds ready statistics, which can't be extrapolated", hint="score its images")
@@ -187,7 +187,7 @@ def _check_enough(side: Side, extractor: FeatureExtractor) -> None:
 def _extrapolated(
     scores: Scores, samples: FeatureSet, reference: FeatureSet, reporter: Reporter
 ) -> tuple[Scores, Extrapolation]:
-    """The scores with FID at infinity beside FID, and the line behind it."""
+    """Return the scores with FID at infinity after FID, and the fitted line."""
     line = fid_at_infinity(
         samples.rows[POOL],
         factored(reference.gaussians[POOL]),
@@ -195,7 +195,7 @@ def _extrapolated(
     )
     fid = scores.estimates["fid"]
     known = fid.standard_error if fid and fid.standard_error is not None else 0.0
-    # The scatter about the line tells how well the subsets determine it; all come from the same samples.
+    # The scatter about the line leaves out the error that all subsets share, that of the samples.
     estimate = Estimate(
         value=line.value,
         standard_error=math.hypot(line.fit_error, known),

@@ -67,7 +67,7 @@ def test_an_entry_that_goes_away_between_scores_and_error_bars_is_named(tmp_path
     found = passed(FeatureCache(tmp_path, shard_images=4), Corners())
     for path in tmp_path.rglob("*.safetensors"):
         path.unlink()
-    with pytest.raises(Exception, match="went away or changed while it was in use"):
+    with pytest.raises(Exception, match="was removed or changed while it was in use"):
         found.block_moments[SPATIAL][0]
 
 
