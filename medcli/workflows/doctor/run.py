@@ -33,12 +33,13 @@ NEEDED_FOR = {
     "diffusers": "autoencoders: images from latents, latents from images",
     "accelerate": "finetune",
     "jinja2": "report",
+    "pyyaml": "settings beside LightningDiT's checkpoints",
     "typer": "the command line",
     "rich": "tables and progress bars",
     **({"tomli": "--config with TOML files"} if sys.version_info < (3, 11) else {}),
 }
 """Consequence of each missing dependency."""
-MODULES = {"pillow": "PIL"}
+MODULES = {"pillow": "PIL", "pyyaml": "yaml"}
 """Modules that are not named as their package."""
 ASSETS = (
     "digits-sit.safetensors",
