@@ -1,17 +1,18 @@
-"""Feature extractors by name. To add one: a file of its own and a line in `EXTRACTORS`."""
+"""Feature extractors by name. To add one: its name in `ExtractorName`, a file of its own and a line in `EXTRACTORS`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 
-from medcli.errors import ConfigError
+from medcli.errors import ConfigError, require_complete
 from medcli.scores.digits_extractor import load_digits_extractor
 from medcli.scores.extractor import CPU, DIGITS, INCEPTION, FeatureExtractor
 from medcli.scores.inception import load_inception
+from medcli.settings.scoring import ExtractorName
 
 
 class Loader(Protocol):
@@ -22,6 +23,7 @@ class Loader(Protocol):
 
 
 EXTRACTORS: Mapping[str, Loader] = {INCEPTION: load_inception, DIGITS: load_digits_extractor}
+require_complete("extractor", EXTRACTORS, get_args(ExtractorName))
 
 
 def load_extractor(name: str, *, weights_path: Path | None = None, device: torch.device = CPU) -> FeatureExtractor:

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from medcli.errors import DataError
+from medcli.errors import DataError, require_complete
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.scores.extractor import CPU, LOGITS, POOL, SPATIAL, FeatureExtractor
 from medcli.scores.features import FeatureSet, Wanted
@@ -18,6 +18,7 @@ from medcli.scores.kid import kernel_distance
 from medcli.scores.precision_recall import NUM_NEIGHBOURS, precision_recall
 from medcli.scores.recall_error import NUM_HALVES
 from medcli.scores.standard_error import Estimate, num_pairs
+from medcli.settings.scoring import METRICS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,8 +123,7 @@ SCORERS = (
     ),
     Scorer(metrics=("kid",), sample_rows=POOL, reference_rows=POOL, compute=_kid),
 )
-METRICS = tuple(name for scorer in SCORERS for name in scorer.metrics)
-"""Every metric, in the order of reports."""
+require_complete("metric", [name for scorer in SCORERS for name in scorer.metrics], METRICS)
 
 
 def metrics_of(extractor: FeatureExtractor) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from medcli.errors import ConfigError
 from medcli.settings.declare import INPUT, MACHINE, OUTPUT, SCORING, Needs, group, setting
@@ -12,6 +13,8 @@ from medcli.settings.network import parse_name
 from medcli.settings.sampling import MAX_IMAGES
 
 METRICS = ("fid", "sfid", "is", "precision", "recall", "kid")
+"""Every metric, in the order of reports."""
+ExtractorName = Literal["inception", "digits"]
 SCORES = Needs("write_reference", (None,), words="scoring")
 """With --write-reference nothing is scored."""
 MAX_WORKERS = 4096
@@ -25,11 +28,10 @@ class FeatureOptions:
         ConfigError: If weights are both named and to be fetched.
     """
 
-    extractor: str | None = setting(
+    extractor: ExtractorName | None = setting(
         None,
         help="Feature network.",
         panel=SCORING,
-        metavar="inception|digits",
         default_text="the reference's, else inception",
         short=True,
     )

@@ -14,9 +14,8 @@ from medcli.errors import ConfigError, DataError
 from medcli.runtime.reporting import Reporter
 from medcli.scores.protocol import check_comparable, compared, differences
 from medcli.scores.reference import BUNDLED
-from medcli.scores.scores import METRICS
 from medcli.scores.standard_error import Estimate, error_of_difference
-from medcli.settings.scoring import ScoreRequest
+from medcli.settings.scoring import METRICS, ScoreRequest
 from medcli.workflows.fid.inputs import Side, common_reference, survey, survey_reference
 from medcli.workflows.fid.scoring import FID_INFINITY, FidReport, json_key, load_yardstick, measure
 from medcli.workflows.report.json_access import number, read_value
