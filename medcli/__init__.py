@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medcli.version import __version__
 
 if TYPE_CHECKING:
-    import os
+    from collections.abc import Sequence
 
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
     from medcli.config import ModelConfig
+    from medcli.data.loaded_autoencoder import Autoencoder
+    from medcli.engine.plan import Noise
     from medcli.model.amm import Amm
     from medcli.model.backbone import DiffusionTransformer
     from medcli.schedule.dynamic import DynamicSchedule
 
-__all__ = ["DynamicSchedule", "ModelConfig", "__version__", "count_macs", "load", "new", "save"]
+__all__ = [
+    "DynamicSchedule",
+    "ModelConfig",
+    "__version__",
+    "count_macs",
+    "load",
+    "load_autoencoder",
+    "new",
+    "sample",
+    "save",
+]
 
 
 def __getattr__(name: str) -> object:
@@ -64,7 +79,10 @@ def load(
 
     modulation = amm if amm is None or isinstance(amm, Amm) else Amm(blocks=tuple(amm))
     source = NetworkSource(checkpoint=Path(path), family=family, heads=num_heads, weights=weights)
-    return open_network(source).load(device=device, dtype=dtype, amm=modulation)
+    network = open_network(source)
+    model = network.load(device=device, dtype=dtype, amm=modulation)
+    model.origin = network.info
+    return model
 
 
 def new(config: ModelConfig, seed: int = 0) -> DiffusionTransformer:
@@ -80,6 +98,68 @@ def new(config: ModelConfig, seed: int = 0) -> DiffusionTransformer:
     from medcli.model.backbone import fresh_model
 
     return fresh_model(config, seed).eval()
+
+
+def sample(
+    model: DiffusionTransformer,
+    *,
+    num_images: int = 4,
+    classes: int | Sequence[int] | None = None,
+    seed: int = 0,
+    noise: torch.Tensor | Noise | None = None,
+    decode: bool = True,
+    **settings: Any,
+) -> npt.NDArray[np.uint8] | torch.Tensor:
+    """Sample a model as `medcli sample` does, without writing anything.
+
+    Args:
+        model: The model, from `load` or `new`; it decides the defaults of its settings.
+        num_images: Number of images N; with initial states in `noise`, theirs.
+        classes: One label, or one an image; None: the classes in turn.
+        seed: Random seed.
+        noise: Initial states (N, C, Y, X) in place of the seed's, or a function (image numbers, draws) -> states, which
+            also replaces the noise of later steps: draw 0 is the initial state, draw k + 1 that of solver step k.
+        decode: Decode latents by the model's autoencoder, or by `vae` of the settings.
+        settings: Settings of the command by name: `sampler="ode"`, `steps=50`, `cfg_interval=(0.3, 1)`, ...
+
+    Returns:
+        (N, Y, X, 3) uint8 images as a numpy array; with `decode=False` the final latents, (N, C, Y, X) float32 on the
+        CPU.
+
+    Raises:
+        ConfigError: If a setting is unknown or does not fit the model, or the noise is of another shape.
+        EnvironmentProblem: If images are decoded and the autoencoder is not on this machine.
+    """
+    from medcli.workflows.sample.in_memory import sample_in_memory
+
+    return sample_in_memory(
+        model, num_images=num_images, classes=classes, seed=seed, noise=noise, decode=decode, settings=settings
+    )
+
+
+def load_autoencoder(
+    path_or_name: str | os.PathLike[str], *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Autoencoder:
+    """Open an autoencoder.
+
+    Args:
+        path_or_name: A diffusers folder, a file of an `AutoencoderKL` in the layout of diffusers or of latent diffusion
+            (VA-VAE), a short name, or a hub name that is in the Hugging Face cache.
+        device: Where its weights go.
+        dtype: Type of its weights; None: float32.
+
+    Returns:
+        An object whose `encode` maps images in [-1, 1], (B, 3, Y, X), to means of the posterior, unscaled, and whose
+        `decode` maps such latents, (B, C, Y, X), to images in [-1, 1].
+
+    Raises:
+        EnvironmentProblem: If it is not on this machine, or no usable autoencoder.
+    """
+    import torch
+
+    from medcli.data.loaded_autoencoder import Autoencoder
+
+    return Autoencoder.open(os.fspath(path_or_name), device=device, dtype=dtype or torch.float32)
 
 
 def save(model: DiffusionTransformer, path: str | os.PathLike[str]) -> None:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from medcli.checkpoint.fingerprint import fingerprint_of
 from medcli.checkpoint.header import Header
 from medcli.checkpoint.infer import Hints
+from medcli.checkpoint.lightningdit import STATISTICS, read_statistics
 from medcli.checkpoint.load import build_model
 from medcli.checkpoint.reader import Checkpoint, CheckpointInfo, open_checkpoint
 from medcli.checkpoint.surgery import Surgery, operate, target_config
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
-from medcli.data.latent_space import latent_space
-from medcli.errors import ConfigError
+from medcli.data.latent_space import latent_space, statistics_beside
+from medcli.errors import CheckpointError, ConfigError
 from medcli.presets import means_preset, preset_config, preset_of
 from medcli.runtime.files import file_sha256
 from medcli.runtime.reporting import Reporter
@@ -240,7 +241,7 @@ def with_autoencoder(network: Network, vae: str | None) -> Network:
         vae = str(info.autoencoder_folder)
     if vae is None:
         return network
-    if info is None or info.layout != "medcli":
+    if info is None or not info.knows_latents:
         space = latent_space(vae)
         config = replace(
             config,
@@ -249,7 +250,23 @@ def with_autoencoder(network: Network, vae: str | None) -> Network:
             latent_downsample=space.stride,
             in_channels=config.in_channels if info else space.channels,
         )
+    if info is not None and info.lacks_statistics and (file := statistics_beside(vae)) is not None:
+        mean, std = read_statistics(file, config.in_channels)
+        config = replace(config, latent_mean=mean, latent_std=std)
     return replace(network, config=config, autoencoder=vae)
+
+
+def require_statistics(network: Network) -> None:
+    """Refuse to encode or decode latents that were normalised by statistics which are not at hand.
+
+    Raises:
+        CheckpointError: If they are missing.
+    """
+    if network.info is not None and network.info.lacks_statistics and not network.config.latent_mean:
+        raise CheckpointError(
+            f"the latents of {network.name} were normalised by {STATISTICS}, which is missing",
+            hint="put that file of its training data beside the checkpoint or the autoencoder",
+        )
 
 
 def note_remarks(networks: Iterable[Network], reporter: Reporter) -> None:

@@ -62,15 +62,15 @@ def read_folder(path: Path, tensors_of: Callable[[Path], dict[str, TensorRecord]
             hint="pass a checkpoint file, or the folder of a diffusers DiT pipeline",
         )
     config = _parse(folder / CONFIG)
-    file, remarks = _weight_file(folder)
-    tensors = _sharded(file, tensors_of) if file.suffix == ".json" else tensors_of(file)
+    file, remarks = weight_file(folder)
+    tensors = sharded_tensors(file, tensors_of) if file.suffix == ".json" else tensors_of(file)
     has_autoencoder = folder != path and (path / "vae" / CONFIG).is_file()
     return DiffusersFolder(
         config, from_diffusers(tensors, config.depth), path / "vae" if has_autoencoder else None, remarks
     )
 
 
-def _weight_file(folder: Path) -> tuple[Path, tuple[str, ...]]:
+def weight_file(folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Choose the weight file or the index of shards; returns it and remarks. Safetensors come first."""
     for name in (
         *WEIGHT_FILES[:1],
@@ -99,7 +99,7 @@ def _weight_file(folder: Path) -> tuple[Path, tuple[str, ...]]:
     return variants[0], (f"the weights are those of {variants[0].name}",)
 
 
-def _sharded(index: Path, tensors_of: Callable[[Path], dict[str, TensorRecord]]) -> dict[str, TensorRecord]:
+def sharded_tensors(index: Path, tensors_of: Callable[[Path], dict[str, TensorRecord]]) -> dict[str, TensorRecord]:
     """Read the tensors of all files that an index names."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from medcli.checkpoint.diffusers_folder import DiffusersConfig, read_folder
+from medcli.checkpoint.diffusers_folder import DiffusersConfig, read_folder, sharded_tensors, weight_file
 from medcli.checkpoint.header import Header
 from medcli.checkpoint.keymap import is_derived, strip_wrappers
 from medcli.checkpoint.pickle_values import TensorRef
@@ -17,7 +17,7 @@ from medcli.checkpoint.safetensors_file import read_safetensors
 from medcli.checkpoint.tensor_record import TensorRecord
 from medcli.checkpoint.torch_file import TorchFile, read_legacy, read_zip
 from medcli.checkpoint.training_args import training_args
-from medcli.checkpoint.weight_sets import find_weights
+from medcli.checkpoint.weight_sets import find_weights, largest_set
 from medcli.errors import CheckpointError, listed
 
 Layout = Literal["official", "training", "diffusers", "medcli"]
@@ -43,6 +43,8 @@ class RawCheckpoint:
     """Sampling settings that belong to the weights, beside those of `args`."""
     left_out: tuple[str, ...] = ()
     """Names of tensors that serve training alone."""
+    rewritten: tuple[str, ...] = ()
+    """Names of tensors with other numbers than the file's."""
     header: Header | None = None
     is_official: bool = True
     """True: weight sets are under the keys of the reference code."""
@@ -149,6 +151,30 @@ def file_content(path: Path) -> TorchFile:
     if kind not in TORCH_READERS:
         raise CheckpointError(f"{path} is no file of torch.save", hint="copy or download it again")
     return TORCH_READERS[kind](path)
+
+
+def folder_weights(folder: Path) -> dict[str, TensorRecord]:
+    """List the tensors of a diffusers model's folder, of one file or of shards.
+
+    Raises:
+        CheckpointError: If there are none, or files are missing or damaged.
+    """
+    file, _ = weight_file(folder)
+    return sharded_tensors(file, file_tensors) if file.suffix == ".json" else file_tensors(file)
+
+
+def tensors_in(path: Path) -> dict[str, TensorRecord]:
+    """Return the largest set of tensors by name in a file of any container, under the names it gives them.
+
+    Raises:
+        CheckpointError: If it is no such file, damaged, or holds none.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist or is no file", hint="check the path")
+    if sniff(path) == "safetensors":
+        return read_safetensors(path)[0]
+    file = file_content(path)
+    return {name: file.record(name, ref) for name, ref in largest_set(file.content, path.name).items()}
 
 
 def file_tensors(path: Path) -> dict[str, TensorRecord]:

@@ -51,8 +51,15 @@ class CheckpointInfo:
     """The autoencoder of a pipeline folder."""
     left_out: tuple[str, ...] = ()
     """Names of tensors that serve training alone."""
+    rewritten: tuple[str, ...] = ()
+    """Names of tensors with other numbers than the file's."""
     remarks: tuple[str, ...] = ()
     """Facts that the user should know, such as what was left out."""
+
+    @property
+    def knows_latents(self) -> bool:
+        """True if the file says how its latents were scaled."""
+        return self.layout == "medcli" or "latent_norm" in self.training.get("args", {})
 
     @property
     def lacks_statistics(self) -> bool:
@@ -161,6 +168,7 @@ def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, records: Mappin
         training=training,
         autoencoder_folder=raw.autoencoder_folder,
         left_out=raw.left_out,
+        rewritten=raw.rewritten,
         remarks=(*raw.remarks, *_contradictions(raw, config)),
     )
 

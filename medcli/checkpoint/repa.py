@@ -78,6 +78,7 @@ def as_sit(
         sampling={"cfg_channels": "all", **({"diffusion_form": form} if form else {})},
         remarks=(*raw.remarks, remark),
         left_out=tuple(name for name in tensors if name not in kept),
+        rewritten=(TIME_WEIGHT, *NEGATED),
     )
     return turned, turned_round(_renumbered(kept, raw))
 

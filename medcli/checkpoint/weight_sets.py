@@ -168,13 +168,27 @@ def _unknown(content: Any, source: str) -> WeightSets:
     Raises:
         CheckpointError: If there are no tensors by name.
     """
+    best = largest_set(content, source)
+    bare = strip_wrappers(best, source)
+    return WeightSets({"model": {bare[name]: ref for name, ref in best.items()}}, False, True)
+
+
+def largest_set(content: Any, source: str) -> dict[str, Any]:
+    """Return the largest dictionary of tensors in a file.
+
+    Args:
+        content: See `find_weights`.
+        source: Name of the file in error messages.
+
+    Raises:
+        CheckpointError: If there are no tensors by name.
+    """
     best: dict[str, Any] = {}
     for _, mapping in _mappings(content):
         named = {name: ref for name, ref in mapping.items() if isinstance(name, str) and isinstance(ref, TENSORS)}
         best = max(best, named, key=len)
     if best:
-        bare = strip_wrappers(best, source)
-        return WeightSets({"model": {bare[name]: ref for name, ref in best.items()}}, False, True)
+        return best
     keys = [str(key)[:60] for key in content] if isinstance(content, Mapping) and content else []
     found = listed(keys) if keys else type(content).__name__
     raise CheckpointError(

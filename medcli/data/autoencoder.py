@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,10 +13,11 @@ from torch import Tensor
 
 from medcli.config import ModelConfig
 from medcli.data.images import to_uint8
-from medcli.data.latent_space import HINT, autoencoder_folder, latent_space
+from medcli.data.latent_space import latent_space
+from medcli.data.latent_statistics import denormalised, statistics_of
+from medcli.data.loaded_autoencoder import load_autoencoder
 from medcli.data.posterior import LOG_VARIANCE_RANGE
-from medcli.errors import CheckpointError, ConfigError, EnvironmentProblem
-from medcli.runtime.torchvision_guard import import_torchvision
+from medcli.errors import CheckpointError, ConfigError
 
 # Dimension key: B images, C latent channels, Y X height and width (of the latent, or of the image).
 
@@ -27,7 +27,6 @@ GPU_DECODE_BATCH = 8
 GPU_ENCODE_BATCH = 32
 """Images encoded together on a GPU."""
 
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 FACTOR_TOLERANCE = 1e-4
 """Relative difference between two spellings of one factor."""
 SAMPLED_WEIGHTS = 1024
@@ -86,7 +85,10 @@ class LatentDecoder:
     @property
     def content_id(self) -> str:
         """Hash of the scale and shift of latents and of a sample of the decoder's weights."""
-        digest = hashlib.sha256(f"{self.config.latent_scale!r} {self.config.latent_shift!r}".encode())
+        config = self.config
+        digest = hashlib.sha256(f"{config.latent_scale!r} {config.latent_shift!r}".encode())
+        if config.latent_mean:
+            digest.update(f"{config.latent_mean!r} {config.latent_std!r}".encode())
         weights = self.autoencoder.state_dict()
         for name in sorted(name for name in weights if not name.startswith(("encoder.", "quant_conv."))):
             flat = weights[name].detach().flatten()
@@ -105,6 +107,7 @@ class LatentDecoder:
             NotFiniteImageError: If pixels are NaN or infinite.
         """
         latent_BCYX = latent_BCYX / self.config.latent_scale + self.config.latent_shift
+        latent_BCYX = denormalised(latent_BCYX, statistics_of(self.config))
         image_BCYX: Tensor = self.autoencoder.decode(latent_BCYX.to(self.autoencoder.dtype)).sample
         finite_B = image_BCYX.isfinite().flatten(1).all(dim=1).tolist()
         if not all(finite_B):
@@ -123,7 +126,7 @@ def open_decoder(
 
     Args:
         config: The model.
-        autoencoder: A local folder, or a hub name that is in the Hugging Face cache; None takes the model's own.
+        autoencoder: A folder, a file, a short name, or a hub name in the Hugging Face cache; None: the model's own.
         device: Where it runs.
         dtype: Type of its weights.
 
@@ -138,7 +141,7 @@ def open_decoder(
             raise ConfigError(f"a model of {config.in_channels} pixel channels makes no image (expected 1 or 3)")
         return PixelDecoder()
     name = autoencoder or config.autoencoder
-    loaded = _load(name, device, dtype)
+    loaded = load_autoencoder(name, device, dtype)
     _check_shape(loaded, name, config)
     return LatentDecoder(loaded, config, 1 if torch.device(device).type == "cpu" else GPU_DECODE_BATCH)
 
@@ -224,34 +227,11 @@ def open_encoder(
         ConfigError: If it makes latents of another shape than the model's.
         EnvironmentProblem: If it is not on this machine; nothing is downloaded.
     """
-    loaded = _load(name, device, dtype)
+    loaded = load_autoencoder(name, device, dtype)
     if config is not None:
         _check_shape(loaded, name, config)
     usual = 1 if torch.device(device).type == "cpu" else GPU_ENCODE_BATCH
     return LatentEncoder(name=name, autoencoder=loaded, batch_size=batch_size or usual, sha256=_sha256(loaded))
-
-
-def _load(name: str, device: torch.device | str, dtype: torch.dtype) -> Any:
-    """Read an autoencoder without touching the network."""
-    with suppress(ImportError):  # diffusers does without torchvision, but not with one that does not load
-        import_torchvision()
-    from diffusers import AutoencoderKL
-
-    loader: Any = AutoencoderKL  # diffusers has no types
-    folder = autoencoder_folder(name)
-    latent_space(name)
-    # Other files are pickles, which may run anything.
-    if not any(folder.glob("*.safetensors")):
-        raise EnvironmentProblem(
-            f"{folder} has no {WEIGHTS_FILE}",
-            hint="get the autoencoder's safetensors file; medcli reads no other of its files",
-        )
-    try:
-        loaded = loader.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, torch_dtype=dtype)
-    except Exception as err:  # a damaged configuration or file fails inside the library in many ways
-        raise EnvironmentProblem(f"{folder} holds no usable autoencoder", hint=HINT) from err
-    # Convolutions are its cost, and those run faster channels last.
-    return loaded.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
 
 
 def _sha256(autoencoder: Any) -> str:
@@ -275,6 +255,8 @@ def _check_shape(autoencoder: Any, name: str, config: ModelConfig) -> None:
             f"the model {config.in_channels} at stride {config.latent_downsample}",
             hint="pass the model's own autoencoder with --vae PATH",
         )
+    if config.latent_mean:  # normalised by statistics instead of the autoencoder's factor
+        return
     space = latent_space(name)
     for what, theirs, ours in (
         ("scale", space.scale, config.latent_scale),

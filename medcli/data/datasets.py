@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from medcli.checkpoint.lightningdit import STATISTICS
 from medcli.config import ModelConfig
 from medcli.data.autoencoder import open_encoder
 from medcli.data.digits import DIGITS, digit_set
@@ -16,9 +17,13 @@ from medcli.data.image_listing import list_images
 from medcli.data.image_set import EncodedSet, PixelSet
 from medcli.data.latent_index import LatentIndex, open_store, read_index
 from medcli.data.latent_set import Content, LatentSet, check_scale
+from medcli.data.latent_statistics import NO_STATISTICS, Statistics, statistics_of
 from medcli.data.training_set import TrainingSet
 from medcli.errors import ConfigError, DataError
 from medcli.runtime.reporting import Reporter, Silent
+
+STATISTICS_TOLERANCE = 0.05
+"""Difference of two statistics of the same latents, in standard deviations: other samples of the data give some."""
 
 
 def open_training_set(
@@ -114,7 +119,7 @@ def _open_latents(path: Path, config: ModelConfig, flip: bool, reporter: Reporte
     if index is not None:
         return _own(path, index, config, flip)
     assert found is not None
-    return _external(found, config, flip)
+    return _external(found, config, flip, reporter)
 
 
 def _own(path: Path, index: LatentIndex, config: ModelConfig, flip: bool) -> LatentSet:
@@ -130,21 +135,46 @@ def _own(path: Path, index: LatentIndex, config: ModelConfig, flip: bool) -> Lat
         content=Content.MEAN_LOG_VARIANCE,
         scale=config.latent_scale,
         shift=config.latent_shift,
+        statistics=statistics_of(config),
         flip=flip,
     )
 
 
-def _external(found: ExternalLatents, config: ModelConfig, flip: bool) -> LatentSet:
+def _external(found: ExternalLatents, config: ModelConfig, flip: bool, reporter: Reporter) -> LatentSet:
     data = LatentSet(
         rows=found.rows,
         content=found.content,
         scale=config.latent_scale / found.stored_scale,
         shift=config.latent_shift * found.stored_scale,
+        statistics=statistics_of(config),
         flip=flip,
     )
     check_fit(data, config)
+    _check_statistics(found.statistics, statistics_of(config), data.name, reporter)
     check_scale(data, config.latent_scale)
     return data
+
+
+def _check_statistics(held: Statistics, used: Statistics, name: str, reporter: Reporter) -> None:
+    """Refuse a model whose latents were normalised by other statistics than a data set's; note those not used.
+
+    Raises:
+        DataError: Naming the largest difference.
+    """
+    if held == NO_STATISTICS:
+        return
+    if used == NO_STATISTICS:
+        reporter.note(
+            f"{STATISTICS} of {name} is not applied: latents get the model's own shift and scale, which sampling undoes"
+        )
+        return
+    columns = [[*zip(*pair, used[1], strict=True)] for pair in zip(held, used, strict=True)]
+    gaps = [abs(theirs - ours) / std for column in columns for theirs, ours, std in column]
+    if max(gaps) > STATISTICS_TOLERANCE:
+        raise DataError(
+            f"the statistics of {name} differ from the model's by up to {max(gaps):.2g} standard deviations",
+            hint="use the latents the model was trained on, or latents of the same autoencoder and data",
+        )
 
 
 def _open_images(
@@ -173,4 +203,10 @@ def _open_images(
         f"{path} is encoded again each time it is read: medcli latents {shlex.quote(str(path))} "
         f"--res {config.resolution_px}{vae}, once, makes training far faster"
     )
-    return EncodedSet(pixels=pixels, encoder=encoder, scale=config.latent_scale, shift=config.latent_shift)
+    return EncodedSet(
+        pixels=pixels,
+        encoder=encoder,
+        scale=config.latent_scale,
+        shift=config.latent_shift,
+        statistics=statistics_of(config),
+    )

@@ -8,23 +8,23 @@ unpickled.
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors import SafetensorError, safe_open
 
+from medcli.checkpoint.lightningdit import STATISTICS, read_statistics
 from medcli.data.label_file import MAX_LABEL, read_labels
 from medcli.data.latent_rows import LABELS_KEY, open_files, open_shards
 from medcli.data.latent_set import Content, StoredRows
+from medcli.data.latent_statistics import NO_STATISTICS, Statistics
 from medcli.data.name_list import NameList
 from medcli.data.npz import read_npy
 from medcli.data.parallel_read import read_all
-from medcli.errors import DataError
+from medcli.errors import CheckpointError, DataError
 from medcli.runtime.reporting import Reporter
 
 FAST_DIT_SCALE = 0.18215
@@ -36,7 +36,6 @@ REPA_LABELS = "dataset.json"
 NUM_STDS_CHECKED = 16
 
 LIGHTNING_KEYS = ("latents", "latents_flip")
-LIGHTNING_STATS = "latents_stats.pt"
 
 CHUNK = 10_000
 """Label files read between progress reports."""
@@ -52,6 +51,8 @@ class ExternalLatents:
     content: Content
     stored_scale: float
     """Factor that the rows were multiplied by."""
+    statistics: Statistics = NO_STATISTICS
+    """Statistics of the rows that the folder holds."""
 
 
 def open_external(path: Path, reporter: Reporter) -> ExternalLatents | None:
@@ -66,7 +67,7 @@ def open_external(path: Path, reporter: Reporter) -> ExternalLatents | None:
         if _is_repa(folder):
             return _open_repa(folder)
     shards = sorted(path.glob("*.safetensors"))
-    return _open_lightning(path, shards, reporter) if shards and _is_lightning(shards[0]) else None
+    return _open_lightning(path, shards) if shards and is_lightning(shards[0]) else None
 
 
 def _fast_dit_folders(path: Path) -> tuple[Path, Path] | None:
@@ -153,7 +154,8 @@ def _open_repa(folder: Path) -> ExternalLatents:
     return ExternalLatents(rows=rows, content=Content.MEAN_STD, stored_scale=1.0)
 
 
-def _is_lightning(shard: Path) -> bool:
+def is_lightning(shard: Path) -> bool:
+    """Check for a shard of LightningDiT's latents."""
     try:
         with safe_open(str(shard), framework="pt") as opened:
             return {LIGHTNING_KEYS[0], LABELS_KEY} <= set(opened.keys())
@@ -161,27 +163,26 @@ def _is_lightning(shard: Path) -> bool:
         return False
 
 
-def _open_lightning(path: Path, shards: list[Path], reporter: Reporter) -> ExternalLatents:
-    """Open shards of unscaled posterior samples and mirrored ones."""
+def _open_lightning(path: Path, shards: list[Path]) -> ExternalLatents:
+    """Open shards of unscaled posterior samples and mirrored ones, and their statistics."""
     rows = open_shards(path, shards, *LIGHTNING_KEYS)
-    if std := _lightning_std(path / LIGHTNING_STATS):
-        reporter.note(
-            f"{LIGHTNING_STATS} (standard deviation {std:.3g}) is not applied: latents get the model's own shift and "
-            "scale, which sampling takes back"
-        )
-    return ExternalLatents(rows=rows, content=Content.LATENT, stored_scale=1.0)
+    statistics = lightning_statistics(path, rows.shape_RYX[0])
+    return ExternalLatents(rows=rows, content=Content.LATENT, stored_scale=1.0, statistics=statistics)
 
 
-def _lightning_std(path: Path) -> float | None:
-    """Return the typical standard deviation of a channel in its statistics file; None without one."""
-    if not path.is_file():
-        return None
+def lightning_statistics(folder: Path, channels: int) -> Statistics:
+    """Return the statistics in a folder of latents.
+
+    Raises:
+        DataError: If the file is damaged, or of other channels.
+    """
+    file = folder / STATISTICS
+    if not file.is_file():
+        return NO_STATISTICS
     try:
-        return float(torch.load(path, map_location="cpu", weights_only=True)["std"].float().square().mean().sqrt())
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as err:
-        raise DataError(
-            f"{path} holds no statistics of latents", hint="remove it; it is made again when missing"
-        ) from err
+        return read_statistics(file, channels)
+    except CheckpointError as err:
+        raise DataError(err.message, hint="remove it; it is made again when missing") from err
 
 
 def _names_in(folder: Path) -> Iterator[str]:

@@ -17,6 +17,7 @@ from medcli.data.autoencoder import LatentEncoder
 from medcli.data.image_files import MAX_PIXELS, read_image
 from medcli.data.image_listing import ImageListing
 from medcli.data.images import center_crop
+from medcli.data.latent_statistics import NO_STATISTICS, Statistics, normalised
 from medcli.data.parallel_read import read_all
 from medcli.data.posterior import draw_latents
 from medcli.data.training_set import flip_coins
@@ -80,6 +81,7 @@ class EncodedSet:
     encoder: LatentEncoder
     scale: float
     shift: float
+    statistics: Statistics = NO_STATISTICS
 
     @property
     def name(self) -> str:
@@ -116,7 +118,7 @@ class EncodedSet:
         pixels_BCYX, labels_B = self.pixels.read(pick_B, position_B, seed)
         mean_BCYX, log_variance_BCYX = self.encoder.moments(pixels_BCYX).chunk(2, dim=1)
         latents_BCYX = draw_latents(mean_BCYX, torch.exp(0.5 * log_variance_BCYX), position_B, seed)
-        return (latents_BCYX - self.shift) * self.scale, labels_B
+        return (normalised(latents_BCYX, self.statistics) - self.shift) * self.scale, labels_B
 
 
 def read_pixels(files: Sequence[Path], side_px: int, channels: int) -> Tensor:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medcli.data.latent_statistics import NO_STATISTICS, Statistics, normalised
 from medcli.data.posterior import draw_latents
 from medcli.data.training_set import flip_coins
 from medcli.errors import DataError
@@ -80,6 +81,8 @@ class LatentSet:
     """Multiplied after the shift; 1 where the rows are scaled already."""
     shift: float
     """Subtracted first."""
+    statistics: Statistics = NO_STATISTICS
+    """By which latents are normalised before that."""
     flip: bool = True
     """Mirror half of all draws, if there are mirrored rows."""
 
@@ -123,6 +126,7 @@ class LatentSet:
         if not math.isfinite(latents_BCYX.sum()):  # a tenth of the time that looking at each number takes
             broken = [pick for pick, latent in zip(picks, latents_BCYX, strict=True) if not latent.isfinite().all()]
             raise DataError(f"{self.rows.place(broken[0])} holds NaN or infinite latents", hint="make them again")
+        latents_BCYX = normalised(latents_BCYX, self.statistics)
         return (latents_BCYX - self.shift) * self.scale, torch.from_numpy(self.rows.labels_N[picks])
 
     def _draw(self, stored_BRYX: Tensor, position_B: Tensor, seed: int) -> Tensor:

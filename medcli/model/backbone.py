@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,8 @@ class DiffusionTransformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.origin: Any = None
+        """Description of the checkpoint it was loaded from, by `medcli.load`: a `CheckpointInfo`."""
         width = config.hidden_size
         learns_positions = config.family == "mdtv2"
         self.pos_embed = nn.Parameter(torch.empty(1, config.num_tokens, width), requires_grad=learns_positions)

@@ -55,7 +55,7 @@ def read_settings(
     for name, value in content.items():
         key = name.replace("-", "_")
         if key not in declared:
-            raise _unknown(name, declared, path)
+            raise unknown_setting(name, declared, path.name)
         if key in found:
             raise ConfigError(f"{path.name} gives {key} twice", hint="keep one spelling")
         if value is not None:
@@ -101,7 +101,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _unknown(name: str, declared: Mapping[str, Setting], path: Path) -> ConfigError:
+def unknown_setting(name: str, declared: Mapping[str, Setting], source: str) -> ConfigError:
+    """Return the error of a name that is no setting, with the nearest that is.
+
+    Args:
+        name: The name.
+        declared: The settings there are.
+        source: Name of the file or function it was given to.
+    """
     near = difflib.get_close_matches(name.replace("-", "_"), declared, n=1)
     hint = f"did you mean {near[0]}?" if near else f"settings here: {', '.join(list(declared)[:8])}, ..."
-    return ConfigError(f"{path.name}: unknown setting {name!r}", hint=hint)
+    return ConfigError(f"{source}: unknown setting {name!r}", hint=hint)

@@ -25,6 +25,7 @@ GROUPS: dict[str, re.Pattern[str]] = {
     "between the stages": re.compile(r"(down|up|concat)_blocks\."),
     "attention projections": re.compile(r"\w*blocks\.\d+\.attn\.(qkv|proj)\."),
     "tables of offsets": re.compile(r"\w*blocks\.\d+\.attn\.rel_pos_bias\."),
+    "norms": re.compile(r"\w*blocks\.\d+\.(attn\.[qk]_norm|norm[12])\."),
     "mediator tables and convolutions": re.compile(r"\w*blocks\.\d+\.attn\."),
     "MLP": re.compile(r"\w*blocks\.\d+\.mlp\."),
     "adaLN": re.compile(r"\w*blocks\.\d+\.adaLN_modulation\."),

@@ -88,10 +88,10 @@ def write_network(network: Network, request: ConvertRequest, reporter: Reporter)
         file=file,
         config=network.config,
         weights=info.weights,
-        copied=surgery.copied,
+        copied=tuple(name for name in surgery.copied if name not in info.rewritten),
         resized=surgery.resized,
         new=surgery.new,
-        dropped=surgery.dropped,
+        dropped=(*info.left_out, *surgery.dropped),
         sha256=sha256,
     )
 

@@ -1,16 +1,23 @@
-"""REPA and LightningDiT: networks, against their own numbers."""
+"""REPA and LightningDiT: networks, trajectories, autoencoder and latents, against their own numbers."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 import medcli
+from medcli.checkpoint.lightningdit import read_statistics
 from medcli.checkpoint.reader import describe
 from medcli.cli.app import main
-from tests.golden.peers_support import LIGHTNINGDIT, REPA, case_of, file_of, heads_of, relative, tensors_of
+from medcli.data.datasets import open_training_set
+from medcli.errors import DataError
+from tests.golden.peers_support import LIGHTNINGDIT, PEERS, REPA, case_of, file_of, heads_of, relative, tensors_of
 
 
 @pytest.mark.parametrize("weights", ["ema", "model"])
@@ -83,3 +90,65 @@ def test_mediators_fine_tuning_and_cost_follow(name: str, tmp_path: Path) -> Non
     assert len({float(output.std()) for output in outputs}) == 3
     assert medcli.count_macs(model, num_mediators=1) < medcli.count_macs(model, num_mediators=4)
     assert main(["flops", str(converted), "-q", "--json"]) == 0
+
+
+RUNS = [(name, run) for name in (*REPA, *LIGHTNINGDIT) for run in case_of(name)["trajectory"]["runs"]]
+
+
+@pytest.mark.parametrize(("name", "run"), RUNS)
+def test_trajectories_end_where_upstreams_do(name: str, run: str) -> None:
+    """REPA's interval includes both of its ends, ours the lower: the upper one is a little above."""
+    case, held = case_of(name), tensors_of(name, "trajectory")
+    known = case["trajectory"]["runs"][run]
+    settings: dict[str, Any] = {"cfg_scale": known["cfg_scale"]}
+    noise: Any = held["z"]
+    if case["family"] == "lightningdit":
+        settings |= {"sampler": "ode", "solver": known["sampling_method"], "steps": known["num_sampling_steps"]}
+        settings["time_shift"] = known["timestep_shift"] or 1.0
+        if known["cfg_interval"] and known["cfg_scale"] != 1:
+            settings["cfg_interval"] = (known["cfg_interval_start"], 1.0)
+    elif known["function"] == "euler_sampler":
+        settings |= {"sampler": "ode", "solver": "heun" if known["heun"] else "euler", "steps": known["num_steps"] + 1}
+        settings |= {"last_step": "euler"} if known["heun"] else {}
+    else:
+        settings |= {"sampler": "sde", "steps": known["num_steps"]}
+        draws = torch.cat([held["z"][None], held[f"{run}.noise"], torch.zeros_like(held["z"])[None]])
+
+        def noise(index_B: Tensor, draw_B: Tensor) -> Tensor:
+            return draws[draw_B, index_B]
+
+    if "guidance_high" in known:
+        settings["cfg_interval"] = (1 - known["guidance_high"], min(1.0, 1 - known["guidance_low"] + 1e-6))
+    model = medcli.load(file_of(name), num_heads=heads_of(name))
+    labels = held["y"].tolist()
+    found = medcli.sample(model, num_images=len(labels), classes=labels, noise=noise, decode=False, **settings)
+    assert isinstance(found, Tensor)
+    assert relative(found, held[f"{run}.final"]) < known["tolerance_rel"]
+
+
+def test_the_autoencoder_of_latent_diffusions_layout_gives_upstreams_numbers() -> None:
+    """Its deepest level has attention, which a plain AutoencoderKL would leave out."""
+    case, io = case_of("vavae"), tensors_of("vavae", "io")
+    vae = medcli.load_autoencoder(file_of("vavae"))
+    assert (vae.space.channels, vae.space.stride, vae.space.scale) == (16, 2, 1.0)
+    assert relative(vae.encode(io["image"]), io["moments.mean"]) < case["tolerance_rel"]
+    assert relative(vae.decode(io["latent"]), io["decoded"]) < case["tolerance_rel"]
+    pixels = (127.5 * vae.decode(io["latent"]) + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    assert int((pixels.int() - io["decoded_uint8_NHWC"].int()).abs().max()) <= 1
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("norm", 1.0), ("norm_mult", 0.5)])
+def test_latents_are_normalised_by_the_statistics_of_their_folder(kind: str, scale: float) -> None:
+    folder = PEERS / "ldit_latents"
+    mean, std = read_statistics(folder / "latents_stats.pt", 32)
+    config = replace(
+        describe(file_of("ldit_full")).config, latent_mean=mean, latent_std=std, latent_scale=scale, num_classes=10
+    )
+    data = open_training_set(str(folder), config, flip=False)
+    expected = load_file(folder / "expected" / "expected.safetensors")
+    rows = expected[f"{kind}.latents"]
+    latents, labels = data.read(torch.arange(len(rows)), torch.arange(len(rows)), 0)
+    assert relative(latents, rows) < 1e-6
+    assert labels.tolist() == expected["labels"][: len(rows)].tolist()
+    with pytest.raises(DataError, match="differ from the model's by up to"):
+        open_training_set(str(folder), replace(config, latent_mean=tuple(value + 1 for value in mean)))

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from medcli.checkpoint.infer import PIXEL_CHANNELS
-from medcli.config import ModelConfig
+from medcli.config import VAVAE, VAVAE_CHANNELS, ModelConfig
 from medcli.data.digits import DIGITS, digit_set
+from medcli.data.latent_origin import LatentOrigin, latent_origin
+from medcli.data.latent_statistics import NO_STATISTICS
 from medcli.data.pixel_format import PixelFormat, pixel_format
 from medcli.errors import ConfigError
 from medcli.model.backbone import fresh_model
-from medcli.network import Network, changed, open_network, refuse_hints, with_autoencoder
+from medcli.network import Network, changed, open_network, refuse_hints, require_statistics, with_autoencoder
 from medcli.presets import preset_config, preset_of
 from medcli.runtime.reporting import Reporter
 from medcli.settings.finetune import FinetuneRequest
@@ -37,7 +39,7 @@ def initial_network(request: FinetuneRequest) -> Network:
         network = open_network(source)
         if request.vae == PIXELS and network.config.autoencoder is not None:
             raise ConfigError(f"{network.name} makes latents, not pixels", hint="name its autoencoder with --vae PATH")
-        return with_autoencoder(network, autoencoder)
+        return _with_statistics_of(with_autoencoder(network, autoencoder), request.data)
     if source.checkpoint is not None:
         raise ConfigError(
             f"both a checkpoint ({source.checkpoint}) and {asked} are given",
@@ -49,9 +51,57 @@ def initial_network(request: FinetuneRequest) -> Network:
         name=preset_of(config) or config.family, config=config, fresh=partial(fresh_model, seed=request.training.seed)
     )
     network = with_autoencoder(network, autoencoder)
+    if (origin := _latents(network, request)) is not None:
+        network = _of_latents(network, origin, keeps_stride=autoencoder is not None)
+        side = source.res or origin.side * network.config.latent_downsample
     placed = network.config.at_resolution(request.fresh.positions_res or side)
     sized = replace(network, config=placed.at_resolution(side, positions=source.positions or "interpolate"))
     return changed(sized, replace(source, res=None))
+
+
+def _latents(network: Network, request: FinetuneRequest) -> LatentOrigin | None:
+    """Return the data's latents; None if the data are images, or the network makes pixels.
+
+    Raises:
+        ConfigError: If `--channels` contradicts them.
+    """
+    origin = None if network.config.autoencoder is None or request.data == DIGITS else latent_origin(request.data)
+    if origin is not None:
+        _agreed_channels(request.fresh, origin.channels, request.data)
+    return origin
+
+
+def _of_latents(network: Network, origin: LatentOrigin, *, keeps_stride: bool) -> Network:
+    """Return a fresh network for the latents of a folder; an autoencoder that was named has told the stride."""
+    mean, std = origin.statistics
+    named = origin.autoencoder or (VAVAE if origin.channels == VAVAE_CHANNELS else network.config.autoencoder)
+    config = replace(
+        network.config,
+        in_channels=origin.channels,
+        latent_downsample=network.config.latent_downsample if keeps_stride else origin.stride,
+        latent_scale=origin.scale,
+        latent_shift=origin.shift,
+        latent_mean=mean,
+        latent_std=std,
+        autoencoder=named,
+    )
+    return replace(network, config=config)
+
+
+def _with_statistics_of(network: Network, data: str) -> Network:
+    """Return a network whose checkpoint lacks the statistics of its latents with those of the data.
+
+    Raises:
+        CheckpointError: If the data have none either.
+    """
+    if network.info is None or not network.info.lacks_statistics or network.config.latent_mean:
+        return network
+    origin = latent_origin(data)
+    if origin is None or origin.statistics == NO_STATISTICS or origin.channels != network.config.in_channels:
+        require_statistics(network)
+        return network
+    mean, std = origin.statistics
+    return replace(network, config=replace(network.config, latent_mean=mean, latent_std=std))
 
 
 def with_classes(network: Network, num_classes: int) -> Network:

@@ -26,7 +26,7 @@ from medcli.engine.manifest import (
 from medcli.engine.plan_file import plan_file, write_plan
 from medcli.engine.sample_folder import ARCHIVE, SampleFolder
 from medcli.errors import ConfigError, DataError
-from medcli.network import note_remarks
+from medcli.network import note_remarks, require_statistics
 from medcli.runtime.device import own_device
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.processes import Processes, this_process
@@ -112,6 +112,7 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     if request.save_plan is not None and processes.is_first:
         write_plan(request.save_plan, plan_file(setup.plan, setup.config))
     dtype = DTYPES[request.dtype]
+    require_statistics(setup.networks[0])
     decoder = open_decoder(setup.config, autoencoder=setup.networks[0].autoencoder, device=device, dtype=dtype)
     settings = image_settings(setup, request, earlier=recorded_checkpoints(setup.output))
     if decoder.content_id is not None:

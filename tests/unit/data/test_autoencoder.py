@@ -1,11 +1,13 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import medcli
 from medcli.config import ModelConfig
 from medcli.data.autoencoder import NotFiniteImageError, open_decoder, open_encoder
 from medcli.errors import ConfigError, EnvironmentProblem
@@ -206,3 +208,94 @@ def test_pixels_that_are_no_numbers_are_named_by_their_row(autoencoder: Path) ->
     with pytest.raises(NotFiniteImageError) as caught:
         decoder.decode(latent_BCYX)
     assert caught.value.rows == (1,)
+
+
+def save_ldm(path: Path, **changes: Any) -> Any:
+    """An autoencoder with attention at its deepest level under the names of latent diffusion, other keys beside it."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(1)
+    model = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"),
+        block_out_channels=(32, 32, 64),
+        layers_per_block=2,
+        latent_channels=8,
+    ).eval()
+    names = {f"encoder.down_blocks.{i}.": f"encoder.down.{i}." for i in range(3)}
+    names |= {f"decoder.up_blocks.{i}.": f"decoder.up.{2 - i}." for i in range(3)}
+    parts = {
+        "resnets.": "block.", "attentions.": "attn.", "downsamplers.0": "downsample", "upsamplers.0": "upsample",
+        "conv_shortcut": "nin_shortcut", "conv_norm_out": "norm_out", "group_norm": "norm", "to_q": "q", "to_k": "k",
+        "to_v": "v", "to_out.0": "proj_out",
+    }  # fmt: skip
+    state = {}
+    for name, tensor in model.state_dict().items():
+        new = next((name.replace(old, short) for old, short in names.items() if name.startswith(old)), name)
+        new = new.replace("mid_block.attentions.0", "mid.attn_1")
+        for place in (0, 1):
+            new = new.replace(f"mid_block.resnets.{place}", f"mid.block_{place + 1}")
+        for old, short in parts.items():
+            new = new.replace(old, short)
+        is_square = ".attn" in new and tensor.ndim == 2
+        state[new] = tensor[..., None, None] if is_square else tensor
+    state |= {"loss.logvar": torch.zeros(()), "foundation_model.model.cls_token": torch.ones(3), **changes}
+    torch.save({"state_dict": {name: value for name, value in state.items() if value is not None}}, path)
+    return model
+
+
+@torch.no_grad()
+def test_a_file_of_latent_diffusion_is_the_same_network(tmp_path: Path) -> None:
+    model = save_ldm(tmp_path / "vae.ckpt")
+    vae = medcli.load_autoencoder(tmp_path / "vae.ckpt")
+    assert (vae.space.channels, vae.space.stride, vae.space.scale, vae.space.shift) == (8, 4, 1.0, None)
+    images, latents = torch.randn(1, 3, 16, 16), torch.randn(1, 8, 4, 4)
+    torch.testing.assert_close(vae.encode(images), model.encode(images).latent_dist.mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(vae.decode(latents), model.decode(latents).sample, rtol=1e-5, atol=1e-5)
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    shutil.copy(tmp_path / "vae.ckpt", folder)
+    assert torch.equal(medcli.load_autoencoder(folder).decode(latents), vae.decode(latents))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder.mid.attn_1.k.bias": None}, "1 missing"),
+        ({"encoder.down.2.attn.1.k.bias": None}, "1 missing"),
+        ({"decoder.up.1.attn.0.k.bias": torch.zeros(32)}, "1 unexpected"),
+        ({"decoder.other.weight": torch.zeros(32)}, "1 unexpected"),
+        ({"decoder.conv_out.bias": torch.zeros(4)}, "1 of another shape"),
+        ({"decoder.conv_out.bias": torch.full((3,), float("nan"))}, "NaN"),
+        ({"decoder.conv_in.weight": None}, "no decoder.conv_in.weight"),
+    ],
+)
+def test_no_tensor_of_a_file_is_left_out_in_silence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    save_ldm(tmp_path / "vae.pt", **changes)
+    with pytest.raises(EnvironmentProblem, match=message):
+        medcli.load_autoencoder(tmp_path / "vae.pt")
+
+
+def test_pickled_weights_of_a_folder_are_read_without_running_them(autoencoder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    shutil.copy(autoencoder / "config.json", tmp_path)
+    state = load_file(autoencoder / "diffusion_pytorch_model.safetensors")
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = {}
+    for name, tensor in state.items():
+        new = name
+        for now, before in old.items():
+            new = new.replace(f"attentions.0.{now}", f"attentions.0.{before}")
+        renamed[new] = tensor
+    assert set(renamed) != set(state)
+    torch.save(renamed, tmp_path / "diffusion_pytorch_model.bin")
+    latents = torch.randn(1, 4, 4, 4)
+    expected = medcli.load_autoencoder(autoencoder).decode(latents)
+    assert torch.equal(medcli.load_autoencoder(tmp_path).decode(latents), expected)
+
+
+def test_another_kind_of_autoencoder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderTiny"}')
+    with pytest.raises(EnvironmentProblem, match="AutoencoderTiny, expected an AutoencoderKL"):
+        medcli.load_autoencoder(tmp_path)
