@@ -60,7 +60,7 @@ class EnvironmentProblem(MedcliError):
 
 
 class CheckFailed(MedcliError):
-    """A check the user asked for did not hold."""
+    """A requested check failed."""
 
     exit_code = ExitCode.CHECK_FAILED
 

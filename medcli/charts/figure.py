@@ -100,7 +100,7 @@ def save_png(path: Path, draw: Draw, *, title: str, size: tuple[float, float] = 
 
 @contextmanager
 def _figure(draw: Draw, size: tuple[float, float], svg_hashsalt: str = "") -> Iterator[Figure]:
-    """Yield a filled figure with our style in force, whatever a matplotlibrc says. pyplot is never used."""
+    """Yield a filled figure in our style, independent of any matplotlibrc. pyplot is not used."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)  # remarks on fonts and caches

@@ -106,7 +106,7 @@ def _draw_series(axes: Axes, series: Series, colour: str, z: float) -> None:
 
 
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:
-    """Write names beside their points, each where it overlaps least with the others and with the points."""
+    """Write names beside their points, each where it overlaps other names and points least."""
     from matplotlib.transforms import Bbox
 
     if not any(point.has_label for point in points):

@@ -23,7 +23,7 @@ def demo(request: DemoRequest, out: Output) -> None:
 
     report = run_demo(request, out)
     out.result(report, summary(report))
-    out.hint(f"look at {Path(report.output) / 'demo.png'} and {Path(report.output) / 'switches.png'}")
+    out.hint(f"see {Path(report.output) / 'demo.png'} and {Path(report.output) / 'switches.png'}")
 
 
 COMMAND = Command(

@@ -31,7 +31,7 @@ MEMORY_HINT = "lower --batch-size, or use --dtype bf16"
 MEMORY_HINTS = {"finetune": "lower --micro-batch-size, or add --checkpoint-activations; --dry-run estimates both"}
 """For commands whose batch has another name."""
 PATIENCE_SECS = 10.0
-"""Most errors meet all processes of a launch, and the launcher stops the others once the first has left."""
+"""Most errors occur in all processes of a launch, and the launcher stops the rest once the first has ended."""
 
 
 class Interrupted(MedcliError):
@@ -67,7 +67,7 @@ def problem_of(err: BaseException, *, command: str = "") -> MedcliError:
 def _usage_problem(err: Exception, program: str) -> ConfigError:
     """Rephrase Typer's message about the command line."""
     near = getattr(err, "possibilities", None) or []
-    # With near spellings at hand, which go into the hint, the bare message will do.
+    # Near spellings go into the hint; the bare message is then enough.
     message = str(err.message if near else err.format_message())  # type: ignore[attr-defined]
     message = message[:1].lower() + message[1:].strip().rstrip(".")
     return ConfigError(message, hint=f"did you mean {near[0]}?" if near else f"see {program} --help")
@@ -97,7 +97,7 @@ def is_reported_elsewhere(
     """Check whether another process of the launch shows this error.
 
     The first process never waits. Any other does, for the launcher to stop it: a process that is still there afterwards
-    has a problem of its own, such as a file that its machine alone can't read.
+    has an error of its own, such as a file that only its machine can't read.
 
     Args:
         problem: The error of this process.

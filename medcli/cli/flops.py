@@ -49,7 +49,7 @@ COMMAND = Command(
 
 
 def summary(report: FlopsReport) -> Group:
-    """Build a table of forward passes, and one of whole images if they were asked for."""
+    """Build a table of forward passes, and one of whole images if requested."""
     from rich.console import Group
 
     columns = ("model", "px", "attention", "mediators", "GMACs", "GFLOPs", "GMACs (executed)", "params", "saved %")

@@ -162,7 +162,7 @@ class Output:
     def _say(self, label: str, text: str, style: str) -> None:
         """Write a line, or hold it back while the command still checks its settings.
 
-        A refusal is then one line and its hint, whatever was remarked before. Lines are released by progress, by the
+        A refusal is then one line and its hint, without earlier remarks. Lines are released by progress, by the
         result, and by a line that comes `HELD_SECS` after the first.
         """
         if self._quiet:

@@ -16,7 +16,7 @@ def tune(request: TuneRequest, out: Output) -> None:
 
     report = run(request, out)
     out.result(report, summary(report))
-    out.hint(f"look at {Path(report.output) / 'tuning.png'}")
+    out.hint(f"see {Path(report.output) / 'tuning.png'}")
 
 
 COMMAND = Command(

@@ -182,7 +182,7 @@ def _is_rotated(image: Image.Image) -> bool:
 
 def rotation_remark(num_rotated: int, num_images: int) -> str:
     """Remark on images that viewers turn."""
-    return f"{num_rotated} of {num_images} images looked at are marked as rotated (EXIF); they are used as stored"
+    return f"{num_rotated} of {num_images} checked images are marked as rotated (EXIF); they are used as stored"
 
 
 def find_images(root: Path, start: str = ".", visited: set[tuple[int, int]] | None = None) -> FolderContent:

@@ -67,8 +67,8 @@ def list_images(path: Path, reporter: Reporter) -> ImageListing:
     """List the images of a folder, or those a file of labels names.
 
     A folder is read as torchvision's ImageFolder does: each sub-folder is a class, numbered in sorted order, and images
-    may lie at any depth in it. A file of labels in the folder (`medcli.data.label_file.LABEL_FILES`) has the say
-    instead, as has one given as the path.
+    may be at any depth in it. A file of labels in the folder (`medcli.data.label_file.LABEL_FILES`), or given as the
+    path, takes precedence.
 
     Args:
         path: The folder, or a `.json` or `.csv` file of labels, whose paths are relative to its folder.
@@ -132,7 +132,7 @@ def _by_folder(root: Path, reporter: Reporter) -> tuple[NameList, npt.NDArray[np
     for remark in content_remarks(root, contents):
         reporter.note(remark)
     if loose:
-        reporter.note(f"{len(loose)} images of {root} lie outside its class folders and are left out: {listed(loose)}")
+        reporter.note(f"{len(loose)} images of {root} are outside its class folders and are skipped: {listed(loose)}")
     return names, np.repeat(np.arange(len(classes)), counts)
 
 
@@ -176,7 +176,7 @@ def _check_sample(root: Path, names: NameList, reporter: Reporter) -> tuple[list
         raise problems[0]
     if problems:
         first = problems[0]
-        raise DataError(f"{len(problems)} of {count} images looked at are unusable: {first.message}", hint=first.hint)
+        raise DataError(f"{len(problems)} of {count} checked images are unusable: {first.message}", hint=first.hint)
     if num_rotated:
         reporter.note(f"{root}: {rotation_remark(num_rotated, count)}")
     return [path.stat().st_size for path in sample], [file_end(path) for path in sample[:: -(-count // NUM_HASHED)]]

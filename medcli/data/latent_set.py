@@ -156,13 +156,13 @@ def check_scale(data: LatentSet, model_scale: float) -> None:
         model_scale: The factor the model's latents have.
 
     Raises:
-        DataError: With what was measured, what it should be, and what probably happened.
+        DataError: Naming the measured value, the expected one and the likely cause.
     """
     std = measured_std(data)
     low, high = STD_RANGE
     if low <= std <= high:
         return
-    what = f"the latents of {data.name} have standard deviation {std:.3g} as training would see them, expected about 1"
+    what = f"the latents of {data.name} have standard deviation {std:.3g} in training, expected about 1"
     if low <= std * model_scale <= high:
         raise DataError(
             f"{what}: they were stored without the factor {model_scale:g}",

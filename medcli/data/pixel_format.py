@@ -11,7 +11,7 @@ from pathlib import Path
 from medcli.data.image_files import SUFFIXES, read_header
 
 NUM_READ = 16
-"""Images looked at."""
+"""Number of images checked."""
 GREY_MODES = frozenset({"1", "L", "LA"})
 """Pillow modes of images without colour."""
 
@@ -44,7 +44,7 @@ def pixel_format(path: Path) -> PixelFormat | None:
 
 
 def _images(root: Path) -> Iterator[Path]:
-    """Image files under a folder, in sorted order, found as they are asked for."""
+    """Image files under a folder, in sorted order, found on demand."""
     for folder, folders, files in os.walk(root, followlinks=True):
         folders.sort()
         for name in sorted(files):

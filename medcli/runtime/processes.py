@@ -53,8 +53,8 @@ def num_cores() -> int:
 
 
 def launch_remark() -> str | None:
-    """Return a remark on a launch that started fewer processes than were asked for."""
-    # accelerate sets an address for processes to meet at when several were asked for.
+    """Return a remark on a launch that started fewer processes than requested."""
+    # accelerate sets the address of the process group when several processes were requested.
     is_asked_for_several = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     if is_asked_for_several and this_process().is_alone:
         return "accelerate starts several CPU processes through MPI only, and has started one: torchrun starts several"

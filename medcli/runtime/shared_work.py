@@ -109,7 +109,7 @@ class SharedWork:
         return self._locks.claim(number)
 
     def claims(self, num_items: int, group_size: int = 1) -> Claims:
-        """Return the missing items in order, each claimed when it is asked for: no two live processes get the same.
+        """Return the missing items in order, each claimed when it is taken: no two live processes get the same.
 
         Args:
             num_items: Items of the whole work.
@@ -147,7 +147,7 @@ class SharedWork:
 
         Args:
             number: The claimed number.
-            result: Looks for what that process makes of it.
+            result: Looks for that process's result.
 
         Returns:
             The result, or None if that process has ended without one: the number is claimed by this process then.

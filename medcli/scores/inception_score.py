@@ -14,7 +14,7 @@ from medcli.scores.standard_error import Estimate
 BLOCK_SIZE = 5000
 """Rows of a block. The papers' 50,000 samples make ten; a short last block counts as much as a full one."""
 PIECE_ROWS = 512
-"""Rows left out in turn at once."""
+"""Rows processed at once by the jackknife."""
 
 
 def inception_score(logits_NK: torch.Tensor, *, block_size: int = BLOCK_SIZE) -> float:

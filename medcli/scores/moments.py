@@ -165,7 +165,7 @@ def finite(rows_ND: torch.Tensor) -> torch.Tensor:
     Raises:
         DataError: If one holds a NaN or an infinity; the message names the first such row.
     """
-    # In pieces: the check makes a copy of what it looks at, and 50,000 rows are 400 MB.
+    # In pieces: the check copies its input, and 50,000 rows are 400 MB.
     is_bad_N = torch.cat([~torch.isfinite(piece).all(dim=1) for piece in torch.split(rows_ND, PIECE_ROWS)])
     if is_bad_N.any():
         raise DataError(

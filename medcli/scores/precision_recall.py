@@ -151,7 +151,7 @@ def _nearest(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Nearest other rows of the indexed ones, the nearest first: (N, S) float64 squared distances, and row numbers.
 
-    The first k are the true ones where the last result, (N,) bool, says so; of the others some may be missing.
+    The first k are correct where the last result, (N,) bool, is true; of the rest some may be missing.
     """
     num = min(k + NUM_SPARE, len(rows_ND) - 1)
     tiles.hold(rows_ND[index_N])

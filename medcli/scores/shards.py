@@ -117,7 +117,7 @@ def plan_shards(
 
 
 def read_shards(source: ImageSource, shards: Sequence[range], numbers: Iterable[int]) -> Iterator[Shard]:
-    """Read shards in the order of `numbers`, which rise; each is asked for when it is about to be read."""
+    """Read shards in the order of `numbers`, which rise; each number is taken just before it is read."""
     taken: list[int] = []
 
     def ranges() -> Iterator[range]:
@@ -146,7 +146,7 @@ def shard_features(job: FeatureJob, numbers: Iterable[int], progress: Callable[[
 
     Args:
         job: The pass.
-        numbers: Shards, rising; each is asked for shortly before it is read.
+        numbers: Shards, rising; each number is taken shortly before it is read.
         progress: Called with the number of images done since the last call.
 
     Raises:

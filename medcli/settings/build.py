@@ -136,7 +136,7 @@ def refuse_idle_choices(request: object, values: Mapping[str, Any]) -> None:
     """Refuse settings without effect once the checkpoint and the family have filled in what was left open.
 
     Args:
-        request: What was asked for; settings that are None were not given.
+        request: The request; settings that are None were not given.
         values: What the deciding settings came to, by key.
 
     Raises:

@@ -11,7 +11,6 @@ from medcli.settings.declare import (
     LADDER,
     LOGGING,
     LOSS,
-    MACHINE,
     OUTPUT,
     TRAINING,
     Needs,
@@ -19,8 +18,7 @@ from medcli.settings.declare import (
     setting,
 )
 from medcli.settings.fresh import FreshNetwork
-from medcli.settings.machine import DEVICE, MAX_BATCH, output_setting
-from medcli.settings.machine import Dtype as InferenceDtype
+from medcli.settings.machine import DEVICE, MachineSettings, output_setting
 from medcli.settings.network import MAX_RES, NetworkSource, parse_name
 from medcli.settings.sampler import PathName, PredictionName
 from medcli.settings.sampling import MAX_IMAGES
@@ -266,15 +264,9 @@ class LatentsRequest:
         maximum=MAX_IMAGES,
     )
     """The default is seconds of work on a GPU, and files of 32 MiB for 256 px with flips."""
-    batch_size: int | None = setting(
-        None,
-        help="Batch size.",
-        panel=MACHINE,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_BATCH,
-        default_text="by device",
-        short=True,
+    machine: MachineSettings = group(
+        MachineSettings,
+        device={"short": True},
+        dtype={"help": "Number format of the autoencoder."},
+        batch_size={"default_text": "by device"},
     )
-    device: str | None = setting(None, **DEVICE, short=True)
-    dtype: InferenceDtype = setting("fp32", help="Number format of the autoencoder.", panel=MACHINE)

@@ -215,7 +215,7 @@ def counts_of_step(rule: str, counts: tuple[int, ...], seed: int, step: int, bat
 
     Args:
         rule: `sandwich`: all rows share one count; steps take turns with the largest (full attention counts as the
-            largest), the smallest and one drawn at random from the others. The outer counts bound what lies between
+            largest), the smallest and one drawn at random from the others. The outer counts bound those between
             (the sandwich rule of slimmable networks, arXiv 1903.05134), and one pass over the whole batch is faster
             than one over each part of it. `split`: each count gets an equal run of rows of every step.
         counts: Counts to train, 0 for full attention; `split` hands out rows in this order.

@@ -38,10 +38,10 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            heard = [
+            handled = [
                 number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
             ]  # nohup ignores one
-            self._before = {number: signal.signal(number, self._handle) for number in heard}
+            self._before = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
     def __exit__(

@@ -53,7 +53,7 @@ class LossConfig:
             raise ConfigError(f"--min-snr must be positive, got {self.min_snr}", hint="EDT's is 5")
 
     def check_family(self, family: Family) -> None:
-        """Refuse SiT's settings for other families, and the others' for SiT.
+        """Refuse SiT's settings for other families, and theirs for SiT.
 
         Raises:
             ConfigError: If the family is not SiT and path, prediction or weighting is not the default, or if it is and

@@ -115,7 +115,7 @@ def flops(request: FlopsRequest) -> FlopsReport:
     """
     recorded = _recorded(request)
     if recorded is not None and len(request.models) > 1:
-        raise ConfigError("--manifest tells of one model's run, so name one MODEL", hint="leave the others out")
+        raise ConfigError("--manifest is the run of one model, so name one MODEL", hint="leave the others out")
     names = request.models or (DEFAULT_PRESET if recorded is None else _file_of(recorded),)
     if not all(map(means_preset, names)):  # hints are for the checkpoints
         plain = replace(request, network=replace(request.network, family=None, heads=None))

@@ -74,11 +74,14 @@ def make_latents(request: LatentsRequest, reporter: Reporter) -> LatentsReport |
     processes = this_process()
     reporter = reporter if processes.is_first else Silent()
     path, output = _source(request), request.output or _default_output(request)
-    device = own_device(request.device, processes)
-    warn_if_slow(DTYPES[request.dtype], device, reporter)
+    device, dtype = own_device(request.machine.device, processes), DTYPES[request.machine.dtype]
+    warn_if_slow(dtype, device, reporter)
     _check_output(output)
     encoder = open_encoder(
-        request.vae or SD_AUTOENCODER, device=device, dtype=DTYPES[request.dtype], batch_size=request.batch_size
+        request.vae or SD_AUTOENCODER,
+        device=device,
+        dtype=DTYPES[request.machine.dtype],
+        batch_size=request.machine.batch_size,
     )
     _check_resolution(request.resolution_px, encoder)
     listing = list_images(path, reporter)
@@ -170,7 +173,7 @@ def _index(request: LatentsRequest, listing: ImageListing, encoder: LatentEncode
         resolution_px=request.resolution_px,
         autoencoder=encoder.name,
         autoencoder_sha256=encoder.sha256,
-        dtype=request.dtype,
+        dtype=request.machine.dtype,
         storage=request.storage,
         flip=request.flip,
         scale=encoder.scale,

@@ -71,11 +71,11 @@ def _check(request: AnalyzeRequest, setup: SampleSetup) -> Sampler:
     """Check the request before loading anything, and return the sampler."""
     check_values(request)
     if setup.plan.schedule.kind != "full":
-        raise ConfigError("an analysis looks at full attention", hint='sample with schedule="full"')
+        raise ConfigError("analyze needs full attention", hint='sample with schedule="full"')
     solver = setup.plan.sampler.solver
     if solver in ADAPTIVE_SOLVERS:
         raise ConfigError(
-            f"--solver {solver} chooses its own steps, so there are none to look at", hint="use --solver heun"
+            f"--solver {solver} chooses its own steps, so there are no fixed ones to observe", hint="use --solver heun"
         )
     sampler = build_sampler(setup.plan.sampler)
     if request.warmup_steps + 1 >= num_deciding(sampler):

@@ -58,7 +58,7 @@ def cache_folder_of(options: FeatureOptions) -> Path | None:
 
 
 def load_feature_computer(features: FeatureOptions, name: str, reporter: Reporter) -> FeatureComputer:
-    """Load the extractor; download its weights first if asked for.
+    """Load the extractor; download its weights first with `--download`.
 
     Args:
         features: Options.

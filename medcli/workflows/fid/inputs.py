@@ -49,7 +49,7 @@ class Side:
 
     @property
     def num_images(self) -> int | None:
-        """Images at hand; None for statistics alone and for bundled references."""
+        """Number of images; None for statistics alone and for bundled references."""
         return None if self.source is None else self.source.num_images
 
 
@@ -147,10 +147,10 @@ def _required_reference(samples_path: Path) -> str:
 
 
 def extractor_name(asked: str | None, reference: Side | None, samples_path: Path) -> str:
-    """Return the extractor asked for, else the reference's, else that of the reference in the samples' manifest.
+    """Return the requested extractor, else the reference's, else that of the reference in the samples' manifest.
 
     Raises:
-        ConfigError: If the reference is bundled and was made with another than the one asked for.
+        ConfigError: If the reference is bundled and was made with another than the requested one.
     """
     made_with = _made_with(reference)
     if reference and reference.bundled and asked not in (None, made_with):

@@ -1,4 +1,4 @@
-"""Score image sets, compare them or make a reference of one, in rank 0 of a launch and in the others."""
+"""Score image sets, compare them or make a reference of one, in rank 0 of a launch and in the other processes."""
 
 from __future__ import annotations
 

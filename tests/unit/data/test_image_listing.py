@@ -122,7 +122,7 @@ def test_damaged_images_are_counted_and_the_first_is_named(tmp_path: Path) -> No
     save_classes(tmp_path, {"a": 4})
     (tmp_path / "a/1.png").write_bytes(b"")
     (tmp_path / "a/3.png").write_text("<html>")
-    with pytest.raises(DataError, match=r"2 of 4 images looked at are unusable: .*a/1.png is empty"):
+    with pytest.raises(DataError, match=r"2 of 4 checked images are unusable: .*a/1.png is empty"):
         list_images(tmp_path, Notes())
 
 
@@ -190,5 +190,5 @@ def test_rotated_and_other_images_are_remarked(tmp_path: Path) -> None:
     (tmp_path / "a/y.gif").touch()
     notes = Notes()
     assert list_images(tmp_path, notes).num_images == 3
-    assert any("1 of 3 images looked at are marked as rotated" in note for note in notes.texts)
+    assert any("1 of 3 checked images are marked as rotated" in note for note in notes.texts)
     assert any("1 .gif" in note for note in notes.texts)
