@@ -25,19 +25,21 @@ from medcli.network import Network
 from medcli.runtime.precision import DTYPES, tf32
 from medcli.runtime.reporting import Silent
 from medcli.runtime.timing import Clock, clock_for, thread_limit
-from medcli.settings.costs import BenchSettings, LoopSettings
+from medcli.schedule.spec import FULL
+from medcli.settings.costs import BenchSettings
 from medcli.settings.network import NetworkSource
-from medcli.workflows.bench.loops import loop_plan, loop_variants
+from medcli.workflows.bench.loops import PLAN, NamedPlan, loop_variant
 from medcli.workflows.bench.rows import VariantTiming, measure
 from medcli.workflows.bench.run import machine_name, prepare
 from medcli.workflows.bench.variants import (
+    DENSE,
     TimedVariant,
     forward_inputs,
     forward_variants,
     networks_by_count,
     unabsorbed_networks,
 )
-from papers_loop import papers_loop
+from papers_loop import papers_loop, papers_plan
 from papers_network import PapersNetwork
 
 PAPERS = "papers"
@@ -79,7 +81,10 @@ def compare_sampling(
     forwards = measured([*ours, *_papers_forwards(ours, networks, weights, device)], 2)
     found: dict[str, Any] = {"rows": _rows("forward", forwards), "agreement": None}
     if plan is not None:
-        engines = loop_variants(networks, plan, batch_size, **how)
+        engines = [
+            loop_variant(networks, kind, NamedPlan(kind, one), batch_size, **how)
+            for kind, one in ((DENSE, replace(plan, schedule=FULL)), (PLAN, plan))
+        ]
         loops = measured([*engines, _papers_run(engines[-1], networks, plan, weights, device)], 1)
         found["rows"] += _rows("loop", loops)
         found["agreement"] = agreement(loops[-2].images, loops[-1].images)
@@ -226,7 +231,7 @@ def main(argv: Sequence[str]) -> None:
         if args.train:
             found = compare_training(settings, network, args.batch_size, device, clock, args.vae)
         else:
-            plan = loop_plan(network.config, LoopSettings(steps=args.steps, warmup_steps=1), args.batch_size)
+            plan = papers_plan(network.config, args.steps, args.batch_size)
             found = compare_sampling(settings, network, plan, args.batch_size, device, clock)
     about = {"model": network.name, "machine": machine_name(device), "threads": threads, "clock": clock.name}
     sys.stdout.write(json.dumps({**about, "batch_size": args.batch_size, **found}, indent=2) + "\n")

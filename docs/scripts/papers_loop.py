@@ -6,20 +6,83 @@ are comparable. Source: reference-facts 4 and 5.5.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from medcli.config import ModelConfig
 from medcli.engine.networks import Network
-from medcli.engine.plan import FinishedImage, Noise, SamplingPlan
+from medcli.engine.plan import FinishedImage, Labels, Noise, SamplingPlan
 from medcli.errors import ConfigError
+from medcli.schedule.spec import FULL, Schedule, static
 from medcli.settings.sampler import SamplerConfig
 
 # Dimension key: B images of a batch, always 1 here; C latent channels, Y X latent height and width.
 
 CALLS_A_STEP = 2
 """Drift and score each call the network, at the same state and time."""
+
+
+def papers_plan(config: ModelConfig, steps: int, batch_size: int) -> SamplingPlan | None:
+    """Build the papers' plan: their SDE, with a dynamic schedule if the ladder has several counts.
+
+    Args:
+        config: The network.
+        steps: Number of solver steps.
+        batch_size: Number of images of a network call.
+
+    Returns:
+        None without steps, or if the family is not SiT.
+
+    Raises:
+        ConfigError: If there are too few steps to reach the last count.
+    """
+    if not steps or config.family != "sit":
+        return None
+    ladder = config.mediators
+    schedule = static(ladder[0]) if ladder else FULL
+    if len(ladder) > 1:
+        schedule = Schedule(kind="dynamic", counts=ladder, rho=even_rho(len(ladder), steps), warmup_steps=1)
+    labels = Labels(classes=tuple(range(config.num_classes)))
+    return SamplingPlan(sampler=SamplerConfig(steps=steps), schedule=schedule, labels=labels, batch_size=batch_size)
+
+
+def even_rho(num_counts: int, steps: int) -> tuple[float, ...]:
+    """Choose thresholds that give each count about the same number of steps when the weights are random.
+
+    With random weights a step changes the state by little more than its noise, of amplitude sqrt(2 (1 - t) dt)
+    (reference-facts 5.5), so the step whose distance falls below a threshold is known in advance.
+
+    Args:
+        num_counts: Length of the ladder, at least 2.
+        steps: Number of solver steps.
+
+    Returns:
+        Falling thresholds for the mean absolute difference after a warm-up of 1, one fewer than the counts.
+
+    Raises:
+        ConfigError: If there are too few steps to reach the last count.
+    """
+    fewest = num_counts + 2
+    if steps < fewest:
+        raise ConfigError(
+            f"--steps {steps}: too few to climb a ladder of {num_counts} counts", hint=f"try --steps {fewest}"
+        )
+    stride = (1 - SamplerConfig(steps=steps).last_step_size) / (steps - 1)
+
+    def amplitude(step: float) -> float:
+        return math.sqrt(1 - step * stride)
+
+    places = range(1, num_counts)
+    # A move takes effect a step after the one that triggers it, and each needs a step of its own.
+    latest = [steps - 1 - num_counts + place for place in places]
+    triggers = [
+        min(max(round(place * steps / num_counts) - 1, 1 + place), last)
+        for place, last in zip(places, latest, strict=True)
+    ]
+    return tuple(amplitude(trigger - 0.5) / amplitude(1) for trigger in triggers)
 
 
 def papers_loop(

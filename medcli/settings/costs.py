@@ -9,13 +9,23 @@ from typing import Any
 from medcli.settings.declare import MACHINE, MODEL, SAMPLING, SCHEDULE, TIMING, group, setting
 from medcli.settings.machine import MachineSettings
 from medcli.settings.network import MAX_RES, NetworkSource
-from medcli.settings.sampler import MAX_STEPS
-from medcli.settings.sampling import MAX_IMAGES, SampleRequest
+from medcli.settings.sampling import MAX_IMAGES, SampleRequest, parse_counts
+from medcli.settings.values import parse_path
 
 OF_AN_IMAGE = ("schedule", "rho", "warmup_steps", "sampler", "solver", "steps", "cfg_scale")
 """Settings of `sample` that decide what an image costs."""
 MAX_THREADS = 4096
 MAX_REPEATS = 10**6
+
+
+def parse_rungs(text: str) -> tuple[int, ...]:
+    """Parse `4,16,full`; `none` is an empty ladder."""
+    return () if text == "none" else parse_counts(text)
+
+
+def parse_paths(text: str) -> tuple[Path, ...]:
+    """Parse `a.json,b.json`."""
+    return tuple(map(parse_path, text.split(",")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,49 +91,6 @@ class FlopsRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopSettings:
-    """Sampling runs of `bench`."""
-
-    steps: int = setting(
-        5,
-        help="Solver steps of the sampling runs; 0: time network calls only.",
-        panel=SAMPLING,
-        metavar="N",
-        minimum=0,
-        maximum=MAX_STEPS,
-        short=True,
-    )
-    """The default is the fewest in which the default ladder of three reaches its last count."""
-    num_images: int | None = setting(
-        None,
-        help="Number of images of a sampling run.",
-        panel=SAMPLING,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_IMAGES,
-        default_text="one batch",
-        short=True,
-    )
-    rho: tuple[float, ...] | None = setting(
-        None,
-        help="Falling thresholds of the sampling runs.",
-        panel=SAMPLING,
-        metavar="R,...",
-        default_text="about the same number of steps at each count",
-        example="0.3,0.1",
-    )
-    warmup_steps: int = setting(
-        1,
-        help="Number of first distances averaged into the thresholds' baseline.",
-        panel=SAMPLING,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_STEPS,
-    )
-    """Fewer than the papers' 3, because the runs are short."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class BenchSettings(MachineSettings):
     """Network, number format and timing of a measurement."""
 
@@ -136,10 +103,15 @@ class BenchSettings(MachineSettings):
             "help": "A checkpoint, or a preset such as SiT-XL/2 with random weights.",
             "default_text": "SiT-S/2",
         },
-        mediators={"default_text": "the checkpoint's, else 4,16,64"},
+        mediators={
+            "default_text": "the checkpoint's, else 4,16,64",
+            "metavar": "N,...[,full]|none",
+            "parse": parse_rungs,
+            "expects": "comma-separated whole numbers, full at the end, or none",
+        },
         layers={"default_text": "the checkpoint's, else all"},
     )
-    """A network without mediators gets the default ladder, in every block."""
+    """A network without mediators gets the default ladder, in every block; a 0 at the end belongs to the schedule."""
     compiled: bool = setting(
         False,
         key="compile",
@@ -171,8 +143,44 @@ class BenchSettings(MachineSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRequest:
-    """A measurement of network calls, and of sampling runs."""
+    """A measurement of network calls, and of sampling runs beside the papers' 250 steps."""
 
     settings: BenchSettings = group(BenchSettings)
-    loop: LoopSettings = group(LoopSettings)
-    """None with 0 steps."""
+    sampling: SampleRequest = group(
+        SampleRequest,
+        only=(
+            *("schedule", "at", "rho", "warmup_steps", "distance"),
+            *("sampler", "solver", "grid", "steps", "time_shift", "cfg_scale", "cfg_interval"),
+        ),
+        schedule={"default_text": "from the checkpoint, else timed"},
+        at={"short": False},
+        rho={"short": False},
+        steps={
+            "minimum": 0,
+            "help": "Number of solver steps of the sampling runs; network calls for adams, exp and multistep solvers. "
+            "0: time network calls only.",
+            "default_text": "from the checkpoint, else 12",
+        },
+        sampler={"default_text": "from the checkpoint, else ode or ddim"},
+        cfg_scale={"default_text": "from the checkpoint, else 1"},
+    )
+    """How the sampling runs sample."""
+    plans: tuple[Path, ...] = setting(
+        (),
+        key="plan",
+        help="Plan files of sample or tune to time, instead of settings.",
+        panel=SAMPLING,
+        metavar="FILE,...",
+        parse=parse_paths,
+        expects="comma-separated paths",
+        short=True,
+    )
+    num_images: int | None = setting(
+        None,
+        help="Number of images of a sampling run.",
+        panel=SAMPLING,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_IMAGES,
+        default_text="one batch",
+    )

@@ -34,12 +34,13 @@ def test_json_has_units_in_its_keys_and_says_where_it_was_measured(run_cli: RunC
         "batch_size": 2,
     }
     counts = [row["mediators"] for row in report["rows"]]
-    assert counts == [[], [1], [1], [4], [4], [16], [], list(LADDER)]
+    assert counts == [[], [1], [1], [4], [4], [16], [], [], list(LADDER)]
+    assert report["kind"] == "medcli-bench"
     for row in report["rows"]:
         assert row["gmacs_done"] <= row["gmacs"]
         assert row.keys() >= {"variant", "ratio_to_dense", "slower", "peak_memory_mib", "dtype"}
         assert 0 < row["seconds_q1"] <= row["seconds_median"] <= row["seconds_q3"]
-        assert row["images_per_sec"] == pytest.approx(row["num_images"] / row["seconds_median"])
+        assert row["images_per_sec"] == pytest.approx(row["num_images"] / row["seconds_median"] / row["scale"])
         assert row["slower"] == (row["ratio_to_dense"] < 1)
 
 
@@ -52,7 +53,8 @@ def test_a_person_sees_both_tables_and_how_to_read_them(run_cli: RunCli, file: P
         "speed-up",
         "executed: without the queries",
         "CPU time of the one thread",
-        "engine, 1,4,16: 2 images",
+        "full, 250 steps: sde euler",
+        "1,4,16,full, 12 calls: ode adams3, calls at each count: 3 3 3 3",
     ):
         assert shown in result.out
 
@@ -62,7 +64,7 @@ def test_without_steps_only_network_calls_are_timed(run_cli: RunCli, file: Path)
     assert result.code == 0
     assert "16 px, 64 tokens" in result.out
     assert "mediators in 1 of 2 blocks" in result.out
-    assert "engine" not in result.out
+    assert "250 steps" not in result.out
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
@@ -96,8 +98,13 @@ def test_compiling_needs_a_compiler_and_that_is_said_first(
         (["--layers", "0-12"], 2, "error: --layers '0-12': there is no block 12"),
         (["--layers", "none", "--mediators", "4"], 2, "error: --layers none leaves no block for --mediators"),
         (["--steps", "1"], 2, "error: --steps must be at least 2, got 1"),
-        (["--steps", "4"], 2, "error: --steps 4: too few to climb a ladder of 3 counts\nhint: try --steps 5"),
+        (["--steps", "2"], 2, "error: --at leaves none of the 2 solver steps to"),
         (["--rho", "0.5"], 2, "error: --rho 0.5: 1 given, expected 2"),
+        (["--schedule", "dynamic", "--sampler", "ode"], 2, "error: --schedule dynamic can't read distances"),
+        (["--at", "0.5"], 2, "error: --at"),
+        (["--grid", "logsnr"], 2, "error: --grid"),
+        (["--plan", "nowhere.json"], 2, "error: nowhere.json does not exist"),
+        (["--plan", "a,,b"], 2, "error: --plan"),
         (["--repeats", "0"], 2, "error: "),
         (["--threads", "0"], 2, "error: "),
         (["--dtype", "fp8"], 2, "error: --dtype 'fp8': expected one of fp32, bf16"),

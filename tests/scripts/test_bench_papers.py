@@ -33,8 +33,8 @@ def test_the_engine_and_the_papers_loop_make_the_same_images(file: Path, capsys:
     assert (agreed["num_images"], agreed["same_moves"]) == (2, True)
     assert agreed["max_relative_difference"] <= 1e-6
     loops = {row["variant"]: row for row in made["rows"] if row["group"] == "loop"}
-    assert list(loops) == ["dense", "engine", "papers"]
-    assert (sum(loops["engine"]["calls"]), sum(loops["papers"]["calls"])) == (5, 10)
+    assert list(loops) == ["dense", "plan", "papers"]
+    assert (sum(loops["plan"]["calls"]), sum(loops["papers"]["calls"])) == (5, 10)
     assert loops["papers"]["gmacs_done"] == loops["papers"]["gmacs"]
     assert loops["papers"]["speedup_over_papers"] == 1
     rate = {name: row["images_per_sec"] for name, row in loops.items()}

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,9 @@ from medcli.engine.plan import FinishedImage, Labels, SamplingPlan, philox_noise
 from medcli.errors import ConfigError
 from medcli.schedule.spec import FULL, Schedule, static
 from medcli.settings.sampler import SamplerConfig
-from papers_loop import papers_loop
+from papers_loop import even_rho, papers_loop, papers_plan
 from papers_network import PapersNetwork
-from tests.unit.engine.tiny import LADDER, PIXELS, RHO, model_of
+from tests.unit.engine.tiny import LADDER, PIXELS, RHO, model_of, with_ladder
 
 NOISE = philox_noise(0, (1, 8, 8))
 PLAN = SamplingPlan(
@@ -60,3 +61,27 @@ def test_the_papers_loop_runs_one_image_at_a_time() -> None:
 def test_the_papers_loop_refuses_what_the_papers_loop_does_not_do(change: dict) -> None:
     with pytest.raises(ConfigError, match="default SDE"):
         papers_images(replace(PLAN, **change), range(1))
+
+
+@pytest.mark.parametrize(("steps", "counts"), [(5, 3), (6, 3), (30, 3), (30, 4), (250, 2)])
+def test_even_thresholds_give_each_count_its_share_of_steps_when_noise_decides(steps: int, counts: int) -> None:
+    ladder = tuple(range(1, counts + 1))
+    plan = papers_plan(with_ladder(PIXELS, *(count**2 for count in ladder)), steps, 4)
+    assert plan is not None
+    assert plan.sampler == SamplerConfig(steps=steps)
+    state, rule, used = plan.schedule.rule().start(), plan.schedule.rule(), [0] * counts
+    for step in range(steps):
+        used[state.index] += 1
+        if 1 <= step < steps - 1:
+            state = rule.observe(state, math.sqrt(1 - step * 0.96 / (steps - 1)))
+    assert sum(used) == steps
+    assert min(used) >= 1
+    if steps >= 30:
+        assert max(used) - min(used) <= 2
+
+
+def test_too_few_steps_for_a_ladder_are_refused_with_the_number_that_does() -> None:
+    with pytest.raises(ConfigError, match="too few to climb") as refused:
+        even_rho(3, 4)
+    assert refused.value.hint == "try --steps 5"
+    assert len(even_rho(3, 5)) == 2

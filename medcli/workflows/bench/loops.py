@@ -1,142 +1,224 @@
-"""Sampling runs as a timed group: the engine with full attention and with mediators."""
+"""Sampling runs as a timed group: the papers' 250 steps of full attention beside plans of fewer calls."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from medcli.config import ModelConfig
+from medcli.diffusion.steps import build_sampler
 from medcli.engine.cost import done_gmacs, pass_gmacs
-from medcli.engine.effects import refuse_unreachable_moves
+from medcli.engine.fine_path import final_latents, fine_latents, fine_plan, follows_path, relative_errors
 from medcli.engine.generate import generate
-from medcli.engine.networks import Guidance, LadderNetwork
-from medcli.engine.plan import FinishedImage, Labels, SamplingPlan
-from medcli.errors import ConfigError
-from medcli.schedule.spec import FULL, Schedule, static
-from medcli.settings.costs import LoopSettings
-from medcli.settings.sampler import SamplerConfig
+from medcli.engine.networks import LadderNetwork
+from medcli.engine.plan import FAMILY_SAMPLERS, FinishedImage, SamplingPlan
+from medcli.network import Network
+from medcli.schedule.spec import FULL
+from medcli.settings.costs import BenchRequest
+from medcli.settings.sampler import SamplerSettings
+from medcli.settings.sampling import SampleRequest
 from medcli.workflows.bench.variants import DENSE, TimedVariant
+from medcli.workflows.sample.defaults import sampling_defaults
+from medcli.workflows.sample.plan import choose_sampler, make_plan
 
-ENGINE = "engine"
-"""The sampling engine with mediators."""
+BASELINE = "baseline"
+"""Full attention with the papers' sampler and number of steps."""
+PLAN = "plan"
+"""A plan that is compared with it."""
+PAPER_STEPS = 250
+"""Steps of the papers' sampling."""
+FEW_CALLS = 12
+"""Network calls of a plan where neither flags nor checkpoint name any."""
+MEASURED_GMACS = {"cpu": 1e3}
+"""Most GMACs of a run that is timed from start to end; of a longer one, as many steps as the plans have are timed."""
+MEASURED_GMACS_ELSEWHERE = 1e6
 
 
-def loop_plan(config: ModelConfig, settings: LoopSettings, batch_size: int) -> SamplingPlan | None:
-    """Build the sampling plan: the papers' SDE, with a dynamic schedule if the ladder has several counts.
+@dataclass(frozen=True, slots=True)
+class NamedPlan:
+    """A plan and its name for people."""
+
+    name: str
+    plan: SamplingPlan
+
+
+def plans_of(request: BenchRequest, network: Network, batch_size: int) -> list[NamedPlan]:
+    """Return the plans to time beside the papers': those of the plan files, else the one that the settings describe.
 
     Args:
-        config: The network.
-        settings: Settings of the runs.
+        request: Settings; flags come first, then the checkpoint's defaults.
+        network: The network.
         batch_size: Number of images of a network call.
-
-    Returns:
-        None if no runs are requested, or the family is not SiT.
 
     Raises:
         ConfigError: If the settings contradict each other or the ladder.
     """
-    if not settings.steps or config.family != "sit":
-        return None
-    plan = SamplingPlan(
-        sampler=SamplerConfig(steps=settings.steps),
-        schedule=_schedule(config.mediators, settings),
-        labels=Labels(classes=tuple(range(config.num_classes))),
-        guidance=Guidance(),
-        batch_size=batch_size,
-    )
-    refuse_unreachable_moves(plan)
-    return plan
-
-
-def _schedule(ladder: tuple[int, ...], settings: LoopSettings) -> Schedule:
-    if len(ladder) < 2:
-        if settings.rho is not None:
-            raise ConfigError("--rho needs a ladder of at least two counts", hint="try --mediators 4,16,64")
-        return static(ladder[0]) if ladder else FULL
-    rho = settings.rho
-    if rho is None:
-        rho = even_rho(len(ladder), settings.steps, settings.warmup_steps)
-    return Schedule(kind="dynamic", counts=ladder, rho=rho, warmup_steps=settings.warmup_steps)
-
-
-def even_rho(num_counts: int, steps: int, warmup_steps: int) -> tuple[float, ...]:
-    """Choose thresholds that give each count about the same number of steps when the weights are random.
-
-    With random weights a step changes the state by little more than its noise, of amplitude sqrt(2 (1 - t) dt)
-    (reference-facts 5.5), so the step whose distance falls below a threshold is known in advance.
-
-    Args:
-        num_counts: Length of the ladder, at least 2.
-        steps: Number of solver steps.
-        warmup_steps: Number of distances in the baseline.
-
-    Returns:
-        Falling thresholds for the mean absolute difference, one fewer than the counts.
-
-    Raises:
-        ConfigError: If there are too few steps to reach the last count.
-    """
-    fewest = warmup_steps + num_counts + 1
-    if steps < fewest:
-        raise ConfigError(
-            f"--steps {steps}: too few to climb a ladder of {num_counts} counts", hint=f"try --steps {fewest}, or --rho"
-        )
-    stride = (1 - SamplerConfig(steps=steps).last_step_size) / (steps - 1)
-
-    def amplitude(step: float) -> float:
-        return math.sqrt(1 - step * stride)
-
-    baseline = sum(amplitude(step) for step in range(1, warmup_steps + 1)) / warmup_steps
-    places = range(1, num_counts)
-    # A move takes effect a step after the one that triggers it, and each needs a step of its own.
-    latest = [steps - 1 - num_counts + place for place in places]
-    triggers = [
-        min(max(round(place * steps / num_counts) - 1, warmup_steps + place), last)
-        for place, last in zip(places, latest, strict=True)
+    ladder = network.config.mediators
+    if not request.plans:
+        plan = make_plan(_asked(request, network), [network], ladder, batch_size)
+        return [NamedPlan(plan_name(plan), plan)]
+    return [
+        NamedPlan(str(path), make_plan(replace(request.sampling, plan=path), [network], ladder, batch_size))
+        for path in request.plans
     ]
-    return tuple(amplitude(trigger - 0.5) / baseline for trigger in triggers)
+
+
+def _asked(request: BenchRequest, network: Network) -> SampleRequest:
+    """Fill in what neither flags nor checkpoint say: few calls, the ladder by progress up to full attention."""
+    asked, defaults, config = request.sampling, sampling_defaults(network), network.config
+    rungs = request.settings.network.mediators or config.mediators
+    is_open = not (asked.schedule or asked.at or asked.rho)
+    if is_open and "schedule" not in defaults:
+        rungs = rungs if 0 in rungs else (*rungs, 0)
+        shares = tuple(round(place / len(rungs), 2) for place in range(1, len(rungs)))
+        asked = replace(asked, schedule="timed", at=shares) if shares else replace(asked, schedule="full")
+    if asked.schedule == "timed" or asked.at or asked.schedule == "dynamic" or asked.rho:
+        asked = replace(asked, mediators=rungs)
+    is_dynamic = asked.schedule == "dynamic" or asked.rho is not None
+    if asked.sampler is None and "sampler" not in defaults and not is_dynamic:
+        name = FAMILY_SAMPLERS[config.family][1]
+        solver = asked.solver or ("multistep2" if name == "ddim" else None)
+        asked = replace(asked, sampler=name, solver=solver, steps=asked.steps or FEW_CALLS)  # type: ignore[arg-type]
+    return replace(asked, cfg_scale=asked.cfg_scale or defaults.get("cfg_scale", 1.0))
+
+
+def baseline_of(plan: SamplingPlan, network: Network) -> SamplingPlan:
+    """Return the papers' sampling of the same images: full attention, their sampler, 250 steps, guidance throughout."""
+    asked = SamplerSettings(sampler=FAMILY_SAMPLERS[network.config.family][0], steps=PAPER_STEPS)  # type: ignore[arg-type]
+    sampler = choose_sampler(asked, network.config, sampling_defaults(network))
+    return replace(
+        plan, sampler=sampler, rows=None, schedule=FULL, guidance=replace(plan.guidance, interval=(0.0, 1.0))
+    )
+
+
+def plan_name(plan: SamplingPlan) -> str:
+    """Return a short name: mediator counts and network calls."""
+    counts, calls = plan.schedule.counts, build_sampler(plan.sampler).nfe
+    return f"{','.join(str(count or 'full') for count in counts)}, {calls:g} calls"
 
 
 def loop_variants(
     networks: Mapping[int, LadderNetwork],
-    plan: SamplingPlan,
+    plans: Sequence[NamedPlan],
+    baseline: SamplingPlan,
     num_images: int,
     *,
     device: torch.device,
     dtype: str,
     compiled: bool,
 ) -> list[TimedVariant]:
-    """List the sampling runs: full attention and, if the plan has mediators, the plan's schedule.
+    """List the sampling runs: the papers', full attention with the calls of a single plan, and the plans.
 
     Args:
         networks: The network at each count, 0 for full attention.
-        plan: How to sample.
+        plans: How to sample.
+        baseline: The papers' way.
         num_images: Number of images of a run.
         device: Where the networks are.
         dtype: Name of the networks' number format.
         compiled: True: the networks are compiled.
     """
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "compiled": compiled}
+    timed = baseline
+    if run_gmacs(networks[0], baseline, num_images) > longest_run(device):
+        fewest = min(build_sampler(each.plan.sampler).num_steps for each in plans)
+        timed = replace(baseline, sampler=replace(baseline.sampler, steps=max(2, min(PAPER_STEPS, fewest))))
+    scale = PAPER_STEPS / timed.sampler.steps
+    made = [loop_variant(networks, BASELINE, NamedPlan(f"full, {PAPER_STEPS} steps", timed), num_images, scale, **how)]
+    if len(plans) == 1 and plans[0].plan.schedule != FULL:
+        dense = replace(plans[0].plan, schedule=FULL)
+        made.append(loop_variant(networks, DENSE, NamedPlan(plan_name(dense), dense), num_images, **how))
+    return [*made, *(loop_variant(networks, PLAN, each, num_images, **how) for each in plans)]
 
-    def variant(name: str, schedule: Schedule) -> TimedVariant:
-        used, own = [networks[count] for count in schedule.counts], replace(plan, schedule=schedule)
-        config, halves = networks[0].config, plan.guidance.num_halves
 
-        def run() -> Sequence[FinishedImage]:
-            return list(generate(used, own, range(num_images), device=device))
+def loop_variant(
+    networks: Mapping[int, LadderNetwork],
+    kind: str,
+    named: NamedPlan,
+    num_images: int,
+    scale: float = 1.0,
+    *,
+    device: torch.device,
+    dtype: str,
+    compiled: bool,
+) -> TimedVariant:
+    """Build one sampling run; see `loop_variants`.
 
-        return TimedVariant(
-            name=name,
-            mediators=tuple(count for count in schedule.counts if count),
-            num_images=num_images,
-            dtype=dtype,
-            compiled=compiled,
-            gmacs_per_call=tuple(halves * pass_gmacs(config, count) for count in schedule.counts),
-            executed_per_call=tuple(halves * done_gmacs(config, count) for count in schedule.counts),
-            run=run,
-        )
+    Args:
+        networks: The network at each count.
+        kind: `baseline`, `dense` or `plan`.
+        named: How to sample.
+        num_images: Number of images of a run.
+        scale: Cost of all steps over that of the plan's.
+        device: Where the networks are.
+        dtype: Name of the networks' number format.
+        compiled: True: the networks are compiled.
+    """
+    plan, config = named.plan, networks[0].config
+    counts = plan.schedule.counts
+    used = [networks[count] for count in counts]
 
-    schedule = plan.schedule
-    return [variant(DENSE, FULL), *([variant(ENGINE, schedule)] if schedule.kind != "full" else [])]
+    def run() -> Sequence[FinishedImage]:
+        return list(generate(used, plan, range(num_images), device=device))
+
+    return TimedVariant(
+        name=kind,
+        title=named.name,
+        mediators=tuple(count for count in counts if count),
+        num_images=num_images,
+        dtype=dtype,
+        compiled=compiled,
+        gmacs_per_call=tuple(pass_gmacs(config, count) for count in counts),
+        executed_per_call=tuple(done_gmacs(config, count) for count in counts),
+        run=run,
+        plan=plan,
+        scale=scale,
+    )
+
+
+def longest_run(device: torch.device) -> float:
+    """Return the most GMACs of a run that is timed from start to end."""
+    return MEASURED_GMACS.get(device.type, MEASURED_GMACS_ELSEWHERE)
+
+
+def run_gmacs(dense: LadderNetwork, plan: SamplingPlan, num_images: int) -> float:
+    """Return the GMACs of a run of full attention, guidance included."""
+    calls = build_sampler(plan.sampler).nfe * plan.guidance.num_halves
+    return calls * pass_gmacs(dense.config, 0) * num_images
+
+
+def error_measure(
+    dense: LadderNetwork, plans: Sequence[SamplingPlan], num_images: int, device: torch.device
+) -> Callable[[TimedVariant, Sequence[FinishedImage]], float | None]:
+    """Return a function from a variant and its images to their mean relative distance to the exact path.
+
+    The exact path is that of full attention from the same noise under the same guidance. It is integrated once for all
+    plans that share it. The function returns None for samplers with noise, and where the exact path would take longer
+    than what is timed.
+
+    Args:
+        dense: The network with full attention.
+        plans: Plans of the variants.
+        num_images: Number of images of a run.
+        device: Where the network is.
+    """
+    exact: list[tuple[SamplingPlan, Tensor]] = []
+    for plan in plans:
+        if not follows_path(plan.sampler):
+            continue
+        fine = fine_plan(plan)
+        is_known = any(fine == known for known, _ in exact)
+        if not is_known and run_gmacs(dense, fine, num_images) <= longest_run(device):
+            exact.append((fine, fine_latents(dense, plan, range(num_images), device=device)))
+
+    def error(variant: TimedVariant, images: Sequence[FinishedImage]) -> float | None:
+        if variant.plan is None or not follows_path(variant.plan.sampler):
+            return None
+        fine = fine_plan(variant.plan)
+        known = next((latent for each, latent in exact if each == fine), None)
+        return None if known is None else float(relative_errors(final_latents(images), known).mean())
+
+    return error

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from medcli.engine.cost import image_gmacs
-from medcli.engine.plan import FinishedImage
+from medcli.engine.plan import FinishedImage, SamplingPlan
 from medcli.runtime.memory import peak_memory_mib
 from medcli.runtime.timing import Clock, Reading, Spread, take_turns
-from medcli.workflows.bench.variants import DENSE, TimedVariant
+from medcli.workflows.bench.variants import TimedVariant
+
+ErrorOf = Callable[[TimedVariant, Sequence[FinishedImage]], float | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +23,9 @@ class BenchRow:
     group: str
     """`forward`: one network call; `loop`: a sampling run."""
     variant: str
-    """`dense`, `mediators` or `unabsorbed`; in the `loop` group `dense` or `engine`."""
+    """`dense`, `mediators` or `unabsorbed`; in the `loop` group `baseline`, `dense` or `plan`."""
+    title: str
+    """Name of a sampling run; empty for network calls."""
     mediators: tuple[int, ...]
     """Mediator counts it uses; empty: full attention."""
     dtype: str
@@ -42,12 +45,20 @@ class BenchRow:
     peak_memory_mib: float | None
     """Peak memory of a run beyond that held before it (weights); None: not available on this system."""
     ratio_to_dense: float
-    """Speed-up over `dense` of its group."""
+    """Speed-up over full attention: over the group's first variant, in the `loop` group the papers' sampling."""
+    seconds_per_image: float
+    """Median time of an image; of the papers' sampling that of its timed steps times `scale`."""
+    scale: float = 1.0
+    """All steps over timed steps."""
+    error: float | None = None
+    """Mean relative distance to the exact path of full attention; None: it has none, or it was not measured."""
+    sampling: dict[str, Any] | None = None
+    """Sampler, schedule and guidance of a sampling run."""
 
     @property
     def images_per_sec(self) -> float:
         """Images per second at the median time."""
-        return self.num_images / self.seconds.median
+        return 1 / self.seconds_per_image
 
     @property
     def is_slower(self) -> bool:
@@ -56,9 +67,12 @@ class BenchRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, units in the names."""
-        names = ("group", "variant", "dtype", "compiled", "num_images", "gmacs", "gmacs_done", "images_per_sec")
+        names = (
+            *("group", "variant", "title", "dtype", "compiled", "num_images", "gmacs", "gmacs_done", "images_per_sec"),
+            *("seconds_per_image", "scale", "ratio_to_dense", "peak_memory_mib", "error", "sampling"),
+        )
         return {
-            **{name: getattr(self, name) for name in (*names, "ratio_to_dense", "peak_memory_mib")},
+            **{name: getattr(self, name) for name in names},
             "mediators": list(self.mediators),
             "calls": None if self.calls is None else list(self.calls),
             "seconds_median": self.seconds.median,
@@ -86,22 +100,30 @@ class VariantTiming:
         return Spread.of([reading.seconds for reading in self.readings])
 
     @property
+    def seconds_per_image(self) -> float:
+        """Median time of an image, of all its steps."""
+        return self.seconds.median * self.variant.scale / self.variant.num_images
+
+    @property
     def images_per_sec(self) -> float:
         """Images per second at the median time."""
-        return self.variant.num_images / self.seconds.median
+        return 1 / self.seconds_per_image
 
     @property
     def calls(self) -> tuple[float, ...] | None:
         """Mean network calls of an image at each count; None without images."""
-        if not self.images:
-            return None
-        return tuple(sum(made) / len(self.images) for made in zip(*(image.calls for image in self.images), strict=True))
+        return self._mean([image.calls for image in self.images])
 
-    def gmacs(self, per_call: Sequence[float]) -> float:
-        """Return the mean GMACs of an image, or of one forward pass, given the GMACs of a call at each count."""
-        if not self.images:
-            return per_call[0]
-        return sum(image_gmacs(image.calls, per_call) for image in self.images) / len(self.images)
+    def gmacs(self, per_pass: Sequence[float]) -> float:
+        """Return the mean GMACs of an image, or of one forward pass, given the GMACs of a pass at each count."""
+        passes = self._mean([image.passes for image in self.images])
+        return per_pass[0] if passes is None else sum(n * cost for n, cost in zip(passes, per_pass, strict=True))
+
+    def _mean(self, made: Sequence[Sequence[int]]) -> tuple[float, ...] | None:
+        """Average over the images, of all steps; None without images."""
+        if not made:
+            return None
+        return tuple(self.variant.scale * sum(own) / len(made) for own in zip(*made, strict=True))
 
 
 def measure(
@@ -138,13 +160,22 @@ def measure(
     ]
 
 
-def rows_of(group: str, measured: Sequence[VariantTiming]) -> list[BenchRow]:
-    """Compare the variants of a group with its `dense`."""
-    dense = next(one.images_per_sec for one in measured if one.variant.name == DENSE)
+def rows_of(
+    group: str, measured: Sequence[VariantTiming], error: ErrorOf = lambda variant, images: None
+) -> list[BenchRow]:
+    """Compare the variants of a group with its first.
+
+    Args:
+        group: Name of the group.
+        measured: The variants.
+        error: Distance of a variant's images to their exact path.
+    """
+    first = measured[0].images_per_sec
     return [
         BenchRow(
             group=group,
             variant=one.variant.name,
+            title=one.variant.title,
             mediators=one.variant.mediators,
             dtype=one.variant.dtype,
             compiled=one.variant.compiled,
@@ -155,7 +186,18 @@ def rows_of(group: str, measured: Sequence[VariantTiming]) -> list[BenchRow]:
             seconds=one.seconds,
             wall_seconds=Spread.of([reading.wall_seconds for reading in one.readings]).median,
             peak_memory_mib=one.peak_memory_mib,
-            ratio_to_dense=one.images_per_sec / dense,
+            ratio_to_dense=one.images_per_sec / first,
+            seconds_per_image=one.seconds_per_image,
+            scale=one.variant.scale,
+            error=error(one.variant, one.images),
+            sampling=_sampling(one.variant.plan),
         )
         for one in measured
     ]
+
+
+def _sampling(plan: SamplingPlan | None) -> dict[str, Any] | None:
+    if plan is None:
+        return None
+    guidance = {"scale": plan.guidance.scale, "interval": list(plan.guidance.interval)}
+    return {"sampler": plan.sampler.to_json(), "schedule": plan.schedule.to_json(), "guidance": guidance}

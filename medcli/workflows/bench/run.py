@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from medcli.engine.plan import SamplingPlan
 from medcli.model.backbone import random_model
 from medcli.network import Network, note_remarks, open_network
 from medcli.runtime.compilation import require_compiler
@@ -23,11 +22,13 @@ from medcli.runtime.timing import Clock, clock_for, thread_limit
 from medcli.runtime.versions import versions
 from medcli.settings.costs import BenchRequest, BenchSettings
 from medcli.settings.values import check_values
-from medcli.workflows.bench.loops import loop_plan, loop_variants
-from medcli.workflows.bench.rows import BenchRow, measure, rows_of
+from medcli.workflows.bench.loops import NamedPlan, baseline_of, error_measure, loop_variants, plans_of
+from medcli.workflows.bench.rows import BenchRow, ErrorOf, measure, rows_of
 from medcli.workflows.bench.variants import TimedVariant, forward_variants, networks_by_count, unabsorbed_networks
 from medcli.workflows.sample.plan import default_batch_size
 
+BENCH = "medcli-bench"
+"""Kind of the report, for pages."""
 DEFAULT_MODEL = "SiT-S/2"
 """Small enough for a laptop, and a size that the papers' tables give for every variant."""
 CPU_BATCH = 4
@@ -50,10 +51,6 @@ class BenchReport:
     depth: int
     """Number of blocks."""
     batch_size: int
-    steps: int
-    """Number of solver steps of the sampling runs."""
-    rho: tuple[float, ...]
-    """Thresholds of the sampling runs."""
     repeats: int
     clock: str
     """`thread_cpu`: CPU time of the one thread; `wall`; `wall_synchronised`: wall between device synchronisations."""
@@ -68,12 +65,12 @@ class BenchReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, units in the names."""
-        names = ("model", "resolution_px", "num_tokens", "depth", "batch_size", "steps", "repeats", "clock", "device")
+        names = ("model", "resolution_px", "num_tokens", "depth", "batch_size", "repeats", "clock", "device")
         values = {name: getattr(self, name) for name in (*names, "machine", "threads", "dtype", "compiled")}
         return {
+            "kind": BENCH,
             **values,
             "layers": list(self.layers),
-            "rho": list(self.rho),
             "weights_mib": self.weights_mib,
             "versions": versions(),
             "rows": [row.to_json() for row in self.rows],
@@ -81,7 +78,7 @@ class BenchReport:
 
 
 def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = None) -> BenchReport:
-    """Measure forward passes and, of a SiT model, sampling runs.
+    """Measure forward passes, and sampling runs beside the papers' 250 steps of full attention.
 
     Variants of a group are timed in interleaved rounds, after each has run untimed with its weights on the device.
 
@@ -99,11 +96,9 @@ def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = No
     network, device = prepare(settings, reporter)
     note_remarks([network], reporter)
     batch_size = settings.batch_size or _batch_size(network, device)
-    plan = loop_plan(network.config, request.loop, batch_size)
-    if request.loop.steps and plan is None:
-        reporter.note("forward passes only: sampling runs are timed for SiT models")
+    plans = [] if request.sampling.steps == 0 and not request.plans else plans_of(request, network, batch_size)
     with thread_limit(settings.num_threads) as threads:
-        return _report(request, network, plan, batch_size, device, clock or clock_for(device, threads), reporter)
+        return _report(request, network, plans, batch_size, device, clock or clock_for(device, threads), reporter)
 
 
 def prepare(settings: BenchSettings, reporter: Reporter) -> tuple[Network, torch.device]:
@@ -119,16 +114,16 @@ def prepare(settings: BenchSettings, reporter: Reporter) -> tuple[Network, torch
     warn_if_slow(DTYPES[settings.dtype], device, reporter)
     if settings.compiled:
         require_compiler(device)
-    network = open_network(
-        settings.network, default=DEFAULT_MODEL, add_mediators=True, default_layers="all", fresh=random_model
-    )
+    counts = settings.network.mediators
+    source = replace(settings.network, mediators=counts and tuple(filter(None, counts)))
+    network = open_network(source, default=DEFAULT_MODEL, add_mediators=True, default_layers="all", fresh=random_model)
     return network, device
 
 
 def _report(
     request: BenchRequest,
     network: Network,
-    plan: SamplingPlan | None,
+    plans: Sequence[NamedPlan],
     batch_size: int,
     device: torch.device,
     clock: Clock,
@@ -136,7 +131,7 @@ def _report(
 ) -> BenchReport:
     """Load the weights, measure, and collect the circumstances."""
     settings, config = request.settings, network.config
-    weights_mib, groups = _groups(request, network, plan, batch_size, device)
+    weights_mib, groups = _groups(request, network, plans, batch_size, device)
     rows = _measure(groups, settings.repeats, clock, device, reporter)
     return BenchReport(
         model=network.name,
@@ -145,8 +140,6 @@ def _report(
         layers=config.mediator_layers,
         depth=config.depth,
         batch_size=batch_size,
-        steps=request.loop.steps if plan else 0,
-        rho=plan.schedule.rho if plan else (),
         repeats=settings.repeats,
         clock=clock.name,
         device=str(device),
@@ -172,13 +165,15 @@ class _Group:
     variants: Sequence[TimedVariant]
     untimed: int
     """Number of warm-up runs of each."""
+    error: ErrorOf = lambda variant, images: None  # noqa: E731
+    """Distance of a variant's images to their exact path."""
 
     def num_runs(self, repeats: int) -> int:
         return len(self.variants) * (self.untimed + repeats)
 
 
 def _groups(
-    request: BenchRequest, network: Network, plan: SamplingPlan | None, batch_size: int, device: torch.device
+    request: BenchRequest, network: Network, plans: Sequence[NamedPlan], batch_size: int, device: torch.device
 ) -> tuple[float, list[_Group]]:
     """Load the weights; return their size in MiB and the groups to measure."""
     settings = request.settings
@@ -187,9 +182,14 @@ def _groups(
     unabsorbed = unabsorbed_networks(model, compiled=settings.compiled)
     how: dict[str, Any] = {"device": device, "dtype": settings.dtype, "compiled": settings.compiled}
     groups = [_Group("forward", forward_variants(networks, unabsorbed, batch_size=batch_size, **how), FORWARD_UNTIMED)]
-    if plan is not None:
-        num_images = request.loop.num_images or batch_size
-        groups.append(_Group("loop", loop_variants(networks, plan, num_images, **how), LOOP_UNTIMED))
+    if plans:
+        num_images = request.num_images or batch_size
+        baseline = baseline_of(plans[0].plan, network)
+        variants = loop_variants(networks, plans, baseline, num_images, **how)
+        # Random weights have a path, but no images whose distance to it would mean anything.
+        measured = [] if network.info is None else [each.plan for each in plans]
+        error = error_measure(networks[0], measured, num_images, device)
+        groups.append(_Group("loop", variants, LOOP_UNTIMED, error))
     return sum(parameter.nbytes for parameter in model.parameters()) / MIB, groups
 
 
@@ -208,7 +208,7 @@ def _measure(
             device=device,
             after_run=lambda: reporter.progress(next(done), num_runs, "runs"),
         )
-        rows += rows_of(group.name, measured)
+        rows += rows_of(group.name, measured, group.error)
     return tuple(rows)
 
 

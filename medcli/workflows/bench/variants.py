@@ -10,14 +10,14 @@ from torch import Tensor
 
 from medcli.engine.cost import done_gmacs, pass_gmacs
 from medcli.engine.networks import LadderNetwork, ladder_networks
-from medcli.engine.plan import FinishedImage, latent_shape_of
+from medcli.engine.plan import FinishedImage, SamplingPlan, latent_shape_of
 from medcli.model.absorption import absorbed_saving
 from medcli.model.backbone import DiffusionTransformer
 
 # Dimension key: B images of a batch, C latent channels, Y X latent height and width.
 
 DENSE = "dense"
-"""Full attention, fused; in the sampling group, the engine with it."""
+"""Full attention, fused; in the sampling group, the engine with it and a plan's calls."""
 MEDIATORS = "mediators"
 """A mediator count, with queries and keys absorbed where that costs less."""
 UNABSORBED = "unabsorbed"
@@ -43,6 +43,12 @@ class TimedVariant:
     """GMACs executed: without the queries and keys that are absorbed."""
     run: Callable[[], Sequence[FinishedImage]]
     """Does the work once; returns no images for network calls."""
+    title: str = ""
+    """Name of a sampling run for people."""
+    plan: SamplingPlan | None = None
+    """Plan of a sampling run."""
+    scale: float = 1.0
+    """Cost of the whole sampling run over that of the steps that are run."""
 
 
 def networks_by_count(model: DiffusionTransformer, *, compiled: bool) -> dict[int, LadderNetwork]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from medcli.engine.cost import call_gmacs
 from medcli.engine.networks import Guidance
 from medcli.engine.plan import FinishedImage
+from medcli.engine.plan_file import plan_file, write_plan
 from medcli.errors import ConfigError
 from medcli.model.absorption import absorbed_saving
 from medcli.model.backbone import DiffusionTransformer, random_model
@@ -22,17 +22,18 @@ from medcli.network import Network
 from medcli.presets import preset_config
 from medcli.runtime.reporting import Silent
 from medcli.runtime.timing import Clock
-from medcli.settings.costs import BenchRequest, BenchSettings, LoopSettings
+from medcli.schedule.spec import FULL
+from medcli.settings.costs import BenchRequest, BenchSettings
 from medcli.settings.network import NetworkSource
-from medcli.settings.sampler import SamplerConfig
-from medcli.workflows.bench.loops import even_rho, loop_plan
+from medcli.settings.sampling import SampleRequest
+from medcli.workflows.bench.loops import baseline_of, plans_of
 from medcli.workflows.bench.rows import measure
 from medcli.workflows.bench.run import BenchReport, bench, machine_name, prepare
 from medcli.workflows.bench.variants import TimedVariant, networks_by_count, unabsorbed_networks
 from tests.unit.engine.tiny import LADDER, PIXELS, save, with_ladder
 
 CPU = torch.device("cpu")
-LOOP = LoopSettings(steps=6, warmup_steps=1)
+SAMPLING = SampleRequest(schedule="dynamic", rho=(0.98, 0.9), sampler="sde", steps=6, warmup_steps=1)
 ABSORBED = (1, 4)
 """Counts of the ladder that tiny networks absorb."""
 FORWARDS = [
@@ -69,10 +70,10 @@ def scripted(durations: Sequence[float]) -> Clock:
 
 
 def request_of(path: Path, **changes: Any) -> BenchRequest:
-    loop = changes.pop("loop", LOOP)
+    sampling, plans = changes.pop("sampling", SAMPLING), changes.pop("plans", ())
     network = NetworkSource(checkpoint=str(path), weights=None, **changes.pop("network", {}))
     settings = BenchSettings(**{"network": network, "repeats": 2, "batch_size": 3, "device": "cpu", **changes})
-    return BenchRequest(settings=settings, loop=loop)
+    return BenchRequest(settings=settings, sampling=sampling, plans=plans)
 
 
 @pytest.fixture(scope="module")
@@ -83,42 +84,45 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(file: Path) -> BenchReport:
     forward = [4.0, 2.0, 3.0, 4.0, 5.0, 8.0]
-    loop = [6.0, 3.0]
+    loop = [250.0, 6.0, 3.0]
     return bench(request_of(file), Notes(), clock=scripted([*forward, *forward, *loop, *(2 * s for s in loop)]))
 
 
-def test_every_mediator_count_and_the_engine_are_compared_with_full_attention(report: BenchReport) -> None:
+def test_every_mediator_count_and_the_plan_are_compared_with_full_attention(report: BenchReport) -> None:
     assert [(row.group, row.variant, row.mediators) for row in report.rows] == [
         *FORWARDS,
+        ("loop", "baseline", ()),
         ("loop", "dense", ()),
-        ("loop", "engine", LADDER),
+        ("loop", "plan", LADDER),
     ]
 
 
 def test_ratios_are_quotients_of_images_per_second_and_slower_is_below_full_attention(report: BenchReport) -> None:
-    forwards, (dense, engine) = report.rows[:6], report.rows[6:]
+    forwards, loops = report.rows[:6], report.rows[6:]
     ratios = [1.0, 2.0, 4 / 3, 1.0, 0.8, 0.5]
     assert [row.ratio_to_dense for row in forwards] == pytest.approx(ratios)
     assert [row.is_slower for row in forwards] == [ratio < 1 for ratio in ratios]
-    assert (dense.num_images, engine.num_images) == (3, 3)
-    assert engine.ratio_to_dense == pytest.approx(2.0)
+    assert [row.num_images for row in loops] == [3, 3, 3]
+    assert [row.ratio_to_dense for row in loops] == pytest.approx([1.0, 250 / 6, 250 / 3])
 
 
 def test_seconds_are_median_and_quartiles_of_the_clock_and_the_walls_median_beside(report: BenchReport) -> None:
-    engine = report.rows[7].to_json()
-    assert (engine["seconds_median"], engine["seconds_q1"], engine["seconds_q3"]) == (4.5, 3.75, 5.25)
-    assert engine["wall_seconds_median"] == 9.0
-    assert engine["images_per_sec"] == 3 / 4.5
+    plan = report.rows[8].to_json()
+    assert (plan["seconds_median"], plan["seconds_q1"], plan["seconds_q3"]) == (4.5, 3.75, 5.25)
+    assert plan["wall_seconds_median"] == 9.0
+    assert (plan["images_per_sec"], plan["seconds_per_image"]) == (3 / 4.5, 1.5)
 
 
 def test_multiply_adds_are_those_of_the_calls_really_made(report: BenchReport) -> None:
     for row in report.rows[:6]:
         assert row.gmacs == call_gmacs(PIXELS, row.mediators[0] if row.mediators else 0, Guidance())
-    engine = report.rows[7]
-    assert engine.calls is not None
-    assert sum(engine.calls) == 6
+    baseline, dense, plan = report.rows[6:]
+    assert (baseline.calls, dense.calls) == ((250,), (6,))
+    assert baseline.gmacs == pytest.approx(250 / 6 * dense.gmacs)
+    assert plan.calls is not None
+    assert sum(plan.calls) == 6
     costs = [call_gmacs(PIXELS, count, Guidance()) for count in LADDER]
-    assert engine.gmacs == pytest.approx(sum(n * cost for n, cost in zip(engine.calls, costs, strict=True)))
+    assert plan.gmacs == pytest.approx(sum(n * cost for n, cost in zip(plan.calls, costs, strict=True)))
 
 
 def test_absorption_saves_multiply_adds_in_the_rows_that_have_it(report: BenchReport) -> None:
@@ -128,10 +132,10 @@ def test_absorption_saves_multiply_adds_in_the_rows_that_have_it(report: BenchRe
         absorbs = row.variant == "mediators"
         count = row.mediators[0] if absorbs else 0
         assert row.gmacs - row.gmacs_done == pytest.approx(saving[count], abs=1e-15)
-    dense, engine = report.rows[6:]
-    assert engine.calls is not None
-    saved = sum(calls * saving[count] for calls, count in zip(engine.calls, LADDER, strict=True))
-    assert engine.gmacs - engine.gmacs_done == pytest.approx(saved)
+    _, dense, plan = report.rows[6:]
+    assert plan.calls is not None
+    saved = sum(calls * saving[count] for calls, count in zip(plan.calls, LADDER, strict=True))
+    assert plan.gmacs - plan.gmacs_done == pytest.approx(saved)
     assert dense.gmacs_done == dense.gmacs
 
 
@@ -155,7 +159,7 @@ def test_a_network_without_absorption_computes_every_query_and_key(monkeypatch: 
 def test_progress_counts_every_run_timed_or_not(file: Path) -> None:
     notes = Notes()
     bench(request_of(file, repeats=1), notes)
-    total = len(FORWARDS) * (2 + 1) + 2 * (1 + 1)
+    total = len(FORWARDS) * (2 + 1) + 3 * (1 + 1)
     assert notes.seen == [(done, total, "runs") for done in range(1, total + 1)]
 
 
@@ -190,26 +194,87 @@ def test_variants_warm_up_first_and_are_then_timed_in_turn() -> None:
 
 def test_threads_and_clock_are_in_the_report_and_the_threads_end_with_it(file: Path) -> None:
     before = torch.get_num_threads()
-    made = bench(request_of(file, num_threads=2, repeats=1, loop=replace(LOOP, steps=0)), Silent())
+    made = bench(request_of(file, num_threads=2, repeats=1, sampling=SampleRequest(steps=0)), Silent())
     assert (made.threads, made.clock) == (2, "wall")
     assert torch.get_num_threads() == before
-    made = bench(request_of(file, num_threads=1, repeats=1, loop=replace(LOOP, steps=0)), Silent())
+    made = bench(request_of(file, num_threads=1, repeats=1, sampling=SampleRequest(steps=0)), Silent())
     assert (made.threads, made.clock, len(made.rows)) == (1, "thread_cpu", 6)
 
 
-def test_a_dit_model_is_measured_by_network_calls_only_and_that_is_said(tmp_path: Path) -> None:
-    path = save(tmp_path / "dit.safetensors", replace(PIXELS, family="dit", learn_sigma=True))
-    notes = Notes()
-    made = bench(request_of(path, repeats=1), notes)
-    assert {row.group for row in made.rows} == {"forward"}
-    assert notes.notes == ["forward passes only: sampling runs are timed for SiT models"]
+def test_without_settings_the_ladder_is_climbed_by_progress_in_few_calls(tmp_path: Path) -> None:
+    dit = replace(PIXELS, family="dit", learn_sigma=True)
+    for config, sampler, solver, first in ((PIXELS, "ode", "adams3", "sde"), (dit, "ddim", "multistep2", "ddpm")):
+        path = save(tmp_path / f"{config.family}.safetensors", config)
+        request = request_of(path, sampling=SampleRequest())
+        network = prepare(request.settings, Silent())[0]
+        (named,) = plans_of(request, network, 3)
+        plan, papers = named.plan, baseline_of(named.plan, network)
+        assert (plan.sampler.sampler, plan.sampler.solver, plan.sampler.steps) == (sampler, solver, 12)
+        assert (plan.schedule.kind, plan.schedule.counts) == ("timed", (*LADDER, 0))
+        assert plan.guidance.scale == 1
+        assert (papers.sampler.sampler, papers.sampler.steps, papers.schedule) == (first, 250, FULL)
+    made = bench(request_of(path, repeats=1, sampling=SampleRequest(steps=3, schedule="full")), Silent())
+    assert [row.title for row in made.rows if row.group == "loop"] == ["full, 250 steps", "full, 3 calls"]
 
 
-@pytest.mark.parametrize(("mediators", "names"), [((), ["dense"]), ((4,), ["dense", "engine"])], ids=["none", "one"])
+def test_the_checkpoints_own_sampling_is_timed_and_its_distance_to_the_exact_path(tmp_path: Path) -> None:
+    own = {"sampler": "ode", "solver": "adams2", "steps": 8, "schedule": "static", "cfg_scale": 2.0}
+    path = save(tmp_path / "own.safetensors", sampling={**own, "for_sampler": {"sde": {"diffusion_form": "constant"}}})
+    baseline, dense, plan = bench(request_of(path, repeats=1, sampling=SampleRequest()), Silent()).rows[-3:]
+    assert (plan.title, plan.mediators) == ("16, 8 calls", (16,))
+    assert baseline.sampling is not None
+    assert baseline.sampling["sampler"]["diffusion_form"] == "constant"
+    assert baseline.gmacs == pytest.approx(2 * 250 * call_gmacs(PIXELS, 0, Guidance()))
+    assert baseline.error is None
+    assert dense.error is not None
+    assert plan.error is not None
+    assert 0 < dense.error < plan.error
+    random = bench(
+        request_of(Path("SiT-S/8"), repeats=1, network={"res": 64}, sampling=SampleRequest(steps=2)), Silent()
+    )
+    assert [row.error for row in random.rows[-3:]] == [None] * 3
+
+
+def test_plan_files_are_timed_side_by_side_and_contradict_settings(file: Path, tmp_path: Path) -> None:
+    files = []
+    for steps in (3, 5):
+        (named,) = plans_of(request_of(file, sampling=SampleRequest(steps=steps, schedule="static")), opened(file), 3)
+        files.append(tmp_path / f"{steps}.json")
+        write_plan(files[-1], plan_file(named.plan, PIXELS))
+    request = request_of(file, repeats=1, sampling=SampleRequest(), plans=tuple(files))
+    rows = bench(request, Silent()).rows
+    assert [(row.variant, row.title) for row in rows[6:]] == [
+        ("baseline", "full, 250 steps"),
+        *(("plan", str(path)) for path in files),
+    ]
+    assert [sum(row.calls or ()) for row in rows[6:]] == [250, 3, 5]
+    with pytest.raises(ConfigError, match="--steps and --plan contradict"):
+        bench(request_of(file, sampling=SampleRequest(steps=0), plans=tuple(files)), Silent())
+
+
+def test_a_long_baseline_is_timed_by_fewer_steps(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = request_of(file, repeats=1, sampling=SampleRequest(steps=4, schedule="full"))
+    whole = bench(request, Silent()).rows[6]
+    monkeypatch.setattr("medcli.workflows.bench.loops.MEASURED_GMACS", {"cpu": 0.0})
+    part, plan = bench(request, Silent()).rows[6:]
+    assert (whole.scale, part.scale) == (1, 62.5)
+    assert (part.calls, part.gmacs) == ((250,), pytest.approx(whole.gmacs))
+    assert part.seconds_per_image == pytest.approx(part.seconds.median * 62.5 / 3)
+    assert plan.error is None
+
+
+@pytest.mark.parametrize(
+    ("mediators", "names"),
+    [((), ["baseline", "plan"]), ((4,), ["baseline", "dense", "plan"]), ((4, 0), ["baseline", "dense", "plan"])],
+)
 def test_ladders_of_no_and_of_one_count_run_too(file: Path, mediators: tuple[int, ...], names: list[str]) -> None:
-    made = bench(request_of(file, repeats=1, network={"mediators": mediators}), Silent())
+    network = {"mediators": mediators}
+    made = bench(request_of(file, repeats=1, network=network, sampling=SampleRequest(steps=2)), Silent())
     assert [row.variant for row in made.rows if row.group == "loop"] == names
-    assert made.rho == ()
+
+
+def opened(path: Path) -> Network:
+    return prepare(request_of(path).settings, Silent())[0]
 
 
 def network_of(**changes: Any) -> Network:
@@ -242,42 +307,6 @@ def test_a_checkpoint_keeps_its_ladder_unless_told_otherwise(file: Path) -> None
 def test_a_dense_checkpoint_gets_mediators_in_every_block(tmp_path: Path) -> None:
     path = save(tmp_path / "dense.safetensors", with_ladder(PIXELS))
     assert network_of(checkpoint=str(path), mediators=(1, 4)).config == with_ladder(PIXELS, 1, 4)
-
-
-@pytest.mark.parametrize(("steps", "counts", "warmup"), [(5, 3, 1), (6, 3, 1), (30, 3, 1), (30, 4, 3), (250, 2, 3)])
-def test_even_thresholds_give_each_count_its_share_of_steps_when_noise_decides(
-    steps: int, counts: int, warmup: int
-) -> None:
-    ladder = tuple(range(1, counts + 1))
-    plan = loop_plan(
-        with_ladder(PIXELS, *(count**2 for count in ladder)), LoopSettings(steps=steps, warmup_steps=warmup), 4
-    )
-    assert plan is not None
-    assert plan.sampler == SamplerConfig(steps=steps)
-    state, rule, used = plan.schedule.rule().start(), plan.schedule.rule(), [0] * counts
-    for step in range(steps):
-        used[state.index] += 1
-        if 1 <= step < steps - 1:
-            state = rule.observe(state, math.sqrt(1 - step * 0.96 / (steps - 1)))
-    assert sum(used) == steps
-    assert min(used) >= 1
-    if steps >= 30:
-        assert max(used) - min(used) <= 2
-
-
-def test_too_few_steps_for_a_ladder_are_refused_with_the_number_that_does() -> None:
-    with pytest.raises(ConfigError, match="too few to climb") as refused:
-        even_rho(3, 4, 1)
-    assert refused.value.hint == "try --steps 5, or --rho"
-    assert len(even_rho(3, 5, 1)) == 2
-
-
-def test_given_thresholds_are_taken_and_need_a_ladder() -> None:
-    plan = loop_plan(PIXELS, LoopSettings(steps=5, warmup_steps=2, rho=(0.5, 0.2)), 4)
-    assert plan is not None
-    assert (plan.schedule.rho, plan.schedule.warmup_steps) == ((0.5, 0.2), 2)
-    with pytest.raises(ConfigError, match="at least two counts"):
-        loop_plan(with_ladder(PIXELS, 4), LoopSettings(steps=5, warmup_steps=2, rho=(0.5,)), 4)
 
 
 def test_no_rounds_are_refused(file: Path) -> None:
