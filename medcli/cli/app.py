@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "latents": "Encode a data set once, so that fine-tuning reads latents instead of images.",
     "finetune": "Train a checkpoint further, all mediator counts in one run, or a preset from scratch.",
     "analyze": "Measure how redundant attention is, layer by layer, and when thresholds would trigger.",
-    "tune": "Choose layers, ladder and thresholds that keep closest to full attention within a budget.",
+    "tune": "Find the best pictures for a budget: network calls, networks by progress, guidance; writes a plan file.",
     "sample": "Generate images; each image moves to more mediator tokens as its per-step change falls.",
     "flops": "Count multiply-adds with full attention and with mediators, of a forward pass and of a whole image.",
     "bench": "Time network calls with each mediator count against full attention, and sampling.",

@@ -16,16 +16,18 @@ def tune(request: TuneRequest, out: Output) -> None:
 
     report = run(request, out)
     out.result(report, summary(report))
-    out.hint(f"see {Path(report.output) / 'tuning.png'}")
+    drawn = [Path(report.output) / "tuning.png", *([report.pictures] if report.pictures else [])]
+    out.hint(f"see {' and '.join(map(str, drawn))}")
 
 
 COMMAND = Command(
     request=TuneRequest,
     run=tune,
-    details="Shows the front of cost against error, and the command that samples with the choice.\n"
+    details="Runs network calls x networks by progress (x guidance intervals, where a score decides) on a few images\n"
+    "and compares them with 250 dense steps. Without a budget it shows all and chooses the cheapest that is good.\n"
     "The same command again resumes; another budget in the same folder reuses its measurements.",
     examples=(
-        "medcli tune --saving 6%",
-        "medcli tune sit_xl-mediators.safetensors --gmacs 26000 --metric fid --reference imagenet.npz -o tuning-xl",
+        "medcli tune --saving 90%",
+        "medcli tune sit_xl-mediators.safetensors --calls 12 --metric fid --reference imagenet.npz -o tuning-xl",
     ),
 )

@@ -1,4 +1,4 @@
-"""Tables of `medcli tune`."""
+"""Table of `medcli tune`."""
 
 from __future__ import annotations
 
@@ -10,50 +10,59 @@ from medcli.cli.table import table_of
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
-    from medcli.workflows.tune.report import Candidate, TuneReport
+    from medcli.workflows.tune.report import FitReport, Row, TuneReport
 
-UNITS = {"gmacs": "GMACs per image", "ms": "ms per image"}
-
-
-def numbers(values: tuple[float, ...]) -> str:
-    """Format counts, layers or thresholds."""
-    return ",".join(f"{value:g}" for value in values)
+METRICS = {"error": "relative distance from the dense model's exact images", "fid": "FID"}
 
 
 def summary(report: TuneReport) -> Group:
-    """Build the table of the front, and the commands of the choice."""
+    """Build the table of the front below the baseline, and the command of the choice."""
     from rich.console import Group
     from rich.text import Text
 
-    unit = str(report.budget["unit"])
-    columns = ("", "layers", "mediators", "rho", UNITS[unit], "saved %", "error", "+-", "FID")
-    rows = [_row(candidate, report) for candidate in report.front]
+    columns = ("", "calls", "networks", "guided", "GMACs", "saved %", "ms", "error", "+-", "FID", "FID +-")
+    rows = [_row("dense", report.baseline)]
+    rows += [_row("chosen" if row.plan_sha256 == report.chosen.plan_sha256 else "", row) for row in report.front]
     caption = (
-        f"{report.num_replayed} configurations replayed, {len(report.candidates)} run on "
-        f"{report.settings['num_images']} images each; error: relative distance from the dense images"
+        f"an image each; {len(report.candidates)} candidates run on {report.settings['num_images']} images, judged by "
+        f"{METRICS[report.metric]}: {report.reason}"
     )
     parts: list[RenderableType] = [
-        Text(f"wrote {printable(report.output)}"),
-        table_of(columns, rows, caption=caption, optional=("+-", "saved %")),
+        table_of(columns, rows, caption=caption, optional=("FID +-", "+-", "guided", "saved %")),
     ]
-    order = ", ".join(str(layer) for layer, _, _ in report.layer_order)
-    parts.append(Text(f"layers by sensitivity to mediators, lowest first: {order}"))
-    lines = [report.chosen.convert_command, report.chosen.command]
-    # The checkpoint of the choice is already written; the convert command documents it.
-    parts += [Text("chosen:"), *(Text(f"    {printable(line)}") for line in lines if line)]
+    if report.fit is not None:
+        parts.append(Text(_fit_text(report.fit, report.metric)))
+    parts.append(Text(f"wrote {printable(report.plan)}; the chosen images:\n    {printable(report.command)}"))
     return Group(*parts)
 
 
-def _row(candidate: Candidate, report: TuneReport) -> tuple[object, ...]:
-    found = candidate.configuration
+def networks_text(row: Row) -> str:
+    """Describe networks by progress: `16, full from 50 %`."""
+    names = [str(count) if count else "full" for count in row.schedule.counts]
+    starts = ["", *(f" from {100 * start:.0f} %" for start in row.schedule.at)]
+    return ", ".join(name + start for name, start in zip(names, starts, strict=True))
+
+
+def _row(mark: str, row: Row) -> tuple[object, ...]:
+    error, deviation = row.error or (None, None)
     return (
-        "chosen" if candidate.configuration == report.chosen.configuration else "",
-        numbers(found.layers) or "none",
-        numbers(found.counts) if found.layers else "-",
-        numbers(found.rho) or "-",
-        f"{candidate.cost:.5g}",
-        f"{100 * (1 - candidate.cost / report.dense.cost):.2f}",
-        f"{candidate.error:.4f}",
-        f"{candidate.error_standard_error:.4f}",
-        None if candidate.fid is None else f"{candidate.fid:.2f}",
+        mark,
+        row.calls,
+        networks_text(row) + (", fitted" if row.is_fitted else ""),
+        None if row.interval is None else f"{row.interval[0]:g} to {row.interval[1]:g}",
+        f"{row.gmacs:.5g}",
+        f"{100 * row.saving:.2f}",
+        f"{1e3 * row.seconds:.4g}",
+        None if error is None else f"{error:.4f}",
+        None if deviation is None else f"{deviation:.4f}",
+        None if row.fid is None else f"{row.fid:.2f}",
+        None if row.fid_standard_error is None or row.fid is None else f"{row.fid_standard_error:.2f}",
     )
+
+
+def _fit_text(fit: FitReport, metric: str) -> str:
+    name = "FID" if metric == "fid" else "error"
+    found = f"{name} {fit.difference:+.4g} +- {fit.difference_standard_error:.2g} on images it has not seen"
+    if fit.is_kept:
+        return f"fitted times and weights are kept: {found}"
+    return f"fitted times and weights are not kept: {found}, which is no sure gain"

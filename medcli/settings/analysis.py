@@ -8,12 +8,20 @@ from typing import Literal
 
 from medcli.settings.declare import ANALYSIS, BUDGET, SEARCH, Needs, group, setting
 from medcli.settings.machine import force_setting, output_setting
+from medcli.settings.network import parse_mediators, parse_name
 from medcli.settings.sampler import MAX_STEPS
-from medcli.settings.sampling import DEFAULT_WARMUP_STEPS, MAX_IMAGES, SampleRequest
+from medcli.settings.sampling import DEFAULT_WARMUP_STEPS, SampleRequest
+from medcli.settings.scoring import FeatureOptions
 from medcli.settings.values import parse_float
 
-NOT_SHARED = ("schedule", "mediators", "rho", "stage", "cfg_power", "amm", "amm_blocks", "amm_form", "compile", "npz")
+NOT_SHARED = (
+    *("schedule", "mediators", "at", "rho", "stage", "plan", "save_plan", "cfg_power", "compile", "npz", "output"),
+    *("amm", "amm_blocks", "amm_form", "warmup_steps", "distance"),
+)
 """Settings of `sample` that the other commands fix themselves."""
+TUNED = ("steps", "sampler", "solver", "grid", "diffusion_form", "diffusion_norm", "last_step", "last_step_size")
+"""Settings of the sampler that `tune` chooses, and the checkpoint's for the dense baseline."""
+SCORED = Needs("metric", ("auto", "fid"), words="--metric auto or fid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +30,7 @@ class AnalyzeRequest:
 
     sampling: SampleRequest = group(
         SampleRequest,
-        omit=(*NOT_SHARED, "warmup_steps", "distance", "vae", "output"),
+        omit=(*NOT_SHARED, "vae"),
         schedule={"default": "full"},
         num_images={"default": 32, "minimum": 2, "help": "Number of images."},
     )
@@ -77,9 +85,11 @@ class AnalyzeRequest:
     force: bool = force_setting()
 
 
-def parse_percent(text: str) -> float:
-    """Parse `20%` or `20`."""
-    return parse_float(text.strip().removesuffix("%"))
+def parse_saving(text: str) -> float:
+    """Parse `90%`, `90` or `0.9` as a share."""
+    number = text.strip()
+    value = parse_float(number.removesuffix("%"))
+    return value / 100 if number.endswith("%") or value > 1 else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,80 +98,81 @@ class TuneRequest:
 
     sampling: SampleRequest = group(
         SampleRequest,
-        omit=(*NOT_SHARED, "output"),
-        num_images={"default": 64, "minimum": 2, "panel": SEARCH, "help": "Number of images of each finalist."},
-        steps={"short": False},
+        omit=(*NOT_SHARED, *TUNED, "cfg_interval"),
+        num_images={"minimum": 2, "panel": SEARCH, "help": "Number of images of each candidate."},
         classes={"short": False},
-        solver={"short": False},
     )
-    """The schedule is what is searched; its `num_images` are generated for each finalist."""
-    gmacs: float | None = setting(
-        None,
-        help="Budget: GMACs of an image, as the papers count.",
-        panel=BUDGET,
-        metavar="X",
-        above=0,
-        example="2.95",
-        short=True,
-    )
-    ms: float | None = setting(
-        None,
-        help="Budget: milliseconds of an image, network calls timed on this machine.",
-        panel=BUDGET,
-        metavar="X",
-        above=0,
-        example="40",
-        short=True,
-    )
+    """Schedule, solver, calls and guidance interval are what is chosen."""
     saving: float | None = setting(
         None,
-        help="Budget: share of the dense GMACs to save.",
+        help="Budget: share of the GMACs of 250 dense steps to save.",
         panel=BUDGET,
         metavar="P%",
-        parse=parse_percent,
+        parse=parse_saving,
+        format=lambda share: f"{100 * share:.12g}%",
         expects="a percentage",
         above=0,
-        below=100,
-        example="20%",
+        below=1,
+        example="90%",
         short=True,
     )
-    metric: Literal["error", "fid"] = setting(
-        "error", help="Judge by the distance from the dense images, or by FID.", panel=SEARCH, short=True
+    calls: int | None = setting(
+        None,
+        help="Budget: network calls of an image.",
+        panel=BUDGET,
+        metavar="N",
+        minimum=2,
+        maximum=MAX_STEPS,
+        example="12",
+        short=True,
+    )
+    seconds: float | None = setting(
+        None,
+        help="Budget: seconds of an image, measured on this machine at this batch size.",
+        panel=BUDGET,
+        metavar="S",
+        above=0,
+        example="0.5",
+        short=True,
+    )
+    metric: Literal["auto", "error", "fid"] = setting(
+        "auto",
+        help="Judge by the distance from the dense model's exact images, or by FID; auto: by FID where images suffice.",
+        panel=SEARCH,
+        short=True,
     )
     reference: str | None = setting(
         None,
         help="Reference of FID.",
         panel=SEARCH,
         metavar="NAME|PATH",
-        needs=Needs("metric", ("fid",), words="--metric fid"),
+        parse=parse_name,
+        expects="a path or a name",
+        needs=SCORED,
         default_text="the checkpoint's",
         short=True,
     )
-    layers: str | None = setting(
-        None,
-        help="Blocks that may get mediators: 0-3, 0,2,5, all or auto.",
-        panel=SEARCH,
-        metavar="WHICH",
-        default_text="the checkpoint's, all of a dense one",
-        example="0-3",
-        short=True,
+    features: FeatureOptions = group(
+        FeatureOptions,
+        only=("extractor", "extractor_weights"),
+        extractor={"panel": SEARCH, "needs": (SCORED,)},
+        extractor_weights={"panel": SEARCH, "needs": (SCORED,), "short": False},
     )
     mediators: tuple[int, ...] | None = setting(
         None,
-        help="Mediator counts to build ladders from.",
+        help="Mediator counts to try.",
         panel=SEARCH,
-        metavar="N,...",
-        default_text="the checkpoint's, else 4,16,64",
-        example="4,16,64",
+        metavar="N,...|none",
+        parse=parse_mediators,
+        expects="comma-separated whole numbers, or none",
+        default_text="the checkpoint's",
+        example="4,16",
         short=True,
     )
-    calibrate: bool = setting(
-        False, help="Fit the mediators of a dense checkpoint to its full attention first.", panel=SEARCH
+    fit: bool = setting(
+        False,
+        help="Also fit the choice's times and weights to recorded images; kept only if others come out better.",
+        panel=SEARCH,
+        short=True,
     )
-    num_finalists: int = setting(
-        24, key="finalists", help="Number of configurations that are run.", panel=SEARCH, metavar="N", minimum=4,
-        maximum=MAX_IMAGES,
-    )  # fmt: skip
     output: Path = output_setting(Path("tuning"), metavar="DIR", help="Output folder; another budget reuses it.")
-    num_recorded: int = 16
-    """Number of images whose trajectories under full attention are recorded for replays."""

@@ -1,1 +1,1 @@
-"""Search over layers, ladder and thresholds: the space, replays on recorded steps, full runs."""
+"""Candidates of `tune`, their runs, the store of measurements, and fitted solvers."""

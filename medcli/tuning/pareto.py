@@ -16,18 +16,3 @@ def front(items: Sequence[Item], cost: Measure[Item], error: Measure[Item]) -> l
         if not best or error(item) < error(best[-1]):
             best.append(item)
     return best
-
-
-def spread(items: Sequence[Item], number: int) -> list[Item]:
-    """Return up to `number` evenly spaced items, both ends included."""
-    if number >= len(items):
-        return list(items)
-    if number < 2:
-        return list(items[:number])
-    return [items[round(place * (len(items) - 1) / (number - 1))] for place in range(number)]
-
-
-def best_within(items: Sequence[Item], limit: float, cost: Measure[Item], error: Measure[Item]) -> Item | None:
-    """Return the item of least error within the budget, the cheaper of equals; None if there is none."""
-    allowed = [item for item in items if cost(item) <= limit]
-    return min(allowed, key=lambda item: (error(item), cost(item)), default=None)

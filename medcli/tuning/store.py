@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medcli.data.npz import map_npy, read_npy
+from medcli.data.npz import read_npy
 from medcli.errors import ConfigError, DataError, listed
 from medcli.runtime.files import require_regular, write_bytes, write_text
 from medcli.runtime.json_records import InvalidJson, Record, as_record, read_json
@@ -20,7 +20,7 @@ from medcli.runtime.locks import FolderLocks
 
 SETTINGS = "settings.json"
 LOCK = ".lock"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class Store:
@@ -124,26 +124,10 @@ class Store:
             np.save(content, value, allow_pickle=False)
             write_bytes(file, content.getvalue(), force=True)
             return value
-        value = _read(read_npy, file, shape)
+        value = _read(file, shape)
         if not np.isfinite(value).all():
             raise damaged(file, "not all values are finite")
         return value
-
-    def mapped(self, name: str, shape: tuple[int, ...], write: Callable[[Path], None]) -> npt.NDArray[Any]:
-        """Map a stored array into memory, or write it first.
-
-        Args:
-            name: Its file.
-            shape: Its shape.
-            write: Writes it to a path, whole or not at all.
-
-        Raises:
-            DataError: If it is damaged.
-        """
-        file = self.path / name
-        if not file.exists():
-            write(file)
-        return _read(map_npy, file, shape)
 
 
 def damaged(file: Path, why: str) -> DataError:
@@ -151,10 +135,10 @@ def damaged(file: Path, why: str) -> DataError:
     return DataError(f"{file} is damaged ({why})", hint="remove it, and run the command again")
 
 
-def _read(read: Callable[[Path], npt.NDArray[Any]], file: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+def _read(file: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Read an array and check its shape and type."""
     try:
-        value = read(file)
+        value = read_npy(file)
     except DataError as err:
         raise damaged(file, "no whole array") from err
     if value.shape != shape or value.dtype not in (np.float32, np.float64):

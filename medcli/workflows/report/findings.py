@@ -28,7 +28,7 @@ from medcli.workflows.report.result_charts import (
     COST_LABELS,
     ERROR_LABELS,
     comparison_chart,
-    configuration_text,
+    plan_text,
     tuning_axes,
     tuning_chart,
 )
@@ -36,8 +36,6 @@ from medcli.workflows.report.result_charts import (
 ANALYSIS, TUNING, COMPARISON = "medcli-analysis", "medcli-tuning", "medcli-schedule-comparison"
 MOST_CELLS = 50_000
 """Bound on layers times steps of a map."""
-MOST_COMMANDS = 12
-"""Commands written out; all candidates are in the file."""
 LN_2 = 0.6931471805599453
 CLAIMS = {"redundant_early": "High redundancy early", "falls_with_progress": "Redundancy falls with progress"}
 
@@ -142,21 +140,23 @@ def tuning_section(name: str, found: Json, anchor: str) -> Section:
         tuning_chart,
         found,
         title="Error against cost",
-        description=f"{len(rows)} configurations, {labels[1]} against {labels[0]}; {len(front)} on the front.",
-        caption="Each point is a configuration that was run; no other run beats those on the front in both.",
+        description=f"{len(rows)} candidates, {labels[1]} against {labels[0]}; {len(front)} on the front.",
+        caption="Each point is a plan that was run; no other run beats those on the front in both.",
     )
-    best = [found["chosen"]] if isinstance(found.get("chosen"), Mapping) else front
-    commands = [row.get(key) for row in best[:MOST_COMMANDS] for key in ("convert_command", "command")]
-    cells = tuple((configuration_text(row), rounded(row.get(cost)), rounded(row.get(metric))) for row in front)
+    heading = [("dense", found["baseline"])] if isinstance(found.get("baseline"), Mapping) else []
+    shown = [*heading, *((plan_text(row), row) for row in front)]
+    keys = ("calls", "gmacs", "saving_percent", "seconds", metric)
+    cells = tuple((name, *(rounded(row.get(key)) for key in keys)) for name, row in shown)
+    headings = ("plan", "calls", COST_LABELS["gmacs"], "saved %", "seconds per image", labels[1])
+    command = found.get("command")
     return Section(
         title=f"Tuning: {name}",
         anchor=anchor,
-        lead=f"{text(found.get('model'))}: {_budget(found)}{len(rows)} configurations run, "
-        f"{rounded(found.get('num_replayed'))} replayed.",
+        lead=f"{text(found.get('model'))}: {_budget(found)}{len(rows)} candidates run.",
         figures=(figure,),
         facts=tuple(checkpoint_facts(found.get("settings"))),
-        tables=(Table(headings=("configuration", *labels), rows=cells, caption="Pareto front."),),
-        commands=tuple(command for command in commands if isinstance(command, str)),
+        tables=(Table(headings=headings, rows=cells, caption="Pareto front, below the dense baseline."),),
+        commands=(command,) if isinstance(command, str) else (),
     )
 
 

@@ -8,29 +8,35 @@ from typing import TYPE_CHECKING, get_args
 from medcli.charts.plots import Point, Series, scatter
 from medcli.errors import DataError
 from medcli.schedule.spec import DistanceName
-from medcli.workflows.report.json_access import Json, as_list, join, look_up, number, rows_of, text
+from medcli.workflows.report.json_access import Json, as_list, join, look_up, number, rounded, rows_of, text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COST_LABELS = {"gmacs": "GMACs per image", "ms": "milliseconds per image, on that machine"}
+COST_LABELS = {"gmacs": "GMACs per image", "seconds": "seconds per image, on that machine"}
 ERROR_LABELS = {"error": "relative error against dense", "fid": "FID (lower is better)"}
-KINDS = {"full": ("full attention", "D"), "static": ("static", "o"), "dynamic": ("dynamic", "s")}
+KINDS = {
+    "full": ("full attention", "D"),
+    "static": ("static", "o"),
+    "dynamic": ("dynamic", "s"),
+    "timed": ("timed", "s"),
+}
 """Name and marker by kind of schedule."""
 
 
-def configuration_text(row: Json) -> str:
-    """A configuration in words."""
-    if row.get("schedule") == "full":
-        return "full attention"
-    counts, rho = join(as_list(row.get("ladder") or row.get("mediators"))), as_list(row.get("rho"))
-    layers = f"layers {join(as_list(row.get('layers')))}: " if row.get("layers") else ""
-    return f"{layers}{counts} mediators" + (f", thresholds {join(rho)}" if rho else "")
+def plan_text(row: Json) -> str:
+    """Describe a row of `tune`: calls and networks by progress."""
+    names = [rounded(count) if number(count) else "full" for count in as_list(row.get("ladder"))]
+    starts = ["", *(f" from {rounded(start)}" for start in as_list(row.get("at")))]
+    networks = ", ".join(name + start for name, start in zip(names, starts, strict=False)) or "full"
+    interval = as_list(row.get("interval"))
+    guided = f", guided from {join(map(rounded, interval), ' to ')}" if interval else ""
+    return f"{rounded(row.get('calls'))} calls: {networks}{guided}{', fitted' if row.get('fitted') is True else ''}"
 
 
 def tuning_axes(result: Json) -> tuple[str, str]:
-    """Keys of a row's cost and error: `gmacs` or `ms`, `error` or `fid`."""
-    cost = "ms" if look_up(result, "budget", "unit") == "ms" else "gmacs"
+    """Keys of a row's cost and error: `gmacs` or `seconds`, `error` or `fid`."""
+    cost = "seconds" if look_up(result, "budget", "unit") == "seconds" else "gmacs"
     return cost, "fid" if result.get("metric") == "fid" else "error"
 
 
@@ -58,7 +64,8 @@ def tuning_chart(result: Json) -> Callable[[Figure], None]:
     if isinstance(chosen, Mapping) and (points := _points([chosen], cost, metric)):
         series.append(Series(name="chosen", points=points, kind="ring"))
 
-    limit = number(look_up(result, "budget", "limit"))
+    # A limit of calls is none on this axis.
+    limit = number(look_up(result, "budget", "limit")) if look_up(result, "budget", "unit") == cost else None
     labels = {"x": COST_LABELS[cost], "y": ERROR_LABELS[metric]}
     lines = {} if limit is None else {"budget": limit}
     return lambda figure: scatter(figure.subplots(), series, vertical_lines=lines, **labels)
@@ -66,9 +73,7 @@ def tuning_chart(result: Json) -> Callable[[Figure], None]:
 
 def _points(rows: Sequence[Json], cost: str, metric: str) -> tuple[Point, ...]:
     found = ((row, number(row.get(cost)), number(row.get(metric))) for row in rows)
-    return tuple(
-        Point(x=x, y=y, name=configuration_text(row)) for row, x, y in found if x is not None and y is not None
-    )
+    return tuple(Point(x=x, y=y, name=plan_text(row)) for row, x, y in found if x is not None and y is not None)
 
 
 def comparison_chart(result: Json) -> Callable[[Figure], None]:

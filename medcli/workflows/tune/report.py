@@ -1,53 +1,152 @@
-"""Report of `tune`: configurations with their costs and errors, and the choice."""
+"""Report of `tune`: candidates with costs and errors, the front, and the choice."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from medcli.tuning.space import Configuration
+from medcli.schedule.spec import Schedule
+from medcli.tuning.candidates import Interval
+from medcli.tuning.running import mean_and_error
+from medcli.workflows.tune.measurements import Timing
+
+FORMAT_VERSION = 2
+GOOD_ERROR = 0.02
+"""Relative error that the choice without a budget keeps to, if a candidate does."""
+SURE = 2.0
+"""Standard errors of a difference that count as a difference."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
-    """A configuration that was run, with standard errors over the images."""
+class Row:
+    """A plan that was run, with standard errors over the images."""
 
-    configuration: Configuration
-    cost: float
-    """Cost of an image in the budget's unit."""
-    cost_standard_error: float
+    calls: int
+    schedule: Schedule
+    networks: tuple[int, ...]
+    """Mediator count of each step, 0 for full attention."""
+    interval: Interval | None
+    """Guidance interval; None: no guidance, or always on."""
     gmacs: float
-    """GMACs of an image in the papers' convention."""
+    """GMACs of an image in the papers' convention: the sum over its steps."""
     gmacs_done: float
     """GMACs executed: without the queries and keys that are absorbed."""
-    ms: float | None
-    """Milliseconds of an image on this machine; None: not measured."""
-    error: float
-    """Relative distance of the final states from the dense parent's."""
-    error_standard_error: float
+    saving: float
+    """Share of the baseline's GMACs saved."""
+    seconds: float
+    """Seconds of an image on this machine."""
+    errors: tuple[float, ...] | None
+    """Relative distance of each image from the fine path's; None for the baseline."""
     fid: float | None
-    expected_error: float | None
-    """Replayed error, in its own scale."""
-    convert_command: str | None
-    """Command that converts its checkpoint; None: it runs on the given one."""
-    command: str
-    """Command that samples the measured images."""
+    fid_standard_error: float | None
+    fid_deviations: tuple[float, ...] | None
+    plan_sha256: str
+    is_fitted: bool = False
+    """True if times and weights were fitted."""
+    command: str | None = None
+    """Command that samples its images; None for a fitted plan that was not chosen."""
+
+    @property
+    def error(self) -> tuple[float, float] | None:
+        """Mean relative distance from the fine path's images and its standard error."""
+        return None if self.errors is None else mean_and_error(self.errors)
 
     def judged(self, metric: str) -> float:
         """Value it is chosen by; lower is better."""
-        return self.error if self.fid is None or metric == "error" else self.fid
+        value = self.fid if metric == "fid" else self.error and self.error[0]
+        return math.inf if value is None else value
+
+    def cost(self, unit: str) -> float:
+        """Return its cost in a budget's unit: `gmacs`, `calls` or `seconds`."""
+        return {"gmacs": self.gmacs, "calls": self.calls, "seconds": self.seconds}[unit]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        names = ("cost", "cost_standard_error", "gmacs", "gmacs_done", "ms", "error", "error_standard_error", "fid")
+        error, deviation = self.error or (None, None)
         return {
-            **self.configuration.to_json(),
-            **{name: getattr(self, name) for name in names},
-            "expected_error": self.expected_error,
-            "convert_command": self.convert_command,
+            "calls": self.calls,
+            "schedule": self.schedule.kind,
+            "ladder": list(self.schedule.counts),
+            "at": list(self.schedule.at),
+            "networks": [count or "full" for count in self.networks],
+            "interval": None if self.interval is None else list(self.interval),
+            "gmacs": self.gmacs,
+            "gmacs_done": self.gmacs_done,
+            "saving_percent": 100 * self.saving,
+            "seconds": self.seconds,
+            "error": error,
+            "error_standard_error": deviation,
+            "fid": self.fid,
+            "fid_standard_error": self.fid_standard_error,
+            "fitted": self.is_fitted,
+            "plan_sha256": self.plan_sha256,
             "command": self.command,
         }
+
+
+def difference(left: Row, right: Row, metric: str) -> tuple[float, float]:
+    """Return the difference of two rows in a metric, and its standard error: their images come from the same noise."""
+    if metric == "error":
+        assert left.errors is not None and right.errors is not None  # noqa: PT018  only the baseline has none
+        return mean_and_error([one - other for one, other in zip(left.errors, right.errors, strict=True)])
+    value = left.judged(metric) - right.judged(metric)
+    parts = left.fid_deviations, right.fid_deviations
+    if parts[0] is not None and parts[1] is not None and len(parts[0]) == len(parts[1]):
+        return value, math.dist(parts[0], parts[1])
+    return value, math.hypot(left.fid_standard_error or 0.0, right.fid_standard_error or 0.0)
+
+
+def choose(rows: Sequence[Row], metric: str, *, is_limited: bool) -> Row:
+    """Choose a row: with a budget the best; without, the cheapest that is good enough.
+
+    Good enough is an error of at most 2 %, or an FID that is not surely above the lowest. If no error is, the lowest is
+    chosen.
+
+    Args:
+        rows: Rows within the budget.
+        metric: `error` or `fid`.
+        is_limited: True if there is a budget.
+    """
+    best = min(rows, key=lambda row: (row.judged(metric), row.gmacs))
+    if is_limited:
+        return best
+    if metric == "error":
+        good = [row for row in rows if row.judged(metric) <= GOOD_ERROR]
+    else:
+        good = [row for row in rows if is_no_worse(row, best, metric)]
+    return min(good, key=lambda row: (row.gmacs, row.judged(metric)), default=best)
+
+
+def is_no_worse(row: Row, other: Row, metric: str) -> bool:
+    """Return True unless a row is worse than another by more than the error of their difference."""
+    value, error = difference(row, other, metric)
+    return value <= SURE * error
+
+
+def is_better(row: Row, other: Row, metric: str) -> bool:
+    """Return True if a row is better than another by more than the error of their difference."""
+    value, error = difference(row, other, metric)
+    return value < 0 and value < -SURE * error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitReport:
+    """Fitted times and weights against the solver's own, on images the fit has not seen."""
+
+    row: Row
+    is_kept: bool
+    difference: float
+    """In the metric; below 0 the fit is better."""
+    difference_standard_error: float
+    num_images: int
+    """Images fitted to."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        names = ("difference", "difference_standard_error", "num_images")
+        return {**self.row.to_json(), **{name: getattr(self, name) for name in names}, "kept": self.is_kept}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,44 +155,43 @@ class TuneReport:
 
     output: str
     model: str
-    budget: Mapping[str, Any]
-    """Kind, value, unit, and the limit in that unit."""
+    budget: Mapping[str, Any] | None
+    """Kind, value, unit, and the limit in that unit; None: no budget."""
     metric: str
-    dense: Candidate
-    chosen: Candidate
-    front: tuple[Candidate, ...]
+    reason: str
+    """Why it is judged by this metric."""
+    baseline: Row
+    """Full attention, 250 steps of the SDE or DDPM."""
+    chosen: Row
+    front: tuple[Row, ...]
     """Pareto front of the runs, by rising cost."""
-    candidates: tuple[Candidate, ...]
-    """All runs, by rising cost."""
-    num_replayed: int
-    """Number of replayed configurations."""
-    rank_correlation: float | None
-    """Spearman correlation of replayed and measured errors; None for fewer than three."""
-    layer_order: tuple[tuple[int, float, float], ...]
-    """Layer, its error alone, percent of a dense image it saves; least error per saving first."""
+    candidates: tuple[Row, ...]
+    """All runs but the baseline, by rising cost."""
+    fit: FitReport | None
+    plan: str
+    """Plan file of the choice."""
+    command: str
+    """Command that samples the choice's images by the plan file."""
+    pictures: str | None
+    """Grid of the fine path's and the choice's pictures; None: there is no autoencoder here."""
     settings: Mapping[str, Any]
-    timing: Mapping[str, Any] | None
-    """Timing of the milliseconds; None: not measured."""
+    timing: Timing
     versions: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of `tuning.json`."""
-        names = ("layer", "error", "saving_percent")
+        names = ("output", "model", "metric", "reason", "plan", "command", "pictures")
         return {
             "kind": "medcli-tuning",
-            "format_version": 1,
-            "output": self.output,
-            "model": self.model,
-            "budget": dict(self.budget),
-            "metric": self.metric,
+            "format_version": FORMAT_VERSION,
+            **{name: getattr(self, name) for name in names},
+            "budget": None if self.budget is None else dict(self.budget),
             "chosen": self.chosen.to_json(),
-            "dense": self.dense.to_json(),
-            "front": [candidate.to_json() for candidate in self.front],
-            "candidates": [candidate.to_json() for candidate in self.candidates],
-            "num_replayed": self.num_replayed,
-            "rank_correlation": self.rank_correlation,
-            "layer_order": [dict(zip(names, row, strict=True)) for row in self.layer_order],
+            "baseline": self.baseline.to_json(),
+            "front": [row.to_json() for row in self.front],
+            "candidates": [row.to_json() for row in self.candidates],
+            "fit": None if self.fit is None else self.fit.to_json(),
             "settings": dict(self.settings),
-            "timing": None if self.timing is None else dict(self.timing),
+            "timing": asdict(self.timing),
             "versions": dict(self.versions),
         }

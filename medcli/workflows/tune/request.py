@@ -4,101 +4,74 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from medcli.errors import ConfigError
 from medcli.settings.analysis import TuneRequest
-from medcli.tuning.space import rounded_up
 
-BudgetKind = Literal["gmacs", "ms", "saving"]
-UNITS = {"gmacs": "GMACs an image", "ms": "ms an image"}
-EXAMPLES = "--gmacs 2.95, --ms 40 or --saving 5%"
+BudgetKind = Literal["saving", "calls", "seconds"]
+UNITS: dict[BudgetKind, str] = {"saving": "gmacs", "calls": "calls", "seconds": "seconds"}
 ROUNDING = 1e-9
-"""Relative tolerance of comparisons with the budget: means over images and sums over steps are rounded."""
+"""Relative tolerance of comparisons with the budget: shares and sums are rounded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Maximum cost of an image.
-
-    Raises:
-        ConfigError: If the value is out of range.
-    """
+    """Maximum cost of an image."""
 
     kind: BudgetKind
     value: float
-    """GMACs of an image in the papers' convention, milliseconds of an image on this machine, or percent saved."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(BudgetKind):
-            raise ConfigError(f"unknown budget {self.kind!r}", hint=f"use {EXAMPLES}")
-        top = 100 if self.kind == "saving" else math.inf
-        if not 0 < self.value < top:
-            raise ConfigError(
-                f"--{self.kind} {self.value:g} is no budget: expected a number above 0"
-                + (" and below 100 percent" if self.kind == "saving" else ""),
-                hint=f"use {EXAMPLES}",
-            )
+    """Share of the baseline's GMACs saved, network calls, or seconds of an image on this machine."""
 
     @property
     def unit(self) -> str:
-        """Unit of costs: `gmacs` or `ms`."""
-        return "ms" if self.kind == "ms" else "gmacs"
+        """Unit of the limit: `gmacs`, `calls` or `seconds`."""
+        return UNITS[self.kind]
 
-    def limit(self, dense: float) -> float:
-        """Return the maximum cost of an image in the budget's unit, as it was given.
-
-        Args:
-            dense: Cost of an image under full attention.
-        """
-        return dense * (1 - self.value / 100) if self.kind == "saving" else self.value
-
-    def tolerant_limit(self, dense: float) -> float:
-        """Return the largest cost that is within the budget up to rounding."""
-        return self.limit(dense) * (1 + ROUNDING)
-
-    def check(self, cheapest: float, dense: float) -> None:
-        """Check that some configuration meets the budget and full attention does not.
+    def limit(self, baseline: float) -> float:
+        """Return the maximum cost of an image in the budget's unit, up to rounding.
 
         Args:
-            cheapest: Cost of an image under the cheapest configuration.
-            dense: The same under full attention.
-
-        Raises:
-            ConfigError: Naming the reachable range.
+            baseline: GMACs of an image of the dense baseline.
         """
-        limit, unit = self.limit(dense), UNITS[self.unit]
-        if cheapest >= dense:
-            raise ConfigError(
-                f"no configuration costs less than full attention here ({cheapest:.5g} against {dense:.5g} {unit})",
-                hint="mediators pay where tokens are many: see medcli flops, and medcli bench for seconds",
-            )
-        if cheapest <= self.tolerant_limit(dense) < dense:
-            return
+        return baseline * (1 - self.value) if self.kind == "saving" else self.value
+
+    def allows(self, cost: float, baseline: float) -> bool:
+        """Return whether a cost in the budget's unit is within it."""
+        return cost <= self.limit(baseline) * (1 + ROUNDING)
+
+    def out_of_reach(self, cheapest: float, baseline: float) -> ConfigError:
+        """Build the error of a budget that no candidate meets, naming the nearest that one does.
+
+        Args:
+            cheapest: Cost of the cheapest candidate in the budget's unit.
+            baseline: GMACs of an image of the dense baseline.
+        """
         if self.kind == "saving":
-            reach = f"--saving up to {math.floor(1000 * (1 - cheapest / dense)) / 10:g}%"
+            nearest = f"{math.floor(1e4 * (1 - cheapest / baseline)) / 100:g}%"
         else:
-            reach = f"--{self.unit} from {rounded_up(cheapest, 4):g} to below {dense:.5g}"
-        if limit < cheapest:
-            raise ConfigError(
-                f"{self} is out of reach: the cheapest configuration takes {cheapest:.5g} {unit}",
-                hint=f"reachable here: {reach}" + ("" if self.kind == "saving" else "; fewer --steps cost less, too"),
-            )
-        raise ConfigError(f"{self} allows full attention ({dense:.5g} {unit})", hint=f"reachable here: {reach}")
+            digits = 2 - math.floor(math.log10(cheapest))
+            nearest = f"{math.ceil(cheapest * 10**digits) / 10**digits:.12g}"
+        return ConfigError(
+            f"{self} is out of reach: the nearest possible is --{self.kind} {nearest}",
+            hint="smaller networks and fewer mediators cost less: see medcli flops, and medcli bench for seconds",
+        )
 
     def __str__(self) -> str:
-        return f"--{self.kind} {self.value:g}{'%' if self.kind == 'saving' else ''}"
+        return f"--{self.kind} {100 * self.value:g}%" if self.kind == "saving" else f"--{self.kind} {self.value:g}"
 
 
-def budget_of(request: TuneRequest) -> Budget:
-    """Return the one budget that was given.
+def budget_of(request: TuneRequest) -> Budget | None:
+    """Return the budget that was given; None: none.
 
     Raises:
-        ConfigError: If none was, or several.
+        ConfigError: If several were given.
     """
-    given: dict[BudgetKind, float | None] = {"gmacs": request.gmacs, "ms": request.ms, "saving": request.saving}
+    given: dict[BudgetKind, float | None] = {kind: getattr(request, kind) for kind in UNITS}
     budgets = [Budget(kind, value) for kind, value in given.items() if value is not None]
-    if len(budgets) != 1:
-        found = " and ".join(map(str, budgets)) or "none"
-        raise ConfigError(f"tune needs one budget, got {found}", hint=f"use {EXAMPLES}")
-    return budgets[0]
+    if len(budgets) > 1:
+        raise ConfigError(
+            f"tune takes one budget, got {' and '.join(map(str, budgets))}",
+            hint="use one of --saving 90%, --calls 12 and --seconds 0.5",
+        )
+    return budgets[0] if budgets else None

@@ -1,209 +1,279 @@
-"""Choose layers, ladder and thresholds for a budget: replay many configurations, run a few, report the best."""
+"""Find the best pictures for a budget: run every candidate on a few images, report the front, write a plan file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from statistics import correlation
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from medcli.charts.figure import save_png
 from medcli.diffusion.steps import build_sampler
-from medcli.engine.guidance_phases import step_passes
+from medcli.engine.cost import GIGA, done_gmacs
+from medcli.engine.guidance_phases import num_passes, step_passes
+from medcli.engine.pictures import grid_of, write_png
+from medcli.engine.plan import SamplingPlan
+from medcli.engine.plan_file import PlanFile, plan_file, write_plan
+from medcli.errors import EnvironmentProblem
 from medcli.model.backbone import DiffusionTransformer
-from medcli.network import changed, note_remarks, open_network
+from medcli.network import note_remarks
 from medcli.runtime.device import pick_device
-from medcli.runtime.reporting import Reporter, Silent
+from medcli.runtime.precision import DTYPES
+from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
+from medcli.schedule.spec import Schedule
 from medcli.settings.analysis import TuneRequest
-from medcli.settings.checkpoints import ConvertRequest
-from medcli.settings.network import NetworkSource, format_layers
-from medcli.tuning.pareto import best_within, front
-from medcli.tuning.running import cost_of_moves, relative_error
-from medcli.tuning.search import Proposal, finalists
-from medcli.tuning.space import (
-    DENSE,
-    FULL_ATTENTION,
-    Configuration,
-    NetworkVariant,
-    configurations,
-    layer_sets,
-)
+from medcli.settings.records import given_values, image_values, repeated_command
+from medcli.settings.sampling import SampleRequest
+from medcli.tuning.candidates import ALWAYS, FEWEST_CALLS, INTERVALS, MOST_CALLS, Candidate, candidates, schedules
+from medcli.tuning.fit import fitted_rows, record_path
+from medcli.tuning.pareto import front
 from medcli.tuning.store import Store
-from medcli.tuning.tables import Tables
-from medcli.workflows.convert import write_network
 from medcli.workflows.report.result_charts import tuning_chart
-from medcli.workflows.tune.commands import convert_command, converted_file, sample_command
-from medcli.workflows.tune.costs import Costs, costs_of
-from medcli.workflows.tune.measurements import MeasuredConfiguration, Workbench
-from medcli.workflows.tune.report import Candidate, TuneReport
-from medcli.workflows.tune.setup import TuneSetup, load_ladder, set_up_tuning
+from medcli.workflows.tune.judging import Judge, choose_judge, decoded, decoder_of
+from medcli.workflows.tune.measurements import RunRecord, Workbench
+from medcli.workflows.tune.report import FitReport, Row, TuneReport, choose, difference, is_better
+from medcli.workflows.tune.setup import TuneSetup, most_calls, set_up_tuning
 
-RESULT = "tuning.json"
-PICTURE = "tuning.png"
+RESULT, PICTURE, PLAN, PICTURES = "tuning.json", "tuning.png", "plan.json", "pictures.png"
+NUM_PICTURES = 8
+FIT_IMAGES = 32
+"""Images fitted to; they follow those that candidates run on."""
+EVERY = 1
+"""The fit chooses from every time of the fine path."""
 
 
 def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
-    """Find the configuration of least error within a budget.
+    """Find the best pictures for a budget.
 
-    Costs and the budget are checked first. The parent's trajectories are recorded once and every network is measured on
-    them; thousands of configurations are replayed on these tables; the most promising are run and reported.
+    What a budget of compute or calls rules out is never run. Candidates run from the cheapest up; each result is
+    stored, and the same request goes on where an earlier one ended.
 
     Raises:
-        ConfigError: If the budget can't be met, telling what can.
-        MedcliError: For anything else the user can fix; what has been measured stays, and the same request goes on.
+        ConfigError: If the budget can't be met, telling the nearest that can.
+        MedcliError: For anything else the user can fix.
     """
     device = pick_device(request.sampling.device)
     setup = set_up_tuning(request, device)
     note_remarks([setup.network], reporter)
-    if setup.budget.unit == "gmacs":
-        _check_budget(setup, Costs(config=setup.config))
+    if not setup.counts:
+        reporter.note("only full attention is tried" + ("" if request.mediators == () else ": the model has no ladder"))
+    if setup.budget is not None and setup.budget.kind == "calls" and setup.budget.value > MOST_CALLS:
+        reporter.note(f"at most {MOST_CALLS} calls are tried: more change the pictures by less than can be told")
+    planned = _planned(setup)
     with Store(request.output) as store:
         store.claim(setup.settings)
-        model = load_ladder(setup, reporter)
-        return _Tuning(setup, model, store, reporter).report()
+        judge = choose_judge(setup, reporter)
+        model = setup.network.load(device=device, dtype=DTYPES[request.sampling.dtype])
+        return _Tuning(setup, planned, model, judge, store, reporter).report()
 
 
-def _check_budget(setup: TuneSetup, costs: Costs) -> None:
-    """Refuse a budget that cannot be met, or that full attention meets."""
-    everywhere = [NetworkVariant(setup.layers, count) for count in setup.counts]
-    table = costs.table([DENSE, *everywhere], setup.budget.unit)
-    passes = int(step_passes_of(setup).sum())
-    setup.budget.check(passes * min(table.values()), passes * table[DENSE])
+def _planned(setup: TuneSetup, intervals: Sequence[tuple[float, float]] = (ALWAYS,)) -> list[Candidate]:
+    """List the candidates that the budget allows, the cheapest first.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    baseline = baseline_macs(setup)
+
+    def most(schedule: Schedule, interval: tuple[float, float]) -> int | None:
+        return most_calls(setup, baseline, Candidate(FEWEST_CALLS, schedule, interval))
+
+    def macs(candidate: Candidate) -> int:
+        return candidate.macs(setup.macs_a_pass, is_guided=setup.is_guided)
+
+    found = sorted(candidates(setup.counts, intervals, most), key=macs)
+    if not found and setup.budget is not None:
+        cheapest = min(macs(Candidate(FEWEST_CALLS, schedule)) for schedule in schedules(setup.counts))
+        raise setup.budget.out_of_reach(cheapest, baseline)
+    return found
 
 
-def step_passes_of(setup: TuneSetup) -> torch.Tensor:
-    """Return the (K,) forward passes of each solver step."""
-    return step_passes(build_sampler(setup.plan.sampler), setup.plan.guidance)
+def baseline_macs(setup: TuneSetup) -> int:
+    """Return the multiply-adds of an image of the dense baseline."""
+    return num_passes(build_sampler(setup.baseline.sampler), setup.baseline.guidance) * setup.macs_a_pass[0]
 
 
 class _Tuning:
-    """One tuning, from replays to the report."""
+    """One tuning, from runs to the report."""
 
-    def __init__(self, setup: TuneSetup, model: DiffusionTransformer, store: Store, reporter: Reporter) -> None:
-        self._setup, self._store, self._reporter = setup, store, reporter
-        self._request, self._budget = setup.request, setup.budget
-        self._costs = costs_of(setup, model, store)
-        _check_budget(setup, self._costs)
-        self._passes_K = step_passes_of(setup)
-        self._bench = Workbench(setup, model, store, reporter)
-        dense = self._costs.table([DENSE], self._budget.unit)[DENSE] * int(self._passes_K.sum())
-        self._limit, self._tolerant = self._budget.limit(dense), self._budget.tolerant_limit(dense)
+    def __init__(
+        self,
+        setup: TuneSetup,
+        planned: list[Candidate],
+        model: DiffusionTransformer,
+        judge: Judge,
+        store: Store,
+        reporter: Reporter,
+    ) -> None:
+        self._setup, self._store, self._reporter, self._judge = setup, store, reporter, judge
+        self._model = model
+        # Guidance in part makes other images, not less exact ones: only a score can tell.
+        is_wide = judge.metric == "fid" and setup.is_guided
+        self._planned = _planned(setup, INTERVALS) if is_wide else planned
+        self._bench = Workbench(setup, model, judge, store, reporter)
+        self._baseline = baseline_macs(setup) / GIGA
+        self._unit = "gmacs" if setup.budget is None else setup.budget.unit
 
     def report(self) -> TuneReport:
-        """Measure, choose, and write the report and its chart."""
-        order = self._layer_order()
-        tables = self._bench.tables(layer_sets([layer for layer, _, _ in order]))
-        proposals = self._proposals(tables, [layer for layer, _, _ in order])
-        candidates = self._run(finalists(proposals, self._request.num_finalists, self._tolerant))
-        metric = self._request.metric
-
-        def judged(candidate: Candidate) -> float:
-            return candidate.judged(metric)
-
-        chosen = best_within(candidates, self._tolerant, lambda one: one.cost, judged)
-        assert chosen is not None  # the cheapest static configuration is always run, and the budget allows it
+        """Run the candidates, choose, and write plan, report, chart and pictures."""
+        setup, metric, output = self._setup, self._judge.metric, self._setup.request.output
+        rows = self._rows()
+        allowed = [row for row in rows if self._allows(row)]
+        if not allowed and setup.budget is not None:
+            raise setup.budget.out_of_reach(min(row.cost(self._unit) for row in rows), self._baseline)
+        chosen = choose(allowed, metric, is_limited=setup.budget is not None)
+        file, fit = self._file(chosen), None
+        if setup.request.fit:
+            fitted, fit = self._fit(chosen, file)
+            if fit.is_kept:
+                rows, chosen, file = [*rows, fit.row], fit.row, fitted
+        write_plan(output / PLAN, file, force=True)
+        baseline_file = plan_file(setup.baseline, setup.config)
         made = TuneReport(
-            output=str(self._request.output),
-            model=self._setup.source.name,
+            output=str(output),
+            model=setup.network.name,
             budget=self._budget_json(),
             metric=metric,
-            dense=next(one for one in candidates if one.configuration == FULL_ATTENTION),
+            reason=self._judge.reason,
+            baseline=self._row(setup.baseline, baseline_file, self._bench.measured(baseline_file, is_baseline=True)),
             chosen=chosen,
-            front=tuple(front(candidates, lambda one: one.cost, judged)),
-            candidates=tuple(sorted(candidates, key=lambda one: (one.cost, one.configuration))),
-            num_replayed=len(proposals),
-            rank_correlation=rank_correlation(candidates),
-            layer_order=tuple(order),
-            settings=self._setup.settings,
-            timing=asdict(self._costs.times) if self._costs.times else None,
+            command=self._plan_command(chosen),
+            front=tuple(front(rows, lambda row: row.cost(self._cost), lambda row: row.judged(metric))),
+            candidates=tuple(sorted(rows, key=lambda row: row.cost(self._cost))),
+            fit=fit,
+            plan=str(output / PLAN),
+            pictures=self._draw(setup.followed(file)),
+            settings=setup.settings,
+            timing=self._bench.timing,
             versions=versions(),
         )
-        self._write(made)
-        return made
-
-    def _budget_json(self) -> dict[str, Any]:
-        budget = self._budget
-        return {"kind": budget.kind, "value": budget.value, "unit": budget.unit, "limit": self._limit}
-
-    def _layer_order(self) -> list[tuple[int, float, float]]:
-        """Rank the layers by error per saving: layer, error, percent that its cheapest count saves."""
-        errors = self._bench.layer_errors()
-        dense = self._costs.gmacs(DENSE)
-        rows = []
-        for layer, error in errors.items():
-            spent = [self._costs.gmacs(NetworkVariant((layer,), count)) for count in self._setup.counts]
-            rows.append((layer, error, 100 * (1 - min(spent) / dense)))
-        return sorted(rows, key=lambda row: (row[1] / row[2] if row[2] > 0 else float("inf"), row[0]))
-
-    def _proposals(self, tables: Tables, order: Sequence[int]) -> list[Proposal]:
-        is_dynamic = self._setup.plan.sampler.has_even_steps  # else the dynamic rule can't read the distances
-        made = configurations(
-            layer_sets(order), self._setup.counts, tables.thresholds if is_dynamic else lambda variant: ()
-        )
-        return [self._proposal(tables, one) for one in made]
-
-    def _proposal(self, tables: Tables, one: Configuration) -> Proposal:
-        """Replay a configuration."""
-        costs_I = tables.costs_of(one, self._costs.table(one.variants, self._budget.unit))
-        return Proposal(configuration=one, cost=float(costs_I.mean()), error=tables.error_of(one))
-
-    def _run(self, chosen: Sequence[Proposal]) -> list[Candidate]:
-        outcomes = self._bench.run([one.configuration for one in chosen], self._setup.numbers, "runs")
-        return [
-            self._candidate(outcome, self._setup.numbers, proposal.error)
-            for proposal, outcome in zip(chosen, outcomes, strict=True)
-        ]
-
-    def _candidate(self, outcome: MeasuredConfiguration, numbers: range, expected: float | None) -> Candidate:
-        configuration, moves = outcome.configuration, outcome.moves
-
-        def cost(unit: str) -> tuple[float, float]:
-            table = self._costs.table(configuration.variants, unit)
-            return cost_of_moves(configuration, moves, self._passes_K, table)
-
-        error, deviation = relative_error(outcome.squared_errors, self._bench.energies(numbers))
-        mean, spread = cost(self._budget.unit)
-        return Candidate(
-            configuration=configuration,
-            cost=mean,
-            cost_standard_error=spread,
-            gmacs=cost("gmacs")[0],
-            gmacs_done=cost("done")[0],
-            ms=cost("ms")[0] if self._budget.unit == "ms" else None,
-            error=error,
-            error_standard_error=deviation,
-            fid=outcome.fid,
-            expected_error=expected,
-            convert_command=convert_command(self._setup, configuration.layers),
-            command=sample_command(self._setup, configuration),
-        )
-
-    def _write(self, made: TuneReport) -> None:
-        """Write the checkpoint of the choice, the report and its chart."""
-        layers, output = made.chosen.configuration.layers, self._request.output
-        if (file := converted_file(self._setup, layers)) and not file.exists():
-            source = NetworkSource(checkpoint=self._setup.ladder_file, layers=format_layers(layers))
-            ladder = open_network(source) if self._setup.is_dense else changed(self._setup.network, source)
-            write_network(ladder, ConvertRequest(network=source, output=file, digest=False), Silent())
         result = made.to_json()
         self._store.put_json(RESULT, result)
-        title = f"{made.model}: {len(made.candidates)} runs of {made.settings['num_images']} images"
+        title = f"{made.model}: {len(made.candidates)} runs of {len(setup.numbers)} images"
         save_png(output / PICTURE, tuning_chart(result), title=title)
+        return made
 
+    @property
+    def _cost(self) -> str:
+        """Unit of the front."""
+        return "seconds" if self._unit == "seconds" else "gmacs"
 
-def rank_correlation(candidates: Sequence[Candidate]) -> float | None:
-    """Spearman correlation of replayed and measured errors, full attention excluded; None for fewer than three."""
-    pairs = [(one.expected_error, one.error) for one in candidates if one.expected_error and one.error]
-    if len(pairs) < 3:
-        return None
-    promised, measured = (_ranks(column) for column in zip(*pairs, strict=True))
-    return correlation(promised, measured)
+    def _allows(self, row: Row) -> bool:
+        budget = self._setup.budget
+        return budget is None or budget.allows(row.cost(self._unit), self._baseline)
 
+    def _budget_json(self) -> dict[str, Any] | None:
+        budget = self._setup.budget
+        if budget is None:
+            return None
+        limit = budget.limit(self._baseline)
+        return {"kind": budget.kind, "value": budget.value, "unit": budget.unit, "limit": limit}
 
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Rank of each value; equal values in the order given."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    return [float(place) for place in sorted(range(len(values)), key=order.__getitem__)]
+    def _rows(self) -> list[Row]:
+        """Run the candidates; with a budget of seconds, those of no more calls than one that took longer."""
+        rows, slow = [], set[tuple[Schedule, tuple[float, float]]]()
+        self._bench.fine()
+        for done, candidate in enumerate(self._planned):
+            kind = candidate.schedule, candidate.interval
+            if kind not in slow:
+                plan = self._setup.plan_of(candidate)
+                file = self._setup.file_of(plan)
+                rows.append(self._row(plan, file, self._bench.measured(file)))
+                if self._unit == "seconds" and not self._allows(rows[-1]):
+                    slow.add(kind)
+            self._reporter.progress(done + 1, len(self._planned), "candidates")
+        return rows
+
+    def _row(self, plan: SamplingPlan, file: PlanFile, record: RunRecord, *, is_fitted: bool = False) -> Row:
+        """Put a run's costs and errors together."""
+        setup, errors = self._setup, self._bench.errors(record)
+        sampler = build_sampler(plan.sampler, rows=plan.rows)
+        passes = step_passes(sampler, plan.guidance).tolist()
+        networks = tuple(
+            plan.schedule.counts[plan.schedule.index_at(step, sampler.num_steps)] for step in range(sampler.num_steps)
+        )
+        macs, pairs = setup.macs_a_pass, list(zip(passes, networks, strict=True))
+        gmacs = sum(number * macs[count] for number, count in pairs) / GIGA
+        interval = plan.guidance.interval if plan.guidance.is_partial else None
+        row = Row(
+            calls=sampler.nfe,
+            schedule=plan.schedule,
+            networks=networks,
+            interval=interval,
+            gmacs=gmacs,
+            gmacs_done=sum(number * done_gmacs(setup.config, count) for number, count in pairs),
+            saving=1 - gmacs / self._baseline,
+            seconds=record.seconds,
+            errors=None if errors is None else tuple(errors),
+            fid=record.fid if self._judge.metric == "fid" else None,
+            fid_standard_error=record.fid_standard_error,
+            fid_deviations=record.fid_deviations,
+            plan_sha256=record.plan_sha256,
+            is_fitted=is_fitted,
+        )
+        return row if is_fitted else replace(row, command=self._flag_command(plan, row))
+
+    def _file(self, row: Row) -> PlanFile:
+        """Return the plan file of a candidate's row."""
+        candidate = Candidate(row.calls, row.schedule, row.interval or ALWAYS)
+        return self._setup.file_of(self._setup.plan_of(candidate))
+
+    def _fit(self, chosen: Row, file: PlanFile) -> tuple[PlanFile, FitReport]:
+        """Fit the choice's times and weights, and compare both on the candidates' images, unseen by the fit."""
+        setup, metric, first = self._setup, self._judge.metric, self._setup.numbers.stop
+        name = f"fits/{chosen.plan_sha256[:24]}.json"
+        fitted = self._store.record(PlanFile, name)
+        if fitted is None:
+            numbers, plan = range(first, first + FIT_IMAGES), setup.followed(file)
+            path = record_path(self._model, setup.fine, numbers, EVERY, setup.device, self._reporter)
+            rows = fitted_rows(self._model, plan, path, numbers, setup.device, self._reporter)
+            fitted = setup.file_of(replace(plan, rows=rows))
+            self._store.put_json(name, fitted.to_json())
+        row = self._row(setup.followed(fitted), fitted, self._bench.measured(fitted), is_fitted=True)
+        value, error = difference(row, chosen, metric)
+        return fitted, FitReport(
+            row=row,
+            is_kept=is_better(row, chosen, metric) and self._allows(row),
+            difference=value,
+            difference_standard_error=error,
+            num_images=FIT_IMAGES,
+        )
+
+    def _flag_command(self, plan: SamplingPlan, row: Row) -> str:
+        """Return the command that samples a plan's images by flags."""
+        guidance = self._setup.settings["guidance"]
+        if guidance is not None and row.interval is not None:
+            guidance = {**guidance, "interval": list(row.interval)}
+        parts = {"schedule": plan.schedule.to_json(), "sampler": plan.sampler.to_json(), "guidance": guidance}
+        given = given_values(self._setup.request.sampling)
+        return self._command(image_values({**self._setup.settings, **parts}, given), row)
+
+    def _plan_command(self, row: Row) -> str:
+        """Return the command that samples the choice's images by its plan file."""
+        request = replace(self._setup.request.sampling, plan=self._setup.request.output / PLAN)
+        return self._command(image_values(self._setup.settings, given_values(request)), row)
+
+    def _command(self, values: Mapping[str, Any], row: Row) -> str:
+        sampling, output = self._setup.request.sampling, self._setup.request.output
+        machine = {"batch_size": sampling.batch_size, "device": sampling.device}
+        given = {key: value for key, value in machine.items() if value is not None}
+        folder = output / "samples" / f"{row.calls}-calls-{row.plan_sha256[:8]}"
+        ends = {**given, "num_images": sampling.num_images, "output": str(folder)}
+        first = {key: values[key] for key in ("checkpoint", "plan") if key in values}
+        return repeated_command("sample", SampleRequest, {**first, **values, **ends})
+
+    def _draw(self, plan: SamplingPlan) -> str | None:
+        """Draw the fine path's pictures above those of the choice; None if there is no autoencoder here."""
+        setup, file = self._setup, self._setup.request.output / PICTURES
+        shown = setup.numbers[:NUM_PICTURES]
+        try:
+            decoder = self._judge.decoder or decoder_of(setup)
+        except EnvironmentProblem as err:
+            self._reporter.note(f"no pictures: {err.message}")
+            return None
+        both = torch.cat([self._bench.fine()[: len(shown)], self._bench.finals(plan, shown).latent_ICYX])
+        pictures = decoded(decoder, both, setup.device)
+        write_png(file, grid_of([picture.numpy() for picture in pictures], len(shown)))
+        return str(file)

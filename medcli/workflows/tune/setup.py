@@ -9,34 +9,28 @@ from typing import Any
 
 import torch
 
-from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
-from medcli.data.autoencoder import open_decoder
-from medcli.engine.effects import refuse_unreachable_moves
+from medcli.cost.macs import closed_form_macs
 from medcli.engine.plan import SamplingPlan
+from medcli.engine.plan_file import PlanFile, follow, plan_file
 from medcli.errors import ConfigError
-from medcli.model.backbone import DiffusionTransformer
-from medcli.network import Network, changed, open_network
+from medcli.network import Network
 from medcli.runtime.json_records import read_json
-from medcli.runtime.precision import DTYPES
-from medcli.runtime.reporting import Reporter
-from medcli.schedule.spec import DEFAULT_WARMUP_STEPS, Schedule
+from medcli.schedule.spec import check_held
 from medcli.settings.analysis import TuneRequest
-from medcli.settings.checkpoints import ConvertRequest
-from medcli.settings.network import NetworkSource
-from medcli.settings.sampler import ADAPTIVE_SOLVERS
-from medcli.settings.sampling import SampleRequest
-from medcli.training.calibration import calibrate
-from medcli.training.objective import LossConfig
-from medcli.tuning.space import Layers
+from medcli.settings.sampler import SamplerName
+from medcli.tuning.candidates import ALWAYS, MOST_CALLS, Candidate
 from medcli.tuning.store import SETTINGS
-from medcli.workflows.convert import write_network
-from medcli.workflows.sample.defaults import sampling_defaults
 from medcli.workflows.sample.settings import image_settings, set_up
 from medcli.workflows.tune.request import Budget, budget_of
 
-LADDER_FILE = "ladder.safetensors"
-"""A dense checkpoint with mediators in every layer that may be chosen."""
+SIT: tuple[SamplerName, SamplerName, str] = ("sde", "ode", "adams3")
+GAUSSIAN: tuple[SamplerName, SamplerName, str] = ("ddpm", "ddim", "multistep2")
+"""Sampler of the baseline, sampler and solver of the candidates; for all families but SiT."""
+BASELINE_STEPS = 250
+"""Steps of the dense baseline, as in the papers."""
+FINE_CALLS = 125
+"""Calls of the fine path: its own error is a thirtieth of a 20-call candidate's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,17 +38,14 @@ class TuneSetup:
     """A request with all values resolved."""
 
     request: TuneRequest
-    budget: Budget
+    budget: Budget | None
     network: Network
-    """The checkpoint that was given, or the bundled one, as it is."""
-    ladder_file: Path
-    """The checkpoint that holds every choice: the source, or what is made of it if that is dense."""
-    config: ModelConfig
-    """Configuration of the ladder file, reduced to the mediators and layers to choose from."""
-    held: ModelConfig
-    """Configuration of the ladder file."""
-    plan: SamplingPlan
-    """Sampling plan with full attention, and the warm-up and distance of dynamic schedules."""
+    counts: tuple[int, ...]
+    """Mediator counts to try."""
+    baseline: SamplingPlan
+    """The model's SDE or DDPM, 250 steps, full attention."""
+    fine: SamplingPlan
+    """Full attention, many calls of the solver: the images that candidates are compared with."""
     device: torch.device
     reference: str | None
     """Reference of FID."""
@@ -62,34 +53,43 @@ class TuneSetup:
     """All settings that decide measurements."""
 
     @property
-    def layers(self) -> Layers:
-        """Layers or mediator counts to choose from."""
-        return self.config.mediator_layers
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Layers or mediator counts to choose from."""
-        return self.config.mediators
-
-    @property
-    def is_dense(self) -> bool:
-        """True if the source has no mediators."""
-        return self.ladder_file != self.source
-
-    @property
-    def source(self) -> Path:
-        """Path of the checkpoint that was given, or of the bundled one."""
-        return self.network.opened.info.path
+    def config(self) -> ModelConfig:
+        """The architecture."""
+        return self.network.config
 
     @property
     def numbers(self) -> range:
-        """Indices of the images of finalists."""
+        """Indices of the images of each candidate."""
         return range(self.request.sampling.num_images)
 
     @property
-    def recorded(self) -> range:
-        """Indices of the images whose trajectory is recorded."""
-        return range(min(self.request.num_recorded, self.request.sampling.num_images))
+    def is_guided(self) -> bool:
+        """True if classifier-free guidance is on."""
+        return self.fine.guidance.is_on
+
+    @property
+    def macs_a_pass(self) -> dict[int, int]:
+        """Multiply-adds of a forward pass at each count, 0 for full attention."""
+        return {count: int(closed_form_macs(self.config, num_mediators=count)) for count in (0, *self.counts)}
+
+    def plan_of(self, candidate: Candidate) -> SamplingPlan:
+        """Return the sampling plan of a candidate."""
+        guidance = self.fine.guidance
+        return replace(
+            self.fine,
+            sampler=replace(self.fine.sampler, steps=candidate.calls),
+            schedule=candidate.schedule,
+            guidance=guidance if candidate.interval == ALWAYS else replace(guidance, interval=candidate.interval),
+        )
+
+    def file_of(self, plan: SamplingPlan) -> PlanFile:
+        """Return the plan file of a plan."""
+        return plan_file(plan, self.config)
+
+    def followed(self, file: PlanFile) -> SamplingPlan:
+        """Return the plan that `medcli sample --plan` makes of a plan file."""
+        made = follow(file, self.request.output, self.config, {})
+        return replace(self.fine, sampler=made.sampler, rows=made.rows, schedule=made.schedule, guidance=made.guidance)
 
 
 def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
@@ -98,68 +98,56 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
     Raises:
         MedcliError: If the checkpoint can't be read, or values contradict each other or the model.
     """
-    budget, sampling = budget_of(request), request.sampling
-    # How images are made does not depend on what is chosen; the rest is what is looked for.
-    plain = replace(sampling, schedule="full", warmup_steps=None, distance=None)
-    setup = set_up(plain, device.type)
-    if setup.plan.sampler.solver in ADAPTIVE_SOLVERS:
-        raise ConfigError(
-            f"--solver {setup.plan.sampler.solver} chooses its own steps, so there are none to compare",
-            hint="use --solver heun",
-        )
-    network = setup.networks[0]
-    info = network.opened.info
-    if request.calibrate and info.config.mediators:
-        raise ConfigError(
-            "--calibrate fits new mediators, and this checkpoint has trained ones", hint="leave --calibrate out"
-        )
-    if request.calibrate and info.config.family not in ("dit", "sit"):
-        raise ConfigError(f"--calibrate is for dit and sit, this is a {info.config.family}", hint="leave it out")
-    if sampling.vae is not None:  # the printed commands decode with it, whatever the runs are judged by
-        open_decoder(info.config, autoencoder=sampling.vae)
-    plan = replace(setup.plan, schedule=_carried(sampling, sampling_defaults(network)))
-    if sampling.warmup_steps is not None:
-        example = Schedule(kind="dynamic", counts=(1, 4), rho=(0.5,), warmup_steps=sampling.warmup_steps)
-        refuse_unreachable_moves(replace(plan, schedule=example))
-    held = ladder_config(network, request)
-    config = chosen_config(held, request)
+    budget, sampling = budget_of(request), replace(request.sampling, schedule="full")
+    plain = set_up(sampling, device.type)
+    network = plain.networks[0]
+    first, few, solver = GAUSSIAN if network.config.is_gaussian else SIT
+    baseline = set_up(replace(sampling, sampler=first, steps=BASELINE_STEPS), device.type)
+    fine = set_up(replace(sampling, sampler=few, solver=solver, steps=FINE_CALLS), device.type)
+    held = network.config.mediators
+    counts = held if request.mediators is None else request.mediators
+    check_held(counts, held)
+    if tuple(sorted(set(counts) - {0})) != counts:
+        raise ConfigError("--mediators must name rising counts, without full", hint="full attention is always tried")
+    # As `sample` has it: an image's rounding follows the batch size.
+    size = min(fine.plan.batch_size, sampling.num_images)
+    settings = image_settings(fine, sampling, earlier=recorded_checkpoints(request.output))
     return TuneSetup(
         request=request,
         budget=budget,
         network=network,
-        ladder_file=info.path if info.config.mediators else request.output / LADDER_FILE,
-        config=config,
-        held=held,
-        plan=plan,
+        counts=counts,
+        baseline=replace(baseline.plan, batch_size=size),
+        fine=replace(fine.plan, batch_size=size),
         device=device,
-        reference=request.reference or info.reference,
+        reference=request.reference or network.opened.info.reference,
         settings={
-            **image_settings(setup, plain, earlier=recorded_checkpoints(request.output)),
-            **_own_settings(request, plan, config),
+            **settings,
+            "baseline": baseline.plan.sampler.to_json(),
+            "batch_size": size,
+            "num_images": sampling.num_images,
         },
     )
 
 
-def _carried(sampling: SampleRequest, defaults: Mapping[str, Any]) -> Schedule:
-    """Return full attention with the warm-up and distance for dynamic schedules."""
-    return Schedule(
-        kind="full",
-        warmup_steps=sampling.warmup_steps or defaults.get("warmup_steps", DEFAULT_WARMUP_STEPS),
-        distance=sampling.distance or defaults.get("distance", "l1"),
-    )
+def most_calls(setup: TuneSetup, baseline: int, candidate: Candidate) -> int | None:
+    """Return the largest number of calls that a budget known before running allows; None: unlimited.
 
-
-def _own_settings(request: TuneRequest, plan: SamplingPlan, config: ModelConfig) -> dict[str, Any]:
-    """Return the settings that decide measurements beyond those that decide images."""
-    return {
-        "schedule": {"warmup_steps": plan.schedule.warmup_steps, "distance": plan.schedule.distance},
-        "batch_size": plan.batch_size,
-        "num_images": request.sampling.num_images,
-        "num_recorded": request.num_recorded,
-        "layers": list(config.mediator_layers),
-        "mediators": list(config.mediators),
-        "calibrate": request.calibrate,
-    }
+    Args:
+        setup: The tuning.
+        baseline: Multiply-adds of an image of the dense baseline.
+        candidate: Schedule and interval; its calls do not matter.
+    """
+    budget = setup.budget
+    if budget is None or budget.kind == "seconds":
+        return None
+    if budget.kind == "calls":
+        return min(int(budget.value), MOST_CALLS)
+    macs_a_pass, allowed = setup.macs_a_pass, 0
+    for calls in range(1, MOST_CALLS + 1):
+        macs = replace(candidate, calls=calls).macs(macs_a_pass, is_guided=setup.is_guided)
+        allowed = calls if budget.allows(macs, baseline) else allowed
+    return allowed
 
 
 def recorded_checkpoints(output: Path) -> object:
@@ -169,70 +157,3 @@ def recorded_checkpoints(output: Path) -> object:
     except (OSError, ValueError, RecursionError):  # reported by the store
         return None
     return settings.get("checkpoints") if isinstance(settings, dict) else None
-
-
-def ladder_config(network: Network, request: TuneRequest) -> ModelConfig:
-    """Return the model that holds every choice: the checkpoint's own, or a dense one with mediators added."""
-    if network.config.mediators:
-        return network.config
-    source = NetworkSource(mediators=request.mediators, layers=request.layers)
-    if source.layers_of(network.config.depth) == () or request.mediators == ():
-        raise ConfigError("nothing to choose from: no layer may get mediators", hint="leave --layers out, or name some")
-    return changed(network, source, add_mediators=True, default_layers="all").config
-
-
-def chosen_config(held: ModelConfig, request: TuneRequest) -> ModelConfig:
-    """Return the part of a ladder model to choose from.
-
-    Raises:
-        ConfigError: If the model lacks a layer or count that is named.
-    """
-    named = NetworkSource(layers=request.layers).layers_of(held.depth)
-    layers = held.mediator_layers if named is None else named
-    counts = held.mediators if request.mediators is None else request.mediators
-    for flag, wanted, there in (("layers", layers, held.mediator_layers), ("mediators", counts, held.mediators)):
-        if missing := [value for value in wanted if value not in there]:
-            shown = ",".join(map(str, there))
-            raise ConfigError(
-                f"--{flag} {missing[0]}: this checkpoint has mediators for {shown} only",
-                hint=f"try --{flag} {shown}, or tune the dense parent",
-            )
-        if not wanted:
-            raise ConfigError(f"--{flag} leaves nothing to choose from", hint=f"leave --{flag} out")
-    return replace(held, mediators=tuple(counts), mediator_layers=tuple(layers))
-
-
-def load_ladder(setup: TuneSetup, reporter: Reporter) -> DiffusionTransformer:
-    """Load the model that holds every choice onto its device; a dense checkpoint gets its mediators first."""
-    dtype = DTYPES[setup.request.sampling.dtype]
-    if not setup.is_dense:
-        return setup.network.load(device=setup.device, dtype=dtype)
-    if not setup.ladder_file.exists():
-        _make_ladder(setup, reporter)
-    return open_network(NetworkSource(checkpoint=setup.ladder_file)).load(device=setup.device, dtype=dtype)
-
-
-def _make_ladder(setup: TuneSetup, reporter: Reporter) -> None:
-    """Convert a dense checkpoint, and fit its mediators if that is asked for; the file appears when it is done."""
-    config = setup.held
-    raw = setup.ladder_file.with_name(f"neutral-{LADDER_FILE}") if setup.request.calibrate else setup.ladder_file
-    request = ConvertRequest(network=NetworkSource(), output=raw, force=True, digest=False)
-    write_network(replace(setup.network, config=config), request, reporter)
-    if raw == setup.ladder_file:
-        return
-    neutral = open_network(NetworkSource(checkpoint=raw))
-    model = neutral.load(device=setup.device, dtype=torch.float32)
-    sampler = setup.plan.sampler
-    loss = LossConfig(path=sampler.path, prediction=sampler.prediction)
-    calibrate(model, seed=setup.plan.seed, loss=loss, reporter=reporter)
-    info = neutral.opened.info
-    save_checkpoint(
-        setup.ladder_file,
-        config,
-        {name: tensor.cpu() for name, tensor in model.state_dict().items()},
-        weights=info.weights,
-        sampling=info.sampling,
-        reference=info.reference,
-        training=info.training,
-    )
-    raw.unlink()

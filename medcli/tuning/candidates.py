@@ -1,0 +1,105 @@
+"""Candidates of `tune`: network calls x networks by progress x guidance interval. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from medcli.schedule.spec import FULL, Schedule, static
+
+Interval = tuple[float, float]
+
+CALLS = (4, 6, 8, 12, 16, 24)
+"""Numbers of calls tried below the largest that a budget allows."""
+FEWEST_CALLS, MOST_CALLS = 2, 50
+"""With more calls the solver's error is a few thousandths, far below what a network or a score can tell."""
+NEAR = 0.9
+"""Numbers of calls above this share of the largest are left out: they cost as much and show less."""
+STARTS = (0.25, 0.5)
+"""Shares of the steps at which full attention takes over from a single count."""
+ALWAYS: Interval = (0.0, 1.0)
+INTERVALS: tuple[Interval, ...] = (ALWAYS, (0.3, 1.0))
+"""Guidance intervals; the second leaves out the noisy end, as REPA's best ImageNet scores do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Images of this many network calls, one a step of a multistep solver."""
+
+    calls: int
+    schedule: Schedule
+    """Networks by progress: `full`, `static` or `timed`."""
+    interval: Interval = ALWAYS
+
+    @property
+    def networks(self) -> tuple[int, ...]:
+        """Mediator count of each step, 0 for full attention."""
+        counts = self.schedule.counts
+        return tuple(counts[self.schedule.index_at(step, self.calls)] for step in range(self.calls))
+
+    @property
+    def is_whole(self) -> bool:
+        """True if every network of the schedule makes at least one step."""
+        return set(self.networks) == set(self.schedule.counts)
+
+    def passes(self, *, is_guided: bool) -> tuple[int, ...]:
+        """Return the forward passes of each step: 2 where guidance runs the null half, too."""
+        low, high = self.interval
+        return tuple(1 + (is_guided and low <= step / self.calls < high) for step in range(self.calls))
+
+    def macs(self, macs_a_pass: Mapping[int, int], *, is_guided: bool) -> int:
+        """Return the multiply-adds of an image: the exact sum over its steps.
+
+        Args:
+            macs_a_pass: Of a forward pass at each count.
+            is_guided: True if guidance is on.
+        """
+        passes = self.passes(is_guided=is_guided)
+        return sum(number * macs_a_pass[count] for number, count in zip(passes, self.networks, strict=True))
+
+
+def schedules(counts: Sequence[int]) -> list[Schedule]:
+    """List networks by progress: full attention, each count alone, each before full attention, and rising ladders.
+
+    Args:
+        counts: Mediator counts of the checkpoint, rising; none for a dense model.
+    """
+    made = [FULL, *map(static, counts)]
+    made += [_timed((count, 0), (start,)) for count in counts for start in STARTS]
+    for ladder in ((*counts, 0), tuple(counts)):
+        if len(ladder) > 1 + (0 in ladder):  # of a single count the loop above has all
+            made.append(_timed(ladder, tuple((place + 1) / len(ladder) for place in range(len(ladder) - 1))))
+    return made
+
+
+def _timed(counts: tuple[int, ...], at: tuple[float, ...]) -> Schedule:
+    return Schedule(kind="timed", counts=counts, at=at)
+
+
+def calls_to_try(most: int | None) -> tuple[int, ...]:
+    """List numbers of calls up to the largest allowed, which is one of them; None: no budget limits them."""
+    if most is None:
+        return CALLS
+    return (*(calls for calls in CALLS if calls <= NEAR * most), most)
+
+
+def candidates(
+    counts: Sequence[int], intervals: Sequence[Interval], most_calls: Callable[[Schedule, Interval], int | None]
+) -> Iterator[Candidate]:
+    """Yield every combination, each choice of networks and guided steps once.
+
+    Args:
+        counts: Mediator counts to build ladders from.
+        intervals: Guidance intervals.
+        most_calls: Returns the largest number of calls of a schedule and an interval; None: unlimited.
+    """
+    seen = set()
+    for schedule in schedules(counts):
+        for interval in intervals:
+            most = most_calls(schedule, interval)
+            for calls in calls_to_try(most) if most is None or most >= FEWEST_CALLS else ():
+                made = Candidate(calls, schedule, interval)
+                key = (made.networks, made.passes(is_guided=True))
+                if made.is_whole and key not in seen:
+                    seen.add(key)
+                    yield made
