@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -181,19 +181,6 @@ def read_npy(path: Path) -> Array:
         file.seek(0)
         header = _header(file, os.fstat(file.fileno()).st_size, str(path))
         return header.array(file.read(header.num_bytes)).copy()
-
-
-def map_npy(path: Path) -> Array:
-    """Map an array of an npy file into memory, read-only; object arrays are refused.
-
-    Raises:
-        DataError: If the file is damaged, or the array needs pickled objects.
-        EnvironmentProblem: If the file can't be read.
-    """
-    with _translated(path, ".npy"), path.open("rb") as file:
-        header = _header(file, os.fstat(file.fileno()).st_size, str(path))
-        order: Literal["C", "F"] = "F" if header.is_fortran else "C"
-        return np.memmap(file, header.dtype, mode="r", offset=file.tell(), shape=header.shape, order=order)
 
 
 def _damaged(path: Path, kind: str) -> DataError:

@@ -19,7 +19,10 @@ NOT_SHARED = (
     *("amm", "amm_blocks", "amm_form", "warmup_steps", "distance"),
 )
 """Settings of `sample` that the other commands fix themselves."""
-TUNED = ("steps", "sampler", "solver", "grid", "diffusion_form", "diffusion_norm", "last_step", "last_step_size")
+TUNED = (
+    *("steps", "sampler", "solver", "grid", "time_shift", "diffusion_form", "diffusion_norm"),
+    *("last_step", "last_step_size"),
+)
 """Settings of the sampler that `tune` chooses, and the checkpoint's for the dense baseline."""
 SCORED = Needs("metric", ("auto", "fid"), words="--metric auto or fid")
 

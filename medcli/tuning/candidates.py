@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from medcli.schedule.spec import FULL, Schedule, static
 
 Interval = tuple[float, float]
+Passes = Callable[[int, Interval], tuple[int, ...]]
+"""(calls, interval) -> forward passes of each step: 2 where guidance runs the null half, too."""
 
 CALLS = (4, 6, 8, 12, 16, 24)
 """Numbers of calls tried below the largest that a budget allows."""
@@ -42,19 +44,14 @@ class Candidate:
         """True if every network of the schedule makes at least one step."""
         return set(self.networks) == set(self.schedule.counts)
 
-    def passes(self, *, is_guided: bool) -> tuple[int, ...]:
-        """Return the forward passes of each step: 2 where guidance runs the null half, too."""
-        low, high = self.interval
-        return tuple(1 + (is_guided and low <= step / self.calls < high) for step in range(self.calls))
-
-    def macs(self, macs_a_pass: Mapping[int, int], *, is_guided: bool) -> int:
+    def macs(self, macs_a_pass: Mapping[int, int], passes_of: Passes) -> int:
         """Return the multiply-adds of an image: the exact sum over its steps.
 
         Args:
             macs_a_pass: Of a forward pass at each count.
-            is_guided: True if guidance is on.
+            passes_of: Returns the passes of each step.
         """
-        passes = self.passes(is_guided=is_guided)
+        passes = passes_of(self.calls, self.interval)
         return sum(number * macs_a_pass[count] for number, count in zip(passes, self.networks, strict=True))
 
 
@@ -84,13 +81,17 @@ def calls_to_try(most: int | None) -> tuple[int, ...]:
 
 
 def candidates(
-    counts: Sequence[int], intervals: Sequence[Interval], most_calls: Callable[[Schedule, Interval], int | None]
+    counts: Sequence[int],
+    intervals: Sequence[Interval],
+    passes_of: Passes,
+    most_calls: Callable[[Schedule, Interval], int | None],
 ) -> Iterator[Candidate]:
     """Yield every combination, each choice of networks and guided steps once.
 
     Args:
         counts: Mediator counts to build ladders from.
         intervals: Guidance intervals.
+        passes_of: Returns the passes of each step.
         most_calls: Returns the largest number of calls of a schedule and an interval; None: unlimited.
     """
     seen = set()
@@ -99,7 +100,7 @@ def candidates(
             most = most_calls(schedule, interval)
             for calls in calls_to_try(most) if most is None or most >= FEWEST_CALLS else ():
                 made = Candidate(calls, schedule, interval)
-                key = (made.networks, made.passes(is_guided=True))
+                key = (made.networks, passes_of(calls, interval))
                 if made.is_whole and key not in seen:
                     seen.add(key)
                     yield made

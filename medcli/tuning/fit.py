@@ -63,7 +63,7 @@ class Stepper:
         self.sampler: Sampler = build_sampler(plan.sampler, device=device, rows=plan.rows)
         self._plan, self._device = plan, device
         self._networks = ladder_networks(model, plan.schedule.counts)
-        self._phase_L = phases(plan.guidance, self.sampler.num_steps)
+        self._phase_L = phases(plan.guidance, self.sampler)
 
     @torch.no_grad()
     def start(self, numbers: range) -> Tensor:
@@ -93,7 +93,7 @@ class Stepper:
         index_B = torch.tensor(numbers, device=self._device)
         guidance = plan.guidance if self._phase_L[step] == Phase.INSIDE else Guidance()
         predict = guided(self._network(step), plan.labels.of(plan.seed, index_B), guidance)
-        memory = memory_BJF.to(self._device).unflatten(2, shape).contiguous()
+        memory = memory_BJF.to(self._device).unflatten(2, shape).clone()
         after = self.sampler.step(
             predict,
             state_BF.to(self._device).unflatten(1, shape),
@@ -115,7 +115,6 @@ def record_path(
     model: DiffusionTransformer,
     fine: SamplingPlan,
     numbers: range,
-    every: int,
     device: torch.device,
     reporter: Reporter,
 ) -> Path:
@@ -125,25 +124,22 @@ def record_path(
         model: The model.
         fine: A plan of a multistep solver and many calls, full attention.
         numbers: Image indices.
-        every: Record every `every`-th step.
         device: Where the model is.
         reporter: Notified of steps.
     """
     stepper = Stepper(model, fine, device)
     state_IF, num_steps = stepper.start(numbers), stepper.sampler.num_steps
     memory_IJF = state_IF.new_zeros(len(numbers), stepper.sampler.num_remembered, state_IF.shape[1])
-    states, slopes, times = [], [], list[float]()
+    states, slopes = list[Tensor](), list[Tensor]()
     for step in range(num_steps):
         after_IF, slope_IF = stepper.step(state_IF, numbers, step, memory_IJF)
-        if step % every == 0:
-            states.append(state_IF)
-            slopes.append(slope_IF)
-            times.append(float(stepper.sampler.times[step]))
+        states.append(state_IF)
+        slopes.append(slope_IF)
         memory_IJF = torch.cat([slope_IF[:, None], memory_IJF[:, :-1]], dim=1)
         state_IF = after_IF
         reporter.progress(step + 1, num_steps, "recorded steps")
-    exact_T = multistep_rows(fine.sampler).time_L[::every]
-    return Path(np.append(exact_T, end_of(fine.sampler)), torch.stack([*states, state_IF]), torch.stack(slopes))
+    time_T = np.append(multistep_rows(fine.sampler).time_L, end_of(fine.sampler))
+    return Path(time_T, torch.stack([*states, state_IF]), torch.stack(slopes))
 
 
 def end_of(config: SamplerConfig) -> float:

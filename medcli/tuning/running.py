@@ -1,4 +1,4 @@
-"""Run sampling plans and compare their images with those of the fine path, from the same noise."""
+"""Run sampling plans, timed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medcli.engine.fine_path import final_latents
 from medcli.engine.generate import generate
 from medcli.engine.networks import ladder_networks
 from medcli.engine.plan import FinishedImage, SamplingPlan
@@ -51,26 +52,7 @@ def run_plan(
     networks = ladder_networks(model, plan.schedule.counts)
     images: list[FinishedImage] = []
     reading = clock.time(lambda: images.extend(generate(networks, plan, numbers, device=device, reporter=reporter)))
-    images.sort(key=lambda image: image.index)
-    latents = torch.stack([image.latent_CYX for image in images]).cpu()
-    return Finals(latents, reading.seconds / len(numbers))
-
-
-def squared_errors(finals: Tensor, references: Tensor) -> list[float]:
-    """Return the squared L2 distance of each image from its reference, both (I, C, Y, X)."""
-    return [float(value) for value in (finals.double() - references.double()).flatten(1).square().sum(1)]
-
-
-def relative_errors(squared_I: Sequence[float], energy_I: Sequence[float]) -> list[float]:
-    """Return the relative distance of each image from its reference.
-
-    Per image, not of sums of squares: a few images that turn into others would dominate the sums.
-
-    Args:
-        squared_I: Squared difference of each image from its reference.
-        energy_I: Squared norm of each reference.
-    """
-    return [math.sqrt(one / whole) if whole else math.inf for one, whole in zip(squared_I, energy_I, strict=True)]
+    return Finals(final_latents(images).cpu(), reading.seconds / len(numbers))
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

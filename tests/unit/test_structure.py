@@ -58,8 +58,6 @@ TESTED_BY = {
     "training/layer_fit": "unit/training/test_calibration",
     "training/loop": "unit/training/test_train",
     "training/network_fit": "unit/training/test_calibration",
-    "tuning/networks": "unit/tuning/test_recording",
-    "tuning/running": "unit/tuning/test_recording",
     "version": "cli/test_app",
     "workflows/image_cost": "cli/test_flops",
 }

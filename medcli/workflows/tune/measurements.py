@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from medcli.engine.fine_path import fine_plan, relative_errors
 from medcli.engine.plan import SamplingPlan
 from medcli.engine.plan_file import PlanFile
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.runtime.timing import clock_for
-from medcli.tuning.running import Finals, relative_errors, run_plan, squared_errors
+from medcli.tuning.running import Finals, run_plan
 from medcli.tuning.store import Store, damaged
 from medcli.workflows.bench.run import machine_name
 from medcli.workflows.tune.judging import Judge
@@ -43,8 +44,8 @@ class RunRecord:
     seconds: float = field(metadata={"min": 0})
     """Seconds of an image."""
     timing: Timing
-    squared_errors: tuple[float, ...] | None = field(metadata={"min": 0})
-    """Squared distance of each image from the fine path's; None for the baseline, whose noise is its own."""
+    errors: tuple[float, ...] | None = field(metadata={"min": 0})
+    """Relative distance of each image from the fine path's; None for the baseline, whose noise is its own."""
     fid: float | None = None
     fid_standard_error: float | None = field(default=None, metadata={"min": 0})
     fid_deviations: tuple[float, ...] | None = None
@@ -73,7 +74,7 @@ class Workbench:
         self.timing = Timing(
             clock=self._clock.name,
             threads=threads,
-            batch_size=setup.fine.batch_size,
+            batch_size=setup.few.batch_size,
             device=str(setup.device),
             machine=machine_name(setup.device),
         )
@@ -83,15 +84,9 @@ class Workbench:
         config, numbers = self._setup.config, self._setup.numbers
         shape = (len(numbers), config.in_channels, config.latent_size, config.latent_size)
         made = self._store.array(
-            FINE, shape, lambda: self.finals(self._setup.fine, numbers, self._reporter).latent_ICYX.numpy()
+            FINE, shape, lambda: self.finals(fine_plan(self._setup.few), numbers, self._reporter).latent_ICYX.numpy()
         )
         return torch.from_numpy(made)
-
-    def errors(self, record: RunRecord) -> list[float] | None:
-        """Return the relative distance of each image from the fine path's; None for the baseline."""
-        fine = self.fine()
-        energies = squared_errors(fine, torch.zeros_like(fine))
-        return None if record.squared_errors is None else relative_errors(record.squared_errors, energies)
 
     def finals(self, plan: SamplingPlan, numbers: range, reporter: Reporter | None = None) -> Finals:
         """Run a plan."""
@@ -115,7 +110,7 @@ class Workbench:
         if kept is not None and kept.timing == self.timing and not (is_scored and kept.fid_of != self._judge.identity):
             return kept
         if is_baseline and not is_scored:
-            numbers = numbers[: self._setup.fine.batch_size]
+            numbers = numbers[: self._setup.few.batch_size]
         made = self.finals(self._setup.followed(file), numbers)
         score = self._judge.score(made.latent_ICYX, self._setup.device)
         parts = None if score is None or score.deviations_G is None else tuple(score.deviations_G.tolist())
@@ -123,7 +118,7 @@ class Workbench:
             plan_sha256=sha256,
             seconds=made.seconds,
             timing=self.timing,
-            squared_errors=None if is_baseline else tuple(squared_errors(made.latent_ICYX, self.fine())),
+            errors=None if is_baseline else tuple(relative_errors(made.latent_ICYX, self.fine()).tolist()),
             fid=None if score is None else score.value,
             fid_standard_error=None if score is None else score.standard_error,
             fid_deviations=parts,
@@ -136,8 +131,8 @@ class Workbench:
         """Return why this can't be a run of a plan; empty if it can."""
         if kept.plan_sha256 != sha256:
             return "of another plan"
-        if is_baseline != (kept.squared_errors is None):
+        if is_baseline != (kept.errors is None):
             return "errors and plan do not go together"
-        if kept.squared_errors is not None and len(kept.squared_errors) != len(self._setup.numbers):
+        if kept.errors is not None and len(kept.errors) != len(self._setup.numbers):
             return f"not of {len(self._setup.numbers)} images"
         return ""

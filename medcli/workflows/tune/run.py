@@ -22,11 +22,20 @@ from medcli.runtime.device import pick_device
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
-from medcli.schedule.spec import Schedule
+from medcli.schedule.spec import FULL, Schedule
 from medcli.settings.analysis import TuneRequest
 from medcli.settings.records import given_values, image_values, repeated_command
 from medcli.settings.sampling import SampleRequest
-from medcli.tuning.candidates import ALWAYS, FEWEST_CALLS, INTERVALS, MOST_CALLS, Candidate, candidates, schedules
+from medcli.tuning.candidates import (
+    ALWAYS,
+    FEWEST_CALLS,
+    INTERVALS,
+    MOST_CALLS,
+    Candidate,
+    Interval,
+    candidates,
+    schedules,
+)
 from medcli.tuning.fit import fitted_rows, record_path
 from medcli.tuning.pareto import front
 from medcli.tuning.store import Store
@@ -40,8 +49,8 @@ RESULT, PICTURE, PLAN, PICTURES = "tuning.json", "tuning.png", "plan.json", "pic
 NUM_PICTURES = 8
 FIT_IMAGES = 32
 """Images fitted to; they follow those that candidates run on."""
-EVERY = 1
-"""The fit chooses from every time of the fine path."""
+FIT_TIMES = 100
+"""Calls of the recorded path, from whose times the fit chooses."""
 
 
 def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
@@ -61,31 +70,32 @@ def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
         reporter.note("only full attention is tried" + ("" if request.mediators == () else ": the model has no ladder"))
     if setup.budget is not None and setup.budget.kind == "calls" and setup.budget.value > MOST_CALLS:
         reporter.note(f"at most {MOST_CALLS} calls are tried: more change the pictures by less than can be told")
-    planned = _planned(setup)
+    # Guidance in part makes other images, not less exact ones: only a score can tell.
+    _planned(setup, INTERVALS if setup.is_guided and request.metric != "error" else (ALWAYS,))
     with Store(request.output) as store:
         store.claim(setup.settings)
         judge = choose_judge(setup, reporter)
         model = setup.network.load(device=device, dtype=DTYPES[request.sampling.dtype])
-        return _Tuning(setup, planned, model, judge, store, reporter).report()
+        return _Tuning(setup, model, judge, store, reporter).report()
 
 
-def _planned(setup: TuneSetup, intervals: Sequence[tuple[float, float]] = (ALWAYS,)) -> list[Candidate]:
+def _planned(setup: TuneSetup, intervals: Sequence[Interval]) -> list[Candidate]:
     """List the candidates that the budget allows, the cheapest first.
 
     Raises:
         ConfigError: If there are none.
     """
-    baseline = baseline_macs(setup)
+    baseline, passes_of, macs_a_pass = baseline_macs(setup), setup.passes_of(), setup.macs_a_pass
 
-    def most(schedule: Schedule, interval: tuple[float, float]) -> int | None:
-        return most_calls(setup, baseline, Candidate(FEWEST_CALLS, schedule, interval))
+    def most(schedule: Schedule, interval: Interval) -> int | None:
+        return most_calls(setup, baseline, Candidate(FEWEST_CALLS, schedule, interval), passes_of)
 
     def macs(candidate: Candidate) -> int:
-        return candidate.macs(setup.macs_a_pass, is_guided=setup.is_guided)
+        return candidate.macs(macs_a_pass, passes_of)
 
-    found = sorted(candidates(setup.counts, intervals, most), key=macs)
+    found = sorted(candidates(setup.counts, intervals, passes_of, most), key=macs)
     if not found and setup.budget is not None:
-        cheapest = min(macs(Candidate(FEWEST_CALLS, schedule)) for schedule in schedules(setup.counts))
+        cheapest = min(macs(Candidate(FEWEST_CALLS, schedule, intervals[-1])) for schedule in schedules(setup.counts))
         raise setup.budget.out_of_reach(cheapest, baseline)
     return found
 
@@ -101,7 +111,6 @@ class _Tuning:
     def __init__(
         self,
         setup: TuneSetup,
-        planned: list[Candidate],
         model: DiffusionTransformer,
         judge: Judge,
         store: Store,
@@ -109,9 +118,7 @@ class _Tuning:
     ) -> None:
         self._setup, self._store, self._reporter, self._judge = setup, store, reporter, judge
         self._model = model
-        # Guidance in part makes other images, not less exact ones: only a score can tell.
-        is_wide = judge.metric == "fid" and setup.is_guided
-        self._planned = _planned(setup, INTERVALS) if is_wide else planned
+        self._planned = _planned(setup, INTERVALS if judge.metric == "fid" and setup.is_guided else (ALWAYS,))
         self._bench = Workbench(setup, model, judge, store, reporter)
         self._baseline = baseline_macs(setup) / GIGA
         self._unit = "gmacs" if setup.budget is None else setup.budget.unit
@@ -173,7 +180,7 @@ class _Tuning:
 
     def _rows(self) -> list[Row]:
         """Run the candidates; with a budget of seconds, those of no more calls than one that took longer."""
-        rows, slow = [], set[tuple[Schedule, tuple[float, float]]]()
+        rows, slow = [], set[tuple[Schedule, Interval]]()
         self._bench.fine()
         for done, candidate in enumerate(self._planned):
             kind = candidate.schedule, candidate.interval
@@ -188,7 +195,7 @@ class _Tuning:
 
     def _row(self, plan: SamplingPlan, file: PlanFile, record: RunRecord, *, is_fitted: bool = False) -> Row:
         """Put a run's costs and errors together."""
-        setup, errors = self._setup, self._bench.errors(record)
+        setup = self._setup
         sampler = build_sampler(plan.sampler, rows=plan.rows)
         passes = step_passes(sampler, plan.guidance).tolist()
         networks = tuple(
@@ -206,7 +213,7 @@ class _Tuning:
             gmacs_done=sum(number * done_gmacs(setup.config, count) for number, count in pairs),
             saving=1 - gmacs / self._baseline,
             seconds=record.seconds,
-            errors=None if errors is None else tuple(errors),
+            errors=record.errors,
             fid=record.fid if self._judge.metric == "fid" else None,
             fid_standard_error=record.fid_standard_error,
             fid_deviations=record.fid_deviations,
@@ -227,7 +234,8 @@ class _Tuning:
         fitted = self._store.record(PlanFile, name)
         if fitted is None:
             numbers, plan = range(first, first + FIT_IMAGES), setup.followed(file)
-            path = record_path(self._model, setup.fine, numbers, EVERY, setup.device, self._reporter)
+            fine = setup.plan_of(Candidate(FIT_TIMES, FULL))
+            path = record_path(self._model, fine, numbers, setup.device, self._reporter)
             rows = fitted_rows(self._model, plan, path, numbers, setup.device, self._reporter)
             fitted = setup.file_of(replace(plan, rows=rows))
             self._store.put_json(name, fitted.to_json())

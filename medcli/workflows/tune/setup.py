@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ import torch
 
 from medcli.config import ModelConfig
 from medcli.cost.macs import closed_form_macs
+from medcli.diffusion.steps import build_sampler
+from medcli.engine.fine_path import fine_plan
+from medcli.engine.guidance_phases import step_passes
 from medcli.engine.plan import SamplingPlan
 from medcli.engine.plan_file import PlanFile, follow, plan_file
 from medcli.errors import ConfigError
 from medcli.network import Network
 from medcli.runtime.json_records import read_json
-from medcli.schedule.spec import check_held
+from medcli.schedule.spec import FULL, check_held
 from medcli.settings.analysis import TuneRequest
 from medcli.settings.sampler import SamplerName
-from medcli.tuning.candidates import ALWAYS, MOST_CALLS, Candidate
+from medcli.tuning.candidates import FEWEST_CALLS, MOST_CALLS, Candidate, Interval, Passes
 from medcli.tuning.store import SETTINGS
 from medcli.workflows.sample.settings import image_settings, set_up
 from medcli.workflows.tune.request import Budget, budget_of
@@ -29,8 +33,6 @@ GAUSSIAN: tuple[SamplerName, SamplerName, str] = ("ddpm", "ddim", "multistep2")
 """Sampler of the baseline, sampler and solver of the candidates; for all families but SiT."""
 BASELINE_STEPS = 250
 """Steps of the dense baseline, as in the papers."""
-FINE_CALLS = 125
-"""Calls of the fine path: its own error is a thirtieth of a 20-call candidate's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +46,8 @@ class TuneSetup:
     """Mediator counts to try."""
     baseline: SamplingPlan
     """The model's SDE or DDPM, 250 steps, full attention."""
-    fine: SamplingPlan
-    """Full attention, many calls of the solver: the images that candidates are compared with."""
+    few: SamplingPlan
+    """The solver of few calls, full attention; candidates replace its calls, schedule and guidance interval."""
     device: torch.device
     reference: str | None
     """Reference of FID."""
@@ -65,7 +67,7 @@ class TuneSetup:
     @property
     def is_guided(self) -> bool:
         """True if classifier-free guidance is on."""
-        return self.fine.guidance.is_on
+        return self.few.guidance.is_on
 
     @property
     def macs_a_pass(self) -> dict[int, int]:
@@ -74,13 +76,22 @@ class TuneSetup:
 
     def plan_of(self, candidate: Candidate) -> SamplingPlan:
         """Return the sampling plan of a candidate."""
-        guidance = self.fine.guidance
         return replace(
-            self.fine,
-            sampler=replace(self.fine.sampler, steps=candidate.calls),
+            self.few,
+            sampler=replace(self.few.sampler, steps=candidate.calls),
             schedule=candidate.schedule,
-            guidance=guidance if candidate.interval == ALWAYS else replace(guidance, interval=candidate.interval),
+            guidance=replace(self.few.guidance, interval=candidate.interval),
         )
+
+    def passes_of(self) -> Passes:
+        """Return the function that gives the forward passes of each step, from calls and guidance interval."""
+
+        @cache
+        def passes(calls: int, interval: Interval) -> tuple[int, ...]:
+            plan = self.plan_of(Candidate(calls, FULL, interval))
+            return tuple(step_passes(build_sampler(plan.sampler), plan.guidance).tolist())
+
+        return passes
 
     def file_of(self, plan: SamplingPlan) -> PlanFile:
         """Return the plan file of a plan."""
@@ -89,7 +100,7 @@ class TuneSetup:
     def followed(self, file: PlanFile) -> SamplingPlan:
         """Return the plan that `medcli sample --plan` makes of a plan file."""
         made = follow(file, self.request.output, self.config, {})
-        return replace(self.fine, sampler=made.sampler, rows=made.rows, schedule=made.schedule, guidance=made.guidance)
+        return replace(self.few, sampler=made.sampler, rows=made.rows, schedule=made.schedule, guidance=made.guidance)
 
 
 def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
@@ -103,40 +114,42 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
     network = plain.networks[0]
     first, few, solver = GAUSSIAN if network.config.is_gaussian else SIT
     baseline = set_up(replace(sampling, sampler=first, steps=BASELINE_STEPS), device.type)
-    fine = set_up(replace(sampling, sampler=few, solver=solver, steps=FINE_CALLS), device.type)
+    start = set_up(replace(sampling, sampler=few, solver=solver, steps=FEWEST_CALLS), device.type)
     held = network.config.mediators
     counts = held if request.mediators is None else request.mediators
     check_held(counts, held)
     if tuple(sorted(set(counts) - {0})) != counts:
         raise ConfigError("--mediators must name rising counts, without full", hint="full attention is always tried")
     # As `sample` has it: an image's rounding follows the batch size.
-    size = min(fine.plan.batch_size, sampling.num_images)
-    settings = image_settings(fine, sampling, earlier=recorded_checkpoints(request.output))
+    size = min(start.plan.batch_size, sampling.num_images)
+    settings = image_settings(start, sampling, earlier=recorded_checkpoints(request.output))
     return TuneSetup(
         request=request,
         budget=budget,
         network=network,
         counts=counts,
         baseline=replace(baseline.plan, batch_size=size),
-        fine=replace(fine.plan, batch_size=size),
+        few=replace(start.plan, batch_size=size),
         device=device,
         reference=request.reference or network.opened.info.reference,
         settings={
             **settings,
             "baseline": baseline.plan.sampler.to_json(),
+            "fine": fine_plan(start.plan).sampler.to_json(),
             "batch_size": size,
             "num_images": sampling.num_images,
         },
     )
 
 
-def most_calls(setup: TuneSetup, baseline: int, candidate: Candidate) -> int | None:
+def most_calls(setup: TuneSetup, baseline: int, candidate: Candidate, passes_of: Passes) -> int | None:
     """Return the largest number of calls that a budget known before running allows; None: unlimited.
 
     Args:
         setup: The tuning.
         baseline: Multiply-adds of an image of the dense baseline.
         candidate: Schedule and interval; its calls do not matter.
+        passes_of: Returns the passes of each step.
     """
     budget = setup.budget
     if budget is None or budget.kind == "seconds":
@@ -144,8 +157,8 @@ def most_calls(setup: TuneSetup, baseline: int, candidate: Candidate) -> int | N
     if budget.kind == "calls":
         return min(int(budget.value), MOST_CALLS)
     macs_a_pass, allowed = setup.macs_a_pass, 0
-    for calls in range(1, MOST_CALLS + 1):
-        macs = replace(candidate, calls=calls).macs(macs_a_pass, is_guided=setup.is_guided)
+    for calls in range(FEWEST_CALLS, MOST_CALLS + 1):
+        macs = replace(candidate, calls=calls).macs(macs_a_pass, passes_of)
         allowed = calls if budget.allows(macs, baseline) else allowed
     return allowed
 

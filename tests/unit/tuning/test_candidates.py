@@ -1,0 +1,61 @@
+from itertools import pairwise
+
+import pytest
+
+from medcli.tuning.candidates import ALWAYS, CALLS, INTERVALS, Candidate, Interval, calls_to_try, candidates, schedules
+
+MACS = {0: 100, 1: 91, 4: 93, 16: 97}
+
+
+def once(calls: int, _interval: Interval) -> tuple[int, ...]:
+    return (1,) * calls
+
+
+def twice_late(calls: int, interval: Interval) -> tuple[int, ...]:
+    return tuple(1 + (interval[0] <= step / calls < interval[1]) for step in range(calls))
+
+
+def test_networks_by_progress_are_full_each_count_alone_early_counts_and_rising_ladders() -> None:
+    made = [(schedule.counts, schedule.at) for schedule in schedules((4, 16))]
+    assert made == [
+        *(((0,), ()), ((4,), ()), ((16,), ())),
+        *(((count, 0), (start,)) for count in (4, 16) for start in (0.25, 0.5)),
+        ((4, 16, 0), (1 / 3, 2 / 3)),
+        ((4, 16), (0.5,)),
+    ]
+    assert [schedule.counts for schedule in schedules(())] == [(0,)]
+    assert [schedule.counts for schedule in schedules((4,))] == [(0,), (4,), (4, 0), (4, 0)]
+
+
+def test_the_largest_number_of_calls_is_tried_and_those_just_below_are_not() -> None:
+    assert calls_to_try(None) == CALLS
+    assert calls_to_try(25) == (4, 6, 8, 12, 16, 25)
+    assert calls_to_try(12) == (4, 6, 8, 12)
+    assert calls_to_try(2) == (2,)
+
+
+def test_the_cost_is_the_exact_sum_over_steps_of_network_and_halves() -> None:
+    candidate = Candidate(8, schedules((4, 16))[-2], (0.5, 1.0))
+    assert candidate.networks == (4, 4, 4, 16, 16, 16, 0, 0)
+    assert candidate.macs(MACS, once) == 3 * 93 + 3 * 97 + 2 * 100
+    assert candidate.macs(MACS, twice_late) == 3 * 93 + 1 * 97 + 2 * (2 * 97 + 2 * 100)
+
+
+def test_every_combination_comes_once_and_uses_all_of_its_networks() -> None:
+    found = list(candidates((1, 4, 16), INTERVALS, twice_late, lambda schedule, interval: 2))
+    keys = [(one.networks, twice_late(one.calls, one.interval)) for one in found]
+    assert len(keys) == len(set(keys))
+    assert all(one.is_whole for one in found)
+    assert {one.schedule.counts for one in found} == {(0,), (1,), (4,), (16,), (1, 0), (4, 0), (16, 0)}
+    unguided = list(candidates((1, 4, 16), INTERVALS, once, lambda schedule, interval: None))
+    assert {one.interval for one in unguided} == {ALWAYS}
+    assert {one.calls for one in unguided} == set(CALLS)
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_a_budget_below_two_calls_leaves_nothing(allowed: int) -> None:
+    assert not list(candidates((1,), (ALWAYS,), once, lambda schedule, interval: allowed))
+
+
+def test_the_numbers_of_calls_rise() -> None:
+    assert all(one < other for one, other in pairwise(CALLS))
