@@ -135,7 +135,7 @@ CASES: dict[str, Case] = {
     "finetune-distill": Case((LADDER, f"{TRAIN} --steps 2 --distill in/pixel-sit.safetensors -o run")),
     "finetune-dry-run": Case((LADDER, f"{TRAIN} --steps 3 --dry-run"), keys_only=True),
     "analyze": Case((LADDER, "analyze ladder.safetensors --num-images 3 --points 3 --rho 0.99,0.9 -o a --device cpu")),
-    "tune": Case(("tune in/pixel-sit.safetensors --saving 0.5% --num-images 6 --finalists 6 -o t --device cpu",)),
+    "tune": Case(("tune in/pixel-sit.safetensors --calls 6 --num-images 6 -o t --device cpu",), keys_only=True),
     "report": Case(
         (FULL_RUN, "fid full >scores.json", "report full scores.json -o page.html"),
         ignored_keys=("sha256", "num_bytes"),

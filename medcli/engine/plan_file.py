@@ -31,6 +31,8 @@ from medcli.settings.sampler import SamplerConfig
 
 VERSION: Literal[1] = 1
 FULL: Literal["full"] = "full"
+MOST_SLOPES = 16
+"""Slopes of a step at most: each is a latent of memory an image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,15 +263,16 @@ def _rows(plan: PlanFile) -> MultistepRows | None:
     if config.steps != len(plan.times):
         raise ConfigError(f"its sampler has {config.steps} steps, times has {len(plan.times)}")
     times = np.array(plan.times)
+    own = multistep_rows(config, times)  # refuses times that the solver can't have
     if plan.rows is None:
-        return multistep_rows(config, times)
+        return own
     weights = MultistepWeights(
         state_L=np.array([row.state for row in plan.rows]),
         weight_LJ=np.array([row.weights for row in plan.rows]),
         noise_L=np.array([row.noise for row in plan.rows]),
     )
-    if weights.weight_LJ.shape[1] < 1:
-        raise ConfigError("its rows have no weights")
+    if not 1 <= weights.weight_LJ.shape[1] <= MOST_SLOPES:
+        raise ConfigError(f"its rows have {weights.weight_LJ.shape[1]} weights, expected 1 to {MOST_SLOPES}")
     return MultistepRows(times, weights)
 
 

@@ -112,7 +112,7 @@ class TuneRequest:
         panel=BUDGET,
         metavar="P%",
         parse=parse_saving,
-        format=lambda share: f"{100 * share:.12g}%",
+        format=repr,
         expects="a percentage",
         above=0,
         below=1,

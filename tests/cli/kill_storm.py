@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "reference": ("fid", "../s", "--write-reference", "r.npz", "--extractor", "digits", "-f", "--cache-dir", "other"),
     "analyze": ("analyze", PIX, "--num-images", "4", "--steps", "6", *DEVICE, "-o", "a", "-f"),
     "report": ("report", "../s", "-o", "r.html", "-f"),
-    "tune": ("tune", PIX, "--saving", "1", "--num-images", "4", "--steps", "6", *DEVICE, "-o", "t"),
+    "tune": ("tune", PIX, "--calls", "4", "--num-images", "4", "--fit", *DEVICE, "-o", "t"),
 }
 VOLATILE = {"manifest.json", "images.jsonl", "config.json", "metrics.jsonl", "report.json", "tuning.json", "plan.json"}
 """Names of files that hold times or an order of arrival: they must exist and be whole JSON."""
@@ -73,7 +73,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def _content(path: Path) -> str:
-    if path.name in VOLATILE or path.suffix == ".html" or path.parent.name in ("a", "t"):
+    if path.name in VOLATILE or path.suffix == ".html" or path.parent.name in ("a", "t", "runs"):
         if path.suffix in (".json", ".jsonl"):
             for text in [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines():
                 json.loads(text)

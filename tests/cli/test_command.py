@@ -27,7 +27,6 @@ each_command = pytest.mark.parametrize("name", COMMANDS)
 SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "mediators": st.just((4, 16)),
     "classes": st.just((1, 2)),
-    "saving": st.floats(1, 50).map(lambda value: round(value, 3)),
     "amm": st.just("auto") | st.floats(0, 9),
     "mask_ratios": st.just(((0.4, 0.5), (0.1, 0.2))),
     "mask_mid": st.just("none") | st.just((0.15, 0.25)),
@@ -118,7 +117,7 @@ def test_every_setting_has_a_help_sentence_and_a_default_or_its_origin(name: str
         assert made.help[0].isupper() or made.help[0].islower()
         assert made.help.endswith(".")
         is_optional = made.types == (bool,) or made.required or made.default_text == ""
-        unset = made.key in ("stage", "gmacs", "ms", "saving", "extractor_weights", "more", "freeze", "distill")
+        unset = made.key in ("stage", "calls", "seconds", "saving", "extractor_weights", "more", "freeze", "distill")
         others = ("named_reference", "manifest", "write_reference", "qk_ratio", "plan", "save_plan", "at")
         assert made.shown_default or is_optional or unset or made.key in others, made.key
 

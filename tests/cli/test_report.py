@@ -131,16 +131,18 @@ ANALYSIS = {
     "suggestion": {"layers": [0], "mediators": [1, 4], "reason": "few queries differ"},
     "convert": "medcli convert x.pt --layers 0 --mediators 1,4",
 }
-CANDIDATE = {"schedule": "static", "ladder": [4], "layers": [0, 1], "rho": [], "gmacs": 1.5, "error": 0.2}
+CANDIDATE = {"schedule": "timed", "ladder": [4, 0], "at": [0.5], "calls": 8, "gmacs": 1.5, "seconds": 0.25}
+CANDIDATE |= {"error": 0.2}
 TUNING = {
     "kind": "medcli-tuning",
     "model": "tiny",
     "budget": {"kind": "saving", "value": 20.0, "unit": "gmacs"},
     "metric": "error",
-    "chosen": {**CANDIDATE, "command": "medcli sample chosen.safetensors", "convert_command": None},
+    "chosen": CANDIDATE,
+    "baseline": {**CANDIDATE, "schedule": "full", "ladder": [0], "at": [], "calls": 250, "gmacs": 40.0, "error": None},
+    "command": "medcli sample --plan chosen/plan.json",
     "front": [CANDIDATE],
     "candidates": [CANDIDATE, {**CANDIDATE, "gmacs": 2.0, "error": 0.1, "schedule": "full"}],
-    "num_replayed": 100,
 }
 ROW = {"variant": "static 4", "schedule": "static", "gmacs": 1.5, "fid": 3.0, "fid_standard_error": 0.1}
 COMPARISON = {
@@ -237,7 +239,9 @@ def test_analyses_tunings_and_comparisons_are_recognised_by_what_they_hold(place
         "0.5 75 % 3.5",
         "medcli convert x.pt --layers 0 --mediators 1,4",
         "budget saving 20",
-        "medcli sample chosen.safetensors",
+        "medcli sample --plan chosen/plan.json",
+        "dense 250 40 - 0.25 -",
+        "8 calls: 4, full from 0.5 8 1.5 - 0.25 0.2",
         "static 4 1.5 3 ± 0.1",
     ):
         assert wanted in page.text
@@ -272,7 +276,8 @@ def test_text_from_files_is_text_and_nothing_else(place: Path, run_cli: RunCli) 
     changed(folder / "manifest.json", change)
     row = fid_report(Path("1.json"), samples=str(folder), extractor=HOSTILE, provenance={"samples_sha256": HOSTILE})
     analysis = {**ANALYSIS, "model": HOSTILE, "convert": HOSTILE, "suggestion": {"reason": HOSTILE}}
-    tuning = {**TUNING, "model": HOSTILE, "chosen": {**CANDIDATE, "command": HOSTILE, "ladder": [HOSTILE]}}
+    tuning = {**TUNING, "model": HOSTILE, "front": [{**CANDIDATE, "ladder": [HOSTILE], "at": HOSTILE}]}
+    tuning |= {"command": HOSTILE, "baseline": {"calls": HOSTILE}}
     comparison = {**COMPARISON, "rows": [{**ROW, "variant": HOSTILE}]}
     files = [written(Path(f"{place}.json"), one) for place, one in enumerate((analysis, tuning, comparison))]
     page = read(run_cli, folder, row, *files, "--title", HOSTILE)  # the reader refuses tags and attributes

@@ -118,8 +118,10 @@ READERS: dict[str, Reader] = {
         m.lines_changed,
         (TRAIN_ON,),
     ),
-    "tuning": Reader(("t/*.json", "t/runs/*.json"), m.json_changed, (TUNE, ("report", "t", "-o", "r.html", "-q"))),
-    "tuning tensors": Reader(("t/parents/*.npy", "t/tables/*/*.npy"), m.bytes_changed, (TUNE,)),
+    "tuning": Reader(
+        ("t/*.json", "t/runs/*.json", "t/fits/*.json"), m.json_changed, (TUNE, ("report", "t", "-o", "r.html", "-q"))
+    ),
+    "tuning tensors": Reader(("t/*.npy",), m.bytes_changed, (TUNE,)),
     "analysis": Reader(("a/analysis.json",), m.json_changed, (("report", "samp", "a", "-o", "r.html", "-q"), ANALYZE)),
     "scores": Reader(
         ("scores.json",),
@@ -187,7 +189,17 @@ FLAGS: dict[str, tuple[Words, tuple[str, ...]]] = {
     ),
     "tune": (
         TUNE,
-        ("--saving", "--gmacs", "--ms", "--finalists", "--num-images", "--layers", "--mediators", "--reference", "-o"),
+        (
+            "--saving",
+            "--calls",
+            "--seconds",
+            "--num-images",
+            "--mediators",
+            "--metric",
+            "--reference",
+            "--extractor",
+            "-o",
+        ),
     ),
     "fid": (
         SCORE,

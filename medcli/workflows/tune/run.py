@@ -38,7 +38,7 @@ from medcli.tuning.candidates import (
 )
 from medcli.tuning.fit import fitted_rows, record_path
 from medcli.tuning.pareto import front
-from medcli.tuning.store import Store
+from medcli.tuning.store import Store, damaged
 from medcli.workflows.report.result_charts import tuning_chart
 from medcli.workflows.tune.judging import Judge, choose_judge, decoded, decoder_of
 from medcli.workflows.tune.measurements import RunRecord, Workbench
@@ -232,6 +232,8 @@ class _Tuning:
         setup, metric, first = self._setup, self._judge.metric, self._setup.numbers.stop
         name = f"fits/{chosen.plan_sha256[:24]}.json"
         fitted = self._store.record(PlanFile, name)
+        if fitted is not None and fitted.sha256 != fitted.to_json()["sha256"]:
+            raise damaged(self._store.path / name, "its hash is another one")
         if fitted is None:
             numbers, plan = range(first, first + FIT_IMAGES), setup.followed(file)
             fine = setup.plan_of(Candidate(FIT_TIMES, FULL))
@@ -256,19 +258,19 @@ class _Tuning:
             guidance = {**guidance, "interval": list(row.interval)}
         parts = {"schedule": plan.schedule.to_json(), "sampler": plan.sampler.to_json(), "guidance": guidance}
         given = given_values(self._setup.request.sampling)
-        return self._command(image_values({**self._setup.settings, **parts}, given), row)
+        name = f"{row.calls}-calls-{row.plan_sha256[:8]}"
+        return self._command(image_values({**self._setup.settings, **parts}, given), name)
 
     def _plan_command(self, row: Row) -> str:
         """Return the command that samples the choice's images by its plan file."""
         request = replace(self._setup.request.sampling, plan=self._setup.request.output / PLAN)
-        return self._command(image_values(self._setup.settings, given_values(request)), row)
+        return self._command(image_values(self._setup.settings, given_values(request)), f"plan-{row.plan_sha256[:8]}")
 
-    def _command(self, values: Mapping[str, Any], row: Row) -> str:
+    def _command(self, values: Mapping[str, Any], name: str) -> str:
         sampling, output = self._setup.request.sampling, self._setup.request.output
         machine = {"batch_size": sampling.batch_size, "device": sampling.device}
         given = {key: value for key, value in machine.items() if value is not None}
-        folder = output / "samples" / f"{row.calls}-calls-{row.plan_sha256[:8]}"
-        ends = {**given, "num_images": sampling.num_images, "output": str(folder)}
+        ends = {**given, "num_images": sampling.num_images, "output": str(output / "samples" / name)}
         first = {key: values[key] for key in ("checkpoint", "plan") if key in values}
         return repeated_command("sample", SampleRequest, {**first, **values, **ends})
 

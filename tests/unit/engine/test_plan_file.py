@@ -139,6 +139,8 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "other steps": (changed(sampler={"sampler": "ode", "solver": "adams3", "steps": 9}), "9 steps, times has 8"),
     "rows of a solver without": (changed(sampler={"sampler": "ode", "solver": "heun", "steps": 9}), "multistep"),
     "a row short of weights": (lambda values: values["rows"][2]["weights"].pop(), "numbers of weights"),
+    "no weights": (lambda values: [row.update(weights=[]) for row in values["rows"]], "0 weights, expected 1 to"),
+    "a memory of gigabytes": (lambda values: [row.update(weights=[0.0] * 99) for row in values["rows"]], "99 weights"),
     "guidance in two parts": (lambda values: values["guidance"]["by_step"].__setitem__(5, False), "one run"),
     "a negative scale": (lambda values: values["guidance"].update(scale="much"), "scale"),
 }
@@ -153,6 +155,14 @@ def test_a_plan_that_cannot_be_followed_is_refused(fault: str, tmp_path: Path) -
     change(values)
     with pytest.raises(ConfigError, match=words):
         follow(written(path, values), path, PIXELS, {})
+
+
+def test_rows_do_not_excuse_times_between_timesteps(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    values = plan_file(plan_of(sampler=GAUSSIAN["multistep"], schedule=static(4)), DIT).to_json()
+    values |= {"times": [time - 0.5 * (place == 2) for place, time in enumerate(values["times"])], "sha256": None}
+    with pytest.raises(ConfigError, match="whole timesteps"):
+        follow(written(path, values), path, DIT, {})
 
 
 def written(path: Path, values: dict[str, Any]) -> PlanFile:
