@@ -73,18 +73,16 @@ def _timed(counts: tuple[int, ...], at: tuple[float, ...]) -> Schedule:
     return Schedule(kind="timed", counts=counts, at=at)
 
 
-def calls_to_try(most: int | None) -> tuple[int, ...]:
-    """List numbers of calls up to the largest allowed, which is one of them; None: no budget limits them."""
-    if most is None:
-        return CALLS
-    return (*(calls for calls in CALLS if calls <= NEAR * most), most)
+def calls_up_to(most: int) -> tuple[int, ...]:
+    """List numbers of calls up to the largest allowed, which is one of them; none if that is below the fewest."""
+    return (*(calls for calls in CALLS if calls <= NEAR * most), most) if most >= FEWEST_CALLS else ()
 
 
 def candidates(
     counts: Sequence[int],
     intervals: Sequence[Interval],
     passes_of: Passes,
-    most_calls: Callable[[Schedule, Interval], int | None],
+    calls_of: Callable[[Schedule, Interval], Sequence[int]],
 ) -> Iterator[Candidate]:
     """Yield every combination, each choice of networks and guided steps once.
 
@@ -92,13 +90,12 @@ def candidates(
         counts: Mediator counts to build ladders from.
         intervals: Guidance intervals.
         passes_of: Returns the passes of each step.
-        most_calls: Returns the largest number of calls of a schedule and an interval; None: unlimited.
+        calls_of: Returns the numbers of calls to try of a schedule and an interval.
     """
     seen = set()
     for schedule in schedules(counts):
         for interval in intervals:
-            most = most_calls(schedule, interval)
-            for calls in calls_to_try(most) if most is None or most >= FEWEST_CALLS else ():
+            for calls in calls_of(schedule, interval):
                 made = Candidate(calls, schedule, interval)
                 key = (made.networks, passes_of(calls, interval))
                 if made.is_whole and key not in seen:

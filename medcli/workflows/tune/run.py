@@ -43,7 +43,7 @@ from medcli.workflows.report.result_charts import tuning_chart
 from medcli.workflows.tune.judging import Judge, choose_judge, decoded, decoder_of
 from medcli.workflows.tune.measurements import RunRecord, Workbench
 from medcli.workflows.tune.report import FitReport, Row, TuneReport, choose, difference, is_better
-from medcli.workflows.tune.setup import TuneSetup, most_calls, set_up_tuning
+from medcli.workflows.tune.setup import TuneSetup, calls_to_try, set_up_tuning
 
 RESULT, PICTURE, PLAN, PICTURES = "tuning.json", "tuning.png", "plan.json", "pictures.png"
 NUM_PICTURES = 8
@@ -87,13 +87,13 @@ def _planned(setup: TuneSetup, intervals: Sequence[Interval]) -> list[Candidate]
     """
     baseline, passes_of, macs_a_pass = baseline_macs(setup), setup.passes_of(), setup.macs_a_pass
 
-    def most(schedule: Schedule, interval: Interval) -> int | None:
-        return most_calls(setup, baseline, Candidate(FEWEST_CALLS, schedule, interval), passes_of)
+    def calls_of(schedule: Schedule, interval: Interval) -> tuple[int, ...]:
+        return calls_to_try(setup, baseline, Candidate(FEWEST_CALLS, schedule, interval), passes_of)
 
     def macs(candidate: Candidate) -> int:
         return candidate.macs(macs_a_pass, passes_of)
 
-    found = sorted(candidates(setup.counts, intervals, passes_of, most), key=macs)
+    found = sorted(candidates(setup.counts, intervals, passes_of, calls_of), key=macs)
     if not found and setup.budget is not None:
         cheapest = min(macs(Candidate(FEWEST_CALLS, schedule, intervals[-1])) for schedule in schedules(setup.counts))
         raise setup.budget.out_of_reach(cheapest, baseline)

@@ -23,7 +23,7 @@ from medcli.runtime.json_records import read_json
 from medcli.schedule.spec import FULL, check_held
 from medcli.settings.analysis import TuneRequest
 from medcli.settings.sampler import SamplerName
-from medcli.tuning.candidates import FEWEST_CALLS, MOST_CALLS, Candidate, Interval, Passes
+from medcli.tuning.candidates import CALLS, FEWEST_CALLS, MOST_CALLS, Candidate, Interval, Passes, calls_up_to
 from medcli.tuning.store import SETTINGS
 from medcli.workflows.sample.settings import image_settings, set_up
 from medcli.workflows.tune.request import Budget, budget_of
@@ -142,8 +142,8 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
     )
 
 
-def most_calls(setup: TuneSetup, baseline: int, candidate: Candidate, passes_of: Passes) -> int | None:
-    """Return the largest number of calls that a budget known before running allows; None: unlimited.
+def calls_to_try(setup: TuneSetup, baseline: int, candidate: Candidate, passes_of: Passes) -> tuple[int, ...]:
+    """List the numbers of calls to try: those that the budget allows, as far as that is known before running.
 
     Args:
         setup: The tuning.
@@ -152,15 +152,17 @@ def most_calls(setup: TuneSetup, baseline: int, candidate: Candidate, passes_of:
         passes_of: Returns the passes of each step.
     """
     budget = setup.budget
-    if budget is None or budget.kind == "seconds":
-        return None
+    if budget is None:
+        return CALLS
+    if budget.kind == "seconds":
+        return (FEWEST_CALLS, *CALLS, MOST_CALLS)
     if budget.kind == "calls":
-        return min(int(budget.value), MOST_CALLS)
+        return calls_up_to(min(int(budget.value), MOST_CALLS))
     macs_a_pass, allowed = setup.macs_a_pass, 0
     for calls in range(FEWEST_CALLS, MOST_CALLS + 1):
         macs = replace(candidate, calls=calls).macs(macs_a_pass, passes_of)
         allowed = calls if budget.allows(macs, baseline) else allowed
-    return allowed
+    return calls_up_to(allowed)
 
 
 def recorded_checkpoints(output: Path) -> object:

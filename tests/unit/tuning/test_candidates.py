@@ -1,8 +1,6 @@
 from itertools import pairwise
 
-import pytest
-
-from medcli.tuning.candidates import ALWAYS, CALLS, INTERVALS, Candidate, Interval, calls_to_try, candidates, schedules
+from medcli.tuning.candidates import ALWAYS, CALLS, INTERVALS, Candidate, Interval, calls_up_to, candidates, schedules
 
 MACS = {0: 100, 1: 91, 4: 93, 16: 97}
 
@@ -28,10 +26,10 @@ def test_networks_by_progress_are_full_each_count_alone_early_counts_and_rising_
 
 
 def test_the_largest_number_of_calls_is_tried_and_those_just_below_are_not() -> None:
-    assert calls_to_try(None) == CALLS
-    assert calls_to_try(25) == (4, 6, 8, 12, 16, 25)
-    assert calls_to_try(12) == (4, 6, 8, 12)
-    assert calls_to_try(2) == (2,)
+    assert calls_up_to(25) == (4, 6, 8, 12, 16, 25)
+    assert calls_up_to(12) == (4, 6, 8, 12)
+    assert calls_up_to(2) == (2,)
+    assert calls_up_to(1) == calls_up_to(0) == ()
 
 
 def test_the_cost_is_the_exact_sum_over_steps_of_network_and_halves() -> None:
@@ -42,19 +40,14 @@ def test_the_cost_is_the_exact_sum_over_steps_of_network_and_halves() -> None:
 
 
 def test_every_combination_comes_once_and_uses_all_of_its_networks() -> None:
-    found = list(candidates((1, 4, 16), INTERVALS, twice_late, lambda schedule, interval: 2))
+    found = list(candidates((1, 4, 16), INTERVALS, twice_late, lambda schedule, interval: (2,)))
     keys = [(one.networks, twice_late(one.calls, one.interval)) for one in found]
     assert len(keys) == len(set(keys))
     assert all(one.is_whole for one in found)
     assert {one.schedule.counts for one in found} == {(0,), (1,), (4,), (16,), (1, 0), (4, 0), (16, 0)}
-    unguided = list(candidates((1, 4, 16), INTERVALS, once, lambda schedule, interval: None))
+    unguided = list(candidates((1, 4, 16), INTERVALS, once, lambda schedule, interval: CALLS))
     assert {one.interval for one in unguided} == {ALWAYS}
     assert {one.calls for one in unguided} == set(CALLS)
-
-
-@pytest.mark.parametrize("allowed", [0, 1])
-def test_a_budget_below_two_calls_leaves_nothing(allowed: int) -> None:
-    assert not list(candidates((1,), (ALWAYS,), once, lambda schedule, interval: allowed))
 
 
 def test_the_numbers_of_calls_rise() -> None:
