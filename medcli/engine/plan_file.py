@@ -263,9 +263,10 @@ def _rows(plan: PlanFile) -> MultistepRows | None:
     if config.steps != len(plan.times):
         raise ConfigError(f"its sampler has {config.steps} steps, times has {len(plan.times)}")
     times = np.array(plan.times)
-    own = multistep_rows(config, times)  # refuses times that the solver can't have
     if plan.rows is None:
-        return own
+        return multistep_rows(config, times)
+    if config.sampler == "ddim":
+        multistep_rows(config, times)  # refuses times between timesteps
     weights = MultistepWeights(
         state_L=np.array([row.state for row in plan.rows]),
         weight_LJ=np.array([row.weights for row in plan.rows]),

@@ -12,6 +12,7 @@ import torch
 
 from medcli.config import ModelConfig
 from medcli.cost.macs import closed_form_macs
+from medcli.diffusion.multistep import multistep_rows
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.fine_path import fine_plan
 from medcli.engine.guidance_phases import step_passes
@@ -23,7 +24,7 @@ from medcli.runtime.json_records import read_json
 from medcli.schedule.spec import FULL, check_held
 from medcli.settings.analysis import TuneRequest
 from medcli.settings.sampler import SamplerName
-from medcli.tuning.candidates import CALLS, FEWEST_CALLS, MOST_CALLS, Candidate, Interval, Passes, calls_up_to
+from medcli.tuning.candidates import ALWAYS, CALLS, FEWEST_CALLS, MOST_CALLS, Candidate, Interval, Passes, calls_up_to
 from medcli.tuning.store import SETTINGS
 from medcli.workflows.sample.settings import image_settings, set_up
 from medcli.workflows.tune.request import Budget, budget_of
@@ -76,9 +77,11 @@ class TuneSetup:
 
     def plan_of(self, candidate: Candidate) -> SamplingPlan:
         """Return the sampling plan of a candidate."""
+        sampler = replace(self.few.sampler, steps=candidate.calls)
         return replace(
             self.few,
-            sampler=replace(self.few.sampler, steps=candidate.calls),
+            sampler=sampler,
+            rows=multistep_rows(sampler),
             schedule=candidate.schedule,
             guidance=replace(self.few.guidance, interval=candidate.interval),
         )
@@ -88,8 +91,10 @@ class TuneSetup:
 
         @cache
         def passes(calls: int, interval: Interval) -> tuple[int, ...]:
+            if interval == ALWAYS or not self.is_guided:
+                return (1 + self.is_guided,) * calls
             plan = self.plan_of(Candidate(calls, FULL, interval))
-            return tuple(step_passes(build_sampler(plan.sampler), plan.guidance).tolist())
+            return tuple(step_passes(build_sampler(plan.sampler, rows=plan.rows), plan.guidance).tolist())
 
         return passes
 
