@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from bench_papers_training import compare_training
 from medcli.engine.networks import LadderNetwork
 from medcli.engine.plan import FinishedImage, Noise, SamplingPlan, latent_shape_of, philox_noise
 from medcli.network import Network
-from medcli.runtime.precision import DTYPES, tf32
+from medcli.runtime.precision import DTYPES, TF32, products_of, tf32
 from medcli.runtime.reporting import Silent
 from medcli.runtime.timing import Clock, clock_for, thread_limit
 from medcli.schedule.spec import FULL
@@ -107,7 +108,7 @@ def _papers_forwards(
         )
 
         def run(network: PapersNetwork = network, inputs: tuple[Tensor, ...] = inputs) -> Sequence[FinishedImage]:
-            with torch.no_grad(), tf32(device):
+            with torch.no_grad(), _papers_products(ours[0], device):
                 network(*inputs)
             return ()
 
@@ -128,17 +129,22 @@ def _papers_run(
     noise = drawn_in_advance(philox_noise(plan.seed, latent_shape_of(networks[0])), indices, plan.sampler.steps, device)
 
     def run() -> Sequence[FinishedImage]:
-        with tf32(device):
+        with _papers_products(engine, device):
             return list(papers_loop(papers, plan, indices, noise=noise, device=device))
 
     return replace(_papers_variant(engine, device, run), num_images=len(indices))
+
+
+def _papers_products(ours: TimedVariant, device: torch.device) -> AbstractContextManager[None]:
+    """Multiply as the papers' code does, by TF32 on CUDA; beside our float32, as float32."""
+    return products_of(ours.dtype) if ours.dtype == "fp32" else tf32(device)
 
 
 def _papers_variant(
     ours: TimedVariant, device: torch.device, run: Callable[[], Sequence[FinishedImage]]
 ) -> TimedVariant:
     """Build the counterpart of one of our variants; the papers' code executes what the papers count."""
-    dtype = "tf32" if device.type == "cuda" else "fp32"
+    dtype = TF32 if device.type == "cuda" and ours.dtype != "fp32" else "fp32"
     return replace(ours, name=PAPERS, dtype=dtype, compiled=False, executed_per_call=ours.gmacs_per_call, run=run)
 
 
@@ -225,8 +231,8 @@ def main(argv: Sequence[str]) -> None:
         device=args.device,
         num_threads=args.threads,
     )
-    network, device = prepare(settings, Silent())
-    with thread_limit(args.threads) as threads:
+    network, device, settings = prepare(settings, Silent())
+    with thread_limit(args.threads) as threads, products_of(settings.dtype):
         clock = clock_for(device, threads)
         if args.train:
             found = compare_training(settings, network, args.batch_size, device, clock, args.vae)
@@ -248,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--res", type=int, help="resolution in pixels")
     parser.add_argument("--mediators", help="mediator counts, such as 4,16,64")
     parser.add_argument("--layers", help="blocks with mediators, such as 0-3")
-    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="number format of medcli")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="number format of medcli")
     parser.add_argument("--compile", action="store_true", help="compile medcli's networks")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device")

@@ -15,7 +15,7 @@ from medcli.cost.macs import closed_form_macs
 from medcli.errors import ConfigError
 from medcli.network import Network
 from medcli.runtime.memory import MIB, peak_memory_mib
-from medcli.runtime.precision import DTYPES, tf32
+from medcli.runtime.precision import DTYPES, TF32, tf32
 from medcli.runtime.timing import Clock, Spread, take_turns
 from medcli.settings.costs import BenchSettings
 from medcli.training.block_autocast import called_with
@@ -89,8 +89,8 @@ def _compare(
         peaks = [_warm_up(loop, device) for loop in loops]
         readings = take_turns([loop.run for loop in loops], settings.repeats, clock)
     spreads = [Spread.of([reading.seconds for reading in own]) for own in readings]
-    full_dtype = "tf32" if device.type == "cuda" else "fp32"
-    dtypes = (settings.dtype if settings.dtype != "fp32" else full_dtype, full_dtype)
+    full_dtype = TF32 if device.type == "cuda" else "fp32"
+    dtypes = (settings.dtype if DTYPES[settings.dtype] != torch.float32 else full_dtype, full_dtype)
     gmacs = TRAINING_PASSES * batch_size * closed_form_macs(network.config, num_mediators=count) / GIGA
     rows = [
         {
@@ -116,7 +116,7 @@ def _ours(settings: BenchSettings, network: Network, work: TrainingWork, config:
     model = network.load(dtype=torch.float32).requires_grad_(True)
     model.pos_embed.requires_grad_(False)
     stack.enter_context(called_with(model.blocks, device=work.device, dtype=DTYPES[settings.dtype]))
-    trainer = Trainer(model, None, config, Distributed(has_idle_parameters=True))
+    trainer = Trainer(model, None, config, Distributed(work.device, has_idle_parameters=True))
     batches = work.batches(config)
     return Loop(lambda step: trainer.train_step(batches.draw(step)).loss)
 

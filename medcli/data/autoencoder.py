@@ -22,7 +22,9 @@ from medcli.errors import CheckpointError, ConfigError
 # Dimension key: B images, C latent channels, Y X height and width (of the latent, or of the image).
 
 GPU_DECODE_BATCH = 8
-"""Latents decoded together on a GPU: enough to fill it at 256 px, and a bounded amount of memory."""
+"""Most latents decoded together on a GPU: enough to fill it at 256 px."""
+GPU_DECODE_PIXELS = GPU_DECODE_BATCH * 256**2
+"""Most pixels decoded together on a GPU: 1.5 GiB of live float32 tensors, computed for Stable Diffusion's decoder."""
 
 GPU_ENCODE_BATCH = 32
 """Images encoded together on a GPU."""
@@ -143,7 +145,14 @@ def open_decoder(
     name = autoencoder or config.autoencoder
     loaded = load_autoencoder(name, device, dtype)
     _check_shape(loaded, name, config)
-    return LatentDecoder(loaded, config, 1 if torch.device(device).type == "cpu" else GPU_DECODE_BATCH)
+    return LatentDecoder(loaded, config, _decode_batch(config, torch.device(device)))
+
+
+def _decode_batch(config: ModelConfig, device: torch.device) -> int:
+    """Return how many latents are decoded together, by the number of pixels."""
+    if device.type == "cpu":
+        return 1
+    return min(GPU_DECODE_BATCH, max(1, GPU_DECODE_PIXELS // config.resolution_px**2))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

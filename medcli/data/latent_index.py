@@ -46,7 +46,7 @@ class LatentIndex:
     """Folder or hub name."""
     autoencoder_sha256: str
     """Hash of its weights."""
-    dtype: Literal["fp32", "bf16"]
+    dtype: Literal["fp32", "tf32", "bf16", "fp16"]
     """`fp32` or `bf16`: the type it ran in."""
     storage: Literal["fp32", "fp16"]
     """`fp32` or `fp16`: the type of the rows."""

@@ -28,10 +28,20 @@ def linear_gelu(x_BNE: Tensor, weight_DE: Tensor, bias_D: Tensor) -> Tensor:
     if _onednn_serves(x_BNE, weight_DE):
         # The GELU is fused: it is applied while the product's tiles are in cache.
         return _in_onednn(x_BNE, weight_DE, bias_D, "gelu", "tanh")
+    if _has_gelu_epilogue(x_BNE, weight_DE):
+        hidden_RD = torch._addmm_activation(bias_D, x_BNE.flatten(0, -2), weight_DE.T, use_gelu=True)
+        return hidden_RD.unflatten(0, x_BNE.shape[:-1])
     hidden_BND = F.linear(x_BNE, weight_DE, bias_D)
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or not hidden_BND.is_cpu:
         return F.gelu(hidden_BND, approximate="tanh")
     return _gelu_in_place(hidden_BND)
+
+
+def _has_gelu_epilogue(x_BNE: Tensor, weight_DE: Tensor) -> bool:
+    """Return whether cuBLAS applies the GELU to the product's tiles: its tanh form, without a gradient or casts."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not x_BNE.is_cuda:
+        return False
+    return x_BNE.dtype == weight_DE.dtype and x_BNE.dtype in (torch.bfloat16, torch.float16)
 
 
 def _gelu_in_place(x_BND: Tensor) -> Tensor:

@@ -3,22 +3,21 @@
 What image 17 receives at step 40 does not depend on the batch it is in, on the number of processes or on what was drawn
 before. The integer part is exact on every device; the transform to normals may differ in its last bit between devices.
 
-On a GPU the sixty small operations of a draw are compiled into a few kernels where that is possible. Which of the two
-runs is a property of the machine, so that every draw of a run is made alike.
+On a GPU a draw is one Triton kernel (`medcli.kernels.noise`) instead of a hundred small operations, where Triton works.
+Which of the two runs is a property of the machine and the size, so that every draw of a run is made alike.
 
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), Philox4x32 with 10 rounds.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import math
-from collections.abc import Callable
 from enum import IntEnum
 
 import torch
 from torch import Tensor
+
+from medcli.kernels.available import has_kernels
 
 # Dimension key: B images, G groups of four words, W = 4 G words.
 
@@ -26,11 +25,6 @@ WORD_MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
-
-Word = int | Tensor
-"""A 32-bit word: a number, or int64 of no dimensions."""
-Draw = Callable[[Word, Word, Tensor, Tensor], Tensor]
-"""(low and high word of the seed, index_B, step_B) -> (B, size) float32 standard normal."""
 
 
 class Stream(IntEnum):
@@ -58,7 +52,7 @@ def _multiply(value: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     return (product >> 32) & WORD_MASK, product & WORD_MASK
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Word, Word]) -> tuple[Tensor, ...]:
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Philox4x32-10 on int64 tensors that hold 32-bit words.
 
     Args:
@@ -91,18 +85,10 @@ def words(seed: int, index_B: Tensor, step_B: Tensor, count: int, stream: Stream
     Returns:
         (B, count) int64 in [0, 2^32), on the device of `index_B`.
     """
-    return _words(_key(seed), index_B, step_B, count, stream)
-
-
-def _key(seed: int) -> tuple[int, int]:
-    return seed & WORD_MASK, (seed >> 32) & WORD_MASK
-
-
-def _words(key: tuple[Word, Word], index_B: Tensor, step_B: Tensor, count: int, stream: Stream) -> Tensor:
     group_1G = torch.arange(math.ceil(count / 4), device=index_B.device)[None]
     index_B1, step_B1 = index_B[:, None], step_B[:, None]
     counter = (group_1G, step_B1, index_B1 & WORD_MASK, (index_B1 >> 32) | (int(stream) << 16))
-    parts = philox(counter, key)
+    parts = philox(counter, (seed & WORD_MASK, (seed >> 32) & WORD_MASK))
     return torch.stack(torch.broadcast_tensors(*parts), dim=-1).flatten(1)[:, :count]
 
 
@@ -129,47 +115,27 @@ def normal(seed: int, index_B: Tensor, step_B: Tensor, shape: tuple[int, ...], s
     Returns:
         (B, *shape) float32, on the device of `index_B`. Box-Muller over pairs of words.
     """
-    size, device = math.prod(shape), index_B.device
-    fused = _fused(size, stream, device.type)
-    if fused is None:
-        drawn_BW = drawing(size, stream)(*_key(seed), index_B, step_B)
-    else:
-        # As tensors, or every seed would be compiled anew; filled in on the device, or each draw would wait for a copy.
-        low, high = (torch.full((), word, dtype=torch.int64, device=device) for word in _key(seed))
-        drawn_BW = fused(low, high, index_B, step_B)
+    size = math.prod(shape)
+    drawn_BW = _in_kernel(seed, index_B, step_B, size, stream)
+    if drawn_BW is None:
+        drawn_BW = _in_torch(seed, index_B, step_B, size, stream)
     return drawn_BW.reshape(len(index_B), *shape)
 
 
-def drawing(size: int, stream: Stream) -> Draw:
-    """Return a function that draws `size` normal numbers an image."""
-
-    def draw(low: Word, high: Word, index_B: Tensor, step_B: Tensor) -> Tensor:
-        half = math.ceil(size / 2)
-        unit_BW = (_words((low, high), index_B, step_B, 2 * half, stream).float() + 0.5) * 2.0**-32
-        radius = torch.sqrt(-2.0 * torch.log(unit_BW[:, :half]))
-        angle = unit_BW[:, half:] * (2.0 * math.pi)
-        pairs = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
-        return pairs[:, :size]
-
-    return draw
-
-
-@functools.cache
-def _fused(size: int, stream: Stream, device_type: str) -> Draw | None:
-    """`drawing`, compiled for a GPU; None where it runs uncompiled."""
-    if device_type != "cuda" or importlib.util.find_spec("triton") is None:
+def _in_kernel(seed: int, index_B: Tensor, step_B: Tensor, size: int, stream: Stream) -> Tensor | None:
+    """Draw (B, size) normal numbers in one launch; None where no kernel serves. Same words, last bits may differ."""
+    if not has_kernels(index_B.device.type):
         return None
-    return compiled(drawing(size, stream), device_type)
+    # Triton is not installed everywhere.
+    from medcli.kernels import noise as kernel
+
+    return kernel.draw(seed, index_B, step_B, size, int(stream)) if kernel.serves(size) else None
 
 
-def compiled(draw: Draw, device_type: str) -> Draw | None:
-    """Compile a drawing function, the seed's words then being tensors; None on a machine that can't."""
-    from torch._dynamo.exc import TorchDynamoException
-
-    fused: Draw = torch.compile(draw, dynamic=True)
-    word, numbers_B = torch.tensor(1, device=device_type), torch.arange(2, device=device_type)
-    try:
-        fused(word, word, numbers_B, numbers_B)
-    except TorchDynamoException:  # Triton may be there, but not the C compiler it calls
-        return None
-    return fused
+def _in_torch(seed: int, index_B: Tensor, step_B: Tensor, size: int, stream: Stream) -> Tensor:
+    half = math.ceil(size / 2)
+    unit_BW = (words(seed, index_B, step_B, 2 * half, stream).float() + 0.5) * 2.0**-32
+    radius = torch.sqrt(-2.0 * torch.log(unit_BW[:, :half]))
+    angle = unit_BW[:, half:] * (2.0 * math.pi)
+    pairs = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
+    return pairs[:, :size]

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from medcli.data.assets import asset_path
 from medcli.errors import DataError, EnvironmentProblem
+from medcli.runtime.precision import float32_products
 from medcli.scores.extractor import CPU, DIGITS, LOGITS, POOL
 
 CLASSIFIER = "digits-classifier.safetensors"
@@ -80,6 +81,11 @@ class DigitsExtractor:
         self._network = network
         self.weights_sha256 = weights_sha256
 
+    @property
+    def device_type(self) -> str:
+        """`cpu`, `cuda` or `mps`."""
+        return self._network.head.weight.device.type
+
     @torch.inference_mode()
     def prepare(self, images_BYXC: torch.Tensor) -> torch.Tensor:
         """(B, 1, 8, 8) float32 of uint8 images of any size."""
@@ -88,7 +94,9 @@ class DigitsExtractor:
     @torch.inference_mode()
     def run(self, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
         """`pool` (B, 64) float32 of preprocessed images."""
-        return {POOL: self._network.body(prepared)}
+        # TF32, on by default in CUDA convolutions, moves the third digit of a score.
+        with float32_products("highest"):
+            return {POOL: self._network.body(prepared)}
 
     @torch.inference_mode()
     def logits(self, pool_BD: torch.Tensor) -> torch.Tensor:

@@ -39,6 +39,10 @@ class FeatureExtractor(Protocol):
         """Preprocessing of the pixels, in words; features with different preprocessing are never compared."""
 
     @property
+    def device_type(self) -> str:
+        """Kind of device it computes on: features differ between kinds in their last digits."""
+
+    @property
     def rows_per_call(self) -> int | None:
         """Largest efficient number of images in one network call; None if more is always better."""
 

@@ -137,6 +137,8 @@ def _about(extractor: FeatureExtractor) -> dict[str, str | int]:
         "preprocessing": extractor.preprocessing,
         "dtype": "float32",
         "version": VERSION,
+        # Not on a CPU, whose files are older than this key.
+        **({} if extractor.device_type == "cpu" else {"device": extractor.device_type}),
     }
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from medcli.errors import ConfigError, EnvironmentProblem, MedcliError
-from medcli.runtime.device import own_device, pick_device
+from medcli.runtime.device import pick_device, use_device
 from medcli.runtime.processes import Processes, num_cores
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.shared_work import SharedLines, SharedWork, spawned
@@ -61,7 +61,12 @@ def plan_workers(
         ConfigError: If no device has such a name, or there are fewer processes than devices.
         EnvironmentProblem: If this machine lacks it.
     """
-    picked = [own_device(name, launch or Processes()) for name in (_device_names(devices) if devices else [None])]
+    picked = [pick_device(name, launch or Processes()) for name in (_device_names(devices) if devices else [None])]
+    if len({device.type for device in picked}) > 1:
+        raise ConfigError(
+            f"--device {devices}: features of two kinds of device differ in their last digits",
+            hint="use several devices of one kind, such as cuda:0,1",
+        )
     num = len(picked) if num_workers is None else num_workers
     if num < len(picked):
         raise ConfigError(
@@ -262,5 +267,5 @@ def _work(*, reports: Path, device: str, extractor: str, weights_path: Path | No
         lines.append(json.dumps({"shard": shard.number, "digests": digests}) + "\n")
 
     with suppress(MedcliError):
-        loaded = load_extractor(extractor, weights_path=weights_path, device=pick_device(device))
+        loaded = load_extractor(extractor, weights_path=weights_path, device=use_device(device))
         assist(FeatureJob(extractor=loaded, **common), progress, finished)

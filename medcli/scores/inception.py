@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from medcli.errors import DataError, EnvironmentProblem
+from medcli.runtime.precision import float32_products
 from medcli.runtime.torchvision_guard import import_torchvision
 from medcli.scores.extractor import CPU, INCEPTION, LOGITS, POOL, SPATIAL
 from medcli.scores.inception_weights import EXPECTED, read_weights
@@ -60,6 +61,11 @@ class InceptionExtractor:
         self.weights_sha256 = weights_sha256
         self.rows_per_call = CPU_ROWS if self._device.type == "cpu" else None
 
+    @property
+    def device_type(self) -> str:
+        """`cpu`, `cuda` or `mps`."""
+        return self._device.type
+
     @torch.inference_mode()
     def prepare(self, images_BYXC: torch.Tensor) -> torch.Tensor:
         """(B, 299, 299, 3) float32: resized as TensorFlow 1 does and scaled."""
@@ -69,7 +75,7 @@ class InceptionExtractor:
     def run(self, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
         """`pool` (B, 2048) and `spatial` (B, 2023), float32, of preprocessed images."""
         # TF32, on by default in CUDA convolutions, moves the third digit of a score (metrics-facts 3).
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with float32_products("highest"):
             found = [self._network(part) for part in prepared.split(self.rows_per_call or len(prepared))]
         pool, spatial = (torch.cat(parts) for parts in zip(*found, strict=True))
         return {POOL: pool, SPATIAL: spatial}

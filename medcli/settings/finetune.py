@@ -267,6 +267,6 @@ class LatentsRequest:
     machine: MachineSettings = group(
         MachineSettings,
         device={"short": True},
-        dtype={"help": "Number format of the autoencoder."},
+        dtype={"default": "fp32", "help": "Number format of the autoencoder; tf32 and fp16 need CUDA."},
         batch_size={"default_text": "by device"},
     )

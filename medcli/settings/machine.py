@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from medcli.settings.declare import MACHINE, OUTPUT, setting
 
-Dtype = Literal["fp32", "bf16"]
+Dtype = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 DEVICE: dict[str, Any] = {
     "help": "cpu, cuda, cuda:1 or mps.",
@@ -27,7 +27,11 @@ class MachineSettings:
     """Device and number format of a command that runs a network."""
 
     device: str | None = setting(None, **DEVICE)
-    dtype: Dtype = setting("fp32", help="Number format of the network.", panel=MACHINE)
+    dtype: Dtype = setting(
+        "auto",
+        help="Number format of the network; auto: bf16 on GPUs that have it, else fp32. tf32 and fp16 need CUDA.",
+        panel=MACHINE,
+    )
     batch_size: int | None = setting(
         None,
         help="Batch size.",

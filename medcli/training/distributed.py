@@ -1,7 +1,7 @@
 """Processes of a run and their communication: one alone, or as many as a launcher started.
 
-accelerate selects this process's device and wraps the network: unchanged for one process, in DDP for several, and
-sharded if its own configuration asks for FSDP.
+accelerate wraps the network: unchanged for one process, in DDP for several, and sharded if its own configuration asks
+for FSDP. The device is the command's.
 """
 
 from __future__ import annotations
@@ -85,17 +85,21 @@ class Distributed:
     """Processes of a launch, seen from this one.
 
     Args:
+        device: This process's device, as `medcli.runtime.device.use_device` returns it.
         has_idle_parameters: Some steps leave trained parameters unused.
 
     Raises:
-        ConfigError: If accelerate is configured for a kind of parallelism that medcli does not support.
+        ConfigError: If accelerate is configured for a kind of parallelism that medcli does not support, or several
+            processes are to share a GPU.
     """
 
-    def __init__(self, *, has_idle_parameters: bool) -> None:
+    def __init__(self, device: torch.device, *, has_idle_parameters: bool) -> None:
         launch = this_process()
+        self.device = device
         self._accelerator = Accelerator(
-            # Without `cpu` accelerate treats the processes of a launch without GPUs as separate runs.
-            cpu=not launch.is_alone and not _has_gpu(),
+            # Without `cpu` accelerate takes any accelerator there is, and processes without one as separate runs.
+            cpu=device.type == "cpu" and (torch.accelerator.is_available() or not launch.is_alone),
+            device_placement=False,
             # The run autocasts its blocks itself.
             mixed_precision="no",
             kwargs_handlers=[
@@ -112,13 +116,18 @@ class Distributed:
             raise ConfigError(
                 f"accelerate is configured for {kind.value}, which medcli does not support", hint=FSDP_HINT
             )
-        self.device: torch.device = self._accelerator.device
         self.count: int = self._accelerator.num_processes
         self.rank: int = self._accelerator.process_index
         if self.count != launch.count:
             raise ConfigError(
                 f"the launcher started {launch.count} processes, accelerate found {self.count}",
                 hint="use accelerate launch with its defaults, or torchrun",
+            )
+        theirs: torch.device = self._accelerator.device
+        if not self.is_alone and device.type == "cuda" and device.index != theirs.index:
+            raise ConfigError(
+                f"--device {device} in {self.count} processes: each needs a GPU of its own",
+                hint="use --device cuda, or start one process",
             )
 
     @property
@@ -207,9 +216,3 @@ class Distributed:
     def barrier(self) -> None:
         """Wait for all processes."""
         self._accelerator.wait_for_everyone()
-
-
-def _has_gpu() -> bool:
-    """Return whether there is a device for several processes; Apple's GPUs don't support collectives."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return device is not None and device.type != "mps"

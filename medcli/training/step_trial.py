@@ -163,17 +163,17 @@ def try_step(
             updates.append(clock.time(trainer.update).wall_seconds)
 
     with ExitStack() as stack:
-        distributed = Distributed(has_idle_parameters=has_idle_parameters(model.config, config))
+        distributed = Distributed(device, has_idle_parameters=has_idle_parameters(model.config, config))
         stack.enter_context(distributed.quiet_ddp_warnings())
-        stack.enter_context(tf32(distributed.device))
-        stack.enter_context(narrow_blocks(model, teacher, config, distributed.device))
+        stack.enter_context(tf32(device))
+        stack.enter_context(narrow_blocks(model, teacher, config, device))
         rows = distributed.rows(config.global_batch_size)[:num_tried]
-        batch = Batches.of(data, config, model.config, rows=rows, device=distributed.device).draw(0)
+        batch = Batches.of(data, config, model.config, rows=rows, device=device).draw(0)
         for network in (model, teacher):
             if network is not None:
-                network.to(distributed.device)  # before the measurement, which excludes weights
+                network.to(device)  # before the measurement, which excludes weights
         batches = {count: _at_count(batch, count) for count in config.counts}
-        peak = peak_memory_mib(work, distributed.device)
+        peak = peak_memory_mib(work, device)
     shares = count_shares(config.ladder_rule, config.counts)
     scale = micro_batch_size / len(rows)
     memory = replace(

@@ -21,7 +21,7 @@ from medcli.runtime.files import require_space
 from medcli.runtime.locks import FolderLocks
 from medcli.runtime.precision import DTYPES, tf32, warn_if_slow
 from medcli.runtime.reporting import Reporter
-from medcli.training.batches import Batches
+from medcli.training.batches import CPU, Batches
 from medcli.training.block_autocast import called_with
 from medcli.training.checkpoints import CheckpointFolder
 from medcli.training.config import TrainConfig
@@ -68,6 +68,7 @@ def train(
     output_dir: Path,
     reporter: Reporter,
     *,
+    device: torch.device = CPU,
     teacher: DiffusionTransformer | None = None,
     identity: Mapping[str, Any] | None = None,
     on_start: OnStart | None = None,
@@ -84,6 +85,7 @@ def train(
         config: The run.
         output_dir: Folder of checkpoints, `metrics.jsonl` and a lock during the run. Only rank 0 uses it.
         reporter: Receives progress, skipped steps and damaged checkpoints, in rank 0.
+        device: This process's device.
         teacher: The dense parent, if `config.loss.distill` is above 0.
         identity: More settings that a resumed run must not change, such as the hash of the starting weights, by a name
             for messages; JSON values.
@@ -102,7 +104,7 @@ def train(
     started = monotonic()
     data = data if isinstance(data, LenientSet) else LenientSet(data)
     config.check_family(model.config.family)
-    distributed = Distributed(has_idle_parameters=has_idle_parameters(model.config, config))
+    distributed = Distributed(device, has_idle_parameters=has_idle_parameters(model.config, config))
     rows = distributed.rows(config.global_batch_size)
     _check_dtype(config, distributed, reporter)
     run = identity_of(model, data, config, identity or {})
@@ -111,12 +113,12 @@ def train(
         checkpoints = CheckpointFolder(output_dir, run, config.keep_last, reporter)
         distributed.broadcast_object(checkpoints.clean)
         stack.enter_context(distributed.quiet_ddp_warnings())
-        stack.enter_context(tf32(distributed.device))
-        stack.enter_context(narrow_blocks(model, teacher, config, distributed.device))
+        stack.enter_context(tf32(device))
+        stack.enter_context(narrow_blocks(model, teacher, config, device))
         trainer = Trainer(model, teacher, config, distributed)
         loop = TrainingLoop(
             trainer,
-            Batches.of(data, config, model.config, rows=rows, device=distributed.device),
+            Batches.of(data, config, model.config, rows=rows, device=device),
             config,
             data=data,
             checkpoints=checkpoints,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from medcli.data.image_listing import ImageListing, list_images
 from medcli.data.latent_index import AGAIN, INDEX, SHARD, LatentIndex, read_index
 from medcli.data.latent_set import STD_RANGE
 from medcli.errors import ConfigError, DataError, listed
-from medcli.runtime.device import own_device
+from medcli.runtime.device import use_device
 from medcli.runtime.files import require_space
 from medcli.runtime.json_records import json_fields
-from medcli.runtime.precision import DTYPES, warn_if_slow
+from medcli.runtime.precision import DTYPES, number_format, products_of, warn_if_slow
 from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.runtime.shared_work import SharedWork
@@ -74,13 +74,15 @@ def make_latents(request: LatentsRequest, reporter: Reporter) -> LatentsReport |
     processes = this_process()
     reporter = reporter if processes.is_first else Silent()
     path, output = _source(request), request.output or _default_output(request)
-    device, dtype = own_device(request.machine.device, processes), DTYPES[request.machine.dtype]
-    warn_if_slow(dtype, device, reporter)
+    device = use_device(request.machine.device, processes)
+    dtype = number_format(request.machine.dtype, device)
+    request = replace(request, machine=replace(request.machine, dtype=dtype))
+    warn_if_slow(DTYPES[dtype], device, reporter)
     _check_output(output)
     encoder = open_encoder(
         request.vae or SD_AUTOENCODER,
         device=device,
-        dtype=DTYPES[request.machine.dtype],
+        dtype=DTYPES[dtype],
         batch_size=request.machine.batch_size,
     )
     _check_resolution(request.resolution_px, encoder)
@@ -98,7 +100,8 @@ def make_latents(request: LatentsRequest, reporter: Reporter) -> LatentsReport |
         encoding = LatentEncoding(
             folder=output, index=index, listing=listing, encoder=encoder, work=work, reporter=reporter
         )
-        num_new, seconds = encoding.run()
+        with products_of(dtype):
+            num_new, seconds = encoding.run()
         if not processes.is_first:
             return None
         if not index.is_complete:

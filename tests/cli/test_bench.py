@@ -107,7 +107,7 @@ def test_compiling_needs_a_compiler_and_that_is_said_first(
         (["--plan", "a,,b"], 2, "error: --plan"),
         (["--repeats", "0"], 2, "error: "),
         (["--threads", "0"], 2, "error: "),
-        (["--dtype", "fp8"], 2, "error: --dtype 'fp8': expected one of fp32, bf16"),
+        (["--dtype", "fp8"], 2, "error: --dtype 'fp8': expected one of auto, fp32, tf32, bf16, fp16"),
         (["--device", "abacus"], 2, "error: unknown device 'abacus'"),
     ],
 )

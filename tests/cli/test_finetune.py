@@ -11,6 +11,8 @@ from digits_model import MODEL, SAMPLING
 from medcli import presets
 from medcli.checkpoint.reader import describe
 from medcli.checkpoint.writer import save_checkpoint
+from medcli.errors import ConfigError
+from medcli.workflows.finetune import run as finetune_run
 from medcli.workflows.finetune.previews import Previews
 from tests.unit.data.test_autoencoder import save_tiny_autoencoder
 from tests.unit.data.tiny_data import save_classes
@@ -408,3 +410,15 @@ def test_latents_of_another_model_are_refused(run_cli, empty_folder):
     result = train(run_cli, start=("latents.safetensors",))
     assert result.code == 4
     assert "the digits are pixels, the model takes latents" in result.err
+
+
+def test_training_gets_the_device_of_the_command(run_cli, small_model, monkeypatch):
+    devices = []
+
+    def stopped(*arguments, device, **named):
+        devices.append(device)
+        raise ConfigError("stopped here")
+
+    monkeypatch.setattr(finetune_run, "train", stopped)
+    assert train(run_cli, "--device", "cpu").code == 2
+    assert devices == [torch.device("cpu")]

@@ -21,6 +21,7 @@ from medcli.engine.plan import SamplingPlan
 from medcli.engine.sample_folder import SampleFolder
 from medcli.errors import ExitCode
 from medcli.model.absorption import absorbed_saving
+from medcli.workflows.sample import generate as sample_generate
 from tests.conftest import Result, RunCli
 from tests.unit.data.test_autoencoder import save_tiny_autoencoder
 from tests.unit.engine.tiny import PIXELS, RHO, save, with_ladder
@@ -454,3 +455,16 @@ def test_a_manifest_as_configuration_makes_the_same_run(run_cli: RunCli, empty_f
     assert run_cli("sample", "--config", "first/manifest.json", "-o", "again").code == ExitCode.DONE
     assert manifest(Path("again"))["settings"] == manifest(Path("first"))["settings"]
     assert (Path("again") / "000001.png").read_bytes() == (Path("first") / "000001.png").read_bytes()
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved_noted_and_recorded(run_cli, empty_folder, monkeypatch):
+    monkeypatch.setattr(sample_generate, "fitting_batch_size", lambda networks, plan, device: plan.batch_size // 2)
+    words = ("sample", "--schedule", "full", "--sampler", "ode", "--steps", "4", "-o", "halved", "--batch-size", "4")
+    result = run_cli(*words, "--num-images", "4")
+    assert result.code == 0, result.err
+    assert "batches of 4 images do not fit the memory of cpu: using 2" in result.err
+    run = json.loads((empty_folder / "halved/manifest.json").read_text())["run"]
+    assert (run["batch_size"], run["batch_size_halved_from"], run["tf32"]) == (2, 4, False)
+    # Images of a run are all of one batch size.
+    assert run_cli(*words, "--num-images", "4").code == 0
+    assert json.loads((empty_folder / "halved/manifest.json").read_text())["run"]["batch_size"] == 2

@@ -54,7 +54,6 @@ TESTED_BY = {
     "settings/training": "cli/test_finetune",
     "training/block_autocast": "unit/training/test_train",
     "training/calibration_inputs": "unit/training/test_calibration",
-    "training/distributed": "cli/test_train_processes",
     "training/layer_fit": "unit/training/test_calibration",
     "training/loop": "unit/training/test_train",
     "training/network_fit": "unit/training/test_calibration",

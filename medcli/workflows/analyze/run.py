@@ -22,9 +22,9 @@ from medcli.ladder import listing, ranges
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.layout import blocks
 from medcli.network import note_remarks
-from medcli.runtime.device import pick_device
+from medcli.runtime.device import use_device
 from medcli.runtime.files import atomic_folder, refuse_existing
-from medcli.runtime.precision import DTYPES, warn_if_slow
+from medcli.runtime.precision import DTYPES, number_format, products_of, warn_if_slow
 from medcli.runtime.reporting import Reporter
 from medcli.scores.redundancy import num_rings
 from medcli.settings.analysis import AnalyzeRequest
@@ -48,7 +48,9 @@ def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
     Raises:
         MedcliError: For anything the user can fix; then nothing is left behind.
     """
-    device = pick_device(request.sampling.device)
+    device = use_device(request.sampling.device)
+    dtype = number_format(request.sampling.dtype, device)
+    request = replace(request, sampling=replace(request.sampling, dtype=dtype))
     setup = set_up(request.sampling, device.type, reads_distances=True)
     note_remarks(setup.networks, reporter)
     setup = replace(setup, plan=replace(setup.plan, batch_size=min(setup.plan.batch_size, request.sampling.num_images)))
@@ -56,11 +58,12 @@ def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
     stem, seed = setup.networks[0].opened.info.path.stem, request.sampling.seed
     output = request.output or Path("analysis") / f"{stem}-{seed}"
     refuse_existing(output, force=request.force)
-    warn_if_slow(DTYPES[request.sampling.dtype], device, reporter)
+    warn_if_slow(DTYPES[dtype], device, reporter)
     # The folder is created before the work, and gets its name once it is complete.
     with atomic_folder(output, force=request.force) as folder:
-        model = setup.networks[0].load(device=device, dtype=DTYPES[request.sampling.dtype])
-        distances, watch = _observe(request, setup, model, sampler, reporter)
+        model = setup.networks[0].load(device=device, dtype=DTYPES[dtype])
+        with products_of(dtype):
+            distances, watch = _observe(request, setup, model, sampler, reporter)
         attention = None if watch is None else _findings(watch, setup, request.pairs, sampler.num_steps)
         report = _report(request, setup, output, sampler, distances, attention)
         _write(folder, report)

@@ -14,9 +14,9 @@ import torch
 from medcli.model.backbone import random_model
 from medcli.network import Network, note_remarks, open_network
 from medcli.runtime.compilation import require_compiler
-from medcli.runtime.device import pick_device
+from medcli.runtime.device import use_device
 from medcli.runtime.memory import MIB
-from medcli.runtime.precision import DTYPES, warn_if_slow
+from medcli.runtime.precision import DTYPES, number_format, products_of, warn_if_slow
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for, thread_limit
 from medcli.runtime.versions import versions
@@ -93,16 +93,17 @@ def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = No
         EnvironmentProblem: If the device or a compiler is missing.
     """
     settings = request.settings
-    network, device = prepare(settings, reporter)
+    network, device, settings = prepare(settings, reporter)
+    request = replace(request, settings=settings)
     note_remarks([network], reporter)
     batch_size = settings.batch_size or _batch_size(network, device)
     plans = [] if request.sampling.steps == 0 and not request.plans else plans_of(request, network, batch_size)
-    with thread_limit(settings.num_threads) as threads:
+    with thread_limit(settings.num_threads) as threads, products_of(settings.dtype):
         return _report(request, network, plans, batch_size, device, clock or clock_for(device, threads), reporter)
 
 
-def prepare(settings: BenchSettings, reporter: Reporter) -> tuple[Network, torch.device]:
-    """Find the network and the device; no weights are read yet.
+def prepare(settings: BenchSettings, reporter: Reporter) -> tuple[Network, torch.device, BenchSettings]:
+    """Find the network, the device and its number format, which is set in the settings; no weights are read yet.
 
     Raises:
         ConfigError: If the preset is unknown, or values contradict each other or the model.
@@ -110,14 +111,15 @@ def prepare(settings: BenchSettings, reporter: Reporter) -> tuple[Network, torch
         EnvironmentProblem: If the device or a compiler is missing.
     """
     check_values(settings)
-    device = pick_device(settings.device)
+    device = use_device(settings.device)
+    settings = replace(settings, dtype=number_format(settings.dtype, device))
     warn_if_slow(DTYPES[settings.dtype], device, reporter)
     if settings.compiled:
         require_compiler(device)
     counts = settings.network.mediators
     source = replace(settings.network, mediators=counts and tuple(filter(None, counts)))
     network = open_network(source, default=DEFAULT_MODEL, add_mediators=True, default_layers="all", fresh=random_model)
-    return network, device
+    return network, device, settings
 
 
 def _report(

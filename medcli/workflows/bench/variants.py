@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medcli.engine.cost import done_gmacs, pass_gmacs
+from medcli.engine.graphs import graphed
 from medcli.engine.networks import LadderNetwork, ladder_networks
 from medcli.engine.plan import FinishedImage, SamplingPlan, latent_shape_of
 from medcli.model.absorption import absorbed_saving
@@ -54,7 +55,7 @@ class TimedVariant:
 def networks_by_count(model: DiffusionTransformer, *, compiled: bool) -> dict[int, LadderNetwork]:
     """Return the network at full attention (0) and at each count of its ladder."""
     counts = (0, *model.config.mediators)
-    return dict(zip(counts, ladder_networks(model, counts, compiled=compiled), strict=True))
+    return _graphed(model, ladder_networks(model, counts, compiled=compiled))
 
 
 def unabsorbed_networks(model: DiffusionTransformer, *, compiled: bool) -> dict[int, LadderNetwork]:
@@ -62,7 +63,12 @@ def unabsorbed_networks(model: DiffusionTransformer, *, compiled: bool) -> dict[
     counts = tuple(count for count in model.config.mediators if absorbed_saving(model.config, num_mediators=count))
     if not counts:
         return {}
-    return dict(zip(counts, ladder_networks(model, counts, compiled=compiled, absorb=False), strict=True))
+    return _graphed(model, ladder_networks(model, counts, compiled=compiled, absorb=False))
+
+
+def _graphed(model: DiffusionTransformer, networks: Sequence[LadderNetwork]) -> dict[int, LadderNetwork]:
+    """Run the networks as `sample` does; return them by count."""
+    return {network.num_mediators: graphed(network, model.pos_embed.device) for network in networks}
 
 
 def forward_variants(

@@ -140,6 +140,7 @@ class _FinetuneRun:
                 setup.training,
                 setup.output,
                 self._reporter,
+                device=setup.device,
                 teacher=load_teacher(setup),
                 identity=setup.identity,
                 on_start=self._on_start,

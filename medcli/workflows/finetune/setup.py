@@ -17,7 +17,7 @@ from medcli.data.training_set import LenientSet
 from medcli.errors import CheckpointError, ConfigError
 from medcli.model.layout import blocks
 from medcli.network import Network, note_remarks
-from medcli.runtime.device import own_device
+from medcli.runtime.device import use_device
 from medcli.runtime.files import file_sha256
 from medcli.runtime.json_records import read_json
 from medcli.runtime.processes import Processes, launch_remark, this_process
@@ -122,7 +122,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     """
     processes = this_process()
     first_reporter = reporter if processes.is_first else Silent()
-    device = own_device(request.device, processes)
+    device = use_device(request.device, processes)
     check_device(request.training.dtype, device)
     equal_share(request.training.global_batch_size, processes.count)
     start = initial_network(request)

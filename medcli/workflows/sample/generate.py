@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from medcli.data.autoencoder import Decoder
+from medcli.engine.batch_fit import fitting_batch_size
 from medcli.engine.cost import image_gmacs, pass_gmacs
 from medcli.engine.decode_and_save import ImageWriter
 from medcli.engine.effects import unreachable_moves
 from medcli.engine.generate import generate
+from medcli.engine.graphs import graphed
 from medcli.engine.image_records import Record, file_name
 from medcli.engine.networks import LadderNetwork, ladder_networks
 from medcli.engine.plan import FinishedImage
@@ -41,6 +43,8 @@ class ImageGeneration:
     dtype: torch.dtype
     processes: Processes
     reporter: Reporter
+    on_smaller_batch: Callable[[int], object] = lambda size: None
+    """Called with the batch size if the plan's does not fit the memory."""
 
     def run(self) -> float:
         """Generate what is missing; return the seconds from the first network call to the last file.
@@ -53,7 +57,10 @@ class ImageGeneration:
             self.folder.work.share()
             networks = self._load_networks()
         start = time.monotonic()
-        self.folder.work.run(self._is_complete, lambda: self._fill(networks))
+        fitted = self._fitted(networks) if networks else self
+        # After the search for a batch size: captured calls hold their memory.
+        networks = tuple(graphed(network, self.device) for network in networks)
+        self.folder.work.run(self._is_complete, lambda: fitted._fill(networks))
         return round(time.monotonic() - start, 3) if networks else 0.0
 
     def _is_complete(self) -> bool:
@@ -79,6 +86,18 @@ class ImageGeneration:
         ]
         by_count = dict(zip(counts, models, strict=True)) if request.stages else dict.fromkeys(counts, models[0])
         return ladder_networks(by_count, counts, compiled=request.compiled)
+
+    def _fitted(self, networks: tuple[LadderNetwork, ...]) -> ImageGeneration:
+        """Return the same generation in batches that fit the memory; images of an earlier run keep their batch size."""
+        plan = self.setup.plan
+        if self.folder.num_done:
+            return self
+        size = fitting_batch_size(networks, plan, self.device)
+        if size == plan.batch_size:
+            return self
+        self.reporter.note(f"batches of {plan.batch_size} images do not fit the memory of {self.device}: using {size}")
+        self.on_smaller_batch(size)
+        return replace(self, setup=replace(self.setup, plan=replace(plan, batch_size=size)))
 
     def _fill(self, networks: tuple[LadderNetwork, ...]) -> None:
         """Generate images until none is missing that no other process works on."""

@@ -27,8 +27,8 @@ from medcli.engine.plan_file import plan_file, write_plan
 from medcli.engine.sample_folder import ARCHIVE, SampleFolder
 from medcli.errors import ConfigError, DataError
 from medcli.network import note_remarks, require_statistics
-from medcli.runtime.device import own_device
-from medcli.runtime.precision import DTYPES
+from medcli.runtime.device import use_device
+from medcli.runtime.precision import DTYPES, TF32, number_format, products_of
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
@@ -106,7 +106,8 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
         MedcliError: For anything the user can fix; finished images are kept and the same request continues.
     """
     processes = this_process()
-    device = own_device(request.device, processes)
+    device = use_device(request.device, processes)
+    request = replace(request, dtype=number_format(request.dtype, device))
     setup = set_up(request, device.type)
     note_remarks(setup.networks, reporter)
     if request.save_plan is not None and processes.is_first:
@@ -135,7 +136,16 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
             raise ConfigError(f"{setup.output} is being filled by a run to fewer images", hint="wait until it is done")
         write_manifest(setup.output, manifest)
         num_before = folder.num_done
-        seconds = ImageGeneration(folder, setup, request, decoder, device, dtype, processes, reporter).run()
+
+        def on_smaller_batch(size: int) -> None:
+            if processes.is_first:
+                run = {**manifest["run"], "batch_size": size, "batch_size_halved_from": setup.plan.batch_size}
+                write_manifest(setup.output, {**manifest, "run": run})
+
+        how = (decoder, device, dtype, processes, reporter, on_smaller_batch)
+        generation = ImageGeneration(folder, setup, request, *how)
+        with products_of(request.dtype):
+            seconds = generation.run()
         session = {"images": folder.num_done - num_before, "seconds": seconds}
         return _complete(folder, setup, session, npz=request.npz) if processes.is_first else _report(folder, setup, [])
 
@@ -201,6 +211,7 @@ def _manifest(
             "batch_size_asked": request.batch_size,
             "device": str(device),
             "compiled": request.compiled,
+            "tf32": request.dtype == TF32,
             "given": given_values(request),
         },
         "versions": versions("numpy"),

@@ -18,8 +18,8 @@ from medcli.engine.plan_file import PlanFile, plan_file, write_plan
 from medcli.errors import EnvironmentProblem
 from medcli.model.backbone import DiffusionTransformer
 from medcli.network import note_remarks
-from medcli.runtime.device import pick_device
-from medcli.runtime.precision import DTYPES
+from medcli.runtime.device import use_device
+from medcli.runtime.precision import DTYPES, number_format, products_of
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
 from medcli.schedule.spec import FULL, Schedule
@@ -63,7 +63,9 @@ def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
         ConfigError: If the budget can't be met, telling the nearest that can.
         MedcliError: For anything else the user can fix.
     """
-    device = pick_device(request.sampling.device)
+    device = use_device(request.sampling.device)
+    dtype = number_format(request.sampling.dtype, device)
+    request = replace(request, sampling=replace(request.sampling, dtype=dtype))
     setup = set_up_tuning(request, device)
     note_remarks([setup.network], reporter)
     if not setup.counts:
@@ -72,10 +74,10 @@ def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
         reporter.note(f"at most {MOST_CALLS} calls are tried: more change the pictures by less than can be told")
     # Guidance in part makes other images, not less exact ones: only a score can tell.
     _planned(setup, INTERVALS if setup.is_guided and request.metric != "error" else (ALWAYS,))
-    with Store(request.output) as store:
+    with Store(request.output) as store, products_of(dtype):
         store.claim(setup.settings)
         judge = choose_judge(setup, reporter)
-        model = setup.network.load(device=device, dtype=DTYPES[request.sampling.dtype])
+        model = setup.network.load(device=device, dtype=DTYPES[dtype])
         return _Tuning(setup, model, judge, store, reporter).report()
 
 

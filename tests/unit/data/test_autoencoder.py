@@ -9,7 +9,7 @@ import torch
 
 import medcli
 from medcli.config import ModelConfig
-from medcli.data.autoencoder import NotFiniteImageError, open_decoder, open_encoder
+from medcli.data.autoencoder import NotFiniteImageError, _decode_batch, open_decoder, open_encoder
 from medcli.errors import ConfigError, EnvironmentProblem
 from medcli.runtime.torchvision_guard import import_torchvision
 
@@ -299,3 +299,11 @@ def test_another_kind_of_autoencoder_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderTiny"}')
     with pytest.raises(EnvironmentProblem, match="AutoencoderTiny, expected an AutoencoderKL"):
         medcli.load_autoencoder(tmp_path)
+
+
+@pytest.mark.parametrize(("side_px", "expected"), [(128, 8), (256, 8), (512, 2), (1024, 1), (2048, 1)])
+def test_a_gpu_decodes_as_many_latents_as_its_memory_holds_pixels(side_px, expected):
+    config = replace(LATENTS, latent_size=side_px // LATENTS.latent_downsample)
+    assert config.resolution_px == side_px
+    assert _decode_batch(config, torch.device("cuda")) == expected
+    assert _decode_batch(config, torch.device("cpu")) == 1

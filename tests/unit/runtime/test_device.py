@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from medcli.errors import ConfigError, EnvironmentProblem
-from medcli.runtime.device import own_device, pick_device
+from medcli.runtime.device import pick_device, use_device
 from medcli.runtime.processes import Processes
 
 
@@ -29,8 +29,16 @@ def test_a_name_of_no_device_is_a_mistake(name: str) -> None:
 def test_each_process_of_a_launch_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     ranks = [Processes(rank=rank, count=4, local_rank=rank) for rank in range(4)]
-    assert [str(own_device(None, rank)) for rank in ranks] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
-    assert str(own_device("cuda:1", ranks[0])) == "cuda:1"
-    assert str(own_device("cpu", ranks[1])) == "cpu"
-    assert str(own_device(None, Processes())) == "cuda"
+    assert [str(pick_device(None, rank)) for rank in ranks] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert str(pick_device("cuda:1", ranks[0])) == "cuda:1"
+    assert str(pick_device("cpu", ranks[1])) == "cpu"
+    assert str(pick_device(None)) == "cuda"
+    assert not current
+    # Otherwise every process would open a context on the first GPU.
+    used = [use_device(None, ranks[1]), use_device("cuda:1")]
+    assert used == current == [torch.device("cuda", 1)] * 2
+    assert [str(use_device("cpu", ranks[1])), str(use_device())] == ["cpu", "cuda"]
+    assert len(current) == 2

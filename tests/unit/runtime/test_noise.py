@@ -1,13 +1,12 @@
-import shutil
-from typing import Any
+import sys
 
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
+from medcli import kernels
 from medcli.runtime import noise
-from medcli.runtime.noise import Stream, compiled, drawing, integers, normal, philox, uniform, words
+from medcli.runtime.noise import Stream, integers, normal, philox, uniform, words
 
 # Known answers of Random123's own test suite (kat_vectors, philox4x32 10): counter, key, result.
 KNOWN_ANSWERS = [
@@ -123,37 +122,24 @@ def test_integers_are_in_range_and_even() -> None:
     assert torch.bincount(drawn).min() > 400
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-def test_compiled_for_a_gpu_the_words_are_the_same_and_the_normals_are_within_rounding() -> None:
-    """There is no GPU here: the function a GPU compiles is compiled for the CPU."""
-    from torch._inductor import config as inductor_config
+def test_the_kernel_is_used_where_it_serves_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kernel:
+        """Stands for the Triton module."""
 
-    size, seed = 50, 2**63 + 12345
-    low, high = (torch.tensor(word) for word in (seed & 0xFFFFFFFF, seed >> 32))
+        @staticmethod
+        def serves(size: int) -> bool:
+            return size == 8
 
-    def both(low: Any, high: Any, index_B: Tensor, step_B: Tensor) -> Any:
-        normal_BW = drawing(size, Stream.NOISE)(low, high, index_B, step_B)
-        return noise._words((low, high), index_B, step_B, size, Stream.NOISE), normal_BW
+        @staticmethod
+        def draw(seed: int, index_B: Tensor, step_B: Tensor, size: int, stream: int) -> Tensor:
+            return torch.full((len(index_B), size), float(seed + stream))
 
-    with inductor_config.patch({"compile_threads": 1, "cpp.simdlen": 1}):  # quicker to compile
-        fused: Any = compiled(both, "cpu")
-    assert fused is not None
-    for num_images in (2, 7):  # one image would be compiled once more
-        index_B, step_B = torch.arange(num_images) * 2**33 + 5, torch.arange(num_images) % 3
-        word_BW, normal_BW = fused(low, high, index_B, step_B)
-        assert torch.equal(word_BW, words(seed, index_B, step_B, size, Stream.NOISE))
-        expected_BW = normal(seed, index_B, step_B, (size,), Stream.NOISE)
-        torch.testing.assert_close(normal_BW, expected_BW, rtol=1e-6, atol=1e-6)
-
-
-def test_a_machine_that_cant_compile_draws_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*args: Any) -> Any:
-        raise TorchDynamoException("no compiler")
-
-    monkeypatch.setattr(torch, "compile", lambda draw, **options: fails)
-    assert compiled(drawing(4, Stream.NOISE), "cpu") is None
-    # On a CPU nothing is compiled in the first place.
-    index_B = torch.arange(3)
-    assert normal(0, index_B, index_B, (5,), Stream.NOISE).shape == (3, 5)
+    monkeypatch.setitem(sys.modules, "medcli.kernels.noise", Kernel)
+    monkeypatch.setattr(kernels, "noise", Kernel, raising=False)
+    plain = normal(3, numbers(5, 6), numbers(0, 0), (2, 4), Stream.TRAIN_NOISE)
+    odd = normal(3, numbers(5, 6), numbers(0, 0), (3, 4), Stream.TRAIN_NOISE)
+    monkeypatch.setattr(noise, "has_kernels", lambda device_type: device_type == "cpu")
+    drawn = normal(3, numbers(5, 6), numbers(0, 0), (2, 4), Stream.TRAIN_NOISE)
+    assert torch.equal(drawn, torch.full((2, 2, 4), 3.0 + Stream.TRAIN_NOISE))
+    assert not torch.equal(drawn, plain)
+    assert torch.equal(normal(3, numbers(5, 6), numbers(0, 0), (3, 4), Stream.TRAIN_NOISE), odd)

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from medcli.errors import ConfigError
 from medcli.runtime import precision
-from medcli.runtime.precision import multiplies_bfloat16, warn_if_slow
+from medcli.runtime.precision import float32_products, multiplies_bfloat16, number_format, products_of, warn_if_slow
 from medcli.runtime.reporting import Silent
 
 CPU = torch.device("cpu")
@@ -16,8 +17,50 @@ class Notes(Silent):
         self.notes.append(text)
 
 
-def test_other_devices_are_taken_to_have_bfloat16() -> None:
-    assert multiplies_bfloat16(torch.device("cuda"))
+def test_a_gpu_is_asked_without_counting_emulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: asked.append(including_emulation))
+    assert not multiplies_bfloat16(torch.device("cuda"))
+    assert asked == [False]
+    assert multiplies_bfloat16(torch.device("mps"))
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "has_bfloat16", "expected"),
+    [
+        ("auto", "cuda", True, "bf16"),
+        ("auto", "cuda", False, "fp32"),
+        ("auto", "cpu", True, "fp32"),
+        ("bf16", "cpu", False, "bf16"),
+        ("fp16", "cuda:1", False, "fp16"),
+        ("tf32", "cuda", True, "tf32"),
+    ],
+)
+def test_the_number_format_is_the_devices_fastest_that_is_accurate_enough(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: str, has_bfloat16: bool, expected: str
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: has_bfloat16)
+    assert number_format(name, torch.device(device)) == expected
+
+
+@pytest.mark.parametrize("name", ["fp16", "tf32"])
+def test_a_format_of_cuda_is_refused_elsewhere(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--dtype {name} needs a CUDA device") as caught:
+        number_format(name, CPU)
+    assert caught.value.hint
+
+
+def test_one_switch_rounds_products_and_convolutions_and_is_put_back() -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    for context, expected in (
+        (products_of("tf32"), ("high", True)),
+        (products_of("fp32"), ("highest", False)),
+        (products_of("bf16"), ("highest", False)),
+        (float32_products("highest"), ("highest", False)),
+    ):
+        with context:
+            assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == expected
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
 
 
 @pytest.mark.parametrize("asked", [True, False])

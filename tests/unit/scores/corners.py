@@ -17,6 +17,7 @@ class Corners:
     weights_sha256 = ""
     dims: Mapping[str, int] = {POOL: 3, LOGITS: 1, SPATIAL: 3}
     preprocessing = "none"
+    device_type = "cpu"
     rows_per_call = None
 
     def __init__(self) -> None:

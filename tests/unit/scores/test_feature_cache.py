@@ -80,7 +80,8 @@ def test_only_shards_whose_images_changed_are_computed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attribute", "value"), [("weights_sha256", "other"), ("preprocessing", "other"), ("name", "x")]
+    ("attribute", "value"),
+    [("weights_sha256", "other"), ("device_type", "cuda"), ("preprocessing", "other"), ("name", "x")],
 )
 def test_another_network_finds_nothing(tmp_path: Path, attribute: str, value: str) -> None:
     cache = FeatureCache(tmp_path)

@@ -9,7 +9,7 @@ from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS
 from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.reporting import Silent
 from medcli.training import trainer as learner_module
-from medcli.training.batches import Batches
+from medcli.training.batches import CPU, Batches
 from medcli.training.distributed import Distributed
 from medcli.training.masking import Masking
 from medcli.training.timestep_sampler import HISTORY_PER_TERM, LossSecondMomentResampler
@@ -34,7 +34,7 @@ def filled(num_timesteps: int) -> LossSecondMomentResampler:
 
 
 def learner_of(config=BY_LOSS) -> Trainer:
-    return Trainer(fresh(EDT_MODEL).requires_grad_(True), None, config, Distributed(has_idle_parameters=False))
+    return Trainer(fresh(EDT_MODEL).requires_grad_(True), None, config, Distributed(CPU, has_idle_parameters=False))
 
 
 def by_loss(folder, **settings):

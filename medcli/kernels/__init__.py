@@ -1,0 +1,1 @@
+"""Triton kernels for CUDA devices; every one has an equal in plain torch, which runs where Triton does not."""

@@ -1,0 +1,1 @@
+"""The program on a CUDA device that is not there, and what tests of it share."""
