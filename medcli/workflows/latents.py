@@ -176,7 +176,7 @@ def _index(request: LatentsRequest, listing: ImageListing, encoder: LatentEncode
         resolution_px=request.resolution_px,
         autoencoder=encoder.name,
         autoencoder_sha256=encoder.sha256,
-        dtype=request.machine.dtype,
+        dtype=number_format(request.machine.dtype, encoder.autoencoder.device),
         storage=request.storage,
         flip=request.flip,
         scale=encoder.scale,
