@@ -293,7 +293,7 @@ def test_damaged_images_are_counted_and_named(run_cli: RunCli, photos: Path) -> 
         (("--vae", "no/such"), 5, "error: the autoencoder no/such is not on this machine"),
         (("--vae", "photos"), 5, "error: photos holds no usable autoencoder"),
         (("--storage", "bf16"), 2, "error: --storage 'bf16': expected one of fp32, fp16"),
-        (("--dtype", "fp16"), 2, "error: --dtype 'fp16': expected one of fp32, bf16"),
+        (("--dtype", "fp16"), 2, "error: --dtype fp16 needs a CUDA device"),
         (("--shard-size", "0"), 2, "error: "),
         (("-o", "photos"), 2, "error: photos is not empty and holds no latents"),
         (("-o", "photos/cat/0.png"), 2, "error: photos/cat/0.png is a file"),
