@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcli.checkpoint.fingerprint import fingerprint_of
 from medcli.checkpoint.header import Header
+from medcli.checkpoint.hub import asked_for, hub_title, local_path
 from medcli.checkpoint.infer import Hints
 from medcli.checkpoint.lightningdit import STATISTICS, read_statistics
 from medcli.checkpoint.load import build_model
@@ -16,7 +17,7 @@ from medcli.checkpoint.reader import Checkpoint, CheckpointInfo, open_checkpoint
 from medcli.checkpoint.surgery import Surgery, operate, target_config
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
-from medcli.data.latent_space import latent_space, statistics_beside
+from medcli.data.latent_space import ALIASES, latent_space, statistics_beside
 from medcli.errors import CheckpointError, ConfigError
 from medcli.presets import means_preset, preset_config, preset_of
 from medcli.runtime.files import file_sha256
@@ -175,8 +176,8 @@ def open_network(
         hints = Hints(
             family=source.family, num_heads=source.heads, num_classes=source.num_classes, resolution_px=source.res
         )
-        opened = open_checkpoint(given, hints=hints, weights=source.weights)
-        network = Network(name=opened.info.path.name, config=opened.info.config, checkpoint=opened)
+        opened = open_checkpoint(local_path(given, source.download), hints=hints, weights=source.weights)
+        network = Network(name=hub_title(opened.info.path), config=opened.info.config, checkpoint=opened)
     return changed(network, source, add_mediators=add_mediators, default_layers=default_layers)
 
 
@@ -218,7 +219,7 @@ def changed(
     return replace(network, config=target)
 
 
-def with_autoencoder(network: Network, vae: str | None) -> Network:
+def with_autoencoder(network: Network, vae: str | None, download: bool = False) -> Network:
     """Return a network that makes latents of the autoencoder it is used with.
 
     A medcli checkpoint says which latents it was trained on, and another autoencoder is refused when it is opened.
@@ -227,6 +228,7 @@ def with_autoencoder(network: Network, vae: str | None) -> Network:
     Args:
         network: The network.
         vae: Value of `--vae`; None: the autoencoder of a pipeline folder, else the configuration's.
+        download: Download an autoencoder of the hub that is not in the cache.
 
     Raises:
         ConfigError: If the network makes pixels.
@@ -239,8 +241,11 @@ def with_autoencoder(network: Network, vae: str | None) -> Network:
         return network
     if vae is None and info is not None and info.autoencoder_folder is not None:
         vae = str(info.autoencoder_folder)
+    if vae is None and download:
+        vae = config.autoencoder
     if vae is None:
         return network
+    vae = asked_for(ALIASES.get(vae, vae) if download else vae, download)
     if info is None or not info.knows_latents:
         space = latent_space(vae)
         config = replace(

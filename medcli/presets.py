@@ -147,7 +147,8 @@ def family_title(family: Family) -> str:
 def means_preset(word: str) -> bool:
     """Check whether a MODEL on the command line is a preset name, possibly misspelt, and not a path."""
     path = Path(word)
-    return word.lower() in _by_lower_name() or not (path.suffix or path.exists())
+    is_of_hub = word.startswith("hf:/") or re.fullmatch(r"[\w.-]+/[\w.-]*[A-Za-z][\w.-]*", word) is not None
+    return word.lower() in _by_lower_name() or not (path.suffix or path.exists() or is_of_hub)
 
 
 def preset_of(config: ModelConfig) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from medcli.checkpoint.diffusers_folder import DiffusersConfig, read_folder, sharded_tensors, weight_file
 from medcli.checkpoint.header import Header
+from medcli.checkpoint.hub import PREFIX, download_command, is_hub_name
 from medcli.checkpoint.keymap import is_derived, strip_wrappers
 from medcli.checkpoint.pickle_values import TensorRef
 from medcli.checkpoint.safetensors_file import read_safetensors
@@ -234,6 +235,8 @@ def _hint_for_missing(path: Path) -> str:
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.4)
     if near:
         return f"did you mean {folder / near[0]}?"
+    if not folder.is_dir() and is_hub_name(str(path)):
+        return f"if it is a name of the hub: {download_command(str(path))}; or write {PREFIX}{path}"
     return f"checkpoints in {folder}: {listed(sorted(names))}" if names else "check the path; ls shows what is there"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medcli.checkpoint.hub import PREFIX, download_command, hub_path
 from medcli.checkpoint.lightningdit import STATISTICS
 from medcli.config import SD_AUTOENCODER, VAVAE
 from medcli.data.autoencoder_file import HINT, SD_CHANNELS, inferred_config, read_tensors
@@ -101,6 +102,8 @@ def autoencoder_config(place: Path) -> dict[str, Any]:
 
 def statistics_beside(name: str) -> Path | None:
     """Return the statistics of latents in the folder of an autoencoder, or of its file; None if there are none."""
+    if name.startswith(PREFIX) and name.removeprefix(PREFIX) in SINGLE_FILES:
+        return hub_path(f"{name}/{STATISTICS}")
     place = autoencoder_place(name)
     file = (place if place.is_dir() else place.parent) / STATISTICS
     return file if file.is_file() else None
@@ -117,6 +120,8 @@ def autoencoder_place(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if name.startswith(PREFIX):
+        path = hub_path(f"{PREFIX}{repository_of(name)}")
     folder = path if path.is_dir() else cached_folder(name)
     if (folder / "vae" / CONFIG_FILE).is_file():
         return folder / "vae"
@@ -137,21 +142,23 @@ def cached_folder(name: str) -> Path:
 
     name = ALIASES.get(name, name)
     wanted = [CONFIG_FILE, f"vae/{CONFIG_FILE}", *([SINGLE_FILES[name]] if name in SINGLE_FILES else [])]
+    files = f"{SINGLE_FILES[name]} {STATISTICS}" if name in SINGLE_FILES else ""
     missing = f"the autoencoder {name} is not on this machine, and medcli never downloads unasked"
     with suppress(HFValidationError):  # not even the form of a hub name
         for file in wanted:
             found = try_to_load_from_cache(name, file)
             if isinstance(found, str):
                 return Path(found) if name in SINGLE_FILES else Path(found).parent
-        raise EnvironmentProblem(missing, hint=f"get it once: {download_command(name)}; or name another: --vae PATH")
+        get = f"get it once: {download_command(name, files)}"
+        raise EnvironmentProblem(missing, hint=f"{get}; or name another: --vae PATH")
     raise EnvironmentProblem(missing, hint=HINT)
 
 
-def download_command(name: str) -> str:
-    """Return the command that puts an autoencoder of the hub into the cache."""
-    if name in SINGLE_FILES:
-        return f"hf download {name} {SINGLE_FILES[name]} {STATISTICS}"
-    return f"hf download {name}"
+def repository_of(name: str) -> str:
+    """Return the hub name behind `hf://` and a short name, with the file of weights where there is no configuration."""
+    name = name.removeprefix(PREFIX)
+    name = ALIASES.get(name, name)
+    return f"{name}/{SINGLE_FILES[name]}" if name in SINGLE_FILES else name
 
 
 def _is_number(value: object) -> bool:

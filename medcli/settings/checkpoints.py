@@ -49,7 +49,7 @@ class InspectRequest:
 
     network: NetworkSource = group(
         NetworkSource,
-        only=("checkpoint", "family", "heads"),
+        only=("checkpoint", "download", "family", "heads"),
         checkpoint={**REQUIRED, "metavar": "FILE"},
         family={"short": True},
         heads={"short": True},

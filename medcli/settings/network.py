@@ -16,8 +16,8 @@ MAX_HEADS, MAX_RES, MAX_CLASSES = 4096, 16384, 10**7
 
 
 def parse_name(text: str) -> str:
-    """Parse a path or a name; refuse empty text."""
-    return str(parse_path(text))
+    """Parse a path or a name, also of the hub; refuse empty text."""
+    return text if text.startswith("hf://") else str(parse_path(text))
 
 
 def parse_mediators(text: str) -> tuple[int, ...]:
@@ -42,7 +42,13 @@ class NetworkSource:
         expects="a path",
         default_text="the bundled digits model",
     )
-    """Checkpoint file, diffusers folder or preset name; None: the command's default model."""
+    """Checkpoint file, diffusers folder, preset or hub name; None: the command's default model."""
+    download: bool = setting(
+        False,
+        help="Download a hub name (owner/repo) that is not in the cache; hf://owner/repo[/file] always is.",
+        panel=INPUT,
+        decides=False,
+    )
     family: str | None = setting(
         None,
         help="Model family, where neither the file nor its name tells; repa and lightningdit become a sit.",

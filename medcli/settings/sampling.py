@@ -229,7 +229,7 @@ class SampleRequest(
 ):
     """Images to generate. None: the checkpoint's default, else the family's."""
 
-    network: NetworkSource = group(NetworkSource, only=("checkpoint", "family", "heads", "weights"))
+    network: NetworkSource = group(NetworkSource, only=("checkpoint", "download", "family", "heads", "weights"))
     """The network; without a checkpoint the bundled digits model."""
     stages: Mapping[int, Path] | None = setting(
         None,

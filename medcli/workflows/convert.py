@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medcli.checkpoint.export import write_diffusers, write_official
+from medcli.checkpoint.hub import hub_title
 from medcli.checkpoint.surgery import Surgery
 from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
@@ -98,8 +99,8 @@ def write_network(network: Network, request: ConvertRequest, reporter: Reporter)
 
 def default_name(source: Path, target: ModelConfig, to: Target) -> str:
     """Return the default name of the output, in the current folder."""
-    path = source.resolve()
-    stem = path.name if path.is_dir() else path.stem
+    path = source.resolve() if source.is_dir() else source  # a file of the hub's cache is a link to a hash
+    stem = hub_title(path) if path.is_dir() else path.stem
     if to == "diffusers":
         return f"{stem}-diffusers"
     if to == "official":

@@ -55,7 +55,7 @@ def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
     note_remarks(setup.networks, reporter)
     setup = replace(setup, plan=replace(setup.plan, batch_size=min(setup.plan.batch_size, request.sampling.num_images)))
     sampler = _check(request, setup)
-    stem, seed = setup.networks[0].opened.info.path.stem, request.sampling.seed
+    stem, seed = Path(setup.networks[0].name).stem, request.sampling.seed
     output = request.output or Path("analysis") / f"{stem}-{seed}"
     refuse_existing(output, force=request.force)
     warn_if_slow(DTYPES[dtype], device, reporter)

@@ -39,7 +39,7 @@ def initial_network(request: FinetuneRequest) -> Network:
         network = open_network(source)
         if request.vae == PIXELS and network.config.autoencoder is not None:
             raise ConfigError(f"{network.name} makes latents, not pixels", hint="name its autoencoder with --vae PATH")
-        return _with_statistics_of(with_autoencoder(network, autoencoder), request.data)
+        return _with_statistics_of(with_autoencoder(network, autoencoder, source.download), request.data)
     if source.checkpoint is not None:
         raise ConfigError(
             f"both a checkpoint ({source.checkpoint}) and {asked} are given",
@@ -50,7 +50,7 @@ def initial_network(request: FinetuneRequest) -> Network:
     network = Network(
         name=preset_of(config) or config.family, config=config, fresh=partial(fresh_model, seed=request.training.seed)
     )
-    network = with_autoencoder(network, autoencoder)
+    network = with_autoencoder(network, autoencoder, source.download)
     if (origin := _latents(network, request)) is not None:
         network = _of_latents(network, origin, keeps_stride=autoencoder is not None)
         side = source.res or origin.side * network.config.latent_downsample

@@ -65,7 +65,7 @@ def set_up(request: SampleRequest, device_type: str, *, reads_distances: bool = 
     if request.vae is not None and networks[0].config.autoencoder is None:
         raise ConfigError("--vae does nothing with a model of pixels", hint="leave --vae out")
     amm = choose_amm(request, [network.config for network in networks])
-    stem = "-".join(network.opened.info.path.stem for network in networks)
+    stem = "-".join(Path(network.name).stem for network in networks)
     output = request.output or Path("samples") / f"{stem}-{plan.schedule.kind}-{request.seed}"
     return SampleSetup(networks=networks, plan=plan, amm=amm, output=output)
 
@@ -73,7 +73,7 @@ def set_up(request: SampleRequest, device_type: str, *, reads_distances: bool = 
 def _networks(request: SampleRequest) -> tuple[tuple[Network, ...], tuple[int, ...]]:
     """Open the checkpoints; returns them and the ladder they form."""
     if not request.stages:
-        network = with_autoencoder(open_network(request.network), request.vae)
+        network = with_autoencoder(open_network(request.network), request.vae, request.network.download)
         return (network,), network.config.mediators
     if request.network.checkpoint is not None:
         raise ConfigError(
@@ -84,7 +84,11 @@ def _networks(request: SampleRequest) -> tuple[tuple[Network, ...], tuple[int, .
     if request.mediators not in (None, counts):
         raise ConfigError("--stage already names the mediator counts", hint="leave --mediators out")
     networks = tuple(
-        with_autoencoder(open_network(replace(request.network, checkpoint=request.stages[count])), request.vae)
+        with_autoencoder(
+            open_network(replace(request.network, checkpoint=request.stages[count])),
+            request.vae,
+            request.network.download,
+        )
         for count in counts
     )
     for count, network in zip(counts, networks, strict=True):
