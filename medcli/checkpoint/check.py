@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from medcli.checkpoint.tensor_record import FLOAT_DTYPES, TensorRecord, describe_tensor
 from medcli.config import ModelConfig
@@ -36,6 +36,8 @@ def check_content(tensors: Mapping[str, TensorRecord], config: ModelConfig, sour
     ]
     if problems:
         is_other = unexpected and not missing and not misshapen
+        if is_other and config.family == "mdtv2":
+            raise _first_version(source, f"it has {len(unexpected)} tensors more than an MDTv2")
         raise CheckpointError(
             f"{source} does not hold the tensors of a {_title(config)}: {'; '.join(problems)}",
             hint="all of that model is there and more, so it is another architecture"
@@ -50,6 +52,23 @@ def check_content(tensors: Mapping[str, TensorRecord], config: ModelConfig, sour
             f"{source} has weights that are not floating point numbers ({listed(others, 3)})",
             hint="convert the original, unquantised checkpoint",
         )
+
+
+def refuse_first_mdt(names: Iterable[str], source: str) -> None:
+    """Refuse a file of MDT's first version, whose encoder is one list of blocks.
+
+    Raises:
+        CheckpointError: If it is one.
+    """
+    if any(name.startswith("en_blocks.") for name in names):
+        raise _first_version(source, "its encoder is one list of blocks, without skips")
+
+
+def _first_version(source: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{source} is of MDT's first version, not an MDTv2: {reason}",
+        hint="medcli reads MDTv2 (mdt_xl2_v2_ckpt.pt); the first version is another network",
+    )
 
 
 def _title(config: ModelConfig) -> str:

@@ -148,6 +148,33 @@ def _parse(path: Path) -> DiffusersConfig:
         ) from err
 
 
+def pipeline_files(config: ModelConfig) -> dict[str, dict[str, Any]]:
+    """Return the JSON files of a DiT's pipeline by path; its autoencoder is passed to diffusers when it is opened."""
+    version = {"_diffusers_version": "0.31.0"}
+    parts = {"scheduler": "DDIMScheduler", "transformer": CLASS_NAMES[0], "vae": "AutoencoderKL"}
+    return {
+        "model_index.json": {
+            "_class_name": "DiTPipeline",
+            **version,
+            **{name: ["diffusers", kind] for name, kind in parts.items()},
+        },
+        "scheduler/scheduler_config.json": {
+            "_class_name": "DDIMScheduler",
+            **version,
+            "beta_end": 0.02,
+            "beta_schedule": "linear",
+            "beta_start": 0.0001,
+            "clip_sample": False,
+            "num_train_timesteps": 1000,
+            "prediction_type": "epsilon",
+            "set_alpha_to_one": True,
+            "steps_offset": 0,
+            "trained_betas": None,
+        },
+        "transformer/config.json": folder_config(config),
+    }
+
+
 def folder_config(config: ModelConfig) -> dict[str, Any]:
     """Return the config.json of a DiT, as current diffusers writes it."""
     return {

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medcli.checkpoint.diffusers_folder import WEIGHT_FILES, folder_config
+from medcli.checkpoint.diffusers_folder import WEIGHT_FILES, pipeline_files
 from medcli.checkpoint.keymap import OFFSET_INDEX, to_diffusers
 from medcli.checkpoint.lightningdit import rotary_records
 from medcli.checkpoint.pickle_values import STORAGE_DTYPES
@@ -163,7 +163,7 @@ def write_diffusers(
     force: bool,
     reporter: Reporter,
 ) -> Path:
-    """Write a diffusers folder: `transformer/config.json` and its weights.
+    """Write a folder that diffusers' `DiTPipeline` opens beside an autoencoder.
 
     Args:
         path: The folder to make.
@@ -184,8 +184,9 @@ def write_diffusers(
     _refuse_what_diffusers_lacks(records, config)
     with atomic_folder(path, force=force) as temporary:
         folder = temporary / "transformer"
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(folder_config(config), indent=2, sort_keys=True) + "\n")
+        for name, content in pipeline_files(config).items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         tensors = to_diffusers(records, config.depth)
         with _named(temporary, path):
             write_safetensors(

@@ -84,6 +84,11 @@ def write_network(network: Network, request: ConvertRequest, reporter: Reporter)
     output = request.output or Path(default_name(info.path, network.config, request.to))
     file, sha256 = _write(request, output, network, surgery, reporter)
     _warn_of_large_counts(network.config, reporter)
+    if request.to == "diffusers":
+        reporter.note(
+            "diffusers embeds time with frequencies k/127 instead of k/128, so its outputs differ by about 2.7 %; open "
+            "the folder with DiTPipeline.from_pretrained(FOLDER, vae=AutoencoderKL.from_pretrained(...))"
+        )
     return ConvertReport(
         output=output,
         file=file,

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import medcli
-from medcli.checkpoint.reader import describe
+from medcli.checkpoint.reader import describe, open_checkpoint
+from medcli.errors import CheckpointError
+from medcli.model.layout import tensor_shapes
+from medcli.presets import preset_config
+from medcli.runtime.torchvision_guard import import_torchvision
 from medcli.settings.checkpoints import ConvertRequest
 from medcli.settings.network import NetworkSource
 from medcli.workflows.convert import convert
+from tests.unit.runtime.test_precision import Notes
 
 DATA = Path(__file__).parent / "data"
 FILES = DATA / "checkpoints"
@@ -120,3 +128,39 @@ def test_wrapper_prefixes_are_stripped(tmp_path: Path) -> None:
     path = tmp_path / "dit.safetensors"
     save_file({f"_orig_mod.module.{name}": tensor.clone() for name, tensor in state.items()}, path)
     assert torch.equal(output_of(path, "t_int", num_heads=2), output_of(FILES / "dit_raw.pt", "t_int", num_heads=2))
+
+
+def test_diffusers_opens_our_folder_as_a_pipeline(tmp_path: Path) -> None:
+    import_torchvision()
+    from diffusers import AutoencoderKL, DiTPipeline
+
+    # Its null class is always the thousandth.
+    config = medcli.ModelConfig(family="dit", hidden_size=16, depth=1, num_heads=2, latent_size=4)
+    medcli.save(medcli.new(config), tmp_path / "dit.safetensors")
+    source = NetworkSource(checkpoint=tmp_path / "dit.safetensors")
+    notes = Notes()
+    convert(ConvertRequest(network=source, output=tmp_path / "out", to="diffusers"), notes)
+    assert any("k/127 instead of k/128" in text for text in notes.notes)
+    vae: Any = AutoencoderKL(block_out_channels=(4,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
+                             up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=2)  # fmt: skip
+    pipeline: Any = DiTPipeline
+    opened = pipeline.from_pretrained(str(tmp_path / "out"), vae=vae)
+    opened.set_progress_bar_config(disable=True)
+    images = opened([1], num_inference_steps=2, output_type="np").images
+    assert images.shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        (lambda name: name.replace("en_inblocks", "en_blocks"), "one list of blocks"),
+        (lambda name: name, "1 tensors more"),
+    ],
+)
+def test_mdts_first_version_is_named(tmp_path: Path, rename: Callable[[str], str], message: str) -> None:
+    config = preset_config("MDTv2-S/2")
+    config = replace(config, depth=4, decoder_depth=2, hidden_size=24, num_heads=2, latent_size=4, num_classes=3)
+    state = {rename(name): torch.randn(shape) for name, shape in tensor_shapes(config).items()}
+    torch.save({**state, "en_extra.weight": torch.ones(2)}, tmp_path / "mdt_xl2_v1_ckpt.pt")
+    with pytest.raises(CheckpointError, match=f"MDT's first version, not an MDTv2: .*{message}"):
+        open_checkpoint(tmp_path / "mdt_xl2_v1_ckpt.pt")
