@@ -107,7 +107,8 @@ def test_another_resolution_changes_the_tensors_and_the_output_as_recorded(tmp_p
     source = DATA / "sit_med_n4/weights.safetensors"
     report = convert(
         ConvertRequest(
-            network=NetworkSource(checkpoint=source, res=32 * 8, family="sit"), output=tmp_path / "hires.safetensors"
+            network=NetworkSource(checkpoint=source, res=32 * 8, family="sit", positions="anew"),
+            output=tmp_path / "hires.safetensors",
         )
     )
     assert sorted(report.resized) == sorted(settings["changed_keys"])
