@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from medcli.model.absorption import layer_saving
 from medcli.model.attention import PLAIN, Attention, AttentionParts, WeightCache
+from medcli.model.kernel_choice import kernels_win
 from medcli.model.layout import BIAS_TABLES, bias_shapes
 from medcli.model.linear import linear
 
@@ -145,6 +146,14 @@ class MediatorAttention(Attention):
 
         No query or key is computed. The constant is the keys' bias.
         """
+        to_tokens_BRN, from_queries_BRN, constant_BHM = self.absorbed_parts(x_BND, num_mediators)
+        to_tokens_BHMN, from_queries_BHMN = (
+            part.unflatten(1, (self.num_heads, num_mediators)) for part in (to_tokens_BRN, from_queries_BRN)
+        )
+        return to_tokens_BHMN, from_queries_BHMN + constant_BHM[..., None]
+
+    def absorbed_parts(self, x_BND: Tensor, num_mediators: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return both scores with their biases, (B, H M, N), and what the second lacks, (B, H, M)."""
         batch, num_tokens, width = x_BND.shape
         rows = (self.num_heads, self.head_width)
         query_bias_D = self.qkv.bias[:width]
@@ -156,12 +165,11 @@ class MediatorAttention(Attention):
 
         def score(weight_HKD: Tensor, bias_HMN: Tensor) -> Tensor:
             absorbed_BHMD = (mediator_HRK @ weight_HKD).unflatten(1, (batch, num_mediators)).transpose(0, 1)
-            scores_BRN = torch.baddbmm(bias_HMN.flatten(0, 1), absorbed_BHMD.flatten(1, 2), x_BND.mT)
-            return scores_BRN.unflatten(1, (self.num_heads, num_mediators))
+            return torch.baddbmm(bias_HMN.flatten(0, 1), absorbed_BHMD.flatten(1, 2), x_BND.mT)
 
         to_tokens_HMN, from_queries_HMN = self.biases(num_mediators)
-        query_constant_BHM1 = (mediator_BMHK * query_bias_D.unflatten(0, rows)).sum(-1).transpose(1, 2)[..., None]
-        return score(key_HKD, to_tokens_HMN), score(query_HKD, from_queries_HMN) + query_constant_BHM1
+        query_constant_BHM = (mediator_BMHK * query_bias_D.unflatten(0, rows)).sum(-1).transpose(1, 2)
+        return score(key_HKD, to_tokens_HMN), score(query_HKD, from_queries_HMN), query_constant_BHM
 
     def mediate(self, scores_BHMN: Tensor, shares_BHMN: Tensor, value_BND: Tensor) -> Tensor:
         """Aggregate values into mediators by the first scores, and into queries by the second: (B, N, D)."""
@@ -177,13 +185,38 @@ class MediatorAttention(Attention):
         """
         if num_mediators == 0:
             return super().forward(x_BND, 0, kept_BK)
-        width = self.proj.in_features
-        if absorb and not torch.is_grad_enabled() and self.absorbs(num_mediators):
-            value_BND = linear(x_BND, self.qkv.weight[2 * width :], self.qkv.bias[2 * width :])
+        is_absorbed = absorb and not torch.is_grad_enabled() and self.absorbs(num_mediators)
+        mix = self.mix_in_kernels if kernels_win(self, x_BND, num_mediators, is_absorbed) else self.mix
+        out_BND: Tensor = self.proj(mix(x_BND, num_mediators, is_absorbed))
+        return out_BND
+
+    def mix(self, x_BND: Tensor, num_mediators: int, is_absorbed: bool) -> Tensor:
+        """Mix tokens up to the projection."""
+        if is_absorbed:
+            value_BND = self.values(x_BND)
             scores = self.absorbed_scores(x_BND, num_mediators)
         else:
             query_BND, key_BND, value_BND = self.project(x_BND)
             scores = self.scores(query_BND, key_BND, num_mediators)
         local_BND = self.dwc(self.grid(value_BND)).flatten(2).transpose(1, 2)
-        out_BND: Tensor = self.proj(self.mediate(*scores, value_BND) + local_BND)
-        return out_BND
+        return self.mediate(*scores, value_BND) + local_BND
+
+    def mix_in_kernels(self, x_BND: Tensor, num_mediators: int, is_absorbed: bool) -> Tensor:
+        """Do what `mix` does by `medcli.kernels.mediator`; not with rotary positions."""
+        # Triton is not installed everywhere.
+        from medcli.kernels.mediator import Core, mediate_projected, mediate_scores
+
+        to_tokens_HMN, from_queries_HMN = (bias.contiguous() for bias in self.biases(num_mediators))
+        bias_D = self.dwc.bias
+        assert bias_D is not None
+        core = Core(to_tokens_HMN, from_queries_HMN, self.dwc.weight, bias_D)
+        if is_absorbed:
+            *scores, constant_BHM = self.absorbed_parts(x_BND, num_mediators)
+            return mediate_scores((scores[0], scores[1]), constant_BHM, self.values(x_BND), core)
+        query_BND, key_BND, value_BND = self.project(x_BND)
+        return mediate_projected(self.pool(query_BND, num_mediators), query_BND, key_BND, value_BND, core)
+
+    def values(self, x_BND: Tensor) -> Tensor:
+        """Compute the values alone."""
+        width = self.proj.in_features
+        return linear(x_BND, self.qkv.weight[2 * width :], self.qkv.bias[2 * width :])

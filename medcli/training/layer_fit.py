@@ -77,6 +77,8 @@ class NormalEquations:
 
     def __init__(self, channels: int, device: torch.device) -> None:
         features = TAPS + 1
+        if device.type == "mps":  # which has no float64
+            device = torch.device("cpu")
         self.gram_DJJ = torch.zeros(channels, features, features, dtype=torch.float64, device=device)
         self.moment_DJ = torch.zeros(channels, features, dtype=torch.float64, device=device)
 
@@ -84,6 +86,8 @@ class NormalEquations:
         """Add inputs of the convolution and its target outputs."""
         _, channels, height, width = value_BDYX.shape
         size = max(1, MAX_FEATURES // (channels * height * width * (TAPS + 1)))
+        device = self.gram_DJJ.device
+        value_BDYX, wanted_BDN = value_BDYX.to(device), wanted_BDN.to(device)
         for value, wanted in zip(value_BDYX.split(size), wanted_BDN.split(size), strict=True):
             features_DJM = features(value)
             wanted_DM = wanted.transpose(0, 1).flatten(1).double()

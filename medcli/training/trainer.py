@@ -92,8 +92,9 @@ class Trainer:
     def _observe(self, t_B: Tensor, rows_PB: Tensor) -> None:
         """Record the losses of all processes' rows, in the same order in each of them."""
         if self.timestep_sampler is not None:
-            # Waits for the device: the next step's times depend on it.
-            seen = self.distributed.gather(list(zip(t_B.tolist(), rows_PB.sum(0).tolist(), strict=True)))
+            # Waits for the device, once: the next step's times depend on it.
+            times, losses = torch.stack([t_B.float(), rows_PB.sum(0).float()]).tolist()
+            seen = self.distributed.gather(list(zip(map(int, times), losses, strict=True)))
             self.timestep_sampler.update(*(torch.tensor(part) for part in zip(*seen, strict=True)))
 
     def train_step(self, batch: TrainBatch, step: int | None = None) -> StepResult:

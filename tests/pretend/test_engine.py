@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from medcli.engine.generate import generate
 from medcli.engine.networks import Guidance, ladder_networks
 from medcli.engine.plan import Labels, SamplingPlan
+from medcli.model import kernel_choice
 from medcli.model.linear import linear_gelu
 from medcli.runtime import noise
 from medcli.schedule.spec import Schedule, static
@@ -22,7 +23,8 @@ DIT = replace(PIXELS, family="dit", learn_sigma=True)
 
 @pytest.fixture(autouse=True)
 def no_triton(monkeypatch):
-    monkeypatch.setattr(noise, "has_kernels", lambda device_type: False)
+    for user in (noise, kernel_choice):
+        monkeypatch.setattr(user, "has_kernels", lambda device_type: False)
 
 
 def test_operands_on_two_devices_are_refused():

@@ -273,3 +273,8 @@ def test_noise_states_are_a_dense_sampling_run_of_each_image(config: ModelConfig
     alone = noise_states(model, range(5, 6), seed=0, num_times=4)
     torch.testing.assert_close(alone.x_RCYX, x[:, 2], rtol=1e-4, atol=1e-4)
     assert not torch.equal(noise_states(model, range(5, 6), seed=1, num_times=4).x_RCYX, alone.x_RCYX)
+
+
+def test_equations_are_summed_on_the_cpu_where_the_device_has_no_float64():
+    equations = NormalEquations(3, torch.device("mps"))
+    assert equations.gram_DJJ.device == equations.moment_DJ.device == torch.device("cpu")
