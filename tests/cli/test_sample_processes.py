@@ -35,6 +35,11 @@ COMMAND = (
     *("sample", "tiny.safetensors", "--device", "cpu", "--steps", "40", "--warmup-steps", "1", "--batch-size", "4"),
     *("--schedule", "dynamic", "--rho", ",".join(map(str, RHO)), "--num-images", str(NUM_IMAGES), "--npz", "--json"),
 )
+MULTISTEP = (
+    *("sample", "tiny.safetensors", "--device", "cpu", "--sampler", "ode", "--solver", "adams3", "--steps", "40"),
+    *("--schedule", "timed", "--mediators", "1,4,full", "--at", "0.3,0.6", "--cfg-scale", "2", "--batch-size", "4"),
+    *("--cfg-interval", "0.3,1", "--num-images", str(NUM_IMAGES), "--npz", "--json"),
+)
 LAUNCHERS = {
     "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
     # What it does where there are several GPUs; with --cpu it starts one process, unless there is MPI.
@@ -83,10 +88,13 @@ def test_two_processes_make_what_one_makes_bit_for_bit(run_cli: RunCli, empty_fo
 
 
 @pytest.mark.slow
-def test_a_lost_process_leaves_only_its_unfinished_images_to_the_others(run_cli: RunCli, empty_folder: Path) -> None:
+@pytest.mark.parametrize("command", [COMMAND, MULTISTEP], ids=["dynamic", "multistep"])
+def test_a_lost_process_leaves_only_its_unfinished_images_to_the_others(
+    run_cli: RunCli, empty_folder: Path, command: tuple[str, ...]
+) -> None:
     save(empty_folder / "tiny.safetensors")
     Path("lost").mkdir()
-    words = [sys.executable, "-m", "medcli", *COMMAND, "-o", "lost"]
+    words = [sys.executable, "-m", "medcli", *command, "-o", "lost"]
     ranks = [
         subprocess.Popen(words, env=environment(RANK=rank, WORLD_SIZE="2"), stdout=subprocess.PIPE, text=True)
         for rank in ("0", "1")
@@ -99,7 +107,7 @@ def test_a_lost_process_leaves_only_its_unfinished_images_to_the_others(run_cli:
     assert ranks[1].communicate()[0] == ""
     report = json.loads(ranks[0].communicate()[0])
     assert report["num_images"] == NUM_IMAGES
-    run_cli(*COMMAND, "-o", "one")
+    run_cli(*command, "-o", "one")
     assert contents_of(Path("lost")) == contents_of(Path("one"))
     assert lines_of(Path("lost")) == lines_of(Path("one"))
 

@@ -148,6 +148,33 @@ def test_remembered_slopes_belong_to_their_image(case: str, interval: tuple[floa
     assert sum(company[0].null_calls) == (9 if interval == (0.0, 1.0) else 6)
 
 
+@pytest.mark.parametrize(("interval", "guided_steps"), [((0.0, 1.0), 10), ((0.3, 0.8), 5)])
+def test_adams_remembers_the_guided_slope_and_keeps_its_order_over_an_interval(
+    interval: tuple[float, float], guided_steps: int
+) -> None:
+    model, exact = model_of(), model_of().double()
+    plan = plan_of(
+        sampler=SamplerConfig(sampler="ode", solver="adams3", steps=10),
+        schedule=FULL,
+        guidance=Guidance(scale=2.0, channels=None, interval=interval),
+    )
+    image = images_of(model, plan, range(2))[1]
+    x = philox_noise(plan.seed, (1, 8, 8))(torch.tensor([1]), torch.tensor([0])).double()
+    label_B, null_B, slopes = torch.tensor([image.label]), torch.tensor([model.config.null_class]), list[Tensor]()
+    for step in range(10):
+        t_B = torch.tensor([step / 10], dtype=torch.float64)
+        with torch.no_grad():
+            slope = exact(x, t_B, label_B, 0)
+            if interval[0] <= step / 10 < interval[1]:
+                null = exact(x, t_B, null_B, 0)
+                slope = null + 2.0 * (slope - null)
+        slopes = [slope, *slopes][:3]
+        weights = {1: [1.0], 2: [1.5, -0.5], 3: [23 / 12, -16 / 12, 5 / 12]}[len(slopes)]
+        x = x + sum(weight * past for weight, past in zip(weights, slopes, strict=True)) / 10
+    torch.testing.assert_close(image.latent_CYX.double(), x[0], atol=2e-5, rtol=2e-5)
+    assert (image.calls, image.null_calls, image.passes) == ((10,), (guided_steps,), (10 + guided_steps,))
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 32])
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(scale=1.5)])
 def test_sampling_is_independent_of_batch_size(
