@@ -16,7 +16,7 @@ class ReportRequest:
 
     inputs: tuple[Path, ...] = setting(
         (),
-        help="Sample folders, fid --json reports, and results of analyze and tune.",
+        help="Sample folders, reports of fid --json and bench --json, and results of analyze and tune.",
         metavar="INPUT",
         positional=True,
         default_text="all of ./samples",

@@ -193,6 +193,7 @@ def test_the_costs_of_the_steps_add_up_to_that_of_the_image(place: Path) -> None
         assert len(costs[0]) == run.num_steps
         assert sum(costs[0]) == pytest.approx(run.total("gmacs_per_image"), rel=1e-8)
         assert sum(costs[1]) == pytest.approx(run.total("gmacs_dense"), rel=1e-12)
+        assert run.papers_gmacs == pytest.approx(250 * costs[1][-1])
 
 
 def test_all_of_samples_is_shown_unless_named_and_the_same_inputs_make_the_same_bytes(
@@ -246,6 +247,21 @@ def test_analyses_tunings_and_comparisons_are_recognised_by_what_they_hold(place
     ):
         assert wanted in page.text
     assert "2 layers by 2 points of the way" in page.said[0]
+
+
+def test_a_measurement_shows_plans_beside_the_papers_250_steps(place: Path, run_cli: RunCli) -> None:
+    loop = {"group": "loop", "gmacs": 8.0, "seconds_per_image": 0.5, "ratio_to_dense": 1.0, "error": None}
+    plan = {**loop, "title": "16, 12 calls", "gmacs": 0.25, "seconds_per_image": 0.02, "ratio_to_dense": 25.0}
+    forward = {"group": "forward", "variant": "dense", "mediators": [], "gmacs": 0.03}
+    rows = [forward, {**loop, "title": "full, 250 steps"}, {**plan, "error": 0.0123}]
+    Path("bench.json").write_text(json.dumps({"kind": "medcli-bench", "model": "m", "machine": HOSTILE, "rows": rows}))
+    page = read(run_cli, "bench.json", DYNAMIC, STATIC)
+    assert "full, 250 steps 8 0.5 - 1 16, 12 calls 0.25 0.02 0.0123 25" in page.text
+    assert "full attention 0.03" in page.text
+    assert "times fewer than dense, 250 steps" in page.text
+    Path("bench.json").write_text(json.dumps({"kind": "medcli-bench", "rows": 5}))
+    assert run_cli("report", "bench.json", "-o", "none.html").code == ExitCode.DATA
+    assert not Path("none.html").exists()
 
 
 def test_the_command_of_an_analysis_makes_it_again(

@@ -34,6 +34,12 @@ from medcli.workflows.report.result_charts import (
 )
 
 ANALYSIS, TUNING, COMPARISON = "medcli-analysis", "medcli-tuning", "medcli-schedule-comparison"
+BENCH = "medcli-bench"
+BENCH_TABLES = (
+    ("loop", "sampling run", "Error: relative distance of the latents to the exact path of full attention."),
+    ("forward", "mediators", "One network call."),
+)
+"""Group of rows, heading of its names and caption of each table of a measurement."""
 MOST_CELLS = 50_000
 """Bound on layers times steps of a map."""
 LN_2 = 0.6931471805599453
@@ -217,7 +223,41 @@ def _with_error(row: Json, key: str) -> str:
     return value if "-" in (value, error) else f"{value} ± {error}"
 
 
+def bench_section(name: str, found: Json, anchor: str) -> Section:
+    """Return the section of a measurement: the papers' 250 steps of full attention, and the plans beside them.
+
+    Raises:
+        DataError: If it holds no rows.
+    """
+    rows = rows_of(found.get("rows"))
+    if not rows:
+        raise DataError(f"{name} has no rows", hint="write it with medcli bench --json")
+    tables = []
+    for group, first, caption in BENCH_TABLES:
+        cells = tuple(
+            (
+                text(row.get("title"), join(as_list(row.get("mediators"))).replace("-", "full attention")),
+                rounded(row.get("gmacs")),
+                rounded(row.get("seconds_per_image")),
+                rounded(row.get("error"), 3),
+                rounded(row.get("ratio_to_dense"), 3),
+            )
+            for row in rows
+            if row.get("group") == group and row.get("variant") != "unabsorbed"
+        )
+        headings = (first, "GMACs per image", "seconds per image", "error", "times faster")
+        tables += [Table(headings=headings, rows=cells, caption=caption)] if cells else []
+    facts = [(key, text(found.get(key))) for key in ("machine", "device", "clock", "dtype")]
+    return Section(
+        title=f"Measured time: {name}",
+        anchor=anchor,
+        lead=f"{text(found.get('model'))}: batches of {rounded(found.get('batch_size'))}.",
+        facts=(*facts, ("threads", rounded(found.get("threads")))),
+        tables=tuple(tables),
+    )
+
+
 SECTIONS: Mapping[str, Callable[[str, Json, str], Section]] = MappingProxyType(
-    {ANALYSIS: analysis_section, TUNING: tuning_section, COMPARISON: comparison_section}
+    {ANALYSIS: analysis_section, TUNING: tuning_section, COMPARISON: comparison_section, BENCH: bench_section}
 )
 """Section of each kind of file, by its key `kind`."""

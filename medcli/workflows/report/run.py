@@ -20,12 +20,12 @@ from medcli.workflows.fid.inputs import SAMPLES_ROOT
 from medcli.workflows.report.findings import SECTIONS
 from medcli.workflows.report.json_access import Json, read_json, rounded
 from medcli.workflows.report.run_section import run_section, saving_text, schedule_in_words
-from medcli.workflows.report.runs import SampledRun, read_run
+from medcli.workflows.report.runs import PAPER_STEPS, SampledRun, read_run
 from medcli.workflows.report.scores import score_sections
 
 RESULTS = ("analysis.json", "tuning.json", "comparison.json")
 """Files that folders of `analyze`, `tune` and comparisons of schedules hold."""
-HINT = "a page shows sample folders, reports of medcli fid --json, and what analyze and tune wrote"
+HINT = "a page shows sample folders, reports of medcli fid --json and bench --json, and what analyze and tune wrote"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,14 +165,20 @@ def _overview(runs: Sequence[SampledRun]) -> Section:
             rounded(run.total("nfe")),
             rounded(run.total("gmacs_per_image")),
             "-" if run.saved_percent is None else saving_text(run.saved_percent),
+            _fewer(run.total("gmacs_per_image"), run.papers_gmacs),
             rounded(run.total("images_per_sec"), 3),
         )
         for run in runs
     )
-    headings = ("run", "schedule", "images", "NFE", "GMACs per image", "saved %", "images per second")
+    fewer = f"times fewer than dense, {PAPER_STEPS} steps"
+    headings = ("run", "schedule", "images", "NFE", "GMACs per image", "saved %", fewer, "images per second")
     caption = "GMACs in the papers' convention, means over the images. Speed depends on the machine."
     table = Table(headings=headings, rows=rows, caption=caption, num_text_columns=2)
     return Section(title="Runs", anchor="runs", tables=(table,))
+
+
+def _fewer(gmacs: float | None, papers: float | None) -> str:
+    return rounded(papers / gmacs, 3) if gmacs and papers else "-"
 
 
 def _sources(files: Sequence[tuple[str, str]]) -> Section:

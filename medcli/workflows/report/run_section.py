@@ -18,7 +18,7 @@ from medcli.data.image_files import read_image
 from medcli.pages.page import Figure, Section, Thumbnail
 from medcli.schedule.spec import Schedule
 from medcli.workflows.report.json_access import Json, checkpoint_facts, join, look_up, rounded, text
-from medcli.workflows.report.runs import Picture, SampledRun
+from medcli.workflows.report.runs import PAPER_STEPS, Picture, SampledRun
 
 LARGEST_PX = 192
 """Side above which a picture is scaled down for the page."""
@@ -53,9 +53,11 @@ def schedule_in_words(schedule: Schedule) -> str:
     """Describe a schedule in words."""
     if schedule.kind == "full":
         return "full attention"
-    counts = join(schedule.counts)
+    counts = join(count or "full" for count in schedule.counts)
     if schedule.kind == "static":
         return f"{counts} mediators throughout"
+    if schedule.is_timed:
+        return f"{counts} mediators in turn, from {join(f'{share:g}' for share in schedule.at)} of the steps on"
     rho = join(f"{value:g}" for value in schedule.rho)
     return f"{counts} mediators in turn, thresholds {rho} on {schedule.distance.upper()} change"
 
@@ -102,6 +104,7 @@ def _facts(run: SampledRun) -> list[tuple[str, str]]:
         ("GMACs per image", rounded(run.total("gmacs_per_image"))),
         ("GMACs per image (executed)", rounded(run.total("gmacs_done_per_image"))),
         ("GMACs per image (dense)", rounded(run.total("gmacs_dense"))),
+        (f"GMACs per image (dense, {PAPER_STEPS} steps)", rounded(run.papers_gmacs)),
         ("saved", "-" if saved is None else f"{saving_text(saved)} %"),
         ("images per second", rounded(run.total("images_per_sec"), 3)),
         ("device", text(look_up(run.manifest, "run", "device"))),
@@ -118,7 +121,7 @@ def _figures(run: SampledRun) -> list[Figure]:
     counts = run.run.schedule.counts
     if run.num_steps and len(counts) > 1:
         moves = [
-            Moves(name=f"{before} to {after}", steps=run.moves_to(place))
+            Moves(name=f"{before} to {after or 'full'}", steps=run.moves_to(place))
             for place, (before, after) in enumerate(pairwise(counts), 1)
         ]
         summaries = "; ".join(f"{move.name}: {move.summary(run.num_images)}" for move in moves)

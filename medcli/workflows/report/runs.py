@@ -18,6 +18,8 @@ from medcli.workflows.report.commands import sample_command
 from medcli.workflows.report.json_access import Json, as_list, look_up, number, read_json
 
 PER_PASS = "gmacs_per_pass"
+PAPER_STEPS = 250
+"""Steps of the papers' sampling."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +63,12 @@ class SampledRun:
         """Percentage of the dense cost saved, in the papers' convention."""
         gmacs, dense = self.total("gmacs_per_image"), self.total("gmacs_dense")
         return saving_percent(gmacs, dense) if gmacs is not None and dense else None
+
+    @property
+    def papers_gmacs(self) -> float | None:
+        """GMACs of an image with full attention in the papers' 250 steps, guided throughout if this run is guided."""
+        dense, num_passes = self.total("gmacs_dense"), sum(self._passes()) if self.num_steps else 0
+        return PAPER_STEPS * self.run.guidance.num_halves * dense / num_passes if dense and num_passes else None
 
     def moves_to(self, place: int) -> tuple[int, ...]:
         """Return the solver step of each image that moved to this ladder index."""
