@@ -1,0 +1,1 @@
+"""What only a GPU can show: `pytest -n0 -m gpu tests/gpu`; skipped without one."""
