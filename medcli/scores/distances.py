@@ -73,6 +73,7 @@ class Tiles:
             torch.empty(num_rows * num_columns, dtype=dtype, device=device) for _ in range(3)
         )
         self._num_held = 0
+        self._kept: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
         # A product of D terms in precision u is off by at most D u |x| |y| / (1 - D u), and 2 |x| |y| <= |x|^2 + |y|^2
         # (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1).
         self._share = (dim + SLACK) * torch.finfo(dtype).eps / 2
@@ -89,9 +90,8 @@ class Tiles:
 
     def measure(self, columns_MD: torch.Tensor) -> None:
         """Compute the squared distances of the current rows to these."""
-        self._place(columns_MD, *self._columns)
         rows_ND, norm_N = (kept[: self._num_held] for kept in self._rows)
-        placed_MD, norm_M = (kept[: len(columns_MD)] for kept in self._columns)
+        placed_MD, norm_M = self._placed_columns(columns_MD)
         self._shape = (len(rows_ND), len(placed_MD))
         norms_NM, found_NM = self._tile(self._norms), self._tile(self._found)
         torch.add(norm_N.unsqueeze(1), norm_M, out=norms_NM)
@@ -105,6 +105,22 @@ class Tiles:
     def high(self) -> torch.Tensor:
         """(N, M) upper bounds of the distances; overwritten by `low`."""
         return torch.add(self._tile(self._found), self._tile(self._norms), out=self._tile(self._bound))
+
+    def _placed_columns(self, columns_MD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return columns in frame coordinates, and their squared norms.
+
+        On a GPU they stay there for the next rows: moving them takes a hundred times as long as a tile. The caller
+        keeps the tensor they are part of.
+        """
+        if self._found.device.type == "cpu":
+            self._place(columns_MD, *self._columns)
+            placed_MD, norm_M = (kept[: len(columns_MD)] for kept in self._columns)
+            return placed_MD, norm_M
+        key = (columns_MD.data_ptr(), len(columns_MD))
+        if key not in self._kept:
+            self._kept[key] = self._columns[0].new_empty(columns_MD.shape), self._columns[1].new_empty(len(columns_MD))
+            self._place(columns_MD, *self._kept[key])
+        return self._kept[key]
 
     def _tile(self, flat: torch.Tensor) -> torch.Tensor:
         num_rows, num_columns = self._shape
