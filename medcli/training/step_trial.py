@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -14,13 +14,12 @@ from medcli.data.training_set import TrainingSet
 from medcli.errors import EnvironmentProblem
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.memory import MIB, available_bytes, peak_memory_mib
-from medcli.runtime.precision import tf32
 from medcli.runtime.timing import Clock
 from medcli.training.batches import Batches, TrainBatch, counts_of_step
 from medcli.training.config import TrainConfig
 from medcli.training.distributed import Distributed
 from medcli.training.optimizers import NUM_MOMENTS
-from medcli.training.train import has_idle_parameters, narrow_blocks
+from medcli.training.train import has_idle_parameters, numerics
 from medcli.training.trainer import Trainer
 
 FLOAT_BYTES = 4
@@ -145,6 +144,47 @@ def try_step(
     _require_memory(lasting, device)
     is_accumulated = config.masking is not None or micro_batch_size < num_images
     config = replace(config, compile=False, micro_batch_size=None)
+    measured = _measure(
+        model, teacher, data, config, device=device, num_tried=num_tried, clock=clock, is_accumulated=is_accumulated
+    )
+    lasting = replace(lasting, update=0 if device.type == "cuda" else lasting.gradients, is_accumulated=is_accumulated)
+    shares = count_shares(config.ladder_rule, config.counts)
+    mean = sum(shares[count] * seconds for count, seconds in measured.passes.items())
+    seconds = StepTime(
+        passes=mean / measured.num_images * num_images,
+        update=fmean(measured.updates),
+        num_timed_images=measured.num_images,
+    )
+    return StepTrial(memory=_scaled_memory(lasting, measured, micro_batch_size), time=seconds)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Measured:
+    """Measurements of a micro-batch."""
+
+    passes: dict[int, float]
+    """Seconds of the forward and backward pass at each mediator count."""
+    kept: tuple[int, ...]
+    """Bytes kept for the backward pass at each count."""
+    updates: tuple[float, ...]
+    """Seconds of each optimizer update."""
+    peak: float | None
+    """Peak memory beyond the weights, MiB; None: not available."""
+    num_images: int
+
+
+def _measure(
+    model: DiffusionTransformer,
+    teacher: DiffusionTransformer | None,
+    data: TrainingSet,
+    config: TrainConfig,
+    *,
+    device: torch.device,
+    num_tried: int,
+    clock: Clock,
+    is_accumulated: bool,
+) -> _Measured:
+    """Train on a micro-batch at each count: once to create the moments, then for the measurements."""
     passes: dict[int, float] = {}
     kept: list[int] = []
     updates: list[float] = []
@@ -162,11 +202,8 @@ def try_step(
             passes[count] = clock.time(lambda batch=batch: trainer.gradients(batch)).wall_seconds  # type: ignore[misc]
             updates.append(clock.time(trainer.update).wall_seconds)
 
-    with ExitStack() as stack:
-        distributed = Distributed(device, has_idle_parameters=has_idle_parameters(model.config, config))
-        stack.enter_context(distributed.quiet_ddp_warnings())
-        stack.enter_context(tf32(device))
-        stack.enter_context(narrow_blocks(model, teacher, config, device))
+    distributed = Distributed(device, has_idle_parameters=has_idle_parameters(model.config, config))
+    with numerics(model, teacher, config, distributed):
         rows = distributed.rows(config.global_batch_size)[:num_tried]
         batch = Batches.of(data, config, model.config, rows=rows, device=device).draw(0)
         for network in (model, teacher):
@@ -174,22 +211,19 @@ def try_step(
                 network.to(device)  # before the measurement, which excludes weights
         batches = {count: _at_count(batch, count) for count in config.counts}
         peak = peak_memory_mib(work, device)
-    shares = count_shares(config.ladder_rule, config.counts)
-    scale = micro_batch_size / len(rows)
-    memory = replace(
-        lasting,
-        activations=round(max(kept) * scale),
-        update=0 if device.type == "cuda" else lasting.gradients,
-        is_accumulated=is_accumulated,
-    )
-    if peak is not None:
-        before = memory.weights + memory.teacher
-        fixed = before + memory.moments + memory.averages + memory.gradients * is_accumulated
-        measured = fixed + max(0.0, peak * MIB + before - fixed) * scale
-        memory = replace(memory, waste=max(0, round(measured) - memory.counted))
-    mean = sum(shares[count] * seconds for count, seconds in passes.items())
-    seconds = StepTime(passes=mean / len(rows) * num_images, update=fmean(updates), num_timed_images=len(rows))
-    return StepTrial(memory=memory, time=seconds)
+    return _Measured(passes=passes, kept=tuple(kept), updates=tuple(updates), peak=peak, num_images=len(rows))
+
+
+def _scaled_memory(lasting: StepMemory, measured: _Measured, micro_batch_size: int) -> StepMemory:
+    """Scale measured memory to a micro-batch; the peak beyond the counted parts is waste."""
+    scale = micro_batch_size / measured.num_images
+    memory = replace(lasting, activations=round(max(measured.kept) * scale))
+    if measured.peak is None:
+        return memory
+    before = memory.weights + memory.teacher
+    fixed = before + memory.moments + memory.averages + memory.gradients * memory.is_accumulated
+    peak = fixed + max(0.0, measured.peak * MIB + before - fixed) * scale
+    return replace(memory, waste=max(0, round(peak) - memory.counted))
 
 
 def _require_memory(lasting: StepMemory, device: torch.device) -> None:

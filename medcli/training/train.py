@@ -89,8 +89,8 @@ def train(
         teacher: The dense parent, if `config.loss.distill` is above 0.
         identity: More settings that a resumed run must not change, such as the hash of the starting weights, by a name
             for messages; JSON values.
-        on_start: Called before the first step, see `Callbacks`.
-        on_save: Called after each checkpoint.
+        on_start: Called before the first step.
+        on_save: Called after each checkpoint, see `Callbacks`.
         on_log: Called with each line of the log.
 
     Raises:
@@ -112,9 +112,7 @@ def train(
         distributed.broadcast_object(lambda: _lock_folder(stack, output_dir, model, config))
         checkpoints = CheckpointFolder(output_dir, run, config.keep_last, reporter)
         distributed.broadcast_object(checkpoints.clean)
-        stack.enter_context(distributed.quiet_ddp_warnings())
-        stack.enter_context(tf32(device))
-        stack.enter_context(narrow_blocks(model, teacher, config, device))
+        stack.enter_context(numerics(model, teacher, config, distributed))
         trainer = Trainer(model, teacher, config, distributed)
         loop = TrainingLoop(
             trainer,
@@ -179,12 +177,14 @@ def _lock_folder(stack: ExitStack, folder: Path, model: DiffusionTransformer, co
 
 
 @contextmanager
-def narrow_blocks(
-    model: DiffusionTransformer, teacher: DiffusionTransformer | None, config: TrainConfig, device: torch.device
+def numerics(
+    model: DiffusionTransformer, teacher: DiffusionTransformer | None, config: TrainConfig, distributed: Distributed
 ) -> Iterator[None]:
-    """Run the blocks in the run's number format inside the `with`, with activation checkpointing if configured."""
-    dtype = DTYPES[config.dtype]
+    """Use the run's number formats inside the `with`: those of the blocks, and TF32; checkpoint activations if set."""
+    device, dtype = distributed.device, DTYPES[config.dtype]
     with (
+        distributed.quiet_ddp_warnings(),
+        tf32(device),
         called_with(_blocks(model), device=device, dtype=dtype, is_checkpointed=config.checkpoint_activations),
         called_with(_blocks(teacher) if teacher else (), device=device, dtype=dtype),
     ):
