@@ -16,7 +16,7 @@ from medcli.checkpoint.load import build_model
 from medcli.checkpoint.reader import Checkpoint, CheckpointInfo, open_checkpoint
 from medcli.checkpoint.surgery import Surgery, operate, target_config
 from medcli.config import ModelConfig
-from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.data.assets import BUNDLED_MODEL, asset_path, bundled_model
 from medcli.data.latent_space import ALIASES, latent_space, statistics_beside
 from medcli.errors import CheckpointError, ConfigError
 from medcli.presets import means_preset, preset_config, preset_of
@@ -176,7 +176,8 @@ def open_network(
         hints = Hints(
             family=source.family, num_heads=source.heads, num_classes=source.num_classes, resolution_px=source.res
         )
-        opened = open_checkpoint(local_path(given, source.download), hints=hints, weights=source.weights)
+        place = bundled_model(str(given)) or local_path(given, source.download)
+        opened = open_checkpoint(place, hints=hints, weights=source.weights)
         network = Network(name=hub_title(opened.info.path), config=opened.info.config, checkpoint=opened)
     return changed(network, source, add_mediators=add_mediators, default_layers=default_layers)
 

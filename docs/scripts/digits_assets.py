@@ -10,22 +10,23 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch.nn import functional
 
-import medcli
-from medcli.data.digits import IMAGES, digit_pixels, load_digits
+from medcli.data.assets import CLASSIFIER, IMAGES, REFERENCE, asset_path
+from medcli.data.bundled_set import bundled_images, bundled_pixels
 from medcli.data.images import ImageArray
 from medcli.errors import ConfigError
 from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Silent
-from medcli.scores.digits_extractor import CLASSIFIER, DigitClassifier, grey_8x8, load_digits_extractor
-from medcli.scores.extractor import DIGITS, POOL
+from medcli.scores.classifier import SmallClassifier
+from medcli.scores.extractor import POOL
 from medcli.scores.features import Wanted, extract
-from medcli.scores.reference import BUNDLED, bundled_bytes
+from medcli.scores.reference import bundled_bytes
+from medcli.scores.registry import load_extractor
 
-ASSETS = Path(medcli.__file__).resolve().parent / "assets"
 NUM_HELD_OUT = 360
 """Number of digits held out of training, a fifth of them."""
 SPLIT_SEED = 0
@@ -56,29 +57,29 @@ class ClassifierTraining:
 
 def held_out_split() -> tuple[torch.Tensor, torch.Tensor]:
     """Return the indices (int64) of the training digits and of the held-out digits."""
-    order = torch.randperm(len(load_digits()[0]), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    order = torch.randperm(len(bundled_images("digits")[0]), generator=torch.Generator().manual_seed(SPLIT_SEED))
     return order[NUM_HELD_OUT:], order[:NUM_HELD_OUT]
 
 
-def train_classifier(training: ClassifierTraining) -> tuple[DigitClassifier, float]:
+def train_classifier(training: ClassifierTraining) -> tuple[SmallClassifier, float]:
     """Train on four fifths of the digits.
 
     Returns:
         The network and its held-out accuracy, in [0, 1].
     """
-    images = grey_8x8(torch.from_numpy(digit_pixels()))
-    labels = torch.from_numpy(load_digits()[1]).long()
+    images = SmallClassifier(1, 10, 0).inputs(torch.from_numpy(bundled_pixels("digits")))
+    labels = torch.from_numpy(bundled_images("digits")[1]).long()
     train_indices, held_out_indices = held_out_split()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        network = DigitClassifier()
+        network = SmallClassifier(1, 10, 0)
         _fit(network, images[train_indices], labels[train_indices], training)
     network.requires_grad_(False)
     predicted = network(images[held_out_indices])[1].argmax(dim=1)
     return network, float((predicted == labels[held_out_indices]).double().mean())
 
 
-def _fit(network: DigitClassifier, images: torch.Tensor, labels: torch.Tensor, training: ClassifierTraining) -> None:
+def _fit(network: SmallClassifier, images: torch.Tensor, labels: torch.Tensor, training: ClassifierTraining) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=training.lr, weight_decay=training.weight_decay)
     num_steps = training.num_epochs * -(-len(images) // training.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.lr, total_steps=num_steps)
@@ -121,15 +122,15 @@ def make_images(target: Path) -> dict[str, object]:
 
     digits = scikit_learns()
     images, labels = digits.images.astype("uint8"), digits.target.astype("uint8")
-    with atomic_path(target, force=True) as temporary:
-        temporary.write_bytes(save({"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}))
+    with atomic_path(target, force=True) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, images=images, labels=labels, max_level=np.array(16))
     return {"num_images": len(images)}
 
 
 def make_reference(target: Path) -> dict[str, object]:
     """Write the features of all digits under the bundled classifier, and their statistics."""
-    extractor = load_digits_extractor()
-    digits = ImageArray(name=DIGITS, images_NYXC=torch.from_numpy(digit_pixels()))
+    extractor = load_extractor("digits")
+    digits = ImageArray(name="digits", images_NYXC=torch.from_numpy(bundled_pixels("digits")))
     wanted = Wanted(gaussians=frozenset({POOL}), rows=frozenset({POOL}))
     features = extract(digits, extractor, wanted, batch_size=256, reporter=Silent())
     with atomic_path(target, force=True) as temporary:
@@ -142,14 +143,14 @@ def main(argv: list[str]) -> None:
     # One thread: sums are then taken in one order, so the file is the same whatever the number of cores.
     torch.set_num_threads(1)
     makers = {
-        "images": (make_images, IMAGES),
-        "classifier": (make_classifier, CLASSIFIER),
-        "reference": (make_reference, BUNDLED[DIGITS]),
+        "images": (make_images, f"digits{IMAGES}"),
+        "classifier": (make_classifier, f"digits{CLASSIFIER}"),
+        "reference": (make_reference, f"digits{REFERENCE}"),
     }
     if not argv or argv[0] not in makers:
         raise ConfigError(f"say which asset to make: {', '.join(makers)}")
     make, name = makers[argv[0]]
-    about = make(Path(argv[1]) if len(argv) > 1 else ASSETS / name)
+    about = make(Path(argv[1]) if len(argv) > 1 else asset_path(name))
     sys.stdout.write(json.dumps(about, indent=2, sort_keys=True) + "\n")
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLED_MODEL, asset_path
-from medcli.data.digits import DIGITS, digit_set
+from medcli.data.bundled_set import bundled_set
 from medcli.model.backbone import DiffusionTransformer, initialise
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.config import TrainConfig
@@ -91,7 +91,7 @@ def train_digits(output_dir: Path, reporter: Reporter) -> Path:
     torch.manual_seed(TRAINING.seed)
     model = DiffusionTransformer(MODEL)
     initialise(model, TRAINING.seed)
-    trained = train(model, digit_set(), TRAINING, output_dir, reporter)
+    trained = train(model, bundled_set("digits"), TRAINING, output_dir, reporter)
     return write_model(output_dir / BUNDLED_MODEL, trained.ema)
 
 
@@ -103,11 +103,11 @@ def write_model(target: Path, state: Mapping[str, torch.Tensor]) -> Path:
         state: The averaged weights.
     """
     history = {
-        "data": DIGITS,
+        "data": "digits",
         **{name: getattr(TRAINING, name) for name in HEADER_SETTINGS},
         "entries": TRAINING.counts,
     }
-    save_checkpoint(target, MODEL, state, sampling=SAMPLING, reference=DIGITS, training=history, force=True)
+    save_checkpoint(target, MODEL, state, sampling=SAMPLING, reference="digits", training=history, force=True)
     return target
 
 

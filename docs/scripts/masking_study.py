@@ -22,7 +22,7 @@ from torch import Tensor
 from medcli.charts.figure import save_png
 from medcli.charts.plots import add_legend
 from medcli.config import ModelConfig
-from medcli.data.digits import digit_set
+from medcli.data.bundled_set import bundled_set
 from medcli.model.backbone import DiffusionTransformer, empty_model, initialise
 from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter, Silent
@@ -128,7 +128,7 @@ def _curve(folder: Path, way: Way, training: TrainConfig) -> list[dict[str, floa
         curve: list[dict[str, float]] = json.loads(kept.read_text(encoding="utf-8"))
         return curve
     measuring = Batches.of(
-        digit_set(), replace(training, masking=way.masking, global_batch_size=MEASURED_IMAGES), way.model
+        bundled_set("digits"), replace(training, masking=way.masking, global_batch_size=MEASURED_IMAGES), way.model
     )
     batches = [measuring.draw(FAR + step) for step in range(MEASURED_BATCHES)]
     curve = []
@@ -141,7 +141,7 @@ def _curve(folder: Path, way: Way, training: TrainConfig) -> list[dict[str, floa
     model = DiffusionTransformer(way.model)
     initialise(model, training.seed)
     config = replace(training, masking=way.masking if way.is_masked else None, resume=NEVER)
-    train(model, digit_set(), config, folder, Silent(), on_save=on_save)
+    train(model, bundled_set("digits"), config, folder, Silent(), on_save=on_save)
     write_text(kept, json.dumps(curve) + "\n", force=True)
     return curve
 

@@ -10,8 +10,9 @@ import torch
 
 from medcli.checkpoint.lightningdit import STATISTICS
 from medcli.config import ModelConfig
+from medcli.data.assets import BUNDLES
 from medcli.data.autoencoder import open_encoder
-from medcli.data.digits import DIGITS, digit_set
+from medcli.data.bundled_set import bundled_set
 from medcli.data.external_latents import ExternalLatents, open_external
 from medcli.data.image_listing import list_images
 from medcli.data.image_set import EncodedSet, PixelSet
@@ -38,13 +39,13 @@ def open_training_set(
     """Open a data set, whose kind is found by its content, and check it against the model.
 
     Args:
-        name_or_path: `digits`; a folder of images with a sub-folder a class, or with a file of labels; such a file; a
+        name_or_path: A bundle; a folder of images with a sub-folder a class, or with a file of labels; such a file; a
             folder `medcli latents` made; or a folder of latents in the layout of fast-DiT, REPA or LightningDiT.
         config: The model to train.
         autoencoder: Autoencoder that encodes images for a model of latents: a local folder, or a name in the Hugging
             Face cache; None: the model's own.
         device: Device of the autoencoder.
-        flip: Mirror half of all draws, if the data allows it; digits are never mirrored.
+        flip: Mirror half of all draws, if the data allows it; bundled images are never mirrored.
         reporter: Receives notes.
 
     Raises:
@@ -54,10 +55,12 @@ def open_training_set(
     """
     notes = reporter or Silent()
     data: TrainingSet
-    if name_or_path == DIGITS:
+    if name_or_path in BUNDLES:
         if config.autoencoder is not None:
-            raise DataError("the digits are pixels, the model takes latents", hint="train a model of pixels on them")
-        data = digit_set()
+            raise DataError(
+                f"the {name_or_path} are pixels, the model takes latents", hint="train a model of pixels on them"
+            )
+        data = bundled_set(name_or_path)
     else:
         path = existing(name_or_path)
         data = _open_latents(path, config, flip, notes) or _open_images(path, config, autoencoder, device, flip, notes)
@@ -75,7 +78,7 @@ def existing(name_or_path: str) -> Path:
     if not path.exists():
         raise DataError(
             f"no such data set: {name_or_path}",
-            hint=f"name a folder of images or latents, or {DIGITS}, the bundled set",
+            hint=f"name a folder of images or latents, or a bundled set: {', '.join(BUNDLES)}",
         )
     return path
 

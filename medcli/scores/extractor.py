@@ -15,7 +15,6 @@ SPATIAL = "spatial"
 """A flattened early feature map: sFID."""
 
 INCEPTION = "inception"
-DIGITS = "digits"
 CPU = torch.device("cpu")
 
 
@@ -28,7 +27,7 @@ class FeatureExtractor(Protocol):
 
     @property
     def dims(self) -> Mapping[str, int]:
-        """Width of each kind of feature it gives: `pool` and `logits` always, `spatial` if it has such a layer."""
+        """Width of each kind of feature it gives: `pool` always, `logits` and `spatial` if it has such layers."""
 
     @property
     def weights_sha256(self) -> str:

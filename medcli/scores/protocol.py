@@ -14,7 +14,7 @@ from typing import Any
 
 from medcli.errors import CheckFailed, DataError, listed
 from medcli.runtime.versions import versions
-from medcli.scores.extractor import DIGITS, INCEPTION, FeatureExtractor
+from medcli.scores.extractor import INCEPTION, LOGITS, POOL, FeatureExtractor
 from medcli.scores.inception_score import BLOCK_SIZE
 from medcli.scores.moments import Gaussian
 from medcli.scores.precision_recall import NUM_NEIGHBOURS
@@ -28,10 +28,9 @@ LAYERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "logits_layer": "pool_3 times the kernel of softmax/logits, without bias, 1008",
             "spatial_layer": "mixed_6/conv after ReLU, channels 0 to 6, flattened row, column, channel, 2023",
         },
-        DIGITS: {"pool_layer": "penultimate layer, 64", "logits_layer": "last layer with bias, 10"},
     }
 )
-"""Layers from which each extractor's features are taken, by its name."""
+"""Layers from which an extractor's features are taken, by its name; those of others are its last."""
 REPORT_KEYS = ("protocol", "protocol_details", "provenance", "num_samples")
 """Keys that a JSON report needs to be compared."""
 COMPARED_PROVENANCE = ("extractor_sha256", "reference_sha256", "reference_images_sha256")
@@ -43,7 +42,7 @@ def protocol_details(extractor: FeatureExtractor) -> dict[str, Any]:
     return {
         "extractor": extractor.name,
         "resize": extractor.preprocessing,
-        **LAYERS.get(extractor.name, {}),
+        **LAYERS.get(extractor.name, _last_layers(extractor.dims)),
         "dtype": "float32 features, float64 statistics",
         "order": "file order",
         "fid_root": "singular values of covariance factors",
@@ -52,6 +51,12 @@ def protocol_details(extractor: FeatureExtractor) -> dict[str, Any]:
         "precision_recall_distance": "squared Euclidean, boundary inside, exact",
         "kid_kernel": "(x.y / d + 1)^3, unbiased, all rows",
     }
+
+
+def _last_layers(dims: Mapping[str, int]) -> dict[str, str]:
+    """Return the layers of an extractor whose features come from its last layers."""
+    layers = {POOL: ("pool_layer", "penultimate layer"), LOGITS: ("logits_layer", "last layer with bias")}
+    return {key: f"{words}, {dims[kind]}" for kind, (key, words) in layers.items() if kind in dims}
 
 
 def software() -> dict[str, str | None]:

@@ -16,15 +16,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from medcli.data.assets import asset_path
+from medcli.data.assets import BUNDLES, REFERENCE, asset_path
 from medcli.data.npz import is_npz, npz_keys, read_array
 from medcli.errors import DataError
 from medcli.runtime.json_records import parse_json
-from medcli.scores.extractor import DIGITS, POOL, SPATIAL, FeatureExtractor
+from medcli.scores.extractor import POOL, SPATIAL, FeatureExtractor
 from medcli.scores.features import FeatureSet
 from medcli.scores.moments import Gaussian
 
-BUNDLED: Mapping[str, str] = MappingProxyType({DIGITS: "digits-reference.safetensors"})
+BUNDLED: Mapping[str, str] = MappingProxyType({name: f"{name}{REFERENCE}" for name in BUNDLES})
 """Bundled references: name and file."""
 STATISTICS = ((POOL, "mu", "sigma"), (SPATIAL, "mu_s", "sigma_s"))
 """Kind of features, and keys of their mean and covariance in ADM's reference files (metrics-facts 1.1)."""

@@ -1,44 +1,42 @@
-"""Feature extractors by name. To add one: its name in `ExtractorName`, a file of its own and a line in `EXTRACTORS`."""
+"""Feature extractors by name or file: Inception, the classifiers of the bundles, and files of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, get_args
 
 import torch
 
-from medcli.errors import ConfigError, require_complete
-from medcli.scores.digits_extractor import load_digits_extractor
-from medcli.scores.extractor import CPU, DIGITS, INCEPTION, FeatureExtractor
+from medcli.data.assets import BUNDLES, CLASSIFIER, asset_path
+from medcli.errors import ConfigError
+from medcli.scores.classifier import load_classifier
+from medcli.scores.extractor import CPU, INCEPTION, FeatureExtractor
 from medcli.scores.inception import load_inception
-from medcli.settings.scoring import ExtractorName
+from medcli.scores.torchscript import is_torchscript, load_torchscript
 
-
-class Loader(Protocol):
-    """Builds an extractor from a weights file, or from its default location."""
-
-    def __call__(self, weights_path: Path | None = None, *, device: torch.device = CPU) -> FeatureExtractor:
-        """Load the weights and put the network on a device."""
-
-
-EXTRACTORS: Mapping[str, Loader] = {INCEPTION: load_inception, DIGITS: load_digits_extractor}
-require_complete("extractor", EXTRACTORS, get_args(ExtractorName))
+EXTRACTORS = (INCEPTION, *BUNDLES)
+"""Names of extractors."""
 
 
 def load_extractor(name: str, *, weights_path: Path | None = None, device: torch.device = CPU) -> FeatureExtractor:
-    """Build an extractor by name.
+    """Build an extractor.
 
     Args:
-        name: `inception` or `digits`.
-        weights_path: Its weights; None: the default location (`inception`) or the bundled file (`digits`).
+        name: `inception`, a bundle, or any other name with `weights_path`.
+        weights_path: Its file, which for other names is a TorchScript module or a classifier of our own; None: the
+            default location (`inception`) or the bundled file.
         device: Where the network runs.
 
     Raises:
         ConfigError: If the name is unknown.
-        EnvironmentProblem: If the weights are missing; nothing is downloaded.
+        EnvironmentProblem: If the weights are nowhere to be found; nothing is ever downloaded.
         DataError: If the weights file is damaged or holds another network.
     """
-    if name not in EXTRACTORS:
-        raise ConfigError(f"unknown extractor {name!r}", hint=f"choose one of {', '.join(EXTRACTORS)}")
-    return EXTRACTORS[name](weights_path, device=device)
+    if name == INCEPTION:
+        return load_inception(weights_path, device=device)
+    if name in BUNDLES:
+        return load_classifier(weights_path or asset_path(f"{name}{CLASSIFIER}"), name, device=device)
+    if weights_path is None:
+        raise ConfigError(f"unknown extractor {name!r}", hint=f"choose one of {', '.join(EXTRACTORS)}, or name a file")
+    if weights_path.is_file() and is_torchscript(weights_path):
+        return load_torchscript(weights_path, name, device=device)
+    return load_classifier(weights_path, name, device=device)

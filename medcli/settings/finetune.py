@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from medcli.presets import DEFAULT_BUNDLE
 from medcli.settings.declare import (
     INPUT,
     LADDER,
@@ -64,10 +65,10 @@ class FinetuneRequest:
     )
     """The network to begin with, and its changes."""
     data: str = setting(
-        "digits",
-        help="Folder of images (a sub-folder per class, or a file of labels), latents, or the bundled digits.",
+        DEFAULT_BUNDLE,
+        help="Folder of images (a sub-folder per class, or a file of labels), latents, or a bundled set.",
         panel=INPUT,
-        metavar="PATH|digits",
+        metavar="PATH|NAME",
         parse=parse_name,
         expects="a path or a name",
         short=True,
@@ -83,7 +84,7 @@ class FinetuneRequest:
         expects="a path or a name",
         default_text="the checkpoint's",
     )
-    flip: bool = setting(True, help="Mirror images at random; digits never are.", panel=INPUT, negatable=True)
+    flip: bool = setting(True, help="Mirror images at random; bundled ones never are.", panel=INPUT, negatable=True)
     training: TrainingSettings = group(TrainingSettings)
     train: Literal["all", "attention"] = setting(
         "all",

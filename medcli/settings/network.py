@@ -40,7 +40,7 @@ class NetworkSource:
         positional=True,
         parse=parse_name,
         expects="a path",
-        default_text="the bundled digits model",
+        default_text="the bundled model",
     )
     """Checkpoint file, diffusers folder, preset or hub name; None: the command's default model."""
     download: bool = setting(

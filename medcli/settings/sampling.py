@@ -230,7 +230,7 @@ class SampleRequest(
     """Images to generate. None: the checkpoint's default, else the family's."""
 
     network: NetworkSource = group(NetworkSource, only=("checkpoint", "download", "family", "heads", "weights"))
-    """The network; without a checkpoint the bundled digits model."""
+    """The network; without a checkpoint the bundled one."""
     stages: Mapping[int, Path] | None = setting(
         None,
         key="stage",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from medcli.errors import ConfigError
 from medcli.settings.declare import INPUT, MACHINE, OUTPUT, SCORING, Needs, group, setting
@@ -14,7 +13,6 @@ from medcli.settings.sampling import MAX_IMAGES
 
 METRICS = ("fid", "sfid", "is", "precision", "recall", "kid")
 """Every metric, in the order of reports."""
-ExtractorName = Literal["inception", "digits"]
 SCORES = Needs("write_reference", (None,), words="scoring")
 """With --write-reference nothing is scored."""
 MAX_WORKERS = 4096
@@ -28,10 +26,13 @@ class FeatureOptions:
         ConfigError: If weights are both named and to be fetched.
     """
 
-    extractor: ExtractorName | None = setting(
+    extractor: str | None = setting(
         None,
-        help="Feature network.",
+        help="Feature network: inception, a bundled one, or a file (TorchScript, or one of --train-extractor).",
         panel=SCORING,
+        metavar="NAME|FILE",
+        parse=parse_name,
+        expects="a name or a path",
         default_text="the reference's, else inception",
         short=True,
     )
@@ -97,7 +98,7 @@ class ScoreRequest:
     )
     reference: str | None = setting(
         None,
-        help="The same, an ADM reference npz, or digits.",
+        help="The same, an ADM reference npz, or a bundled name.",
         metavar="REFERENCE",
         positional=True,
         parse=parse_name,

@@ -24,9 +24,11 @@ from medcli.engine.networks import ladder_networks
 from medcli.engine.pictures import grid_of, read_png, write_png
 from medcli.engine.plan import FAMILY_SAMPLERS
 from medcli.errors import ConfigError
+from medcli.presets import DEFAULT_BUNDLE
 from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter
-from medcli.scores.digits_extractor import digit_labels, load_digits_extractor
+from medcli.scores.classifier import class_labels
+from medcli.scores.registry import load_extractor
 from medcli.settings.pages import DemoRequest
 from medcli.settings.sampling import SampleRequest
 from medcli.settings.scoring import FeatureOptions, ScoreRequest
@@ -216,12 +218,12 @@ def label_agreement(folder: Path) -> float:
     """Return the share of images that the bundled classifier assigns to the requested class, in [0, 1].
 
     Args:
-        folder: A finished sample folder of digits.
+        folder: A finished sample folder of the bundled model.
     """
     lines = (folder / RECORDS).read_text(encoding="utf-8").splitlines()
     records = [record for record in map(Record.of_line, lines) if record is not None]
     images_BYXC = np.stack([read_png(folder / record.file) for record in records])
-    read_B = digit_labels(torch.from_numpy(images_BYXC), load_digits_extractor())
+    read_B = class_labels(torch.from_numpy(images_BYXC), load_extractor(DEFAULT_BUNDLE))
     return float((read_B == torch.tensor([record.label for record in records])).double().mean())
 
 

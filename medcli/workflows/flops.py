@@ -9,7 +9,7 @@ from medcli.checkpoint.surgery import TooFewTokens, target_config
 from medcli.config import ModelConfig
 from medcli.cost.macs import dense
 from medcli.cost.traced_macs import trace_costs
-from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.data.assets import bundled_model
 from medcli.engine.effects import check_effects, refuse_unreachable_moves, unreachable_moves
 from medcli.engine.plan import Labels, SamplingPlan, check_plan
 from medcli.errors import ConfigError
@@ -197,8 +197,9 @@ def _recorded(request: FlopsRequest) -> SamplingRun | None:
 
 def _file_of(recorded: SamplingRun) -> str:
     """Return the checkpoint of a run, which a manifest names without its folder."""
-    if recorded.checkpoint_files == (BUNDLED_MODEL,):
-        return str(asset_path(BUNDLED_MODEL))
+    bundled = bundled_model(recorded.checkpoint_files[0]) if len(recorded.checkpoint_files) == 1 else None
+    if bundled is not None:
+        return str(bundled)
     raise ConfigError(
         f"the run used {', '.join(recorded.checkpoint_files)}, and its manifest does not say where that is",
         hint="name the model too: medcli flops MODEL --manifest PATH",

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from medcli.config import SD_AUTOENCODER
+from medcli.data.assets import BUNDLES
 from medcli.data.autoencoder import LatentEncoder, open_encoder
 from medcli.data.datasets import existing
-from medcli.data.digits import DIGITS
 from medcli.data.external_latents import open_external
 from medcli.data.image_listing import ImageListing, list_images
 from medcli.data.latent_index import AGAIN, INDEX, SHARD, LatentIndex, read_index
@@ -113,9 +113,10 @@ def make_latents(request: LatentsRequest, reporter: Reporter) -> LatentsReport |
 
 def _source(request: LatentsRequest) -> Path:
     """Return the path of the images; refuse latents."""
-    if request.data == DIGITS:
+    if request.data in BUNDLES:
         raise ConfigError(
-            "the digits are trained on as pixels and need no latents", hint=f"medcli finetune --data {DIGITS}"
+            f"the bundled {request.data} are trained on as pixels and need no latents",
+            hint=f"medcli finetune --data {request.data}",
         )
     path = existing(request.data)
     if path.is_dir() and (read_index(path) is not None or open_external(path, Silent()) is not None):

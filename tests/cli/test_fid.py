@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medcli.data.digits import digit_pixels, load_digits
+from medcli.data.bundled_set import bundled_images, bundled_pixels
 from medcli.errors import ExitCode
 from tests.conftest import RunCli
 
-DIGITS = digit_pixels()
+DIGITS = bundled_pixels("digits")
 
 
 def sample_folder(path: Path, num_images: int = 20, **manifest: Any) -> Path:
@@ -306,7 +306,7 @@ def test_labels_sorted_by_class_are_noticed_where_blocks_feel_them(
     empty_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medcli.workflows.fid.scoring.BLOCK_SIZE", 50)
-    by_label = np.concatenate([DIGITS[:500][load_digits()[1][:500] == digit] for digit in range(10)])
+    by_label = np.concatenate([DIGITS[:500][bundled_images("digits")[1][:500] == digit] for digit in range(10)])
     for images, is_noticed in ((by_label, True), (DIGITS[:500], False)):
         result = run_cli("fid", npz(empty_folder / "x.npz", images), "digits", "--metrics", "is")
         assert ("labels sorted by class" in result.err) == is_noticed
@@ -331,7 +331,7 @@ def test_features_are_kept_and_found_again_whatever_form_the_images_have(
 ) -> None:
     first = json.loads(run_cli("fid", sample_folder(empty_folder / "x"), "--cache-dir", "kept", "--json").out)
     assert list(Path("kept").rglob("*.safetensors"))
-    monkeypatch.setattr("medcli.scores.digits_extractor.DigitsExtractor.run", lambda *_: pytest.fail("the network ran"))
+    monkeypatch.setattr("medcli.scores.classifier.ClassifierExtractor.run", lambda *_: pytest.fail("the network ran"))
     archive = npz(empty_folder / "y.npz", DIGITS[:20])
     second = json.loads(run_cli("fid", archive, "digits", "--cache-dir", "kept", "--json").out)
     for name in ("fid", "kid", "standard_errors", "provenance"):

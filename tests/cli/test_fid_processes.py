@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medcli.errors import ExitCode
-from medcli.scores.digits_extractor import DigitsExtractor
+from medcli.scores.classifier import ClassifierExtractor
 from tests.cli.test_fid import DIGITS, npz, sample_folder
 from tests.conftest import RunCli
 
@@ -28,7 +28,7 @@ def rank(monkeypatch: pytest.MonkeyPatch) -> SetRank:
 
 
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DigitsExtractor, "run", lambda *_: pytest.fail("the network ran"))
+    monkeypatch.setattr(ClassifierExtractor, "run", lambda *_: pytest.fail("the network ran"))
 
 
 def test_the_second_process_computes_and_the_first_shows(

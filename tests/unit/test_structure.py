@@ -37,6 +37,7 @@ TESTED_BY = {
     "model/mediator": "golden/test_models",
     "pages/page": "cli/test_report",
     "runtime/reporting": "cli/test_output",
+    "scores/torchscript": "unit/scores/test_registry",
     "scores/extractor": "unit/scores/test_features",
     "scores/inception_weights": "unit/scores/test_inception",
     "settings/analysis": "cli/test_analyze",

@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from medcli.errors import EnvironmentProblem
+from medcli.errors import DataError, EnvironmentProblem
+from medcli.presets import DEFAULT_BUNDLE
 from medcli.version import __version__
 from medcli.workflows.doctor.finding import Check, Finding
 from medcli.workflows.doctor.hardware import accelerators, bfloat16, compilation, fused_attention, processor
@@ -41,12 +42,6 @@ NEEDED_FOR = {
 """Consequence of each missing dependency."""
 MODULES = {"pillow": "PIL", "pyyaml": "yaml"}
 """Modules that are not named as their package."""
-ASSETS = (
-    "digits-sit.safetensors",
-    "digits-classifier.safetensors",
-    "digits-reference.safetensors",
-    "digits.safetensors",
-)
 GIB = 2**30
 LITTLE_DISK_GIB = 1
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -91,24 +86,30 @@ def torchvision() -> Iterator[Finding]:
 
 
 def bundled_files() -> Iterator[Finding]:
-    """Check the bundled model, classifier and digits."""
+    """Check the bundled models, classifiers, references and images."""
     from safetensors import SafetensorError, safe_open
 
-    from medcli.data.assets import asset_path
+    from medcli.data import assets
+    from medcli.data.npz import npz_keys
 
     lost = list[str]()
-    for name in ASSETS:
+    names = [f"{bundle}{part}" for bundle in assets.BUNDLES or (DEFAULT_BUNDLE,) for part in assets.PARTS]
+    for name in names:
         try:
-            with safe_open(asset_path(name), "np"):  # checks the header and the length
-                pass
+            path = assets.asset_path(name)
+            if name.endswith(assets.IMAGES):
+                npz_keys(path)
+            else:
+                with safe_open(path, "np"):  # checks the header and the length
+                    pass
         except EnvironmentProblem:
             lost.append(f"no {name}")
-        except (SafetensorError, OSError):
+        except (SafetensorError, OSError, DataError):
             lost.append(f"{name} is damaged")
     yield Finding(
         name="bundled files",
         status="missing" if lost else "ok",
-        found=", ".join(lost) or f"all {len(ASSETS)}",
+        found=", ".join(lost) or f"all {len(names)}",
         disables="commands without a checkpoint, and demo" if lost else None,
         remedy="reinstall medcli" if lost else None,
     )

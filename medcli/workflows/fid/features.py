@@ -14,7 +14,7 @@ from medcli.scores.feature_cache import FeatureCache, default_cache_folder
 from medcli.scores.feature_workers import FeatureWorkers, assist, plan_workers
 from medcli.scores.features import FeatureSet, Wanted, extract, job_of
 from medcli.scores.inception_weights import download_inception
-from medcli.scores.registry import load_extractor
+from medcli.scores.registry import EXTRACTORS, load_extractor
 from medcli.settings.scoring import FeatureOptions
 
 
@@ -62,7 +62,7 @@ def load_feature_computer(features: FeatureOptions, name: str, reporter: Reporte
 
     Args:
         features: Options.
-        name: Name of the extractor.
+        name: Name or file of the extractor.
         reporter: Receives progress.
 
     Raises:
@@ -76,11 +76,20 @@ def load_feature_computer(features: FeatureOptions, name: str, reporter: Reporte
             f"{processes.count} processes were launched, which share features through the cache",
             hint="leave out --no-cache, or start one process with --workers",
         )
-    workers = plan_workers(features.device, features.num_workers, features.extractor_weights, processes)
+    weights = features.extractor_weights
+    if name not in EXTRACTORS:
+        if weights is not None:
+            raise ConfigError(
+                f"--extractor {name} is a file and needs no weights", hint="leave --extractor-weights out"
+            )
+        if not Path(name).is_file():
+            raise ConfigError(f"unknown extractor {name!r}", hint=f"choose {', '.join(EXTRACTORS)}, or name a file")
+        name, weights = Path(name).stem, Path(name)
+    workers = plan_workers(features.device, features.num_workers, weights, processes)
     if features.download and name == INCEPTION:
         download_inception(reporter=reporter)
     return FeatureComputer(
-        extractor=load_extractor(name, weights_path=features.extractor_weights, device=workers.devices[0]),
+        extractor=load_extractor(name, weights_path=weights, device=workers.devices[0]),
         workers=workers,
         cache=FeatureCache(folder) if folder else None,
         batch_size=features.batch_size,

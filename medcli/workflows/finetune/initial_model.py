@@ -9,7 +9,8 @@ from typing import Any
 
 from medcli.checkpoint.infer import PIXEL_CHANNELS
 from medcli.config import VAVAE, VAVAE_CHANNELS, ModelConfig
-from medcli.data.digits import DIGITS, digit_set
+from medcli.data.assets import BUNDLES
+from medcli.data.bundled_set import bundled_set
 from medcli.data.latent_origin import LatentOrigin, latent_origin
 from medcli.data.latent_statistics import NO_STATISTICS
 from medcli.data.pixel_format import PixelFormat, pixel_format
@@ -65,7 +66,7 @@ def _latents(network: Network, request: FinetuneRequest) -> LatentOrigin | None:
     Raises:
         ConfigError: If `--channels` contradicts them.
     """
-    origin = None if network.config.autoencoder is None or request.data == DIGITS else latent_origin(request.data)
+    origin = None if network.config.autoencoder is None or request.data in BUNDLES else latent_origin(request.data)
     if origin is not None:
         _agreed_channels(request.fresh, origin.channels, request.data)
     return origin
@@ -141,9 +142,9 @@ def _sized(request: FinetuneRequest) -> ModelConfig:
 def _in_space(config: ModelConfig, request: FinetuneRequest) -> tuple[ModelConfig, int]:
     """Return the network for latents, or for pixels where the data are grey or it is asked for; and the image side."""
     fresh, side = request.fresh, request.network.res
-    if request.data == DIGITS:
-        channels, digits_side, _ = digit_set().shape_CYX
-        return _of_pixels(config, _agreed_channels(fresh, channels, DIGITS)), side or digits_side
+    if request.data in BUNDLES:
+        channels, bundled_side, _ = bundled_set(request.data).shape_CYX
+        return _of_pixels(config, _agreed_channels(fresh, channels, request.data)), side or bundled_side
     images = _images(request)
     if not _is_of_pixels(request, images):
         channels = fresh.channels or config.in_channels

@@ -11,8 +11,8 @@ import torch
 
 from medcli.checkpoint.fingerprint import PREFIX as FINGERPRINT_PREFIX
 from medcli.config import ModelConfig
+from medcli.data.assets import BUNDLES
 from medcli.data.datasets import open_training_set
-from medcli.data.digits import DIGITS
 from medcli.data.training_set import LenientSet
 from medcli.errors import CheckpointError, ConfigError
 from medcli.model.layout import blocks
@@ -269,7 +269,7 @@ def _identity(
         STARTING_WEIGHTS: weights,
         "calibration": request.calibrate,
         "teacher": None if teacher is None else _teacher_id(teacher, earlier.get("teacher")),
-        **({} if request.flip or data.name == DIGITS else {"flips": False}),
+        **({} if request.flip or data.name in BUNDLES else {"flips": False}),
     }
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from medcli.data.digits import digit_latents, digit_set
+from medcli.data.bundled_set import bundled_images, bundled_set
 from medcli.data.training_set import ArraySet, LenientSet, TrainingSet, flip_coins
 from medcli.errors import DataError
 
@@ -39,8 +39,8 @@ def test_coins_are_fair_and_belong_to_seed_and_position() -> None:
 
 
 def test_digits_are_pixels_that_are_never_mirrored() -> None:
-    data: TrainingSet = digit_set()
-    pixels, labels = digit_latents()
+    data: TrainingSet = bundled_set("digits")
+    pixels, labels = bundled_images("digits").latents(), bundled_images("digits").labels.astype("int64")
     read_BCYX, label_B = data.read(torch.arange(1797), torch.arange(1797), 0)
     assert torch.equal(read_BCYX, torch.from_numpy(pixels))
     assert torch.equal(label_B, torch.from_numpy(labels))

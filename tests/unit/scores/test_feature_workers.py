@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from medcli.data.digits import digit_pixels
+from medcli.data.bundled_set import bundled_pixels
 from medcli.data.images import ImageArray
 from medcli.errors import ConfigError, EnvironmentProblem
 from medcli.runtime.locks import HAS_LOCKS
 from medcli.runtime.processes import Processes
 from medcli.runtime.reporting import Silent
-from medcli.scores.digits_extractor import DigitsExtractor
+from medcli.scores.classifier import ClassifierExtractor
 from medcli.scores.extractor import POOL
 from medcli.scores.feature_cache import FeatureCache
 from medcli.scores.feature_workers import assist, plan_workers
@@ -116,10 +116,10 @@ def test_the_shard_of_a_program_that_is_killed_is_taken_over(tmp_path: Path) -> 
 
 
 def test_helpers_work_and_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = ImageArray(name="digits", images_NYXC=torch.from_numpy(digit_pixels()[:24]))
-    run, num_here = DigitsExtractor.run, [0]
+    source = ImageArray(name="digits", images_NYXC=torch.from_numpy(bundled_pixels("digits")[:24]))
+    run, num_here = ClassifierExtractor.run, [0]
 
-    def slow(self: DigitsExtractor, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
+    def slow(self: ClassifierExtractor, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
         """Wait, here and not in the helper, until there is work of the helper's."""
         num_here[0] += 1
         if num_here[0] == 1:
@@ -129,7 +129,7 @@ def test_helpers_work_and_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         return run(self, prepared)
 
     alone = extract(source, load_extractor("digits"), WANTED, batch_size=SHARD, reporter=Silent())
-    monkeypatch.setattr(DigitsExtractor, "run", slow)
+    monkeypatch.setattr(ClassifierExtractor, "run", slow)
     shared = extract(
         source,
         load_extractor("digits"),

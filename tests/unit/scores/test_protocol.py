@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from medcli.errors import CheckFailed, DataError
-from medcli.scores.digits_extractor import load_digits_extractor
 from medcli.scores.moments import Gaussian
 from medcli.scores.protocol import check_comparable, compared, differences, protocol_details, statistics_sha256
+from medcli.scores.registry import load_extractor
 
 
 def report(**changes: Any) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def with_provenance(**changes: Any) -> dict[str, Any]:
 
 
 def test_details_name_everything_that_changes_a_number_in_plain_values() -> None:
-    found = protocol_details(load_digits_extractor())
+    found = protocol_details(load_extractor("digits"))
     assert json.loads(json.dumps(found)) == found
     assert {"resize", "pool_layer", "dtype", "order", "inception_score_block_size"} < set(found)
     assert (found["inception_score_block_size"], found["precision_recall_neighbours"]) == (5000, 3)

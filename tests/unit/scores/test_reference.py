@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcli.data.digits import digit_pixels
+from medcli.data.bundled_set import bundled_pixels
 from medcli.errors import DataError
-from medcli.scores.digits_extractor import DigitClassifier, DigitsExtractor, load_digits_extractor
+from medcli.scores.classifier import ClassifierExtractor, SmallClassifier
 from medcli.scores.extractor import POOL, SPATIAL
 from medcli.scores.reference import bundled_info, covariance_problem, has_statistics, load_bundled, read_statistics
+from medcli.scores.registry import load_extractor
 
 DIMS = {POOL: 3, SPATIAL: 2}
 
@@ -110,9 +111,14 @@ def test_statistics_are_recognised_by_content(tmp_path: Path) -> None:
 
 
 def test_the_bundled_reference_holds_the_features_of_all_digits() -> None:
-    extractor = load_digits_extractor()
+    extractor = load_extractor("digits")
     reference = load_bundled("digits", extractor)
-    assert bundled_info("digits").num_images == reference.num_images == len(reference.rows[POOL]) == len(digit_pixels())
+    assert (
+        bundled_info("digits").num_images
+        == reference.num_images
+        == len(reference.rows[POOL])
+        == len(bundled_pixels("digits"))
+    )
     rows = reference.rows[POOL].double().numpy()
     np.testing.assert_allclose(reference.gaussians[POOL].mean_D, rows.mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(reference.gaussians[POOL].covariance_DD, np.cov(rows.T), rtol=1e-7, atol=1e-9)
@@ -120,4 +126,4 @@ def test_the_bundled_reference_holds_the_features_of_all_digits() -> None:
 
 def test_the_bundled_reference_refuses_other_weights() -> None:
     with pytest.raises(DataError, match="not with these weights"):
-        load_bundled("digits", DigitsExtractor(DigitClassifier(), "another hash"))
+        load_bundled("digits", ClassifierExtractor("digits", SmallClassifier(1, 10, 0), "another hash"))

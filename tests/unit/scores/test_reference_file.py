@@ -10,14 +10,14 @@ from PIL import Image
 from medcli.data.images import ImageArray, open_images
 from medcli.errors import DataError
 from medcli.runtime.reporting import Silent
-from medcli.scores.digits_extractor import load_digits_extractor
 from medcli.scores.extractor import POOL, SPATIAL
 from medcli.scores.features import FeatureSet
 from medcli.scores.moments import Moments
 from medcli.scores.reference import check_made_with, info_of, read_statistics
 from medcli.scores.reference_file import ReferenceFile
+from medcli.scores.registry import load_extractor
 
-EXTRACTOR = load_digits_extractor()
+EXTRACTOR = load_extractor("digits")
 
 
 def images(num: int) -> ImageArray:

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from medcli.errors import DataError
-from medcli.scores.digits_extractor import load_digits_extractor
 from medcli.scores.extractor import LOGITS, POOL
 from medcli.scores.features import FeatureSet
 from medcli.scores.fid import frechet_distance
 from medcli.scores.moments import Moments
 from medcli.scores.precision_recall import precision_recall
+from medcli.scores.registry import load_extractor
 from medcli.scores.scores import METRICS, metrics_of, score, wanted_of
 
-EXTRACTOR = load_digits_extractor()
+EXTRACTOR = load_extractor("digits")
 
 
 def features(name: str, num: int, seed: int) -> FeatureSet:

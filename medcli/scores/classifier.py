@@ -1,0 +1,164 @@
+"""Small image classifiers as feature extractors: those of the bundles, and those that `fid --train-extractor` makes.
+
+Dimension key: B batch, Y X image height and width, C channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import nn
+from torch.nn import functional
+
+from medcli.errors import DataError, EnvironmentProblem
+from medcli.runtime.precision import float32_products
+from medcli.scores.extractor import CPU, LOGITS, POOL, FeatureExtractor
+
+SMALLEST_PX, MOST_HALVINGS = 8, 3
+"""Inputs are 8, 16, 32 or 64 px a side: each halving before the last three convolutions doubles it."""
+NUM_FEATURES = 64
+LAST_SIDE = 4
+"""Side of the last feature map."""
+
+
+class SmallClassifier(nn.Module):
+    """Convolutions with poolings and two linear layers: 120 thousand parameters at 8 px, 130 thousand at 32 px.
+
+    Args:
+        channels: 1 for grey images, 3 for colour.
+        num_classes: Classes.
+        halvings: Poolings before the last three convolutions; the input has 8 x 2^halvings pixels a side.
+    """
+
+    def __init__(self, channels: int, num_classes: int, halvings: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = channels
+        for number in range(halvings):
+            layers += [nn.Conv2d(width, min(16 * 2**number, 32), 3, padding=1), nn.SiLU(), nn.AvgPool2d(2)]
+            width = min(16 * 2**number, 32)
+        self.body = nn.Sequential(
+            *layers,
+            nn.Conv2d(width, 32, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.SiLU(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            # SiLU rather than ReLU: no feature is dead, so the Gaussians that FID compares have full rank.
+            nn.Linear(64 * LAST_SIDE**2, NUM_FEATURES),
+            nn.SiLU(),
+        )
+        self.head = nn.Linear(NUM_FEATURES, num_classes)
+        self.channels, self.side_px = channels, SMALLEST_PX * 2**halvings
+
+    def forward(self, image_BCYX: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, 64) and class logits (B, classes) of images (B, C, Y, X) float32 in [-1, 1]."""
+        features = self.body(image_BCYX)
+        return features, self.head(features)
+
+    def inputs(self, images_BYXC: torch.Tensor) -> torch.Tensor:
+        """Convert (B, Y, X, 1 or 3) uint8 images to inputs (B, C, side, side) float32 in [-1, 1].
+
+        Channels are averaged for a grey network and repeated for a colour one; other sizes are resized by pixel area.
+        """
+        image_BCYX = images_BYXC.to(torch.float32).permute(0, 3, 1, 2)
+        if image_BCYX.shape[1] != self.channels:
+            image_BCYX = image_BCYX.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)
+        image_BCYX = image_BCYX / 127.5 - 1
+        if image_BCYX.shape[-2:] != (self.side_px, self.side_px):
+            image_BCYX = functional.interpolate(image_BCYX, size=(self.side_px, self.side_px), mode="area")
+        return image_BCYX
+
+
+class ClassifierExtractor:
+    """A trained classifier as a `FeatureExtractor`: its penultimate layer and its logits."""
+
+    rows_per_call = None
+
+    def __init__(self, name: str, network: SmallClassifier, weights_sha256: str) -> None:
+        self.name, self.weights_sha256, self._network = name, weights_sha256, network
+        colours = "grey" if network.channels == 1 else "colour"
+        self.preprocessing = f"{colours} {network.side_px}x{network.side_px} by area"
+        self.dims: Mapping[str, int] = {POOL: NUM_FEATURES, LOGITS: network.head.out_features}
+
+    @property
+    def device_type(self) -> str:
+        """`cpu`, `cuda` or `mps`."""
+        return self._network.head.weight.device.type
+
+    @torch.inference_mode()
+    def prepare(self, images_BYXC: torch.Tensor) -> torch.Tensor:
+        """(B, C, side, side) float32 of uint8 images of any size."""
+        return self._network.inputs(images_BYXC.to(self._network.head.weight.device))
+
+    @torch.inference_mode()
+    def run(self, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`pool` (B, 64) float32 of preprocessed images."""
+        # TF32, on by default in CUDA convolutions, moves the third digit of a score.
+        with float32_products("highest"):
+            return {POOL: self._network.body(prepared)}
+
+    @torch.inference_mode()
+    def logits(self, pool_BD: torch.Tensor) -> torch.Tensor:
+        """(B, classes) float32 class scores of pool features, on the CPU."""
+        return self._network.head(pool_BD.to(self._network.head.weight.device)).cpu()
+
+    def features(self, images_BYXC: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Features of uint8 images of any size: `pool` (B, 64) and `logits` (B, classes), float32."""
+        found = self.run(self.prepare(images_BYXC))
+        return {**found, LOGITS: self.logits(found[POOL])}
+
+
+def load_classifier(path: Path, name: str, *, device: torch.device = CPU) -> ClassifierExtractor:
+    """Read a classifier, whose shape follows from its tensors.
+
+    Args:
+        path: Its safetensors file.
+        name: Name of the extractor.
+        device: Where the network runs.
+
+    Raises:
+        EnvironmentProblem: If the file is missing.
+        DataError: If it is damaged or holds another network.
+    """
+    if not path.is_file():
+        raise EnvironmentProblem(f"no extractor weights at {path}", hint="check the path")
+    content = path.read_bytes()
+    try:
+        network = _network_of(load(content))
+    except (SafetensorError, RuntimeError, KeyError, ValueError) as err:
+        raise DataError(
+            f"{path} is not a classifier made by medcli",
+            hint="make one with medcli fid --train-extractor FOLDER -o FILE",
+        ) from err
+    network.requires_grad_(False).eval().to(device)
+    return ClassifierExtractor(name, network, hashlib.sha256(content).hexdigest())
+
+
+def _network_of(tensors: Mapping[str, torch.Tensor]) -> SmallClassifier:
+    """Build the network whose tensors these are.
+
+    Raises:
+        RuntimeError: If there is none.
+    """
+    halvings = sum(tensor.ndim == 4 for tensor in tensors.values()) - 3
+    channels, num_classes = tensors["body.0.weight"].shape[1], len(tensors["head.weight"])
+    if not (0 <= halvings <= MOST_HALVINGS and channels in (1, 3)):
+        raise ValueError(f"{halvings} halvings, {channels} channels")
+    with torch.device("meta"):
+        network = SmallClassifier(channels, num_classes, halvings)
+    network.load_state_dict(dict(tensors), assign=True)
+    return network
+
+
+def class_labels(images_BYXC: torch.Tensor, extractor: FeatureExtractor) -> torch.Tensor:
+    """Classify (B, Y, X, 1 or 3) uint8 images of any size; returns (B,) int64 labels on the CPU."""
+    return extractor.features(images_BYXC)[LOGITS].argmax(dim=1).cpu()

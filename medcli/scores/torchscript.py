@@ -1,0 +1,103 @@
+"""TorchScript modules as feature extractors."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from medcli.errors import DataError
+from medcli.runtime.precision import float32_products
+from medcli.scores.extractor import CPU, POOL
+
+PROBED_PX = (64, 32, 224, 299)
+"""Sides of the empty images by which the width of the features is found."""
+HINT = "it is called with (B, 3, Y, X) float32 images in 0 .. 255 and returns (B, D) features"
+
+
+class TorchScriptExtractor:
+    """A scripted module as a `FeatureExtractor` of one kind of features.
+
+    It is called with (B, 3, Y, X) float32 images in 0 .. 255, not resized, and returns (B, D) features.
+    """
+
+    preprocessing = "by the module"
+    rows_per_call = None
+
+    def __init__(self, name: str, module: torch.jit.ScriptModule, weights_sha256: str, device: torch.device) -> None:
+        self.name, self.weights_sha256, self._module, self._device = name, weights_sha256, module, device
+        self.dims: Mapping[str, int] = {POOL: self._width()}
+
+    @property
+    def device_type(self) -> str:
+        """`cpu`, `cuda` or `mps`."""
+        return self._device.type
+
+    def _width(self) -> int:
+        problem = ""
+        for side in PROBED_PX:
+            try:
+                found = self.run(torch.zeros(2, 3, side, side, device=self._device))[POOL]
+                return found.shape[1]
+            except RuntimeError as err:  # also what TorchScript raises for errors in the module
+                problem = str(err).strip().splitlines()[-1]
+        raise DataError(f"{self.name} extracts no features: {problem[:200]}", hint=HINT)
+
+    @torch.inference_mode()
+    def prepare(self, images_BYXC: torch.Tensor) -> torch.Tensor:
+        """(B, 3, Y, X) float32 in 0 .. 255."""
+        return images_BYXC.to(self._device).permute(0, 3, 1, 2).float().contiguous()
+
+    @torch.inference_mode()
+    def run(self, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`pool` (B, D) float32.
+
+        Raises:
+            DataError: If the module returns anything else.
+        """
+        with float32_products("highest"):
+            found = self._module(prepared)
+        if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != len(prepared):
+            shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+            raise DataError(f"{self.name} returns {shape} for {len(prepared)} images", hint=HINT)
+        return {POOL: found.float()}
+
+    def logits(self, pool_BD: torch.Tensor) -> torch.Tensor:
+        """Not available: a module returns one kind of features."""
+        raise NotImplementedError(f"{self.name} gives no class scores")
+
+    def features(self, images_BYXC: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Features of uint8 images of one size: `pool` (B, D) float32."""
+        return self.run(self.prepare(images_BYXC))
+
+
+def is_torchscript(path: Path) -> bool:
+    """Check for a TorchScript archive: a zip file with code and constants."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def load_torchscript(path: Path, name: str, *, device: torch.device = CPU) -> TorchScriptExtractor:
+    """Load a TorchScript module; torch runs its code, and no Python.
+
+    Raises:
+        DataError: If it is damaged, or returns no features.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
+            module = torch.jit.load(str(path), map_location=device).eval()
+    except (RuntimeError, ValueError) as err:
+        raise DataError(
+            f"{path} is no TorchScript module that torch can load: {str(err).splitlines()[0][:160]}", hint=HINT
+        ) from err
+    return TorchScriptExtractor(name, module, hashlib.sha256(path.read_bytes()).hexdigest(), device)
