@@ -168,7 +168,8 @@ def open_network(
         CheckpointError: If the checkpoint is missing, damaged or not of a known family.
     """
     given = source.checkpoint or default or asset_path(BUNDLED_MODEL)
-    if fresh is not None and isinstance(given, str) and means_preset(given):
+    bundled = bundled_model(str(given))
+    if fresh is not None and bundled is None and isinstance(given, str) and means_preset(given):
         refuse_hints(source, f"the preset {given}")
         config = preset_config(given)
         network = Network(name=preset_of(config) or given, config=config, fresh=fresh)
@@ -176,7 +177,7 @@ def open_network(
         hints = Hints(
             family=source.family, num_heads=source.heads, num_classes=source.num_classes, resolution_px=source.res
         )
-        place = bundled_model(str(given)) or local_path(given, source.download)
+        place = bundled or local_path(given, source.download)
         opened = open_checkpoint(place, hints=hints, weights=source.weights)
         network = Network(name=hub_title(opened.info.path), config=opened.info.config, checkpoint=opened)
     return changed(network, source, add_mediators=add_mediators, default_layers=default_layers)

@@ -21,7 +21,7 @@ from medcli.data.images import ImageArray
 from medcli.errors import ConfigError
 from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Silent
-from medcli.scores.classifier import SmallClassifier
+from medcli.scores.classifier import SMALLEST_PX, SmallClassifier, classifier_inputs
 from medcli.scores.extractor import POOL
 from medcli.scores.features import Wanted, extract
 from medcli.scores.reference import bundled_bytes
@@ -67,7 +67,7 @@ def train_classifier(training: ClassifierTraining) -> tuple[SmallClassifier, flo
     Returns:
         The network and its held-out accuracy, in [0, 1].
     """
-    images = SmallClassifier(1, 10, 0).inputs(torch.from_numpy(bundled_pixels("digits")))
+    images = classifier_inputs(torch.from_numpy(bundled_pixels("digits")), 1, SMALLEST_PX)
     labels = torch.from_numpy(bundled_images("digits")[1]).long()
     train_indices, held_out_indices = held_out_split()
     with torch.random.fork_rng(devices=[]):

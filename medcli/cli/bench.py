@@ -46,7 +46,7 @@ COMMAND = Command(
     examples=(
         "medcli bench",
         "medcli bench --threads 1 --batch-size 8 --steps 0",
-        "medcli bench medcli/assets/digits-sit.safetensors --sampler ode --steps 12 --threads 1",
+        "medcli bench digits --sampler ode --steps 12 --threads 1",
         "medcli bench SiT-XL/2 --res 512 --mediators 16,64 --layers 0-3 --dtype bf16 --compile",
     ),
 )

@@ -64,18 +64,25 @@ class SmallClassifier(nn.Module):
         features = self.body(image_BCYX)
         return features, self.head(features)
 
-    def inputs(self, images_BYXC: torch.Tensor) -> torch.Tensor:
-        """Convert (B, Y, X, 1 or 3) uint8 images to inputs (B, C, side, side) float32 in [-1, 1].
 
-        Channels are averaged for a grey network and repeated for a colour one; other sizes are resized by pixel area.
-        """
-        image_BCYX = images_BYXC.to(torch.float32).permute(0, 3, 1, 2)
-        if image_BCYX.shape[1] != self.channels:
-            image_BCYX = image_BCYX.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)
-        image_BCYX = image_BCYX / 127.5 - 1
-        if image_BCYX.shape[-2:] != (self.side_px, self.side_px):
-            image_BCYX = functional.interpolate(image_BCYX, size=(self.side_px, self.side_px), mode="area")
-        return image_BCYX
+def classifier_inputs(images_BYXC: torch.Tensor, channels: int, side_px: int) -> torch.Tensor:
+    """Convert images to inputs of a classifier.
+
+    Args:
+        images_BYXC: (B, Y, X, 1 or 3) uint8, any size.
+        channels: 1: channels are averaged; 3: a single one is repeated.
+        side_px: Side that other sizes are resized to, by pixel area.
+
+    Returns:
+        (B, C, side, side) float32 in [-1, 1].
+    """
+    image_BCYX = images_BYXC.to(torch.float32).permute(0, 3, 1, 2)
+    if image_BCYX.shape[1] != channels:
+        image_BCYX = image_BCYX.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    image_BCYX = image_BCYX / 127.5 - 1
+    if image_BCYX.shape[-2:] != (side_px, side_px):
+        image_BCYX = functional.interpolate(image_BCYX, size=(side_px, side_px), mode="area")
+    return image_BCYX
 
 
 class ClassifierExtractor:
@@ -97,7 +104,8 @@ class ClassifierExtractor:
     @torch.inference_mode()
     def prepare(self, images_BYXC: torch.Tensor) -> torch.Tensor:
         """(B, C, side, side) float32 of uint8 images of any size."""
-        return self._network.inputs(images_BYXC.to(self._network.head.weight.device))
+        images = images_BYXC.to(self._network.head.weight.device)
+        return classifier_inputs(images, self._network.channels, self._network.side_px)
 
     @torch.inference_mode()
     def run(self, prepared: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from medcli.data.assets import BUNDLED_MODEL, BUNDLES, FOLDER, PARTS, asset_path, bundled_model
 from medcli.errors import EnvironmentProblem
+from tests.conftest import RunCli
 
 
 def test_a_bundled_file_is_found_and_a_missing_one_named() -> None:
@@ -26,3 +29,11 @@ def test_other_names_are_no_bundle() -> None:
 
 def test_all_bundles_together_are_small() -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 12e6
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("flops",), ("convert", "-o", "x.safetensors", "--layers", "none")])
+def test_commands_take_a_bundle_by_its_name(run_cli: RunCli, empty_folder: Path, command: tuple[str, ...]) -> None:
+    name, *words = command
+    result = run_cli(name, "digits", *words, "--json")
+    assert result.code == 0, result.err
+    assert "sit" in result.out

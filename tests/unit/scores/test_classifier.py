@@ -11,7 +11,7 @@ from digits_assets import held_out_split
 from medcli.data.assets import CLASSIFIER, asset_path
 from medcli.data.bundled_set import bundled_images, bundled_pixels
 from medcli.errors import DataError, EnvironmentProblem
-from medcli.scores.classifier import SmallClassifier, class_labels, load_classifier
+from medcli.scores.classifier import class_labels, classifier_inputs, load_classifier
 from medcli.scores.extractor import LOGITS, POOL
 from medcli.scores.registry import load_extractor
 
@@ -50,9 +50,7 @@ def test_grey_images_need_no_third_channel() -> None:
 
 
 def test_the_network_sees_pixels_between_minus_one_and_one() -> None:
-    seen = SmallClassifier(1, 10, 0).inputs(
-        torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 8, 8, 3)
-    )
+    seen = classifier_inputs(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 8, 8, 3), 1, 8)
     assert seen.shape == (2, 1, 8, 8)
     assert seen[0].unique().tolist() == [-1]
     assert seen[1].unique().tolist() == [1]

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from medcli.errors import ConfigError, DataError
-from medcli.scores.classifier import ClassifierExtractor, SmallClassifier
+from medcli.scores.classifier import ClassifierExtractor, SmallClassifier, classifier_inputs
 from medcli.scores.extractor import LOGITS, POOL
 from medcli.scores.registry import load_extractor
 
@@ -28,12 +28,13 @@ def test_a_classifier_of_any_size_is_read_from_its_file(tmp_path: Path, channels
     save_file(network.state_dict(), tmp_path / "own.safetensors")
     extractor = load_extractor("own", weights_path=tmp_path / "own.safetensors")
     images = torch.randint(0, 256, (3, 20, 20, 3), dtype=torch.uint8)
-    features, logits = network(network.inputs(images))
+    inputs = classifier_inputs(images, channels, 8 * 2**halvings)
+    features, logits = network(inputs)
     found = extractor.features(images)
     assert extractor.name == "own"
     torch.testing.assert_close(found[POOL], features.detach())
     torch.testing.assert_close(found[LOGITS], logits.detach())
-    assert network.inputs(images).shape == (3, channels, 8 * 2**halvings, 8 * 2**halvings)
+    assert inputs.shape == (3, channels, 8 * 2**halvings, 8 * 2**halvings)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit")
