@@ -14,6 +14,7 @@ from medcli.checkpoint.header import Header
 from medcli.checkpoint.hub import PREFIX, download_command, is_hub_name
 from medcli.checkpoint.keymap import is_derived, strip_wrappers
 from medcli.checkpoint.pickle_values import TensorRef
+from medcli.checkpoint.run_state import newest_of_run, state_header, state_sets
 from medcli.checkpoint.safetensors_file import read_safetensors
 from medcli.checkpoint.tensor_record import TensorRecord
 from medcli.checkpoint.torch_file import TorchFile, read_legacy, read_zip
@@ -89,6 +90,8 @@ def open_raw(path: Path) -> RawCheckpoint:
     try:
         if not path.exists():
             raise CheckpointError(f"{path} does not exist", hint=_hint_for_missing(path))
+        if path.is_dir() and (newest := newest_of_run(path)) is not None:
+            return _open_file(newest)
         if path.is_dir():
             folder = read_folder(path, file_tensors)
             return RawCheckpoint(
@@ -118,6 +121,9 @@ def _open_file(path: Path) -> RawCheckpoint:
         if (header := Header.from_metadata(metadata, path.name)) is not None:
             sets = {header.weights: _stripped(tensors, path)}
             return RawCheckpoint(path=path, layout="medcli", sets=sets, parts=(header.weights,), header=header)
+        if (header := state_header(metadata, path.name)) is not None:
+            sets = state_sets(tensors)
+            return RawCheckpoint(path=path, layout="medcli", sets=sets, parts=tuple(sets), header=header)
         return _found(path, tensors, lambda name, record: record.renamed(name))
     file = TORCH_READERS[kind](path)
     return _found(path, file.content, file.record)

@@ -11,6 +11,7 @@ from medcli.settings.machine import force_setting, output_setting
 from medcli.settings.network import NetworkSource
 
 LayoutName = Literal["medcli", "official", "diffusers"]
+StorageName = Literal["fp32", "bf16", "fp16"]
 
 REQUIRED: dict[str, Any] = {"required": True, "default_text": ""}
 """Changes of the checkpoint's declaration where there is no default."""
@@ -37,6 +38,13 @@ class ConvertRequest:
     output: Path | None = output_setting(default_text="SOURCE-mediators.safetensors here")
     """File or folder; None: the source's name with `-mediators`, `-medcli`, `-official` or `-diffusers`, in the
     current folder."""
+    dtype: StorageName | None = setting(
+        None,
+        help="Number format of the stored weights; fixed position tables stay as they are.",
+        panel=OUTPUT,
+        default_text="the source's",
+        short=True,
+    )
     to: LayoutName = setting("medcli", help="Layout of the result.", panel=OUTPUT, short=True)
     force: bool = force_setting()
     digest: bool = True

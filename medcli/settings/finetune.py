@@ -26,6 +26,8 @@ from medcli.settings.sampling import MAX_IMAGES
 from medcli.settings.training import MAX_STEPS, MaskPlace, Range, TrainingSettings, Weighting
 from medcli.settings.values import parse_float
 
+CALIBRATES = Needs("calibrate", words="--calibrate")
+
 
 def parse_range(text: str) -> Range:
     """Parse `0.4-0.5`."""
@@ -109,6 +111,33 @@ class FinetuneRequest:
     """Several counts share projections, and full attention keeps them near the parent's."""
     calibrate: bool = setting(
         False, help="First fit the mediators to full attention, without data.", panel=LADDER, short=True
+    )
+    calibration_images: int = setting(
+        32,
+        help="Number of images drawn from noise that mediators are fitted on.",
+        panel=LADDER,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_IMAGES,
+        needs=CALIBRATES,
+    )
+    calibration_steps: int = setting(
+        100,
+        help="Number of steps on each layer alone.",
+        panel=LADDER,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_STEPS,
+        needs=CALIBRATES,
+    )
+    calibration_network_steps: int = setting(
+        30,
+        help="Number of steps on all layers together; 0: none.",
+        panel=LADDER,
+        metavar="N",
+        minimum=0,
+        maximum=MAX_STEPS,
+        needs=CALIBRATES,
     )
     distill: Path | None = setting(
         None,

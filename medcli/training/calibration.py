@@ -7,7 +7,7 @@ layer, then all together. Only the mediators' parameters change; with 0 mediator
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -39,15 +39,15 @@ class CalibrationConfig:
         ConfigError: If a number is below 1.
     """
 
-    num_images: int = 64
+    num_images: int = 32
     """Images sampled from noise whose states are fitted to."""
-    held_out: int = 16
+    held_out: int = 8
     """Held-out images, on which errors are measured."""
     num_times: int = 8
     """States of each image between noise and data."""
-    steps: int = 150
+    steps: int = 100
     """Gradient steps on each layer alone."""
-    network_steps: int = 100
+    network_steps: int = 30
     """Gradient steps on all layers together, with the memory of a training step; 0: none."""
     batch_size: int = 32
     """States in one gradient step."""
@@ -110,7 +110,7 @@ def calibrate(
         config: Amount of sampling and fitting.
         loss: Path and prediction of a SiT model, for sampling.
         parameters: State-dict names that may change; None: all of the mediators'.
-        reporter: Receives progress in layers.
+        reporter: Receives progress in layers, then in steps.
 
     Returns:
         The error before and after, of each layer and count that was fitted.
@@ -136,7 +136,7 @@ def calibrate(
             _fit_layer(layer, jobs[number], config, batches[: config.steps])
             progress(list(jobs).index(number) + 1, len(jobs), "layers")
     if config.network_steps:
-        _fit_all_layers(model, (fitted, held_out), jobs, config, batches[: config.network_steps])
+        _fit_all_layers(model, (fitted, held_out), jobs, config, batches[: config.network_steps], progress)
     after = _layer_errors(model, held_out, jobs, config)
     return tuple(LayerError(*place, before[place], after[place]) for place in before)
 
@@ -227,6 +227,7 @@ def _fit_all_layers(
     jobs: Mapping[int, _Job],
     config: CalibrationConfig,
     batches: list[Tensor],
+    progress: Callable[[int, int, str], None],
 ) -> None:
     """Fit all layers together, see `calibrate`."""
     fitted, held_out = states
@@ -234,7 +235,7 @@ def _fit_all_layers(
     counts = tuple(sorted({count for job in jobs.values() for count in job.counts}))
     own = {name: value.detach() for name, value in model.named_parameters() if name in names}
     kept, error = _copied(own), _total(_output_errors(model, held_out, counts, config))
-    _overwrite(own, fit_network(model, fitted, own, counts, batches))
+    _overwrite(own, fit_network(model, fitted, own, counts, batches, progress))
     if not _total(_output_errors(model, held_out, counts, config)) < error:
         _overwrite(own, kept)
 

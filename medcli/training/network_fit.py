@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ def fit_network(
     start: Mapping[str, Tensor],
     counts: tuple[int, ...],
     batches: Sequence[Tensor],
+    progress: Callable[[int, int, str], None],
 ) -> dict[str, Tensor]:
     """Fit all layers by gradient steps on the error of the network's output and, with less weight, of each layer.
 
@@ -41,12 +42,14 @@ def fit_network(
         start: Initial mediator parameters, by state-dict name.
         counts: Mediator counts.
         batches: Rows of each step.
+        progress: Called after each step, as `Reporter.progress`.
 
     Returns:
         The fitted parameters.
     """
 
     def loss_of(values: Mapping[str, Tensor], rows: Tensor, step: int) -> Tensor:
+        progress(step + 1, len(batches), "steps on all layers")
         count = counts[step % len(counts)]
         batch = states.rows(rows)
         inputs = (batch.x_RCYX, batch.t_R, batch.label_R)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from medcli.checkpoint.export import write_diffusers, write_official
 from medcli.checkpoint.hub import hub_title
 from medcli.checkpoint.surgery import Surgery
+from medcli.checkpoint.tensor_record import TensorRecord, computed, from_bytes
 from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
-from medcli.model.layout import num_params
+from medcli.model.layout import num_params, position_tables
 from medcli.network import Network, note_remarks, open_network
 from medcli.presets import preset_of
 from medcli.runtime.files import file_sha256
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.settings.checkpoints import ConvertRequest
+from medcli.settings.checkpoints import ConvertRequest, StorageName
 
 Target = Literal["medcli", "official", "diffusers"]
+STORAGE: dict[StorageName, str] = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
+"""Codes of number formats in a file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +82,7 @@ def convert(request: ConvertRequest, reporter: Reporter | None = None) -> Conver
 def write_network(network: Network, request: ConvertRequest, reporter: Reporter) -> ConvertReport:
     """Write a network that is already open; see `convert`."""
     info = network.opened.info
-    surgery = network.surgery()
+    surgery = stored_as(network.surgery(), request.dtype)
     note_remarks([network], reporter)
     output = request.output or Path(default_name(info.path, network.config, request.to))
     file, sha256 = _write(request, output, network, surgery, reporter)
@@ -100,6 +103,21 @@ def write_network(network: Network, request: ConvertRequest, reporter: Reporter)
         dropped=(*info.left_out, *surgery.dropped),
         sha256=sha256,
     )
+
+
+def stored_as(surgery: Surgery, dtype: StorageName | None) -> Surgery:
+    """Return the tensors rounded to a number format; None: as they are. Fixed position tables keep theirs."""
+    if dtype is None:
+        return surgery
+    code, fixed = STORAGE[dtype], position_tables(surgery.config)
+
+    def rounded(name: str, record: TensorRecord) -> TensorRecord:
+        if name in fixed or record.dtype == code:
+            return record
+        return computed(name, code, record.shape, lambda: from_bytes(record.read(), record.dtype, record.shape))
+
+    records = {name: rounded(name, record) for name, record in surgery.records.items()}
+    return replace(surgery, records=records)
 
 
 def default_name(source: Path, target: ModelConfig, to: Target) -> str:

@@ -183,3 +183,19 @@ def test_an_interrupted_run_leaves_nothing(source: Path, run_cli: RunCli, monkey
     result = run_cli("convert", source)
     assert result.code == 130
     assert [path.name for path in source.parent.iterdir()] == ["sit_xl.pt"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
+def test_weights_are_stored_in_another_number_format(
+    source: Path, run_cli: RunCli, dtype: str, kind: torch.dtype
+) -> None:
+    run_cli("convert", source, "-o", "plain.safetensors")
+    result = run_cli("convert", source, "--dtype", dtype, "-o", "x.safetensors")
+    assert result.code == 0, result.err
+    plain, stored = load_file("plain.safetensors"), load_file("x.safetensors")
+    for name, value in stored.items():
+        assert value.dtype == (plain[name].dtype if name == "pos_embed" else kind)
+        assert torch.equal(value, plain[name].to(value.dtype))
+    assert medcli.load("x.safetensors", dtype=torch.float32).pos_embed.dtype == torch.float32

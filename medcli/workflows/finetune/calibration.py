@@ -10,7 +10,8 @@ from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import write_text
 from medcli.runtime.json_records import InvalidJson, read_record
 from medcli.runtime.reporting import Reporter
-from medcli.training.calibration import LayerError, calibrate, output_errors
+from medcli.settings.finetune import FinetuneRequest
+from medcli.training.calibration import CalibrationConfig, LayerError, calibrate, output_errors
 from medcli.workflows.finetune.setup import FinetuneSetup
 
 CALIBRATION = "calibration.json"
@@ -33,6 +34,17 @@ class _CalibrationRecord:
     output: list[_OutputError]
 
 
+def sizes_of(request: FinetuneRequest) -> CalibrationConfig:
+    """Return the amount of sampling and fitting; errors are measured on a quarter as many images."""
+    images = request.calibration_images
+    return CalibrationConfig(
+        num_images=images,
+        held_out=max(1, images // 4),
+        steps=request.calibration_steps,
+        network_steps=request.calibration_network_steps,
+    )
+
+
 def calibrated(setup: FinetuneSetup, model: DiffusionTransformer, reporter: Reporter) -> dict[str, Any] | None:
     """Fit a model's mediators in place, unless the run is resumed, whose checkpoints hold the result.
 
@@ -53,9 +65,10 @@ def calibrated(setup: FinetuneSetup, model: DiffusionTransformer, reporter: Repo
             return None
     seed, loss = setup.training.seed, setup.training.loss
     model.to(setup.device)
-    before = output_errors(model, seed=seed, loss=loss)
-    layers = calibrate(model, seed=seed, loss=loss, parameters=setup.selection.trained, reporter=reporter)
-    after = output_errors(model, seed=seed, loss=loss)
+    sizes = sizes_of(setup.request)
+    before = output_errors(model, seed=seed, loss=loss, config=sizes)
+    layers = calibrate(model, seed=seed, loss=loss, config=sizes, parameters=setup.selection.trained, reporter=reporter)
+    after = output_errors(model, seed=seed, loss=loss, config=sizes)
     found = {
         "layers": [asdict(layer) for layer in layers],
         "output": [
