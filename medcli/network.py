@@ -257,7 +257,7 @@ def with_autoencoder(network: Network, vae: str | None, download: bool = False) 
             latent_downsample=space.stride,
             in_channels=config.in_channels if info else space.channels,
         )
-    if info is not None and info.lacks_statistics and (file := statistics_beside(vae)) is not None:
+    if (info is None or info.lacks_statistics) and (file := statistics_beside(vae)) is not None:
         mean, std = read_statistics(file, config.in_channels)
         config = replace(config, latent_mean=mean, latent_std=std)
     return replace(network, config=config, autoencoder=vae)

@@ -46,6 +46,8 @@ EDT_SIZES: dict[str, Size] = {
 # Source: edt-facts 5: S is trained with 6 blocks in the decoder, XL with 4, the class's default.
 MDT_DECODERS = {"S": 6, "B": 4, "L": 4, "XL": 4}
 MDT_SIZES: dict[str, Size] = {name: replace(SIZES[name], decoder_depth=blocks) for name, blocks in MDT_DECODERS.items()}
+LIGHTNINGDIT_HEADS = {1536: 24, 1792: 28}
+"""Heads by width of LightningDiT's sizes that DiT does not have."""
 PATCH_SIZES = (2, 4, 8)
 FAMILY_TITLES: dict[str, Family] = {"DiT": "dit", "SiT": "sit", "EDT": "edt", "MDTv2": "mdtv2"}
 FAMILY_SIZES: dict[Family, dict[str, Size]] = {"dit": SIZES, "sit": SIZES, "edt": EDT_SIZES, "mdtv2": MDT_SIZES}
@@ -173,8 +175,9 @@ def amm_blocks(config: ModelConfig) -> tuple[int, ...] | None:
 
 
 def heads_for_width(hidden_size: int) -> int | None:
-    """Return the number of heads of the preset with this width; None if no preset has it."""
-    return next((size.num_heads for size in SIZES.values() if size.hidden_size == hidden_size), None)
+    """Return the number of heads of the published network with this width; None if there is none."""
+    known = {size.hidden_size: size.num_heads for size in SIZES.values()} | LIGHTNINGDIT_HEADS
+    return known.get(hidden_size)
 
 
 def first_layers(depth: int) -> tuple[int, ...]:

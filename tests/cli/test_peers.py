@@ -78,3 +78,33 @@ def test_an_autoencoder_of_another_stride_is_refused(capsys: pytest.CaptureFixtu
     source = str(file_of("ldit_qknorm"))
     assert main(["sample", source, "--vae", "vae", *QUICK, "-o", "s"]) == 2
     assert "4 channels at stride 8, the model 32 at stride 16" in capsys.readouterr().err
+
+
+def test_statistics_beside_an_autoencoder_are_those_of_a_network_from_scratch(make_photos: None) -> None:
+    import medcli
+
+    save_tiny_autoencoder(Path("vae"))
+    mean, std = torch.full((1, 4, 1, 1), 0.25), torch.full((1, 4, 1, 1), 2.0)
+    torch.save({"mean": mean, "std": std}, "vae/latents_stats.pt")
+    sizes = ["--width", "16", "--depth", "1", "--heads", "2", "--res", "32"]
+    run = ["finetune", *sizes, "--vae", "vae", "--data", "photos", "--steps", "1", "--global-batch-size", "2", "-q"]
+    assert main([*run, "-o", "r"]) == 0
+    assert main(["latents", "photos", "--res", "32", "--vae", "vae", "-o", "lat", "-q"]) == 0
+    run[run.index("photos")] = "lat"
+    assert main([*run, "-o", "s"]) == 0
+    for folder in ("r", "s"):
+        config = medcli.load(f"{folder}/checkpoint.safetensors").config
+        assert (config.latent_mean, config.latent_std) == ((0.25,) * 4, (2.0,) * 4)
+
+
+@pytest.fixture
+def make_photos() -> None:
+    """Images of two classes."""
+    import numpy as np
+    from PIL import Image
+
+    for label in "ab":
+        Path("photos", label).mkdir(parents=True)
+        for number in range(2):
+            pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"photos/{label}/{number}.png")

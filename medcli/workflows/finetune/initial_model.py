@@ -74,7 +74,9 @@ def _latents(network: Network, request: FinetuneRequest) -> LatentOrigin | None:
 
 def _of_latents(network: Network, origin: LatentOrigin, *, keeps_stride: bool) -> Network:
     """Return a fresh network for the latents of a folder; an autoencoder that was named has told the stride."""
-    mean, std = origin.statistics
+    # Latents of `medcli latents` are stored as they are; the autoencoder's statistics normalise them.
+    has_own = origin.statistics != NO_STATISTICS
+    mean, std = origin.statistics if has_own else (network.config.latent_mean, network.config.latent_std)
     named = origin.autoencoder or (VAVAE if origin.channels == VAVAE_CHANNELS else network.config.autoencoder)
     config = replace(
         network.config,

@@ -73,6 +73,8 @@ class ImageGeneration:
             if self.request.steps is not None and solver in ADAPTIVE_SOLVERS:
                 # Only a remark: scripts give it to every solver alike.
                 self.reporter.note(f"--steps does nothing with --solver {solver}, which chooses its own steps")
+            if self.request.time_shift is not None and solver in ADAPTIVE_SOLVERS:
+                self.reporter.note(f"--time-shift does nothing with --solver {solver}, which chooses its own steps")
             if remark := unreachable_moves(self.setup.plan):
                 self.reporter.note(remark)
             if remark := launch_remark():
