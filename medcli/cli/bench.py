@@ -42,7 +42,7 @@ def bench(request: BenchRequest, out: Output) -> None:
 COMMAND = Command(
     request=BenchRequest,
     run=bench,
-    details="The defaults take about a minute on one thread.",
+    details="Network calls, and sampling runs beside the papers' 250 steps; the defaults take one or two minutes.",
     examples=(
         "medcli bench",
         "medcli bench --threads 1 --batch-size 8 --steps 0",

@@ -175,6 +175,8 @@ def write_plan(path: Path, plan: PlanFile, *, force: bool = False) -> None:
     """
     if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == plan.text:
         return
+    if path.exists() and not force:
+        raise ConfigError(f"{path} already exists", hint="remove it, or name another file for the plan")
     files.write_text(path, plan.text, force=force)
 
 
