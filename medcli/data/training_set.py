@@ -126,6 +126,7 @@ class LenientSet:
         Raises:
             DataError: If more than `max_unreadable` images can't be read.
         """
+        self._require_readable()
         try:
             return self._data.read(self._without_unreadable(pick_B), position_B, seed)
         except DataError:
@@ -141,13 +142,18 @@ class LenientSet:
             self._data.read(torch.tensor([pick]), torch.tensor([0]), seed)
         except DataError as err:
             self.unreadable[pick] = err.message
-            if len(self.unreadable) > self.max_unreadable:
-                raise DataError(
-                    f"{len(self.unreadable)} images of {self.name} can't be read, the last: {err.message}",
-                    hint="check the disk; the run is saved and resumes once the images can be read",
-                ) from err
+            self._require_readable()
             return False
         return True
+
+    def _require_readable(self) -> None:
+        """Refuse to read on: batches are read ahead, also after one of them failed."""
+        if len(self.unreadable) > self.max_unreadable:
+            raise DataError(
+                f"{len(self.unreadable)} images of {self.name} can't be read, "
+                f"the last: {next(reversed(self.unreadable.values()))}",
+                hint="check the disk; the run is saved and resumes once the images can be read",
+            )
 
     def _without_unreadable(self, pick_B: Tensor, seed: int | None = None) -> Tensor:
         """Replace unreadable images by the next ones; with a seed, check these as well."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medcli.runtime.files import require_regular, write_text
-from medcli.runtime.json_records import InvalidJson, as_record
+from medcli.runtime.json_records import InvalidJson, as_record, parse_json
 
 KEPT_ROWS = 1024
 """Number of recent steps whose losses are kept."""
@@ -208,7 +208,7 @@ class MetricsLog:
         kept = []
         for text in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError, KeyError, TypeError):
-                step = json.loads(text)["step"]
+                step = parse_json(text, allow_nan=True)["step"]
                 if step < done or (step == done and done % log_every == 0):
                     kept.append(text + "\n")
         write_text(self._path, "".join(kept), force=True)

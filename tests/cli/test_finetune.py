@@ -402,6 +402,8 @@ def test_a_model_without_a_null_class_keeps_its_labels(run_cli, empty_folder):
     save_checkpoint("small.safetensors", config, shaken(config).state_dict())
     report = trained(run_cli)
     assert describe(report["output"]).training["label_dropout"] == 0.0
+    result = train(run_cli, "--label-dropout", 0.5, "--output", "other")
+    assert (result.code, "no null class to drop labels to" in result.err) == (2, True), result.err
 
 
 def test_latents_of_another_model_are_refused(run_cli, empty_folder):

@@ -23,6 +23,7 @@ from medcli.runtime.json_records import read_json
 from medcli.runtime.processes import Processes, launch_remark, this_process
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.settings.finetune import FinetuneRequest
+from medcli.settings.training import TrainingSettings
 from medcli.training.calibration import check_calibration
 from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.distributed import equal_share
@@ -202,9 +203,13 @@ def _training(request: FinetuneRequest, start: Network) -> TrainConfig:
             "--calibrate fits mediators to a trained network, and this one starts from random weights",
             hint="leave --calibrate out",
         )
-    if not config.has_null_class and training.label_dropout:
-        return replace(training, label_dropout=0.0)  # there is no class to drop labels to
-    return training
+    if len(training.counts) == 1 and training.ladder_rule != TrainingSettings().ladder_rule:
+        raise ConfigError("--ladder-rule does nothing with one count to train", hint="leave --ladder-rule out")
+    if config.has_null_class or not training.label_dropout:
+        return training
+    if training.label_dropout != TrainingSettings().label_dropout:
+        raise ConfigError("this model has no null class to drop labels to", hint="leave --label-dropout out")
+    return replace(training, label_dropout=0.0)
 
 
 def _masking(request: FinetuneRequest) -> Masking | None:
@@ -242,6 +247,8 @@ def _trained_counts(ladder: tuple[int, ...], train_dense: bool | None) -> tuple[
             raise ConfigError(
                 "there is nothing to train without mediators and full attention", hint="add --mediators 4,16,64"
             )
+        if train_dense:
+            raise ConfigError("--train-dense does nothing without mediators", hint="leave --train-dense out")
         return (0,)
     is_dense_trained = len(ladder) > 1 if train_dense is None else train_dense
     return (0, *ladder) if is_dense_trained else ladder

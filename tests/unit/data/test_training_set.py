@@ -77,6 +77,13 @@ def test_too_many_unreadable_images_are_an_error_that_names_one() -> None:
         data.read(torch.arange(6), torch.arange(6), 0)
 
 
+def test_a_set_without_readable_images_fails_each_time_it_is_read() -> None:
+    data = LenientSet(Torn(set(range(6))))
+    for _ in range(3):
+        with pytest.raises(DataError, match="can't be read"):
+            data.read(torch.arange(6), torch.arange(6), 0)
+
+
 def test_readable_sets_are_read_as_they_are() -> None:
     data = LenientSet(SET)
     assert (data.name, data.num_images, data.fingerprint) == (SET.name, 6, SET.fingerprint)

@@ -20,7 +20,7 @@ def test_lines_beyond_the_steps_that_are_done_go(tmp_path, done, kept):
     for step in (10, 20, 25):
         log.add({"step": step, "loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 3')
+        file.write("[" * 100_000 + "\n" + '{"step": 3')
     log.cut(done, 10)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == kept
