@@ -87,6 +87,7 @@ def test_no_hint_for_the_network_is_ignored_in_silence(
     [
         ("finetune --mask-ratios 0.1-0.2", "--mask-ratios does nothing without --mask", "add --mask down"),
         ("finetune --mask-mid none", "--mask-mid does nothing without --mask", "add --mask down"),
+        ("bench --steps 0 --rho 0.3,0.1", "--rho does nothing with --steps 0", "leave"),
         ("sample --amm-form cos", "--amm-form does nothing without --amm", "add --amm auto"),
         ("finetune --mediators none --train-dense", "--train-dense does nothing without mediators", "leave"),
         ("finetune --mediators none --ladder-rule split", "--ladder-rule does nothing with one count", "leave"),

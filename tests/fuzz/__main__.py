@@ -28,6 +28,7 @@ from random import Random
 import torch
 
 from medcli.cli.app import main as program
+from tests.fuzz.mutators import replace_file
 from tests.fuzz.readers import FLAG_LINES, READERS, Words, nonsense
 from tests.fuzz.samples import make_good_inputs
 
@@ -120,7 +121,10 @@ def damage(reader: str, number: int, seed: int, folder: Path) -> Words:
     files = sorted({path for pattern in chosen.files for path in folder.glob(pattern) if path.is_file()})
     if files:
         path = chance.choice(files)
-        path.write_bytes(chosen.mutator(path.read_bytes(), chance))
+        if chance.random() < 0.05:
+            replace_file(path, chance)
+        else:
+            path.write_bytes(chosen.mutator(path.read_bytes(), chance))
     # Without --quiet, refusals must be as short, whatever was remarked before.
     return tuple(word for word in words if word != "-q") if chance.random() < 0.3 else words
 
@@ -148,8 +152,8 @@ def fuzz(
     names = [only] if only else [*READERS, FLAGS]
     tallies = {name: Tally() for name in names}
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
-        os.environ["MEDCLI_CACHE"] = f"{scratch}/cache"
         good = Path(scratch) / "good"
+        os.environ["MEDCLI_CACHE"] = str(good / ".cache")
         good.mkdir()
         os.chdir(good)
         with redirect_stdout(io.StringIO()):

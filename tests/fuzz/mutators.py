@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -67,6 +69,28 @@ def bytes_changed(data: bytes, chance: Random) -> bytes:
         else:
             changed += chance.choice((b"\0", b"\n", chance.randbytes(50), bytes(changed[:50])))
     return bytes(changed)
+
+
+def replace_file(path: Path, chance: Random) -> None:
+    """Put something else where a file is: a pipe, a device, a folder, links that lead nowhere or in a circle."""
+    path.unlink()
+    kind = chance.randrange(6)
+    if kind == 0:
+        os.mkfifo(path)
+    elif kind == 1:
+        path.mkdir()
+    elif kind == 2:
+        path.touch()
+    else:
+        path.symlink_to((path.name, "nowhere", "/dev/zero")[kind - 3])
+
+
+def plan_changed(data: bytes, chance: Random) -> bytes:
+    """Change a plan file, mostly without the hash that would give it away."""
+    value = json.loads(data)
+    if chance.random() < 0.8:
+        del value["sha256"]
+    return json_changed(json.dumps(value).encode(), chance)
 
 
 def nested(chance: Random) -> Any:

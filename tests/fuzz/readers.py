@@ -128,6 +128,15 @@ READERS: dict[str, Reader] = {
         m.json_changed,
         (("report", "samp", "scores.json", "-o", "r.html", "-q"), ("fid", "--compare", "scores.json", "scores.json")),
     ),
+    "plan": Reader(
+        ("plan.json",),
+        m.plan_changed,
+        (
+            ("sample", "pix.safetensors", "--plan", "plan.json", "--num-images", "1", "-o", "o", "-q"),
+            ("bench", "pix.safetensors", "--plan", "plan.json", "--repeats", "1", "--num-images", "1", "-q"),
+        ),
+    ),
+    "feature cache": Reader((".cache/**/*.safetensors",), c.safetensors_changed, (SCORE, ("fid", "s.npz", "digits"))),
     "config": Reader(
         ("config.toml",), m.text_changed, (("sample", "pix.safetensors", "--config", "config.toml", "-q"),)
     ),
@@ -148,7 +157,22 @@ FLAGS: dict[str, tuple[Words, tuple[str, ...]]] = {
         ("sample", "pix.safetensors", *FEW),
         ("--rho", "--warmup-steps", "--mediators", "--steps", "--seed", "--num-images", "--classes", "--cfg-scale")
         + ("--cfg-interval", "--solver", "--last-step-size", "--diffusion-norm", "--batch-size", "--stage", "--path")
-        + ("--device", "--vae", "--schedule", "--distance", "--heads", "--cfg-power", "--amm", "--amm-blocks", "-o"),
+        + (
+            "--device",
+            "--vae",
+            "--schedule",
+            "--distance",
+            "--heads",
+            "--plan",
+            "--save-plan",
+            "--at",
+            "--grid",
+            "--time-shift",
+            "--cfg-power",
+            "--amm",
+            "--amm-blocks",
+            "-o",
+        ),
     ),
     "convert": (
         ("convert", "pix.safetensors", "-o", "o.safetensors", "-q"),

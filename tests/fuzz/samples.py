@@ -42,6 +42,10 @@ TUNE = (
     "t",
     "-q",
 )
+PLANNED = (
+    *("sample", "pix.safetensors", "--num-images", "1", "--sampler", "ode", "--schedule", "timed"),
+    *("--mediators", "1,4", "--at", "0.5", "--steps", "4", "--save-plan", "plan.json", "-o", "planned", "-q"),
+)
 ANALYZE = ("analyze", "pix.safetensors", "--num-images", "2", "--steps", "6", "--points", "2", "-o", "a", "-f", "-q")
 SCORE = ("fid", "s.npz", "digits", "-q")
 REFERENCE = ("fid", "s.npz", "--extractor", "digits", "--write-reference", "ref.npz", "-f", "-q")
@@ -114,7 +118,7 @@ def make_good_inputs(folder: Path, run: Callable[..., int]) -> None:
         AssertionError: If a command does not succeed.
     """
     make_files(folder)
-    for command in (CONVERTED, SAMPLE, TRAIN, LATENTS, TUNE, ANALYZE, REFERENCE):
+    for command in (CONVERTED, SAMPLE, PLANNED, TRAIN, LATENTS, TUNE, ANALYZE, REFERENCE):
         assert run(command) == 0, command
     scores = io.StringIO()
     with redirect_stdout(scores):

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from medcli.errors import ConfigError
 from medcli.model.backbone import random_model
 from medcli.network import Network, note_remarks, open_network
 from medcli.runtime.compilation import require_compiler
@@ -20,7 +21,10 @@ from medcli.runtime.precision import DTYPES, number_format, products_of, warn_if
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for, thread_limit
 from medcli.runtime.versions import versions
+from medcli.settings.build import given_in
 from medcli.settings.costs import BenchRequest, BenchSettings
+from medcli.settings.declare import settings_of
+from medcli.settings.sampling import SampleRequest
 from medcli.settings.values import check_values
 from medcli.workflows.bench.loops import NamedPlan, baseline_of, error_measure, loop_variants, plans_of
 from medcli.workflows.bench.rows import BenchRow, ErrorOf, measure, rows_of
@@ -97,9 +101,25 @@ def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = No
     request = replace(request, settings=settings)
     note_remarks([network], reporter)
     batch_size = settings.batch_size or _batch_size(network, device)
-    plans = [] if request.sampling.steps == 0 and not request.plans else plans_of(request, network, batch_size)
+    plans = [] if _only_calls(request) else plans_of(request, network, batch_size)
     with thread_limit(settings.num_threads) as threads, products_of(settings.dtype):
         return _report(request, network, plans, batch_size, device, clock or clock_for(device, threads), reporter)
+
+
+def _only_calls(request: BenchRequest) -> bool:
+    """Return True if no sampling runs are wanted.
+
+    Raises:
+        ConfigError: If settings of such runs are given beside `--steps 0`.
+    """
+    if request.sampling.steps != 0 or request.plans:
+        return False
+    of_runs = {*settings_of(SampleRequest), "num_images"} - {"steps"}
+    idle = next((key for key in given_in(request) if key in of_runs - {*settings_of(BenchSettings)}), None)
+    if idle is not None:
+        flag = settings_of(BenchRequest)[idle].flag
+        raise ConfigError(f"{flag} does nothing with --steps 0", hint=f"leave {flag} out, or give the number of steps")
+    return True
 
 
 def prepare(settings: BenchSettings, reporter: Reporter) -> tuple[Network, torch.device, BenchSettings]:
