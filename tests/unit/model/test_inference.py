@@ -9,7 +9,7 @@ import torch
 from medcli.config import ModelConfig
 from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.model.block import Mlp
-from medcli.model.linear import Linear, linear_gelu
+from medcli.model.linear import Linear, linear_gelu, modulated_norm
 
 CONFIG = ModelConfig(
     family="sit", hidden_size=32, depth=3, num_heads=2, latent_size=8, num_classes=5, mediators=(4, 16),
@@ -158,3 +158,11 @@ def test_training_at_any_width_of_queries_is_untouched_by_absorption():
         for parameter in network.parameters():
             parameter.normal_(std=0.2)
     assert_same_function(network, 0)
+
+
+@pytest.mark.parametrize("has_shift", [True, False])
+def test_a_modulated_norm_is_layer_norm_times_one_plus_scale_plus_shift(has_shift: bool) -> None:
+    x_BND, scale_BD, shift_BD = torch.randn(2, 3, 4), torch.randn(2, 4), torch.randn(2, 4)
+    normed_BND = (x_BND - x_BND.mean(-1, keepdim=True)) / (x_BND.var(-1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+    expected_BND = normed_BND * (1 + scale_BD[:, None]) + (shift_BD[:, None] if has_shift else 0)
+    torch.testing.assert_close(modulated_norm(x_BND, shift_BD if has_shift else None, scale_BD), expected_BND)
