@@ -27,12 +27,17 @@ def fid(request: FidRequest, out: Output) -> None:
     from medcli.workflows.fid.compare import CompareReport
     from medcli.workflows.fid.reference import ReferenceReport
     from medcli.workflows.fid.run import fid as run
+    from medcli.workflows.fid.train_extractor import ExtractorReport
 
     report = run(request, out)
     if isinstance(report, ReferenceReport):
         written = f"wrote {report.output}: {', '.join(report.keys)} of {report.num_images} images, {report.extractor}"
         out.result(report, written)
         out.hint(f"medcli fid SAMPLES {report.output}")
+    elif isinstance(report, ExtractorReport):
+        right = f"{report.held_out_accuracy:.1%} of {report.num_held_out:,} held-out images right"
+        out.result(report, f"wrote {report.output}: {report.num_classes} classes, {right}")
+        out.hint(f"medcli fid SAMPLES REFERENCE --extractor {report.output}")
     elif isinstance(report, CompareReport):
         out.result(report, markdown(report.rows) if request.markdown else comparison_table(report))
     elif report is not None:

@@ -27,8 +27,8 @@ class ImageArchive:
     """Images of an npz file, streamed from the zip in order."""
 
     path: Path
-    num_images: int
-    """Images that are read, from the first."""
+    places: Sequence[int]
+    """Numbers of the images that are read, rising."""
     bytes_per_image: int
     """Bytes of an image as RGB."""
     key: str = IMAGES_KEY
@@ -39,6 +39,11 @@ class ImageArchive:
     def name(self) -> str:
         """Name in messages and reports."""
         return str(self.path)
+
+    @property
+    def num_images(self) -> int:
+        """Number of images that are read."""
+        return len(self.places)
 
     @property
     def image_bytes(self) -> Sequence[int]:
@@ -65,7 +70,21 @@ class ImageArchive:
         return (list(images_NYXC) for images_NYXC in self._spans(ranges))
 
     def _spans(self, ranges: Iterable[range]) -> Iterator[torch.Tensor]:
-        """Yield (N, Y, X, 3) uint8 of each range."""
+        """Yield (N, Y, X, 3) uint8 of each range of the images that are read."""
+        asked: list[Sequence[int]] = []
+
+        def stretches() -> Iterator[range]:
+            for span in ranges:  # each is taken when its images are needed
+                asked.append(self.places[span.start : span.stop])
+                yield range(asked[-1][0], asked[-1][-1] + 1)
+
+        for images_NYXC in self._stretches(stretches()):
+            places = asked.pop()
+            is_whole = len(images_NYXC) == len(places)
+            yield images_NYXC if is_whole else images_NYXC[torch.tensor(places) - places[0]]
+
+    def _stretches(self, ranges: Iterable[range]) -> Iterator[torch.Tensor]:
+        """Yield (N, Y, X, 3) uint8 of each range of the file's images."""
         with opened_array(self.path, self.key) as (header, member):
             if header.is_fortran:  # the images are interleaved and can't be streamed
                 whole = read_array(self.path, self.key)
@@ -100,7 +119,7 @@ def open_archive(path: Path, num_images: int | None = None) -> ImageArchive:
 
     Args:
         path: An npz with `arr_0`, or with a single array of image shape.
-        num_images: Number to read, from the first; None reads all.
+        num_images: Number to read, evenly spread; None reads all.
 
     Raises:
         DataError: If the key, the type or the layout is not that of images; the message names what was found.
@@ -118,7 +137,7 @@ def open_archive(path: Path, num_images: int | None = None) -> ImageArchive:
             remarks = (f"{path}: images are stored as {header.dtype} and converted to uint8",)
     return ImageArchive(
         path=path,
-        num_images=first_images(path, header.shape[0], num_images),
+        places=even_places(path, header.shape[0], num_images),
         bytes_per_image=math.prod(header.shape[1:]),
         key=key,
         remarks=remarks,
@@ -143,8 +162,8 @@ def _image_key(path: Path, keys: frozenset[str]) -> str:
     )
 
 
-def first_images(path: Path, num_found: int, num_wanted: int | None) -> int:
-    """Return the number of images to read: all, or the first `num_wanted`.
+def even_places(path: Path, num_found: int, num_wanted: int | None) -> Sequence[int]:
+    """Return the numbers of the images to read: all, or `num_wanted` spread evenly, as folders are sorted by class.
 
     Raises:
         DataError: If there are none, or fewer than wanted.
@@ -153,7 +172,7 @@ def first_images(path: Path, num_found: int, num_wanted: int | None) -> int:
         raise DataError(f"{path} holds no images", hint="expected .png, .jpg or .webp files, or an .npz with arr_0")
     if num_wanted is not None and num_wanted > num_found:
         raise DataError(f"{path} holds {num_found} images, {num_wanted} were asked for", hint="lower --num-images")
-    return num_found if num_wanted is None else num_wanted
+    return range(num_found) if num_wanted is None else [place * num_found // num_wanted for place in range(num_wanted)]
 
 
 def _check_layout(path: Path, key: str, header: ArrayHeader) -> None:

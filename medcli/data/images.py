@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from medcli.data.image_archive import first_images, open_archive
+from medcli.data.image_archive import even_places, open_archive
 from medcli.data.image_files import (
     content_remarks,
     find_images,
@@ -166,7 +166,7 @@ def open_images(path: Path, num_images: int | None = None) -> ImageSource:
 
     Args:
         path: A folder of images (sub-folders included), a sample folder (its numbered images only), or an `.npz`.
-        num_images: Number to read, from the first in index order; None reads all.
+        num_images: Number to read, spread evenly over them in index order; None reads all.
 
     Raises:
         DataError: If there are no usable images.
@@ -234,6 +234,7 @@ def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
 def _open_folder(folder: Path, num_images: int | None) -> ImageFolder:
     manifest = read_manifest(folder)
     remarks: list[str] = []
+    limit = None
     if manifest is None:
         content = find_images(folder)
         found = [folder / name for name in content.names]
@@ -250,10 +251,9 @@ def _open_folder(folder: Path, num_images: int | None) -> ImageFolder:
                 f"{folder} holds {len(found)} of the {promised} images its manifest names",
                 hint=f"finish it with the same medcli sample command, or pass --num-images {len(found)}",
             )
-        num_images = promised if num_images is None else num_images
-    files = sorted(found, key=lambda file: _numeric_order(file.relative_to(folder)))[
-        : first_images(folder, len(found), num_images)
-    ]
+        limit = promised if num_images is None else None
+    found = sorted(found, key=lambda file: _numeric_order(file.relative_to(folder)))[:limit]
+    files = [found[place] for place in even_places(folder, len(found), num_images)]
     headers = [read_header(file) for file in files]
     modes = Counter(header.mode for header in headers if header.mode != "RGB")
     if modes:

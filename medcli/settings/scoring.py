@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medcli.errors import ConfigError
 from medcli.settings.declare import INPUT, MACHINE, OUTPUT, SCORING, Needs, group, setting
-from medcli.settings.machine import MAX_BATCH, force_setting
+from medcli.settings.machine import MAX_BATCH, force_setting, output_setting
 from medcli.settings.network import parse_name
 from medcli.settings.sampling import MAX_IMAGES
 
@@ -117,7 +117,7 @@ class ScoreRequest:
     )
     num_images: int | None = setting(
         None,
-        help="Score the first N samples only.",
+        help="Score N samples only, spread evenly over them.",
         panel=SCORING,
         metavar="N",
         minimum=2,
@@ -185,5 +185,18 @@ class FidRequest:
         needs=Needs("write_reference", words="--write-reference PATH"),
         default_text="10000",
     )
+    train_extractor: Path | None = setting(
+        None,
+        help="Train a feature network on a folder of images, a sub-folder per class, instead of scoring.",
+        panel=OUTPUT,
+        metavar="FOLDER",
+        short=True,
+    )
+    output: Path | None = output_setting(
+        metavar="FILE",
+        help="The feature network to write.",
+        needs=Needs("train_extractor", words="--train-extractor FOLDER"),
+        default_text="FOLDER-classifier.safetensors here",
+    )
     markdown: bool = setting(False, help="Show the scores as a Markdown table.", panel=OUTPUT, needs=SCORES, short=True)
-    force: bool = force_setting("Compare scores whose protocols differ; replace an existing reference file.")
+    force: bool = force_setting("Compare scores whose protocols differ; replace an existing file.")

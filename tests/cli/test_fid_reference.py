@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,56 @@ def test_stored_images_go_with_a_reference_only(images: Path, run_cli: RunCli) -
 def test_statistics_can_not_be_made_into_a_reference(images: Path, run_cli: RunCli) -> None:
     path = npz(images.with_name("s.npz"), mu=np.zeros(64), sigma=np.eye(64))
     assert "ready statistics" in refused(run_cli, ExitCode.DATA, path, "--write-reference", "r.npz")
+
+
+def save_stripes(folder: Path, classes: int, side_px: int = 8) -> None:
+    """Images of class k have a bright row k."""
+    for label in range(classes):
+        place = folder / f"class-{label}"
+        place.mkdir(parents=True)
+        for number in range(40):
+            pixels = np.random.default_rng(100 * label + number).integers(0, 60, (side_px, side_px), np.uint8)
+            pixels[2 * label] = 255
+            Image.fromarray(pixels).save(place / f"{number}.png")
+
+
+def test_an_extractor_of_ones_own_is_trained_and_scores(run_cli: RunCli, empty_folder: Path) -> None:
+    save_stripes(empty_folder / "stripes", 3)
+    result = run_cli("fid", "--train-extractor", "stripes", "-o", "own.safetensors", "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    assert (report["num_classes"], report["num_images"], report["num_held_out"]) == (3, 108, 12)
+    assert report["held_out_accuracy"] > 0.9
+    assert report["sha256"] == hashlib.sha256(Path("own.safetensors").read_bytes()).hexdigest()
+    words = ("fid", "stripes/class-0", "stripes", "--extractor", "own.safetensors", "--json")
+    scores = json.loads(run_cli(*words).out)
+    assert scores["extractor"] == "own"
+    assert scores["inception_score"] == pytest.approx(1, abs=0.3)
+    # Spread over the classes, a part of the folder is like the whole; its first images are of one class.
+    part = run_cli("fid", "stripes", "stripes", "--num-images", 30, *words[3:])
+    assert json.loads(part.out)["fid"] < scores["fid"] / 5
+    written = run_cli("fid", "stripes", "--write-reference", "r.npz", *words[3:5])
+    assert written.code == 0, written.err
+    assert json.loads(run_cli("fid", "stripes", "r.npz", *words[3:]).out)["fid"] == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        (("--train-extractor", "one"), 4, "one holds images of one class"),
+        (("--train-extractor", "none"), 4, "none"),
+        (("--train-extractor", "two", "-o", "two/class-0/0.png"), 2, "already exists"),
+        (("two", "two", "--extractor", "two/class-0/0.png"), 4, "is not a classifier made by medcli"),
+        (("two", "two", "--extractor", "dino"), 2, "unknown extractor 'dino'"),
+        (("two", "two", "--extractor", "two/class-0/0.png", "--extractor-weights", "x"), 2, "is a file"),
+        (("two", "two", "-o", "x"), 2, "--output does nothing without --train-extractor"),
+    ],
+)
+def test_extractors_that_cannot_be_are_refused(
+    run_cli: RunCli, empty_folder: Path, words: tuple[str, ...], code: int, error: str
+) -> None:
+    save_stripes(empty_folder / "one", 1)
+    save_stripes(empty_folder / "two", 2)
+    result = run_cli("fid", *words)
+    assert (result.code, error in result.err) == (code, True), result.err
+    assert len(result.err.splitlines()) <= 2

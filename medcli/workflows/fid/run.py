@@ -23,14 +23,19 @@ from medcli.workflows.fid.inputs import (
 )
 from medcli.workflows.fid.reference import ReferenceReport, write_reference
 from medcli.workflows.fid.scoring import FidReport, load_yardstick, measure
+from medcli.workflows.fid.train_extractor import ExtractorReport, train_extractor
+
+Report = FidReport | CompareReport | ReferenceReport | ExtractorReport
 
 
-def fid(request: FidRequest, reporter: Reporter) -> FidReport | CompareReport | ReferenceReport | None:
+def fid(request: FidRequest, reporter: Reporter) -> Report | None:
     """Do what the request asks for; None in all processes of a launch but rank 0, which they assist.
 
     Raises:
         MedcliError: As `score_samples`, `compare_samples` and `write_reference` do.
     """
+    if request.train_extractor is not None:
+        return train_extractor(request, reporter) if this_process().is_first else None
     first, second = request.score.samples, request.score.reference
     if request.more and not request.compare:
         raise ConfigError(
