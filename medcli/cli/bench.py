@@ -45,7 +45,6 @@ COMMAND = Command(
     details="Network calls, and sampling runs beside the papers' 250 steps; the defaults take one or two minutes.",
     examples=(
         "medcli bench",
-        "medcli bench --threads 1 --batch-size 8 --steps 0",
         "medcli bench digits --sampler ode --steps 12 --threads 1",
         "medcli bench SiT-XL/2 --res 512 --mediators 16,64 --layers 0-3 --dtype bf16 --compile",
     ),

@@ -45,7 +45,7 @@ class NetworkSource:
     """Checkpoint file, diffusers folder, preset or hub name; None: the command's default model."""
     download: bool = setting(
         False,
-        help="Download a hub name (owner/repo) that is not in the cache; hf://owner/repo[/file] always is.",
+        help="Download a hub name (owner/repo) that is not in the cache; a name with hf:// always is.",
         panel=INPUT,
         decides=False,
     )
