@@ -51,6 +51,26 @@ def compose_biases(
     return to_tokens_HMSS.flatten(2), from_queries_HMSS.flatten(2)
 
 
+def _goes_by_image(x_BND: Tensor) -> bool:
+    """Return whether products of heads are made one image at a time: they then need no copies of strided heads.
+
+    It is a gain in float32 on a CPU, and a loss in bfloat16 (docs/performance.md).
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    return x_BND.is_cpu and type(x_BND) is Tensor and x_BND.dtype == torch.float32 and len(x_BND) > 1
+
+
+def biased_products(left_BHMK: Tensor, right_BHKN: Tensor, bias_HMN: Tensor) -> Tensor:
+    """Multiply each head's matrices and add its bias."""
+    if not _goes_by_image(left_BHMK) or bias_HMN.dtype != left_BHMK.dtype:
+        return left_BHMK @ right_BHKN + bias_HMN
+    out_BHMN = left_BHMK.new_empty(*left_BHMK.shape[:-1], right_BHKN.shape[-1])
+    for left, right, out in zip(left_BHMK, right_BHKN, out_BHMN, strict=True):
+        torch.baddbmm(bias_HMN, left, right, out=out)
+    return out_BHMN
+
+
 class MediatorAttention(Attention):
     """Attention through any mediator count of its ladder, or full attention for count 0.
 
@@ -137,8 +157,8 @@ class MediatorAttention(Attention):
         if self.rotary is not None:
             mediator_BHMK = self.rotary.mediators(mediator_BHMK)
         return (
-            mediator_BHMK @ self.placed_heads(key_BND).mT + to_tokens_HMN,
-            mediator_BHMK @ self.placed_heads(query_BND).mT + from_queries_HMN,
+            biased_products(mediator_BHMK, self.placed_heads(key_BND).mT, to_tokens_HMN),
+            biased_products(mediator_BHMK, self.placed_heads(query_BND).mT, from_queries_HMN),
         )
 
     def absorbed_scores(self, x_BND: Tensor, num_mediators: int) -> tuple[Tensor, Tensor]:
@@ -173,8 +193,16 @@ class MediatorAttention(Attention):
 
     def mediate(self, scores_BHMN: Tensor, shares_BHMN: Tensor, value_BND: Tensor) -> Tensor:
         """Aggregate values into mediators by the first scores, and into queries by the second: (B, N, D)."""
-        summary_BHMK = scores_BHMN.softmax(dim=-1) @ self.split_heads(value_BND)
-        return (shares_BHMN.softmax(dim=-2).mT @ summary_BHMK).transpose(1, 2).flatten(2)
+        weight_BHMN, share_BHMN = scores_BHMN.softmax(dim=-1), shares_BHMN.softmax(dim=-2)
+        value_BHNK = self.split_heads(value_BND)
+        if not _goes_by_image(value_BND):
+            return (share_BHMN.mT @ (weight_BHMN @ value_BHNK)).transpose(1, 2).flatten(2)
+        mixed_BND = value_BND.new_empty(value_BND.shape)
+        for weight, share, value, mixed in zip(
+            weight_BHMN, share_BHMN, value_BHNK, self.split_heads(mixed_BND), strict=True
+        ):
+            mixed.copy_(torch.bmm(share.mT, torch.bmm(weight, value)))
+        return mixed_BND
 
     def forward(self, x_BND: Tensor, num_mediators: int, kept_BK: Tensor | None = None, absorb: bool = True) -> Tensor:
         """Mix (B, N, D) tokens through `num_mediators` mediators, or with full attention for 0.
