@@ -94,7 +94,12 @@ CASES: dict[str, Case] = {
         ("sample in/edt.pt --vae in/vae -o s --num-images 2 --steps 4 --amm auto --amm-blocks 8,10 --device cpu",)
     ),
     "sample-mdtv2": Case(("sample in/mdtv2.pt --heads 4 --vae in/vae -o s --num-images 2 --steps 4 --device cpu",)),
-    "sample-bundled": Case(("sample --steps 8 --num-images 4 -o s", "sample --schedule full --steps 4 --num-images 2")),
+    "sample-bundled": Case(
+        (
+            "sample --sampler sde --schedule dynamic --steps 8 --num-images 4 -o s",
+            "sample --sampler sde --schedule full --steps 4 --num-images 2",
+        )
+    ),
     "latents": Case(("latents in/photos --vae in/vae --res 64 --shard-size 4 --device cpu -o out",) * 2),
     "fid-folders": Case((f"{FULL_RUN} --npz", "fid full --metrics fid,kid,precision,recall", "fid full/samples.npz")),
     "fid-compare": Case((FULL_RUN, f"{FULL_RUN} --cfg-scale 3 -o b", "fid --compare full b --reference digits")),
@@ -140,7 +145,7 @@ CASES: dict[str, Case] = {
         (FULL_RUN, "fid full >scores.json", "report full scores.json -o page.html"),
         ignored_keys=("sha256", "num_bytes"),
     ),
-    "demo": Case(("demo --num-images 10 --device cpu -o d",)),
+    "demo": Case(("demo --num-images 10 --device cpu -o d",), keys_only=True),
     "doctor": Case(("doctor",), keys_only=True),
     "bench": Case(("bench in/pixel-sit.safetensors --repeats 1 --batch-size 2 --threads 1 --steps 2",), keys_only=True),
     "wrong-usage": Case(
