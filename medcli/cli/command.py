@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, get_args
@@ -19,6 +20,8 @@ R = TypeVar("R")
 
 COMMON = "Common"
 """Help panel of the options every command has."""
+MARKUP = re.compile(r"\[(?=[a-z/@#])")
+"""Bracket in a help text that Rich would take for the start of a tag."""
 GIVEN = "COMMANDLINE"
 """Name of the parameter source that is the command line."""
 
@@ -189,6 +192,7 @@ def _option(made: Setting) -> tuple[Any, Any]:
     """Return the type Typer reads, text but for switches, and the option or argument."""
     default = made.shown_default
     text = made.help if default is None else f"{made.help} Default: {default}."
+    text = MARKUP.sub(r"\\[", text)
     if made.positional:
         kind: Any = list[str] if made.is_list else str
         return kind, typer.Argument(metavar=made.metavar, help=text, show_default=False)
