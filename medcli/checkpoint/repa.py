@@ -123,10 +123,10 @@ def _renumbered(tensors: Mapping[str, TensorRecord], raw: RawCheckpoint) -> dict
         return dict(tensors)
     numbers = [number for name in tensors if (number := block_of(name)) is not None and number < len(tensors)]
     first = 1 + max(numbers, default=-1)
-    told = raw.args.get("encoder_depth")
-    if type(told) is int and told != first:
+    named = raw.args.get("encoder_depth")
+    if type(named) is int and named != first:
         raise CheckpointError(
-            f"{raw.path.name} has {first} blocks before decoder_blocks, its training settings say {told}",
+            f"{raw.path.name} has {first} blocks before decoder_blocks, its training settings say {named}",
             hint="copy or download the file again",
         )
 
