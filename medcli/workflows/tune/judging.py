@@ -103,8 +103,8 @@ def _judge_by_fid(setup: TuneSetup, name: str, reporter: Reporter) -> Judge:
     )
     reference = survey_reference(name)
     samples = (Path(), Side(name="samples"))
-    dim = load_feature_computer(options, extractor_name(options.extractor, reference, samples[0]), reporter).extractor
-    width = dim.dims[POOL]
+    computer = load_feature_computer(options, extractor_name(options.extractor, reference, samples[0]), reporter)
+    width = computer.extractor.dims[POOL]
     if num_images < ENOUGH_PER_FEATURE * width and not is_asked:
         reason = f"{num_images} images are too few for FID: --num-images {ENOUGH_PER_FEATURE * width} are judged by it"
         return Judge("error", reason)
