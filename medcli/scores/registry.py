@@ -28,7 +28,7 @@ def load_extractor(name: str, *, weights_path: Path | None = None, device: torch
 
     Raises:
         ConfigError: If the name is unknown.
-        EnvironmentProblem: If the weights are nowhere to be found; nothing is ever downloaded.
+        EnvironmentProblem: If the weights are missing; nothing is downloaded.
         DataError: If the weights file is damaged or holds another network.
     """
     if name == INCEPTION:
