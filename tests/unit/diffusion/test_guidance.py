@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import torch
 
-from medcli.diffusion.guidance import combine
+from medcli.diffusion.guidance import combine, power_cosine_scale
 
 COND, NULL = torch.randn(2, 2, 8, 3, 3, generator=torch.Generator().manual_seed(0))
 
@@ -23,3 +25,9 @@ def test_a_grey_image_model_never_has_its_variance_guided() -> None:
     guided = combine(COND[:, :2], NULL[:, :2], 2.5, latent_channels=1)
     assert torch.equal(guided[:, 1:], COND[:, 1:2])
     assert not torch.equal(guided[:, :1], COND[:, :1])
+
+
+def test_the_growing_scale_follows_its_formula() -> None:
+    scale_B = power_cosine_scale(3.0, 2.0, torch.tensor([1000.0, 500.0, 0.0], dtype=torch.float64))
+    expected = [1.0, 1 + 2 * (1 - math.cos(math.pi / 4)) / 2, 3.0]
+    torch.testing.assert_close(scale_B, torch.tensor(expected, dtype=torch.float64))

@@ -126,6 +126,10 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a time beyond 1": (put("times", 7, 1.5), r"\[0, 1\]"),
     "a text as a time": (put("times", 7, "x"), "times"),
     "a missing step": (changed(networks=[4] * 7), "networks has 7 steps, times has 8"),
+    "guidance of fewer steps": (
+        changed(guidance={"scale": 2.0, "channels": 3, "by_step": [True] * 7}),
+        "guidance has 7 steps, times has 8",
+    ),
     "full attention first": (put("networks", 0, "full"), "end a ladder"),
     "falling networks": (put("networks", 7, 4), "end a ladder"),
     "no square": (changed(networks=[5] * 8), "square"),

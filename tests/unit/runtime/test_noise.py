@@ -143,3 +143,8 @@ def test_the_kernel_is_used_where_it_serves_and_only_there(monkeypatch: pytest.M
     assert torch.equal(drawn, torch.full((2, 2, 4), 3.0 + Stream.TRAIN_NOISE))
     assert not torch.equal(drawn, plain)
     assert torch.equal(normal(3, numbers(5, 6), numbers(0, 0), (3, 4), Stream.TRAIN_NOISE), odd)
+
+
+def test_a_uniform_number_is_the_middle_of_its_words_interval() -> None:
+    where = torch.arange(9), torch.zeros(9, dtype=torch.int64), 2, Stream.TRAIN_TIME
+    assert torch.equal(uniform(3, *where) * 2.0**32, words(3, *where).double() + 0.5)
