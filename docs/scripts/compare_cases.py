@@ -204,6 +204,7 @@ ALLOWED: dict[str, str] = {
     r".*\bsha256: .*": "hashes of files whose header names its source; their tensors are compared one by one",
     r".*\.medcli\.(sampling\.(path|prediction)|training\.args) is new": "settings of a training file are defaults",
     r".*JSON\.sampling is new": "inspect shows the sampling defaults of a checkpoint",
+    r".*manifest\.json\.run\.tf32 is new": "a manifest tells whether products were rounded to TF32",
     r".*manifest\.json\.run\.given is new": "a manifest holds the flags that were given, for --config",
     r".*JSON\.given is new|.*analysis\.json\.given is new": "the same in an analysis",
     r".*\.unreadable_images is new": "unreadable images are left out and counted",
