@@ -72,7 +72,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+LONG = ("interval", "adams3")
+"""Cases of the slow tests: a pretended operation takes a hundred times as long."""
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case in LONG else ()) for case in CASES])
 def test_the_engine_waits_once_an_iteration_for_the_distances_and_never_else(case):
     config, settings = CASES[case]
     plan, model = plan_of(**settings), model_of(config)

@@ -214,3 +214,12 @@ def test_each_process_of_a_launch_takes_its_own_gpu(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert plan_workers(launch=Processes(rank=6, count=8, local_rank=2)).devices == (torch.device("cuda", 2),)
+
+
+def test_features_of_two_kinds_of_device_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="differ in their last digits") as caught:
+        plan_workers("cpu,cuda:1")
+    assert caught.value.hint
+    assert [str(device) for device in plan_workers("cuda:0,1").devices] == ["cuda:0", "cuda:1"]
