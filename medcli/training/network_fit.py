@@ -49,7 +49,7 @@ def fit_network(
     """
 
     def loss_of(values: Mapping[str, Tensor], rows: Tensor, step: int) -> Tensor:
-        progress(step + 1, len(batches), "steps on all layers")
+        progress(step + 1, len(batches), "steps")
         count = counts[step % len(counts)]
         batch = states.rows(rows)
         inputs = (batch.x_RCYX, batch.t_R, batch.label_R)
