@@ -166,7 +166,9 @@ def load_network(place: Path, config: Mapping[str, Any], dtype: torch.dtype) -> 
     with suppress(ImportError):  # diffusers does without torchvision, but not with one that does not load
         import_torchvision()
     from diffusers import AutoencoderKL
+    from diffusers.utils import logging
 
+    logging.set_verbosity_error()  # else it prints lines of its own beside our message
     kind: Any = AutoencoderKL  # diffusers has no types
     tensors, _ = read_tensors(place)
     if wrong := next((name for name, record in tensors.items() if record.dtype not in FLOAT_DTYPES), None):
