@@ -7,17 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from medcli.presets import DEFAULT_BUNDLE
-from medcli.settings.declare import (
-    INPUT,
-    LADDER,
-    LOGGING,
-    LOSS,
-    OUTPUT,
-    TRAINING,
-    Needs,
-    group,
-    setting,
-)
+from medcli.settings.declare import INPUT, LADDER, LOGGING, LOSS, OUTPUT, TRAINING, Needs, group, setting
 from medcli.settings.fresh import FreshNetwork
 from medcli.settings.machine import DEVICE, MachineSettings, output_setting
 from medcli.settings.network import MAX_RES, NetworkSource, parse_name

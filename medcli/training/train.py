@@ -87,11 +87,8 @@ def train(
         reporter: Receives progress, skipped steps and damaged checkpoints, in rank 0.
         device: This process's device.
         teacher: The dense parent, if `config.loss.distill` is above 0.
-        identity: More settings that a resumed run must not change, such as the hash of the starting weights, by a name
-            for messages; JSON values.
-        on_start: Called before the first step.
-        on_save: Called after each checkpoint, see `Callbacks`.
-        on_log: Called with each line of the log.
+        identity: More settings that a resumed run must not change, JSON values by a name for messages.
+        on_start, on_save, on_log: See `Callbacks`.
 
     Raises:
         ConfigError: If the run does not fit the machine or its processes, another one trains in `output_dir`, or
@@ -105,9 +102,8 @@ def train(
     data = data if isinstance(data, LenientSet) else LenientSet(data)
     config.check_family(model.config.family)
     distributed = Distributed(device, has_idle_parameters=has_idle_parameters(model.config, config))
-    rows = distributed.rows(config.global_batch_size)
     _check_dtype(config, distributed, reporter)
-    run = identity_of(model, data, config, identity or {})
+    rows, run = distributed.rows(config.global_batch_size), identity_of(model, data, config, identity or {})
     with ExitStack() as stack:
         distributed.broadcast_object(lambda: _lock_folder(stack, output_dir, model, config))
         checkpoints = CheckpointFolder(output_dir, run, config.keep_last, reporter)
