@@ -91,8 +91,7 @@ def train(
         on_start, on_save, on_log: See `Callbacks`.
 
     Raises:
-        ConfigError: If the run does not fit the machine or its processes, another one trains in `output_dir`, or
-            too many steps are bad.
+        ConfigError: If the run does not fit the machine, another trains in `output_dir`, or too many steps are bad.
         CheckpointError: If `output_dir` holds a run with other settings, or states that can't be read.
         DataError: If too many images can't be read, or are not finite.
         EnvironmentProblem: If there is no room for the states.
