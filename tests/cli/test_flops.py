@@ -148,7 +148,7 @@ def test_a_dynamic_schedule_is_given_limits_and_no_number_without_a_run(run_cli:
     # Distances of steps 1, 2 and 3 are the warm-up; step 4 may move the image, from step 5 on.
     assert image["gmacs_max"] == pytest.approx(5 * gmacs[4] + 5 * gmacs[64])
     table = run_cli("flops", "SiT-S/2", "--rho", "0.3,0.1", "--steps", "10").out
-    assert "limits only" in table
+    assert "these are bounds" in table
     assert re.search(r"\d to [\d.]+ ", table)
 
 

@@ -27,7 +27,6 @@ IDLE: tuple[tuple[str, str, str], ...] = (
     ("--rho 0.3,0.1", "--schedule static", "--schedule dynamic"),
     ("--diffusion-form sigma", "--sampler ode", "--sampler sde"),
     ("--diffusion-norm 2", "--sampler ode", "--sampler sde"),
-    ("--last-step mean", "--sampler ode", "--sampler sde"),
     ("--last-step-size 0.1", "--sampler ode", "--sampler sde"),
     ("--last-step-size 0.1", "--last-step none", "--last-step mean"),
     ("--cfg-interval 0,0.5", "--cfg-scale 1", "other than 1"),
@@ -53,6 +52,15 @@ def test_a_flag_that_would_do_nothing_is_refused_with_what_makes_it_idle(
     assert not Path("samples").exists()
 
 
+@pytest.mark.parametrize(
+    ("choice", "value"), [("--sampler ode --solver adams3", "euler"), ("--sampler ode --solver heun", "mean")]
+)
+def test_a_last_step_of_the_ode_is_eulers_after_heun(sample: Sample, choice: str, value: str) -> None:
+    result = sample(*choice.split(), "--last-step", value)
+    refused(result, ExitCode.USAGE, f"--last-step {value} does nothing with {choice}\n", "--last-step euler ends Heun")
+    assert sample("--sampler", "ode", "--solver", "heun", "--last-step", "euler", "--steps", "3").code == 0
+
+
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 @pytest.mark.parametrize("idle", ["--path gvp", "--prediction noise", "--last-step none"])
 def test_flags_of_transport_mean_nothing_to_a_dit(run_cli: RunCli, empty_folder: Path, sampler: str, idle: str) -> None:
@@ -73,7 +81,7 @@ def test_the_same_flags_are_used_where_they_mean_something(sample: Sample) -> No
     sde += " --diffusion-norm 0.5 --last-step euler --last-step-size 0.1 --cfg-power 0"
     assert sample(*sde.split(), "--json").code == 0
     assert sample("--sampler", "ode", "--path", "gvp", "--solver", "rk4", "--schedule", "full", "-o", "ode").code == 0
-    timed = "--schedule timed --at 0.3,0.6 --sampler ode"
+    timed = "--schedule timed --at 0.3,0.6 --sampler ode --time-shift 0.5"
     assert sample(*timed.split(), "-o", "timed").code == 0
     every = {made.flag for made in settings_of(SampleRequest).values() if made.needs}
     assert every - {"--amm-blocks", "--amm-form", "--grid"} <= {*sde.split(), *timed.split()}
