@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -113,19 +113,10 @@ class PlanFile:
             "channels": self.channels,
             "sampler": self.sampler.to_json(),
             "times": list(self.times),
-            "rows": None
-            if self.rows is None
-            else [{"state": row.state, "noise": row.noise, "weights": list(row.weights)} for row in self.rows],
+            "rows": None if self.rows is None else [asdict(row) | {"weights": list(row.weights)} for row in self.rows],
             "networks": None if self.networks is None else list(self.networks),
             "schedule": None if self.schedule is None else self.schedule.to_json(),
-            "guidance": None
-            if guidance is None
-            else {
-                "scale": guidance.scale,
-                "channels": guidance.channels,
-                "power": guidance.power,
-                "by_step": list(guidance.by_step),
-            },
+            "guidance": None if guidance is None else asdict(guidance) | {"by_step": list(guidance.by_step)},
         }
         return {**content, "sha256": _hash(content)}
 
