@@ -26,6 +26,8 @@ DISK_HINTS = {
     errno.ENAMETOOLONG: "use a shorter name",
 }
 """Hints for failures of the file system that no workflow explains better."""
+PATH_HINT = "look at what is in that place, or choose another one"
+"""For the others that name a path, such as a folder or a circle of links in place of a file."""
 
 MEMORY_HINT = "lower --batch-size, or use --dtype bf16"
 MEMORY_HINTS = {"finetune": "lower --micro-batch-size, or add --checkpoint-activations; --dry-run estimates both"}
@@ -56,9 +58,10 @@ def problem_of(err: BaseException, *, command: str = "") -> MedcliError:
         return _usage_problem(err, f"medcli {command}".strip())
     if isinstance(err, typer.Abort) or _stems_from_interrupt(err):
         return Interrupted("interrupted", hint="nothing half-written is left; run the same command again")
-    if isinstance(err, OSError) and err.errno in DISK_HINTS:
+    if isinstance(err, OSError) and err.errno and (err.errno in DISK_HINTS or err.filename):
         where = f": {err.filename}" if err.filename else ""
-        return EnvironmentProblem(f"{os.strerror(err.errno).lower()}{where}", hint=DISK_HINTS[err.errno])
+        hint = DISK_HINTS.get(err.errno, PATH_HINT)
+        return EnvironmentProblem(f"{os.strerror(err.errno).lower()}{where}", hint=hint)
     if _is_out_of_memory(err):
         return EnvironmentProblem("out of memory", hint=MEMORY_HINTS.get(command, MEMORY_HINT))
     return MedcliError(f"unexpected {type(err).__name__}: {err}", hint=BUG_HINT)

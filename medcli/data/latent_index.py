@@ -125,8 +125,10 @@ def read_index(folder: Path) -> LatentIndex | None:
 
 
 def is_std_of(index: LatentIndex) -> bool:
-    """Return True if the statistics, where there are some, are of the latents' channels."""
-    return all(values is None or len(values) == index.shape[0] for values in (index.mean, index.std))
+    """Return True if both statistics, or neither, are there, of the latents' channels."""
+    if index.mean is None or index.std is None:
+        return index.mean is index.std
+    return len(index.mean) == len(index.std) == index.shape[0]
 
 
 def open_store(folder: Path, index: LatentIndex) -> ShardRows:

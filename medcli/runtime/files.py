@@ -32,6 +32,7 @@ REFUSED = frozenset(
         errno.EEXIST,
         errno.ENAMETOOLONG,
         errno.EINVAL,
+        errno.ELOOP,
     }
 )
 

@@ -72,6 +72,12 @@ def values_of(request: object) -> dict[str, Any]:
     return {key: value_of(request, made) for key, made in settings_of(type(request)).items()}
 
 
+def effective_values(request: object) -> dict[str, Any]:
+    """Return the settings of a request by key, without those that others leave without effect."""
+    declared, values = settings_of(type(request)), values_of(request)
+    return {key: value for key, value in values.items() if not _unmet(declared[key], values)}
+
+
 def settings_to_json(values: Mapping[str, Any], cls: Any) -> dict[str, Any]:
     """Convert settings to JSON values that `--config` reads; what is None is left out."""
     declared = settings_of(cls)
@@ -110,13 +116,18 @@ def refuse_idle(declared: Mapping[str, Setting], given: Collection[str], values:
         ConfigError: Naming the setting and what leaves it without effect.
     """
     for key in given:
-        for need in declared[key].needs:
-            if need.key not in values:
-                continue
-            value = values[need.key]
-            is_open = value is None and (need.values or need.unless)
-            if not is_open and not need.is_met(value):
-                raise _idle(declared[key], declared[need.key], need, value, is_given=need.key in given)
+        for need in _unmet(declared[key], values):
+            decider = declared[need.key]
+            raise _idle(declared[key], decider, need, values[need.key], is_given=need.key in given)
+
+
+def _unmet(made: Setting, values: Mapping[str, Any]) -> list[Needs]:
+    """List what leaves a setting without effect."""
+
+    def is_open(need: Needs) -> bool:
+        return need.key not in values or (values[need.key] is None and bool(need.values or need.unless))
+
+    return [need for need in made.needs if not is_open(need) and not need.is_met(values[need.key])]
 
 
 def _idle(made: Setting, decider: Setting, need: Needs, value: Any, *, is_given: bool) -> ConfigError:

@@ -132,6 +132,15 @@ def test_training_that_lacks_memory_is_told_of_its_own_options() -> None:
     assert "--micro-batch-size" in hint
 
 
+@pytest.mark.parametrize("number", [errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ESTALE, errno.EIO])
+def test_a_failure_of_the_file_system_names_the_path_and_is_no_bug(number: int) -> None:
+    problem = problem_of(OSError(number, os.strerror(number), "run/metrics.jsonl"))
+    assert isinstance(problem, EnvironmentProblem)
+    assert "run/metrics.jsonl" in problem.message
+    assert isinstance(problem_of(OSError("no number")), MedcliError)
+    assert problem_of(OSError("no number")).exit_code == 1
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), typer.Abort()])
 def test_an_interrupted_run_exits_130_without_a_traceback(use: Use, run_cli: RunCli, error: BaseException) -> None:
     use(raiser(error))

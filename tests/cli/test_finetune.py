@@ -75,6 +75,8 @@ def test_a_run_leaves_what_repeats_it(run_cli, small_model):
     assert record["training"]["seed"] == 5
     assert record["data"]["name"] == "digits"
     assert set(record["versions"]) >= {"medcli", "torch", "python"}
+    assert "calibration_images" not in record["request"]  # without effect in this run
+    assert run_cli("finetune", "--config", folder / "config.json", "--dry-run", "-o", "again").code == 0
     assert json.loads((folder / "report.json").read_text()) == report
     assert sorted(file.name for file in folder.glob("previews/*")) == ["step-000002.png", "step-000004.png"]
 

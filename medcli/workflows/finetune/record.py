@@ -10,7 +10,7 @@ from typing import Any
 
 from medcli.runtime.files import write_text
 from medcli.runtime.versions import versions
-from medcli.settings.build import command_line, given_in, settings_to_json, values_of
+from medcli.settings.build import command_line, effective_values, given_in, settings_to_json
 from medcli.settings.finetune import FinetuneRequest
 from medcli.training.train import TrainResult
 from medcli.workflows.finetune.setup import FinetuneSetup
@@ -26,7 +26,7 @@ def record_of(setup: FinetuneSetup, resumed_from: Mapping[str, Any] | None = Non
         "format_version": FORMAT_VERSION,
         "command": command_line("finetune", FinetuneRequest, given_in(setup.request)),
         "request": settings_to_json(
-            {**values_of(setup.request), "output": setup.request.output or setup.output}, FinetuneRequest
+            {**effective_values(setup.request), "output": setup.request.output or setup.output}, FinetuneRequest
         ),
         "training": {**_plain(setup.training, leave_out=("counts",)), "entries": list(setup.training.counts)},
         "model": setup.config.to_json(),

@@ -80,6 +80,7 @@ def test_shards_that_are_not_what_the_index_says_are_refused(tmp_path: Path, fli
         lambda text: text.replace('"num_images": 10', '"num_images": "10"'),
         lambda text: text.replace('"format_version": 1', '"format_version": 2'),
         lambda text: text.replace('"shape"', '"form"'),
+        lambda text: text.replace('"mean"', '"meanx"'),
     ],
 )
 def test_a_damaged_index_is_refused(tmp_path: Path, change: object) -> None:
