@@ -30,4 +30,4 @@ def test_undamaged_inputs_are_taken() -> None:
 
 @pytest.mark.slow
 def test_many_damaged_inputs_are_refused_as_they_should_be() -> None:
-    found_no_fault("--inputs", 150, "--seed", 0)
+    found_no_fault("--inputs", 1000, "--seed", 0)
