@@ -201,9 +201,14 @@ class MetricsLog:
 
         Also removes a last line of fewer than `log_every` steps, written at the end of a shorter run: the next line
         covers its steps again.
+
+        Raises:
+            DataError, OSError: If something else than a file is in its place.
         """
         require_regular(self._path)
-        if not self._path.exists():
+        try:
+            self._path.stat()
+        except FileNotFoundError:
             return
         kept = []
         for text in self._path.read_text(encoding="utf-8", errors="replace").splitlines():

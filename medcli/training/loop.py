@@ -106,7 +106,7 @@ class TrainingLoop:
 
     def _resume_or_save(self) -> None:
         """Restore a checkpoint, or save the first one, so that there is always one to roll back to."""
-        resume = self._config.resume
+        resume, note = self._config.resume, None
         find = partial(self._checkpoints.find, resume, self._trainer.check_tensors)
         found = None if resume == NEVER else self._distributed.broadcast_object(find)
         if found is not None:
@@ -115,10 +115,12 @@ class TrainingLoop:
             self.history.resumed_from = resumed_from or self.history.resumed_from
             done, steps = self.history.done, self._config.steps
             way = f"resuming from step {done}" if done < steps else f"{done} steps are done, {steps} were requested"
-            self._note(f"{way} ({path})")
+            note = f"{way} ({path})"
         if found is None or resume != AUTO:
             self._save()
         self._cut_metrics()
+        if note is not None:
+            self._note(note)
         if self._callbacks.on_start is not None and self._distributed.is_first:
             self._callbacks.on_start(self.history.resumed_from)
         if found is not None and self.history.done:  # a kill may have come between the checkpoint and this call

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from random import Random
 from statistics import fmean
 from unittest.mock import patch
@@ -87,3 +88,12 @@ def test_a_journal_that_was_tampered_with_is_refused(key, value):
     values = json.loads(json.dumps(full_history().to_json()))
     with pytest.raises(InvalidJson):
         History.from_json({**values, key: value})
+
+
+def test_a_log_that_is_a_circle_of_links_or_a_folder_is_named_before_training(tmp_path: Path) -> None:
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    for name in ("loop.jsonl", "folder.jsonl"):
+        with pytest.raises(OSError, match=name):
+            MetricsLog(tmp_path / name).cut(4, 2)
+    MetricsLog(tmp_path / "none.jsonl").cut(4, 2)
