@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from medcli.cli.command import Command
 from medcli.cli.output import Output
-from medcli.cli.table import table_of
+from medcli.cli.table import fixed, table_of
 from medcli.settings.costs import BenchRequest
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def loop_table(rows: list[BenchRow], report: BenchReport) -> FittedTable:
             f"{row.gmacs:.4g}",
             f"{row.gmacs_done:.4g}",
             f"{row.seconds_per_image:.4g} {_spread(row)}",
-            None if row.peak_memory_mib is None else f"{row.peak_memory_mib:,.0f}",
-            None if row.error is None else f"{row.error:.3f}",
+            fixed(row.peak_memory_mib, ",.0f"),
+            fixed(row.error, ".3f"),
             _speed_up(row),
         )
         for row in rows
@@ -114,13 +114,12 @@ def _counts(row: BenchRow) -> str:
 
 def _cells(row: BenchRow) -> tuple[object, ...]:
     """Format all columns but the first."""
-    peak = row.peak_memory_mib
     return (
         f"{row.gmacs:.4g}",
         f"{row.gmacs_done:.4g}",
         f"{row.seconds.median:.4g} {_spread(row)}",
         f"{row.images_per_sec:.4g}",
-        None if peak is None else f"{peak:,.0f}",
+        fixed(row.peak_memory_mib, ",.0f"),
         _speed_up(row),
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from medcli.cli.command import Command
 from medcli.cli.output import Output, printable
 from medcli.cli.sample import switch_table
-from medcli.cli.table import table_of
+from medcli.cli.table import fixed, table_of
 from medcli.settings.pages import DemoRequest
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def summary(report: DemoReport) -> Group:
             f"{row.nfe:g}",
             f"{row.gmacs_per_image:.3f}",
             f"{row.saving_percent:.1f}",
-            None if row.images_per_sec is None else f"{1 / row.images_per_sec:.3f}",
-            None if row.error is None else f"{row.error:.3f}",
+            fixed(row.images_per_sec and 1 / row.images_per_sec, ".3f"),
+            fixed(row.error, ".3f"),
             f"{row.fid:.2f}",
             f"{row.label_agreement_percent:.1f}",
         )

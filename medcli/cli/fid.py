@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcli.cli.command import Command
 from medcli.cli.output import Output, printable
-from medcli.cli.table import table_of
+from medcli.cli.table import fixed, table_of
 from medcli.settings.scoring import FidRequest
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EXACT = "precision and recall in exact arithmetic; on ImageNet ADM's float16 reads about 0.001 and 0.002 higher"
 ERRORS = "errors: standard errors over draws of the samples, the reference held fixed"
-DIGITS = 4
+PLACES = ".4f"
 """Decimals of a score."""
 
 
@@ -63,8 +63,8 @@ def score_table(report: FidReport) -> FittedTable:
     rows = [
         (
             _heading(name),
-            _rounded(value),
-            _rounded(errors[name].standard_error if name in errors else None),
+            fixed(value, PLACES),
+            fixed(errors[name].standard_error if name in errors else None, PLACES),
             "lower" if name in LOWER_IS_BETTER else "higher",
         )
         for name, value in report.scores.values.items()
@@ -134,8 +134,8 @@ def _cell(row: dict[str, Any], metric: str) -> str:
     value, error = row.get(json_key(metric)), row.get("standard_errors", {}).get(json_key(metric))
     if value is None:
         return "-"
-    shown = f"{value:.{DIGITS}f}"
-    return shown if error is None else f"{shown} {_sign('±', '+-')} {error:.{DIGITS}f}"
+    shown = format(value, PLACES)
+    return shown if error is None else f"{shown} {_sign('±', '+-')} {error:{PLACES}}"
 
 
 def _heading(metric: str) -> str:
@@ -155,10 +155,6 @@ def _sign(wanted: str, plain: str) -> str:
 
 def _exactness(metrics: Collection[str]) -> list[str]:
     return [EXACT] if {"precision", "recall"} & set(metrics) else []
-
-
-def _rounded(value: float | None) -> str | None:
-    return None if value is None else f"{value:.{DIGITS}f}"
 
 
 def _size_cell(row: dict[str, Any]) -> str:

@@ -128,6 +128,11 @@ class FittedTable:
         return grid
 
 
+def fixed(value: float | None, spec: str) -> str | None:
+    """Format a number, such as `.3f`; None stays an empty cell."""
+    return None if value is None else format(value, spec)
+
+
 def table_of(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medcli.cli.output import printable
-from medcli.cli.table import table_of
+from medcli.cli.table import fixed, table_of
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -53,9 +53,9 @@ def _row(mark: str, row: Row) -> tuple[object, ...]:
         f"{row.gmacs:.5g}",
         f"{100 * row.saving:.2f}",
         f"{1e3 * row.seconds:.4g}",
-        None if error is None else f"{error:.4f}",
-        None if deviation is None else f"{deviation:.4f}",
-        None if row.fid is None else f"{row.fid:.2f}",
+        fixed(error, ".4f"),
+        fixed(deviation, ".4f"),
+        fixed(row.fid, ".2f"),
         None if row.fid_standard_error is None or row.fid is None else f"{row.fid_standard_error:.2f}",
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Protocol, get_args
@@ -16,7 +16,7 @@ from medcli.engine.networks import Guidance, LadderNetwork
 from medcli.errors import CheckpointError, ConfigError, require_complete
 from medcli.runtime.noise import Stream, integers, normal
 from medcli.schedule.spec import Schedule
-from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig, SamplerName
 from medcli.settings.sampling import LabelSampling
 
 # Dimension key: B images, K classes.
@@ -54,7 +54,12 @@ class Labels:
 
 # Dimension key: B images of a batch, C latent channels, Y X latent height and width.
 
-FAMILY_SAMPLERS = {"sit": ("sde", "ode"), **dict.fromkeys(("dit", "edt", "mdtv2"), ("ddpm", "ddim"))}
+FAMILY_SAMPLERS: Mapping[str, tuple[SamplerName, SamplerName]] = {
+    "sit": ("sde", "ode"),
+    "dit": ("ddpm", "ddim"),
+    "edt": ("ddpm", "ddim"),
+    "mdtv2": ("ddpm", "ddim"),
+}
 """Samplers for the output of each family; the first is the references' default."""
 require_complete("family", FAMILY_SAMPLERS, get_args(Family))
 

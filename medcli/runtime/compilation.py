@@ -19,6 +19,11 @@ Result = TypeVar("Result")
 DO_WITHOUT = "leave --compile out"
 
 
+def cpp_compiler() -> str:
+    """Return the command of the C++ compiler, found as torch finds it."""
+    return os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
+
+
 def require_compiler(device: torch.device) -> None:
     """Check that `torch.compile` finds its compiler; nothing is compiled.
 
@@ -35,9 +40,7 @@ def require_compiler(device: torch.device) -> None:
                 hint=f"pip install triton, or {DO_WITHOUT}",
             )
         return
-    # As torch itself looks for it.
-    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    command = os.environ.get("CXX", usual)
+    command = cpp_compiler()
     if shutil.which(command) is None:
         raise EnvironmentProblem(
             f"--compile needs a C++ compiler, and there is no {command} here",

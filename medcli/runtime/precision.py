@@ -74,10 +74,16 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return asked is not None and bool(asked())
 
 
+def instead_of_bfloat16(device: torch.device) -> str:
+    """Return the number format for a device without instructions for bfloat16."""
+    return "fp16" if device.type == "cuda" else "fp32"
+
+
 def warn_if_slow(dtype: torch.dtype, device: torch.device, reporter: Reporter) -> None:
     """Warn if the device emulates this number format: results are right, but slow."""
     if dtype == torch.bfloat16 and not multiplies_bfloat16(device):
-        kind, instead = ("GPU", "fp16") if device.type == "cuda" else ("CPU", "fp32")
+        kind = "GPU" if device.type == "cuda" else "CPU"
         reporter.note(
-            f"this {kind} has no bfloat16 arithmetic, so --dtype bf16 is many times slower here: use --dtype {instead}"
+            f"this {kind} has no bfloat16 arithmetic, so --dtype bf16 is many times slower here: "
+            f"use --dtype {instead_of_bfloat16(device)}"
         )

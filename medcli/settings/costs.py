@@ -164,7 +164,7 @@ class BenchRequest:
         sampler={"default_text": "from the checkpoint, else ode or ddim"},
         cfg_scale={"default_text": "from the checkpoint, else 1"},
     )
-    """How the sampling runs sample."""
+    """Settings of the sampling runs."""
     plans: tuple[Path, ...] = setting(
         (),
         key="plan",

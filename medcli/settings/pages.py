@@ -43,7 +43,7 @@ class DemoRequest:
     """Comparison on the bundled model."""
 
     num_images: int = setting(
-        200,
+        100,
         help="Number of images of each variant.",
         panel=SAMPLING,
         metavar="N",

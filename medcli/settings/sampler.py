@@ -30,6 +30,10 @@ MULTISTEP_ORDERS = {"adams2": 2, "adams3": 3, "adams4": 4, "exp2": 2, "exp3": 3,
 
 ODE_DEFAULTS: Mapping[str, Any] = {"solver": "adams3", "steps": 20}
 """Defaults of `ode` where they differ, see docs/samplers.md."""
+FEW_CALL_SOLVERS = {"ode": ODE_DEFAULTS["solver"], "ddim": "multistep2"}
+"""Solver for few network calls of each sampler without noise."""
+PAPER_STEPS = 250
+"""Steps of the papers' sampling."""
 MAX_STEPS = 100_000
 """Solver steps; the references take up to 1000."""
 IN_CHECKPOINT = "from the checkpoint, else {}"
@@ -62,7 +66,7 @@ class SamplerConfig:
     )
     """`euler` of DDIM is DDIM itself."""
     steps: int = setting(
-        250,
+        PAPER_STEPS,
         help="Number of solver steps; network calls for adams, exp and multistep solvers.",
         panel=SAMPLING,
         metavar="N",

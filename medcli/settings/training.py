@@ -81,7 +81,7 @@ class TrainingSettings:
         default_text="all on a GPU, a few on a CPU",
     )
     lr: float = setting(1e-4, help="Learning rate.", panel=TRAINING, metavar="X", above=0, example="1e-4", short=True)
-    """Where it is highest."""
+    """Peak value, after the warm-up."""
     lr_warmup: int = setting(
         0,
         help="Number of steps over which the learning rate rises from 0.",

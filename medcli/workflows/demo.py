@@ -30,6 +30,7 @@ from medcli.runtime.reporting import Reporter
 from medcli.scores.classifier import class_labels
 from medcli.scores.registry import load_extractor
 from medcli.settings.pages import DemoRequest
+from medcli.settings.sampler import PAPER_STEPS
 from medcli.settings.sampling import SampleRequest
 from medcli.settings.scoring import FeatureOptions, ScoreRequest
 from medcli.workflows.fid.run import score_samples
@@ -39,8 +40,6 @@ from medcli.workflows.sample.settings import set_up
 
 GRID = "demo.png"
 SWITCHES = "switches.png"
-PAPER_STEPS = 250
-"""Steps of the papers' sampling."""
 MOST_COMPARED = 32
 """Images whose distance to the exact path is measured."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from medcli.data import assets, latent_space
 from medcli.errors import EnvironmentProblem
@@ -148,7 +149,8 @@ def test_compilation_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_slow_bfloat16_and_idle_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: False)
-    assert next(doctor_checks.bfloat16()).remedy == "use --dtype fp32"
+    monkeypatch.setattr(hardware, "_devices", lambda: [torch.device("cpu"), torch.device("cuda")])
+    assert [found.remedy for found in doctor_checks.bfloat16()] == ["use --dtype fp32", "use --dtype fp16"]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(hardware, "num_cores", lambda: 8)
     finding = only(doctor_checks.processor)

@@ -18,7 +18,7 @@ from medcli.engine.plan import FAMILY_SAMPLERS, FinishedImage, SamplingPlan
 from medcli.network import Network
 from medcli.schedule.spec import FULL
 from medcli.settings.costs import BenchRequest
-from medcli.settings.sampler import SamplerSettings
+from medcli.settings.sampler import FEW_CALL_SOLVERS, PAPER_STEPS, SamplerSettings
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.bench.variants import DENSE, TimedVariant
 from medcli.workflows.sample.defaults import sampling_defaults
@@ -28,8 +28,6 @@ BASELINE = "baseline"
 """Full attention with the papers' sampler and number of steps."""
 PLAN = "plan"
 """A plan that is compared with it."""
-PAPER_STEPS = 250
-"""Steps of the papers' sampling."""
 FEW_CALLS = 12
 """Network calls of a plan where neither flags nor checkpoint name any."""
 MEASURED_GMACS = {"cpu": 1e3}
@@ -80,14 +78,14 @@ def _asked(request: BenchRequest, network: Network) -> SampleRequest:
     is_dynamic = asked.schedule == "dynamic" or asked.rho is not None
     if asked.sampler is None and "sampler" not in defaults and not is_dynamic:
         name = FAMILY_SAMPLERS[config.family][1]
-        solver = asked.solver or ("multistep2" if name == "ddim" else None)
-        asked = replace(asked, sampler=name, solver=solver, steps=asked.steps or FEW_CALLS)  # type: ignore[arg-type]
-    return replace(asked, cfg_scale=asked.cfg_scale or defaults.get("cfg_scale", 1.0))
+        solver = asked.solver or FEW_CALL_SOLVERS[name]
+        asked = replace(asked, sampler=name, solver=solver, steps=asked.steps or FEW_CALLS)
+    return asked if asked.cfg_scale is not None else replace(asked, cfg_scale=defaults.get("cfg_scale", 1.0))
 
 
 def baseline_of(plan: SamplingPlan, network: Network) -> SamplingPlan:
     """Return the papers' sampling of the same images: full attention, their sampler, 250 steps, guidance throughout."""
-    asked = SamplerSettings(sampler=FAMILY_SAMPLERS[network.config.family][0], steps=PAPER_STEPS)  # type: ignore[arg-type]
+    asked = SamplerSettings(sampler=FAMILY_SAMPLERS[network.config.family][0], steps=PAPER_STEPS)
     sampler = choose_sampler(asked, network.config, sampling_defaults(network))
     return replace(
         plan, sampler=sampler, rows=None, schedule=FULL, guidance=replace(plan.guidance, interval=(0.0, 1.0))

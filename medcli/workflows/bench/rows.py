@@ -16,6 +16,10 @@ from medcli.workflows.bench.variants import TimedVariant
 ErrorOf = Callable[[TimedVariant, Sequence[FinishedImage]], float | None]
 
 
+def no_error(variant: TimedVariant, images: Sequence[FinishedImage]) -> None:
+    """Return None: nothing is compared with an exact path."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchRow:
     """Measurements of one variant."""
@@ -160,9 +164,7 @@ def measure(
     ]
 
 
-def rows_of(
-    group: str, measured: Sequence[VariantTiming], error: ErrorOf = lambda variant, images: None
-) -> list[BenchRow]:
+def rows_of(group: str, measured: Sequence[VariantTiming], error: ErrorOf = no_error) -> list[BenchRow]:
     """Compare the variants of a group with its first.
 
     Args:

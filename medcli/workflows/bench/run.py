@@ -27,7 +27,7 @@ from medcli.settings.declare import settings_of
 from medcli.settings.sampling import SampleRequest
 from medcli.settings.values import check_values
 from medcli.workflows.bench.loops import NamedPlan, baseline_of, error_measure, loop_variants, plans_of
-from medcli.workflows.bench.rows import BenchRow, ErrorOf, measure, rows_of
+from medcli.workflows.bench.rows import BenchRow, ErrorOf, measure, no_error, rows_of
 from medcli.workflows.bench.variants import TimedVariant, forward_variants, networks_by_count, unabsorbed_networks
 from medcli.workflows.sample.plan import default_batch_size
 
@@ -187,7 +187,7 @@ class _Group:
     variants: Sequence[TimedVariant]
     untimed: int
     """Number of warm-up runs of each."""
-    error: ErrorOf = lambda variant, images: None  # noqa: E731
+    error: ErrorOf = no_error
     """Distance of a variant's images to their exact path."""
 
     def num_runs(self, repeats: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -90,8 +89,10 @@ def compilation() -> Iterator[Finding]:
 
 def _compiler_finding(name: str, device: torch.device) -> Finding:
     """Run the C++ compiler, which may be installed and broken."""
-    command = os.environ.get("CXX", "g++")
-    if device.type == "cpu" and os.name == "posix" and shutil.which(command):
+    from medcli.runtime.compilation import cpp_compiler
+
+    command = cpp_compiler()
+    if device.type == "cpu" and os.name == "posix":
         try:
             subprocess.run([command, "--version"], check=True, capture_output=True, timeout=SLOW_SECS)
         except (OSError, subprocess.SubprocessError) as err:
@@ -103,16 +104,16 @@ def _compiler_finding(name: str, device: torch.device) -> Finding:
 
 def bfloat16() -> Iterator[Finding]:
     """Check whether --dtype bf16 is fast."""
-    from medcli.runtime.precision import multiplies_bfloat16
+    from medcli.runtime.precision import instead_of_bfloat16, multiplies_bfloat16
 
     for device in _devices():
-        is_fast = multiplies_bfloat16(device)
+        is_fast, instead = multiplies_bfloat16(device), instead_of_bfloat16(device)
         yield Finding(
             name=f"bf16 arithmetic, {device.type}",
             status="ok" if is_fast else "missing",
             found="in hardware" if is_fast else "emulated",
-            disables=None if is_fast else "the speed of --dtype bf16: it is many times slower than fp32 here",
-            remedy=None if is_fast else "use --dtype fp32",
+            disables=None if is_fast else f"the speed of --dtype bf16: it is many times slower than {instead} here",
+            remedy=None if is_fast else f"use --dtype {instead}",
         )
 
 

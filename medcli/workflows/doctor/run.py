@@ -20,7 +20,7 @@ from medcli.errors import DataError, EnvironmentProblem
 from medcli.presets import DEFAULT_BUNDLE
 from medcli.version import __version__
 from medcli.workflows.doctor.finding import Check, Finding
-from medcli.workflows.doctor.hardware import accelerators, bfloat16, compilation, fused_attention, processor
+from medcli.workflows.doctor.hardware import GIB, accelerators, bfloat16, compilation, fused_attention, processor
 
 NEEDED_FOR = {
     "torch": "everything but help and inspect",
@@ -42,7 +42,6 @@ NEEDED_FOR = {
 """Consequence of each missing dependency."""
 MODULES = {"pillow": "PIL", "pyyaml": "yaml"}
 """Modules that are not named as their package."""
-GIB = 2**30
 LITTLE_DISK_GIB = 1
 WEIGHTS = ("*.safetensors", "*.bin")
 

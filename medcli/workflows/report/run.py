@@ -14,13 +14,14 @@ from medcli.pages.page import Page, Section, Table, html_of
 from medcli.runtime.files import refuse_existing, write_text
 from medcli.runtime.reporting import Reporter
 from medcli.settings.pages import ReportRequest
+from medcli.settings.sampler import PAPER_STEPS
 from medcli.version import __version__
 from medcli.workflows.fid.compare import read_reports
 from medcli.workflows.fid.inputs import SAMPLES_ROOT
 from medcli.workflows.report.findings import SECTIONS
 from medcli.workflows.report.json_access import Json, read_json, rounded
 from medcli.workflows.report.run_section import run_section, saving_text, schedule_in_words
-from medcli.workflows.report.runs import PAPER_STEPS, SampledRun, read_run
+from medcli.workflows.report.runs import SampledRun, read_run
 from medcli.workflows.report.scores import score_sections
 
 RESULTS = ("analysis.json", "tuning.json", "comparison.json")

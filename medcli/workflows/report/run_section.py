@@ -17,8 +17,9 @@ from medcli.charts.plots import Moves, move_histogram, step_curve
 from medcli.data.image_files import read_image
 from medcli.pages.page import Figure, Section, Thumbnail
 from medcli.schedule.spec import Schedule
+from medcli.settings.sampler import PAPER_STEPS
 from medcli.workflows.report.json_access import Json, checkpoint_facts, join, look_up, rounded, text
-from medcli.workflows.report.runs import PAPER_STEPS, Picture, SampledRun
+from medcli.workflows.report.runs import Picture, SampledRun
 
 LARGEST_PX = 192
 """Side above which a picture is scaled down for the page."""

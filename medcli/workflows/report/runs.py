@@ -12,14 +12,12 @@ from medcli.data.images import MANIFEST, NUMBERED
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.guidance_phases import step_passes
 from medcli.engine.image_records import RECORDS, read_records
-from medcli.settings.sampler import ADAPTIVE_SOLVERS
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, PAPER_STEPS
 from medcli.workflows.image_cost import SamplingRun, recorded_run, saving_percent
 from medcli.workflows.report.commands import sample_command
 from medcli.workflows.report.json_access import Json, as_list, look_up, number, read_json
 
 PER_PASS = "gmacs_per_pass"
-PAPER_STEPS = 250
-"""Steps of the papers' sampling."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,24 +16,18 @@ from medcli.diffusion.multistep import multistep_rows
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.fine_path import fine_plan
 from medcli.engine.guidance_phases import step_passes
-from medcli.engine.plan import SamplingPlan
+from medcli.engine.plan import FAMILY_SAMPLERS, SamplingPlan
 from medcli.engine.plan_file import PlanFile, follow, plan_file
 from medcli.errors import ConfigError
 from medcli.network import Network
 from medcli.runtime.json_records import read_json
 from medcli.schedule.spec import FULL, check_held
 from medcli.settings.analysis import TuneRequest
-from medcli.settings.sampler import SamplerName
+from medcli.settings.sampler import FEW_CALL_SOLVERS, PAPER_STEPS
 from medcli.tuning.candidates import ALWAYS, CALLS, FEWEST_CALLS, MOST_CALLS, Candidate, Interval, Passes, calls_up_to
 from medcli.tuning.store import SETTINGS
 from medcli.workflows.sample.settings import image_settings, set_up
 from medcli.workflows.tune.request import Budget, budget_of
-
-SIT: tuple[SamplerName, SamplerName, str] = ("sde", "ode", "adams3")
-GAUSSIAN: tuple[SamplerName, SamplerName, str] = ("ddpm", "ddim", "multistep2")
-"""Sampler of the baseline, sampler and solver of the candidates; for all families but SiT."""
-BASELINE_STEPS = 250
-"""Steps of the dense baseline, as in the papers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,9 +111,9 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
     budget, sampling = budget_of(request), replace(request.sampling, schedule="full")
     plain = set_up(sampling, device.type)
     network = plain.networks[0]
-    first, few, solver = GAUSSIAN if network.config.is_gaussian else SIT
-    baseline = set_up(replace(sampling, sampler=first, steps=BASELINE_STEPS), device.type)
-    start = set_up(replace(sampling, sampler=few, solver=solver, steps=FEWEST_CALLS), device.type)
+    first, few = FAMILY_SAMPLERS[network.config.family]
+    baseline = set_up(replace(sampling, sampler=first, steps=PAPER_STEPS), device.type)
+    start = set_up(replace(sampling, sampler=few, solver=FEW_CALL_SOLVERS[few], steps=FEWEST_CALLS), device.type)
     held = network.config.mediators
     counts = held if request.mediators is None else request.mediators
     check_held(counts, held)

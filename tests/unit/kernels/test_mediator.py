@@ -23,21 +23,12 @@ def error(found_BND, expected_BND):
     return ((found_BND.double() - expected_BND).abs().max() / expected_BND.abs().max()).item()
 
 
+@pytest.mark.parametrize("is_absorbed", [False, True], ids=["projected", "absorbed"])
 @pytest.mark.parametrize(("heads", "head_width", "side", "count", "batch"), SHAPES)
 @torch.no_grad()
-def test_projected_queries_and_keys(heads, head_width, side, count, batch):
+def test_the_kernels_mix_as_the_module_does(heads, head_width, side, count, batch, is_absorbed):
     module = module_of(heads, head_width, side, count)
     x_BND = torch.randn(batch, side**2, heads * head_width, dtype=torch.float64)
-    expected_BND = module.mix(x_BND, count, False)
-    found_BND = module.float().mix_in_kernels(x_BND.float(), count, False)
-    assert error(found_BND, expected_BND) < 2e-6
-
-
-@pytest.mark.parametrize(("heads", "head_width", "side", "count", "batch"), SHAPES)
-@torch.no_grad()
-def test_absorbed_scores(heads, head_width, side, count, batch):
-    module = module_of(heads, head_width, side, count)
-    x_BND = torch.randn(batch, side**2, heads * head_width, dtype=torch.float64)
-    expected_BND = module.mix(x_BND, count, True)
-    found_BND = module.float().mix_in_kernels(x_BND.float(), count, True)
+    expected_BND = module.mix(x_BND, count, is_absorbed)
+    found_BND = module.float().mix_in_kernels(x_BND.float(), count, is_absorbed)
     assert error(found_BND, expected_BND) < 2e-6

@@ -212,6 +212,8 @@ def test_without_settings_the_ladder_is_climbed_by_progress_in_few_calls(tmp_pat
         assert (plan.sampler.sampler, plan.sampler.solver, plan.sampler.steps) == (sampler, solver, 12)
         assert (plan.schedule.kind, plan.schedule.counts) == ("timed", (*LADDER, 0))
         assert plan.guidance.scale == 1
+        (null,) = plans_of(replace(request, sampling=SampleRequest(cfg_scale=0.0)), network, 3)
+        assert null.plan.guidance.scale == 0  # the null half alone, not the default
         assert (papers.sampler.sampler, papers.sampler.steps, papers.schedule) == (first, 250, FULL)
     made = bench(request_of(path, repeats=1, sampling=SampleRequest(steps=3, schedule="full")), Silent())
     assert [row.title for row in made.rows if row.group == "loop"] == ["full, 250 steps", "full, 3 calls"]
