@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from safetensors.torch import save
 
+from digits_model import SAMPLING as DIGITS_SAMPLING
 from medcli.checkpoint.writer import write_safetensors
 from medcli.data.assets import CLASSIFIER, IMAGES, MODEL, REFERENCE
 from medcli.data.images import open_images
@@ -35,7 +35,7 @@ from medcli.runtime.reporting import Silent
 from medcli.scores.classifier import ClassifierExtractor, load_classifier
 from medcli.scores.extractor import POOL
 from medcli.scores.features import Wanted, extract
-from medcli.scores.reference import NOTE_KEY, ReferenceInfo
+from medcli.scores.reference import bundled_bytes
 from medcli.settings.network import NetworkSource
 from medcli.workflows.convert import stored_as
 
@@ -50,24 +50,8 @@ NUM_HELD_OUT = 1000
 NAME = "fashion"
 NUM_SHIPPED = 200
 """Training pictures of each class in the bundle."""
-SAMPLING = {
-    "sampler": "ode",
-    "solver": "adams3",
-    "steps": 12,
-    "cfg_scale": 1.5,
-    "schedule": "static",
-    "rho": [0.3, 0.1],
-    "for_sampler": {
-        "sde": {
-            "solver": "euler",
-            "steps": 100,
-            "diffusion_form": "decreasing",
-            "last_step": "mean",
-            "last_step_size": 0.004,
-        }
-    },
-}
-"""Sampling defaults; those of `sde` are for the dynamic schedule, as in the digits model."""
+SAMPLING = {**DIGITS_SAMPLING, "cfg_scale": 1.5}
+"""Sampling defaults."""
 
 
 def read_class(package: Path, label: int) -> npt.NDArray[np.uint8]:
@@ -112,10 +96,8 @@ def write_reference(folder: Path, extractor: ClassifierExtractor, file: Path) ->
     """Write mean and covariance of all held-out images, and the features of every fifth."""
     wanted = Wanted(gaussians=frozenset({POOL}), rows=frozenset({POOL}))
     found = extract(open_images(folder), extractor, wanted, batch_size=256, reporter=Silent())
-    gaussian, rows = found.gaussians[POOL], found.rows[POOL]
-    tensors = {"mean": gaussian.mean_D, "covariance": gaussian.covariance_DD, "rows": rows[::5].contiguous()}
-    note = ReferenceInfo.of(extractor, len(rows)).text()
-    file.write_bytes(save(tensors, metadata={NOTE_KEY: note}))
+    some = replace(found, rows={POOL: found.rows[POOL][::5].contiguous()})
+    file.write_bytes(bundled_bytes(some, extractor))
 
 
 def write_model(model: Path, file: Path) -> None:

@@ -70,48 +70,43 @@ class ImageArchive:
         return (list(images_NYXC) for images_NYXC in self._spans(ranges))
 
     def _spans(self, ranges: Iterable[range]) -> Iterator[torch.Tensor]:
-        """Yield (N, Y, X, 3) uint8 of each range of the images that are read."""
-        asked: list[Sequence[int]] = []
-
-        def stretches() -> Iterator[range]:
-            for span in ranges:  # each is taken when its images are needed
-                asked.append(self.places[span.start : span.stop])
-                yield range(asked[-1][0], asked[-1][-1] + 1)
-
-        for images_NYXC in self._stretches(stretches()):
-            places = asked.pop()
-            is_whole = len(images_NYXC) == len(places)
-            yield images_NYXC if is_whole else images_NYXC[torch.tensor(places) - places[0]]
-
-    def _stretches(self, ranges: Iterable[range]) -> Iterator[torch.Tensor]:
-        """Yield (N, Y, X, 3) uint8 of each range of the file's images."""
+        """Yield (N, Y, X, 3) uint8 of each range of the images that are read; others are skipped, never held."""
         with opened_array(self.path, self.key) as (header, member):
             if header.is_fortran:  # the images are interleaved and can't be streamed
                 whole = read_array(self.path, self.key)
                 for span in ranges:
-                    yield torch.from_numpy(self._as_bytes(np.ascontiguousarray(whole[span.start : span.stop]), span))
+                    places = self.places[span.start : span.stop]
+                    yield torch.from_numpy(self._as_bytes(np.ascontiguousarray(whole[list(places)]), places))
                 return
-            place, size = 0, math.prod(header.shape[1:]) * header.dtype.itemsize
-            for span in ranges:
-                for _ in pieces(member, (span.start - place) * size):
-                    pass
-                stored, place, filled = np.empty(len(span) * size, np.uint8), span.stop, 0
-                for piece in pieces(member, len(stored)):
-                    stored[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
-                    filled += len(piece)
-                images_NYXC = stored.view(header.dtype).reshape(len(span), *header.shape[1:])
-                yield torch.from_numpy(self._as_bytes(images_NYXC, span))
+            next_place, size = 0, math.prod(header.shape[1:]) * header.dtype.itemsize
+            for span in ranges:  # each is taken when its images are needed
+                places = self.places[span.start : span.stop]
+                stored, filled = np.empty(len(places) * size, np.uint8), 0
+                for run in _runs(places):
+                    for _ in pieces(member, (run.start - next_place) * size):
+                        pass
+                    for piece in pieces(member, len(run) * size):
+                        stored[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+                        filled += len(piece)
+                    next_place = run.stop
+                images_NYXC = stored.view(header.dtype).reshape(len(places), *header.shape[1:])
+                yield torch.from_numpy(self._as_bytes(images_NYXC, places))
 
-    def _as_bytes(self, images_NYXC: Array, span: range) -> npt.NDArray[np.uint8]:
+    def _as_bytes(self, images_NYXC: Array, places: Sequence[int]) -> npt.NDArray[np.uint8]:
         if images_NYXC.dtype == np.uint8:
             return images_NYXC.astype(np.uint8, copy=False)
-        for index, image_YXC in zip(span, images_NYXC, strict=True):
+        for index, image_YXC in zip(places, images_NYXC, strict=True):
             if not _is_whole(image_YXC):
                 raise DataError(
                     f"{self.path}: image {index} of {self.key} has values that are not whole numbers in 0..255",
                     hint="convert all images to uint8",
                 )
         return images_NYXC.astype(np.uint8)
+
+
+def _runs(places: Sequence[int]) -> Iterable[range]:
+    """Split rising numbers into runs without gaps; single ones unless all are one run."""
+    return (places,) if isinstance(places, range) else (range(place, place + 1) for place in places)
 
 
 def open_archive(path: Path, num_images: int | None = None) -> ImageArchive:
@@ -172,7 +167,12 @@ def even_places(path: Path, num_found: int, num_wanted: int | None) -> Sequence[
         raise DataError(f"{path} holds no images", hint="expected .png, .jpg or .webp files, or an .npz with arr_0")
     if num_wanted is not None and num_wanted > num_found:
         raise DataError(f"{path} holds {num_found} images, {num_wanted} were asked for", hint="lower --num-images")
-    return range(num_found) if num_wanted is None else [place * num_found // num_wanted for place in range(num_wanted)]
+    return range(num_found) if num_wanted is None else spread(num_found, num_wanted)
+
+
+def spread(num_found: int, num_wanted: int) -> list[int]:
+    """Return numbers spread evenly over N: 0, N / n, 2 N / n ..., rounded down."""
+    return [place * num_found // num_wanted for place in range(num_wanted)]
 
 
 def _check_layout(path: Path, key: str, header: ArrayHeader) -> None:

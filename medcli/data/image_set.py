@@ -122,6 +122,16 @@ class EncodedSet:
 
 
 def read_pixels(files: Sequence[Path], side_px: int, channels: int) -> Tensor:
+    """Read and crop images as inputs of a network; see `read_squares` and `network_inputs`."""
+    return network_inputs(read_squares(files, side_px, channels))
+
+
+def network_inputs(levels_BCYX: Tensor) -> Tensor:
+    """Convert uint8 levels to float32 in [-1, 1], computed as the references do: (level / 255 - 0.5) / 0.5."""
+    return levels_BCYX.float().div(255).sub(0.5).div(0.5)
+
+
+def read_squares(files: Sequence[Path], side_px: int, channels: int) -> Tensor:
     """Read and crop images, several at once.
 
     Args:
@@ -130,7 +140,7 @@ def read_pixels(files: Sequence[Path], side_px: int, channels: int) -> Tensor:
         channels: 3 for RGB, 1 for grey.
 
     Returns:
-        (B, C, Y, X) float32 in [-1, 1], computed as the references do: (level / 255 - 0.5) / 0.5.
+        (B, C, Y, X) uint8.
 
     Raises:
         DataError: If images are damaged: how many, and the first.
@@ -148,4 +158,4 @@ def read_pixels(files: Sequence[Path], side_px: int, channels: int) -> Tensor:
             square_YXC = np.asarray(Image.fromarray(square_YXC).convert("L"))[..., None]
         return torch.from_numpy(square_YXC.transpose(2, 0, 1).copy())
 
-    return torch.stack(read_all(read, files)).float().div(255).sub(0.5).div(0.5)
+    return torch.stack(read_all(read, files))

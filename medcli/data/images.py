@@ -57,6 +57,10 @@ class ImageSource(Protocol):
     def remarks(self) -> tuple[str, ...]:
         """Remarks for the user on how the images are read."""
 
+    @property
+    def places(self) -> Sequence[int]:
+        """Number of each image in its set, rising: in a sample folder that of its file."""
+
     def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
         """Yield (B, Y, X, 3) uint8 RGB batches, B at most `batch_size`, in index order; reports the remarks."""
 
@@ -87,6 +91,11 @@ class ImageFolder:
     def num_images(self) -> int:
         """Number of images."""
         return len(self.files)
+
+    @property
+    def places(self) -> Sequence[int]:
+        """Number of each file: its name in a sample folder, else its position."""
+        return [int(file.stem) if file.stem.isdecimal() else place for place, file in enumerate(self.files)]
 
     def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
         """Yield batches; a batch ends early where the next image has another size, so sizes may differ.
@@ -128,6 +137,11 @@ class ImageArray:
     def num_images(self) -> int:
         """Number of images."""
         return len(self.images_NYXC)
+
+    @property
+    def places(self) -> Sequence[int]:
+        """Position of each image."""
+        return range(self.num_images)
 
     @property
     def image_bytes(self) -> Sequence[int]:

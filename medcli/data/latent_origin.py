@@ -7,10 +7,12 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from medcli.checkpoint.lightningdit import SCALE, STRIDE
 from medcli.config import VAVAE_CHANNELS
 from medcli.data.external_latents import LIGHTNING_KEYS, is_lightning, lightning_statistics
-from medcli.data.latent_index import read_index
+from medcli.data.latent_index import AGAIN, read_index
 from medcli.data.latent_statistics import NO_STATISTICS, Statistics
+from medcli.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +51,16 @@ def latent_origin(name_or_path: str) -> LatentOrigin | None:
     if not shards or not is_lightning(shards[0]):
         return None
     with safe_open(str(shards[0]), framework="pt") as opened:
-        _, channels, side, _ = opened.get_slice(LIGHTNING_KEYS[0]).get_shape()
+        shape = opened.get_slice(LIGHTNING_KEYS[0]).get_shape()
+    if len(shape) != 4:
+        raise DataError(f"{shards[0]}: {LIGHTNING_KEYS[0]} has shape {tuple(shape)}, expected 4 axes", hint=AGAIN)
+    _, channels, side, _ = shape
     statistics = lightning_statistics(path, channels)
     is_normalised = statistics != NO_STATISTICS
     return LatentOrigin(
         channels=channels,
         side=side,
-        stride=16 if channels == VAVAE_CHANNELS else 8,
-        scale=1.0 if is_normalised else 0.18215,
+        stride=STRIDE if channels == VAVAE_CHANNELS else 8,
+        scale=1.0 if is_normalised else SCALE,
         statistics=statistics,
     )

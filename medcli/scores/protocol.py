@@ -54,8 +54,9 @@ def protocol_details(extractor: FeatureExtractor) -> dict[str, Any]:
 
 
 def _last_layers(dims: Mapping[str, int]) -> dict[str, str]:
-    """Return the layers of an extractor whose features come from its last layers."""
-    layers = {POOL: ("pool_layer", "penultimate layer"), LOGITS: ("logits_layer", "last layer with bias")}
+    """Return the layers of an extractor whose features come from its last layers; without logits, from its last."""
+    last = "penultimate layer" if LOGITS in dims else "output"
+    layers = {POOL: ("pool_layer", last), LOGITS: ("logits_layer", "last layer with bias")}
     return {key: f"{words}, {dims[kind]}" for kind, (key, words) in layers.items() if kind in dims}
 
 

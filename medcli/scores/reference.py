@@ -228,7 +228,11 @@ def load_bundled(name: str, extractor: FeatureExtractor) -> FeatureSet:
 
 
 def bundled_bytes(features: FeatureSet, extractor: FeatureExtractor) -> bytes:
-    """Contents of a bundled reference file: mean, covariance (float64) and rows (float32) of the pool features."""
+    """Contents of a bundled reference file: mean, covariance (float64) and rows (float32) of the pool features.
+
+    The rows may be those of some of its images.
+    """
     gaussian, rows = features.gaussians[POOL], features.rows[POOL]
+    assert features.num_images is not None
     tensors = {"mean": gaussian.mean_D, "covariance": gaussian.covariance_DD, "rows": rows}
-    return save(tensors, metadata={NOTE_KEY: ReferenceInfo.of(extractor, len(rows)).text()})
+    return save(tensors, metadata={NOTE_KEY: ReferenceInfo.of(extractor, features.num_images).text()})

@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from medcli.data.image_archive import IMAGES_KEY
+from medcli.data.image_archive import IMAGES_KEY, spread
 from medcli.data.images import ImageSource
 from medcli.errors import DataError
 from medcli.runtime.reporting import Reporter
@@ -90,8 +90,8 @@ class ReferenceFile:
 
 
 def _chosen(source: ImageSource, num_images: int, reporter: Reporter) -> Iterator[npt.NDArray[np.uint8]]:
-    """Images 0, N / n, 2 N / n ... of N, rounded down; the others are not decoded."""
-    places = [place * source.num_images // num_images for place in range(num_images)]
+    """Yield evenly spread images; the others are not decoded."""
+    places = spread(source.num_images, num_images)
     for done, (image_YXC,) in enumerate(source.read(range(place, place + 1) for place in places), 1):
         yield image_YXC.numpy()
         reporter.progress(done, num_images, "images copied")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from medcli.training.distributed import local
 
@@ -34,7 +34,6 @@ class Ema:
         self._moved = [local(value) for value in self.shadow.values()]
         self._weights = [local(value) for value in trained.values()]
 
-    @torch.no_grad()
     def update(self, step: int | None = None) -> None:
         """Update: average <- d average + (1 - d) weights.
 
@@ -42,8 +41,7 @@ class Ema:
             step: Number of the optimizer step, from 1, by which d = `decay_at`; None: d is the decay.
         """
         decay = self._decay if step is None else decay_at(self._decay, step)
-        weights = [weight.to(mean.dtype) for weight, mean in zip(self._weights, self._moved, strict=True)]
-        torch._foreach_lerp_(self._moved, weights, 1 - decay)
+        get_ema_multi_avg_fn(decay)(self._moved, self._weights, None)
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the average of every parameter by name, frozen ones included; no copies."""

@@ -191,6 +191,24 @@ def test_a_statistics_file_has_no_known_number_of_samples(two_folders: tuple[Pat
     assert "unknown for" in message
 
 
+def test_parts_of_folders_of_different_sizes_are_not_paired(two_folders: tuple[Path, Path], run_cli: RunCli) -> None:
+    """Images 0, 2, 4 ... of one and 0, 1, 2 ... of the other were made from other noise."""
+    first, second = two_folders
+    sizes = [len(list(folder.glob("*.png"))) for folder in two_folders]
+    paired = []
+    for num_removed in (0, sizes[1] // 2):
+        for file in sorted(second.glob("*.png"))[sizes[1] - num_removed :]:
+            file.unlink()
+        for folder, size in zip(two_folders, (sizes[0], sizes[1] - num_removed), strict=True):
+            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest |= {"num_images": size, "settings": {"seed": 3, "labels": {"classes": [1], "sampling": "equal"}}}
+            (folder / "manifest.json").write_text(json.dumps(manifest))
+        words = ("--compare", first, second, "--num-images", sizes[1] // 2, "--metrics", "precision", "--json")
+        rows = json.loads(run_cli("fid", *words).out)["difference_from_best"]["precision"]
+        paired.append(any(row["is_paired"] for row in rows))
+    assert paired == [True, False]
+
+
 def test_sets_of_the_same_noise_are_compared_image_by_image(two_folders: tuple[Path, Path], run_cli: RunCli) -> None:
     """A set and the same one with a tenth of its images changed: told apart only where they are paired."""
     first, second = two_folders

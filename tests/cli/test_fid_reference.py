@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medcli.errors import ExitCode
@@ -135,12 +136,12 @@ def test_statistics_can_not_be_made_into_a_reference(images: Path, run_cli: RunC
     assert "ready statistics" in refused(run_cli, ExitCode.DATA, path, "--write-reference", "r.npz")
 
 
-def save_stripes(folder: Path, classes: int, side_px: int = 8) -> None:
+def save_stripes(folder: Path, classes: int, side_px: int = 8, images: int = 40) -> None:
     """Images of class k have a bright row k."""
     for label in range(classes):
         place = folder / f"class-{label}"
         place.mkdir(parents=True)
-        for number in range(40):
+        for number in range(images):
             pixels = np.random.default_rng(100 * label + number).integers(0, 60, (side_px, side_px), np.uint8)
             pixels[2 * label] = 255
             Image.fromarray(pixels).save(place / f"{number}.png")
@@ -166,11 +167,31 @@ def test_an_extractor_of_ones_own_is_trained_and_scores(run_cli: RunCli, empty_f
     assert json.loads(run_cli("fid", "stripes", "r.npz", *words[3:]).out)["fid"] == pytest.approx(0, abs=1e-3)
 
 
+def test_an_extractor_of_few_images_is_judged_on_images_it_has_not_seen(run_cli: RunCli, empty_folder: Path) -> None:
+    save_stripes(empty_folder / "few", 2, images=4)
+    report = json.loads(run_cli("fid", "--train-extractor", "few", "-o", "own.safetensors", "--json").out)
+    assert (report["num_images"], report["num_held_out"]) == (6, 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_an_extractor_file_may_have_the_name_of_another_extractor(run_cli: RunCli, empty_folder: Path) -> None:
+    class Mean(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(2, 3))
+
+    torch.jit.script(Mean()).save("inception.pt")
+    save_stripes(empty_folder / "two", 2)
+    result = run_cli("fid", "two/class-0", "two/class-1", "--extractor", "inception.pt", "--metrics", "fid", "--json")
+    report = json.loads(result.out)
+    assert (report["extractor"], report["protocol_details"]["pool_layer"]) == ("inception.pt", "output, 3")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
         (("--train-extractor", "one"), 4, "one holds images of one class"),
         (("--train-extractor", "none"), 4, "none"),
+        (("--train-extractor", "single"), 4, "single holds one image of each class"),
         (("--train-extractor", "two", "-o", "two/class-0/0.png"), 2, "already exists"),
         (("two", "two", "--extractor", "two/class-0/0.png"), 4, "is not a classifier made by medcli"),
         (("two", "two", "--extractor", "dino"), 2, "unknown extractor 'dino'"),
@@ -183,6 +204,7 @@ def test_extractors_that_cannot_be_are_refused(
 ) -> None:
     save_stripes(empty_folder / "one", 1)
     save_stripes(empty_folder / "two", 2)
+    save_stripes(empty_folder / "single", 2, images=1)
     result = run_cli("fid", *words)
     assert (result.code, error in result.err) == (code, True), result.err
     assert len(result.err.splitlines()) <= 2

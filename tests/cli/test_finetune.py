@@ -390,6 +390,17 @@ def test_bad_starts_from_scratch_are_refused(run_cli, empty_folder, tiny_preset,
     assert not (empty_folder / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["state-00000001.safetensors", "metrics.jsonl", "report.json", "control/config.json"])
+def test_a_folder_in_the_way_of_a_file_is_named_before_the_run_resumes(run_cli, small_model, name):
+    assert train(run_cli, "--steps", 2, "--save-every", 1).code == 0
+    place = small_model.parent / "run" / name
+    place.unlink(missing_ok=True)
+    place.mkdir(parents=True)
+    result = train(run_cli, "--steps", 4, *(["--control"] if "control" in name else []))
+    assert result.code == 2
+    assert result.err.splitlines() == [f"error: run/{name} is in the way of a file of this run", "hint: move it elsewhere"]
+
+
 def test_a_folder_with_another_checkpoint_is_left_alone(run_cli, small_model):
     (small_model.parent / "run").mkdir()
     precious = small_model.rename(small_model.parent / "run/checkpoint.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,7 @@ class CompareReport:
     estimates: tuple[Mapping[str, Estimate], ...] = ()
     """Scores by metric with the parts of their errors, for each row; empty for rows of earlier reports."""
     noises: tuple[str | None, ...] = ()
-    """Seed and labels of each row's images, as its manifest has them; None: unknown."""
+    """Seed, labels and numbers of each row's images; None: unknown."""
 
     def best(self, metric: str) -> int | None:
         """Return the row with the best value of a metric; None if no row has one."""
@@ -150,12 +151,14 @@ def compare_samples(
         rows=tuple(rows),
         differences=tuple(found),
         estimates=tuple({} if report is None else report.scores.errors for report in measured),
-        noises=tuple(None if report is None else _noise_of(Path(report.samples)) for report in measured),
+        noises=tuple(_noise_of(path, sides.get(path)) for path in sets for _ in read.get(path, (None,))),
     )
 
 
-def _noise_of(samples: Path) -> str | None:
-    """Return what decides the initial noise and the label of each image of a sample folder; None: unknown."""
+def _noise_of(samples: Path, side: Side | None) -> str | None:
+    """Return what decides the initial noise and the label of each scored image of a sample folder; None: unknown."""
+    if side is None or side.source is None:
+        return None
     try:
         manifest = read_manifest(samples if samples.is_dir() else samples.parent) or {}
     except DataError:
@@ -163,7 +166,9 @@ def _noise_of(samples: Path) -> str | None:
     settings = manifest.get("settings")
     if not isinstance(settings, Mapping) or not {"seed", "labels"} <= set(settings):
         return None
-    return json.dumps([settings["seed"], settings["labels"]], sort_keys=True)
+    # Parts of folders of different sizes hold different images.
+    numbers = hashlib.sha256(repr([*side.source.places]).encode()).hexdigest()
+    return json.dumps([settings["seed"], settings["labels"], numbers], sort_keys=True)
 
 
 def _allow_all(_protocols: Protocols) -> None:

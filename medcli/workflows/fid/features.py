@@ -84,7 +84,8 @@ def load_feature_computer(features: FeatureOptions, name: str, reporter: Reporte
             )
         if not Path(name).is_file():
             raise ConfigError(f"unknown extractor {name!r}", hint=f"choose {', '.join(EXTRACTORS)}, or name a file")
-        name, weights = Path(name).stem, Path(name)
+        weights = Path(name)
+        name = weights.name if weights.stem in EXTRACTORS else weights.stem  # a file is none of these extractors
     workers = plan_workers(features.device, features.num_workers, weights, processes)
     if features.download and name == INCEPTION:
         download_inception(reporter=reporter)

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch.nn import functional
 
 from medcli.data.image_listing import ImageListing, list_images
-from medcli.data.image_set import read_pixels
+from medcli.data.image_set import network_inputs, read_squares
 from medcli.data.pixel_format import PixelFormat, pixel_format
 from medcli.errors import ConfigError, DataError
 from medcli.runtime.files import atomic_path, file_sha256
@@ -24,7 +24,7 @@ from medcli.scores.classifier import MOST_HALVINGS, SMALLEST_PX, SmallClassifier
 from medcli.settings.scoring import FidRequest
 
 HELD_OUT_EVERY = 10
-"""One image in so many of each class is held out."""
+"""One image in so many of each class is held out, and one of a smaller class."""
 NUM_EPOCHS, BATCH_SIZE, LR = 5, 128, 3e-3
 SEED = 0
 READ_AT_ONCE = 1024
@@ -59,7 +59,7 @@ def train_extractor(request: FidRequest, reporter: Reporter) -> ExtractorReport:
 
     Raises:
         ConfigError: If the file exists and `force` is off.
-        DataError: If the folder holds no labelled images, or one class.
+        DataError: If the folder holds no labelled images, one class, or no class of two images.
         EnvironmentProblem: If the file can't be written.
     """
     folder = request.train_extractor
@@ -72,10 +72,12 @@ def train_extractor(request: FidRequest, reporter: Reporter) -> ExtractorReport:
         raise DataError(
             f"{folder} holds images of one class", hint="a classifier needs a sub-folder for each of several"
         )
+    train_N, held_out_N = _split(listing.labels_N)
+    if not len(held_out_N):
+        raise DataError(f"{folder} holds one image of each class", hint="a classifier needs several of each")
     network = _network(listing, form)
     images_NCYX = _pixels(listing, network, reporter)
     labels_N = torch.from_numpy(listing.labels_N)
-    train_N, held_out_N = _split(listing.labels_N)
     network = _fitted(network, images_NCYX, labels_N, train_N, reporter)
     accuracy = _accuracy(network, images_NCYX, labels_N, held_out_N)
     about = {"num_images": len(train_N), "held_out_accuracy": accuracy, "num_held_out": len(held_out_N)}
@@ -103,22 +105,28 @@ def _network(listing: ImageListing, form: PixelFormat) -> SmallClassifier:
 
 
 def _pixels(listing: ImageListing, network: SmallClassifier, reporter: Reporter) -> torch.Tensor:
-    """Read all images, cropped to squares of the network's side: (N, C, Y, X) float32 in [-1, 1]."""
-    parts = []
+    """Read all images, cropped to squares of the network's side: (N, C, Y, X) uint8."""
+    side, channels = network.side_px, network.channels
+    images_NCYX = torch.empty(listing.num_images, channels, side, side, dtype=torch.uint8)
     for start in range(0, listing.num_images, READ_AT_ONCE):
         numbers = range(start, min(start + READ_AT_ONCE, listing.num_images))
-        parts.append(read_pixels([listing.path(number) for number in numbers], network.side_px, network.channels))
+        files = [listing.path(number) for number in numbers]
+        images_NCYX[numbers.start : numbers.stop] = read_squares(files, side, channels)
         reporter.progress(numbers.stop, listing.num_images, "images")
-    return torch.cat(parts)
+    return images_NCYX
 
 
 def _split(labels_N: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the numbers of the images to train on and of those held out, every tenth of each class."""
+    """Return the numbers of the images to train on and of those held out.
+
+    Every tenth image of a class is held out, the last of a class of 2 to 9, none of a single image.
+    """
     is_held_out = np.zeros(len(labels_N), bool)
     for label in np.unique(labels_N):
-        is_held_out[np.flatnonzero(labels_N == label)[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]] = True
+        numbers = np.flatnonzero(labels_N == label)
+        is_held_out[numbers[max(1, min(HELD_OUT_EVERY, len(numbers)) - 1) :: HELD_OUT_EVERY]] = True
     train, held_out = (torch.from_numpy(np.flatnonzero(part)) for part in (~is_held_out, is_held_out))
-    return train, held_out if len(held_out) else train
+    return train, held_out
 
 
 def _fitted(
@@ -137,7 +145,8 @@ def _fitted(
     for _ in range(NUM_EPOCHS):
         for place_B in torch.split(torch.randperm(len(train_N), generator=generator), BATCH_SIZE):
             batch_B = train_N[place_B]
-            loss = functional.cross_entropy(network(images_NCYX[batch_B])[1], labels_N[batch_B], label_smoothing=0.05)
+            logits_BK = network(network_inputs(images_NCYX[batch_B]))[1]
+            loss = functional.cross_entropy(logits_BK, labels_N[batch_B], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -150,8 +159,9 @@ def _fitted(
 def _accuracy(
     network: SmallClassifier, images_NCYX: torch.Tensor, labels_N: torch.Tensor, number_N: torch.Tensor
 ) -> float:
+    """Return the share of images classified right."""
     right = [
-        (network(images_NCYX[part])[1].argmax(dim=1) == labels_N[part]).sum()
+        (network(network_inputs(images_NCYX[part]))[1].argmax(dim=1) == labels_N[part]).sum()
         for part in torch.split(number_N, READ_AT_ONCE)
     ]
     return float(torch.stack(right).sum()) / len(number_N)

@@ -13,10 +13,7 @@ from medcli.model.layout import tensor_shapes
 from medcli.training.evaluation import evaluate
 from medcli.training.selection import Selection
 from medcli.workflows.finetune.initial_model import initial_network, with_classes
-from medcli.workflows.finetune.setup import FinetuneSetup
-
-CONTROL = "control"
-"""Folder of the control, within the run's."""
+from medcli.workflows.finetune.setup import CONTROL, FinetuneSetup
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -67,8 +67,11 @@ def _latents(network: Network, request: FinetuneRequest) -> LatentOrigin | None:
         ConfigError: If `--channels` contradicts them.
     """
     origin = None if network.config.autoencoder is None or request.data in BUNDLES else latent_origin(request.data)
-    if origin is not None:
-        _agreed_channels(request.fresh, origin.channels, request.data)
+    asked = request.fresh.channels
+    if origin is not None and asked not in (None, origin.channels):
+        raise ConfigError(
+            f"--channels {asked}, but the latents of {request.data} have {origin.channels}", hint="leave --channels out"
+        )
     return origin
 
 
@@ -181,7 +184,8 @@ def _agreed_channels(fresh: FreshNetwork, found: int | None, data: str) -> int:
     """
     asked = fresh.channels
     if None not in (asked, found) and asked != found:
-        raise ConfigError(f"--channels {asked}, but the images of {data} are grey", hint=f"use --channels {found}")
+        kind = "grey" if found == GREY else "in colour"
+        raise ConfigError(f"--channels {asked}, but the images of {data} are {kind}", hint=f"use --channels {found}")
     if asked is not None and asked not in PIXEL_CHANNELS:
         raise ConfigError(f"--channels {asked}: pixels are grey (1) or colour (3)", hint="use --channels 1 or 3")
     return asked or found or COLOUR

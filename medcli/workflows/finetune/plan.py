@@ -17,11 +17,10 @@ from medcli.training.config import AUTO
 from medcli.training.optimizers import NUM_MOMENTS
 from medcli.training.selection import ParameterGroup
 from medcli.training.step_trial import FLOAT_BYTES, StepMemory, StepTime, StepTrial, count_shares, try_step
-from medcli.workflows.finetune.comparison import CONTROL
 from medcli.workflows.finetune.previews import FOLDER
 from medcli.workflows.finetune.record import RECORD
 from medcli.workflows.finetune.run import load_teacher
-from medcli.workflows.finetune.setup import CHECKPOINT, STATES, FinetuneSetup, set_up, token_bytes
+from medcli.workflows.finetune.setup import CHECKPOINT, CONTROL, STATES, FinetuneSetup, set_up, token_bytes
 from medcli.workflows.finetune.trackers import require_trackers
 
 CPU_TRIED_BYTES = 2**22

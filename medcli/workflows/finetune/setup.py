@@ -31,11 +31,7 @@ from medcli.training.masking import Masking, mask_sites
 from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
 from medcli.training.train import check_device
-from medcli.workflows.finetune.initial_model import (
-    initial_network,
-    remark_on_changes,
-    with_classes,
-)
+from medcli.workflows.finetune.initial_model import initial_network, remark_on_changes, with_classes
 from medcli.workflows.finetune.loss import loss_of, remark_on_output, teacher_of
 from medcli.workflows.sample.defaults import sampling_defaults
 
@@ -46,6 +42,10 @@ STARTING_WEIGHTS = "set of starting weights"
 """Key in the record and in messages."""
 STATES = "state-*.safetensors"
 """File names of its training checkpoints."""
+CONTROL = "control"
+"""Folder of the control's run in that of the run."""
+WRITTEN = (".safetensors", ".json", ".jsonl")
+"""Endings of a run's files."""
 DEFAULT_EVALUATED = 512
 """Default number of images for the losses before and after a run with a control."""
 CPU_TOKEN_BYTES = 2**21
@@ -129,7 +129,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     start = initial_network(request)
     training = _in_pieces(_training(request, start), start.config, device, processes)
     output = request.output or RUNS / Path(request.data).resolve().name
-    _check_places(output, request.training.resume)
+    _check_places(output, request.training.resume, has_control=request.control)
     data = LenientSet(
         open_training_set(
             request.data,
@@ -164,14 +164,18 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     )
 
 
-def _check_places(output: Path, resume: str) -> None:
-    """Refuse an output that is no folder of a run, and a missing checkpoint to resume from."""
+def _check_places(output: Path, resume: str, *, has_control: bool) -> None:
+    """Refuse an output that can't become a folder of a run, and a missing checkpoint to resume from."""
     if resume not in (AUTO, NEVER) and not Path(resume).exists():
         raise CheckpointError(
             f"no training checkpoint at {resume}", hint="--resume auto resumes from the newest one in --output"
         )
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"{output} is a file, expected a folder name", hint="choose another name with --output")
+    for folder in (output, *([output / CONTROL] if has_control else [])):
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder} is a file, expected a folder name", hint="choose another name with --output")
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.suffix in WRITTEN and path.exists() and not path.is_file():
+                raise ConfigError(f"{path} is in the way of a file of this run", hint="move it elsewhere")
     if (output / CHECKPOINT).exists() and not any(output.glob(STATES)):
         raise ConfigError(
             f"{output} holds a {CHECKPOINT} and no training checkpoint", hint="choose another folder with --output"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -53,6 +55,21 @@ def test_jpeg_and_webp_are_images_and_other_files_are_not(tmp_path: Path) -> Non
         save(tmp_path / f"a.{suffix}", 7)
     (tmp_path / "notes.txt").write_text("not an image")
     assert open_images(tmp_path).num_images == 4
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_part_of_an_archive_is_read_without_the_images_between(tmp_path: Path, order: Literal["C", "F"]) -> None:
+    images = np.zeros((1000, 64, 64, 3), np.uint8)
+    images[:] = (np.arange(1000) % 251)[:, None, None, None]
+    np.savez(tmp_path / "a.npz", np.asarray(images, order=order))
+    source = open_images(tmp_path / "a.npz", 10)
+    assert list(source.places) == list(range(0, 1000, 100))
+    tracemalloc.start()
+    batches = list(source.batches(4, Silent()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [int(image[0, 0, 0]) for batch in batches for image in batch] == [place % 251 for place in source.places]
+    assert order == "F" or peak < images.nbytes / 4
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
