@@ -398,7 +398,8 @@ def test_a_folder_in_the_way_of_a_file_is_named_before_the_run_resumes(run_cli, 
     place.mkdir(parents=True)
     result = train(run_cli, "--steps", 4, *(["--control"] if "control" in name else []))
     assert result.code == 2
-    assert result.err.splitlines() == [f"error: run/{name} is in the way of a file of this run", "hint: move it elsewhere"]
+    error = f"error: run/{name} is in the way of a file of this run"
+    assert result.err.splitlines() == [error, "hint: move it elsewhere"]
 
 
 def test_a_folder_with_another_checkpoint_is_left_alone(run_cli, small_model):
