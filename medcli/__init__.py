@@ -104,7 +104,7 @@ def sample(
     model: DiffusionTransformer,
     *,
     num_images: int = 4,
-    classes: int | Sequence[int] | None = None,
+    classes: int | str | Sequence[int | str] | None = None,
     seed: int = 0,
     noise: torch.Tensor | Noise | None = None,
     decode: bool = True,
@@ -115,7 +115,7 @@ def sample(
     Args:
         model: The model, from `load` or `new`; it decides the defaults of its settings.
         num_images: Number of images N; with initial states in `noise`, theirs.
-        classes: One label, or one an image; None: the classes in turn.
+        classes: One label or class name, or one an image; None: the classes in turn.
         seed: Random seed.
         noise: Initial states (N, C, Y, X) in place of the seed's, or a function (image numbers, draws) -> states, which
             also replaces the noise of later steps: draw 0 is the initial state, draw k + 1 that of solver step k.
@@ -177,7 +177,8 @@ def save(model: DiffusionTransformer, path: str | os.PathLike[str]) -> None:
     """
     from medcli.checkpoint.writer import save_checkpoint
 
-    save_checkpoint(path, model.config, model.state_dict(), weights="model", force=True)
+    names = () if model.origin is None else model.origin.class_names
+    save_checkpoint(path, model.config, model.state_dict(), weights="model", class_names=names, force=True)
 
 
 def count_macs(

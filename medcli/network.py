@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medcli.checkpoint.class_names import names_for
 from medcli.checkpoint.fingerprint import fingerprint_of
 from medcli.checkpoint.header import Header
 from medcli.checkpoint.hub import asked_for, hub_title, local_path
@@ -115,6 +116,7 @@ class Network:
             reference=info.reference if is_same_task else None,
             training=info.training,
             source={"name": info.path.name, "fingerprint": self.fingerprint},
+            class_names=names_for(self.config.num_classes, info.class_names),
         )
 
     def load(

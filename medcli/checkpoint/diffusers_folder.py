@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medcli.checkpoint.class_names import names_of_id2label
 from medcli.checkpoint.keymap import from_diffusers
 from medcli.checkpoint.tensor_record import TensorRecord
 from medcli.config import ModelConfig
@@ -17,7 +18,7 @@ from medcli.runtime.json_records import InvalidJson
 
 # Published repositories carry the older spelling.
 CLASS_NAMES = ("DiTTransformer2DModel", "Transformer2DModel")
-CONFIG = "config.json"
+CONFIG, PIPELINE = "config.json", "model_index.json"
 MAX_JSON_BYTES = 16 * 2**20
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -43,6 +44,8 @@ class DiffusersFolder:
     autoencoder: Path | None
     """The autoencoder of the pipeline."""
     remarks: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
+    """Name of each class, if the pipeline has them."""
 
 
 def read_folder(path: Path, tensors_of: Callable[[Path], dict[str, TensorRecord]]) -> DiffusersFolder:
@@ -65,8 +68,13 @@ def read_folder(path: Path, tensors_of: Callable[[Path], dict[str, TensorRecord]
     file, remarks = weight_file(folder)
     tensors = sharded_tensors(file, tensors_of) if file.suffix == ".json" else tensors_of(file)
     has_autoencoder = folder != path and (path / "vae" / CONFIG).is_file()
+    pipeline = read_json(path / PIPELINE) if folder != path and (path / PIPELINE).is_file() else {}
     return DiffusersFolder(
-        config, from_diffusers(tensors, config.depth), path / "vae" if has_autoencoder else None, remarks
+        config,
+        from_diffusers(tensors, config.depth),
+        path / "vae" if has_autoencoder else None,
+        remarks,
+        names_of_id2label(pipeline.get("id2label"), config.num_classes),
     )
 
 
@@ -148,15 +156,16 @@ def _parse(path: Path) -> DiffusersConfig:
         ) from err
 
 
-def pipeline_files(config: ModelConfig) -> dict[str, dict[str, Any]]:
+def pipeline_files(config: ModelConfig, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the JSON files of a DiT's pipeline by path; its autoencoder is passed to diffusers when it is opened."""
     version = {"_diffusers_version": "0.31.0"}
     parts = {"scheduler": "DDIMScheduler", "transformer": CLASS_NAMES[0], "vae": "AutoencoderKL"}
     return {
-        "model_index.json": {
+        PIPELINE: {
             "_class_name": "DiTPipeline",
             **version,
             **{name: ["diffusers", kind] for name, kind in parts.items()},
+            **({"id2label": {str(number): name for number, name in enumerate(class_names)}} if class_names else {}),
         },
         "scheduler/scheduler_config.json": {
             "_class_name": "DDIMScheduler",

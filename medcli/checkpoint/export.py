@@ -6,7 +6,7 @@ import json
 import pickle
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -162,6 +162,7 @@ def write_diffusers(
     source: str,
     force: bool,
     reporter: Reporter,
+    class_names: Sequence[str] = (),
 ) -> Path:
     """Write a folder that diffusers' `DiTPipeline` opens beside an autoencoder.
 
@@ -172,6 +173,7 @@ def write_diffusers(
         source: What to call the input in errors.
         force: Whether an existing folder may be replaced.
         reporter: Told the tensors finished.
+        class_names: Name of each class; empty if they have none.
 
     Returns:
         The weight file.
@@ -184,7 +186,7 @@ def write_diffusers(
     _refuse_what_diffusers_lacks(records, config)
     with atomic_folder(path, force=force) as temporary:
         folder = temporary / "transformer"
-        for name, content in pipeline_files(config).items():
+        for name, content in pipeline_files(config, class_names).items():
             (temporary / name).parent.mkdir(exist_ok=True)
             (temporary / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         tensors = to_diffusers(records, config.depth)

@@ -31,6 +31,8 @@ class Header:
     """Training settings and history, for people; empty if not trained by medcli."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """Name and fingerprint of the checkpoint this one was converted from; empty for a trained or new model."""
+    class_names: tuple[str, ...] = ()
+    """Name of each class; empty if they have none."""
 
     def to_metadata(self) -> dict[str, str]:
         """Return the safetensors metadata: one key, because the library writes several in random order."""
@@ -43,6 +45,7 @@ class Header:
             "reference": self.reference,
             "training": dict(self.training),
             **({"source": dict(self.source)} if self.source else {}),
+            **({"class_names": list(self.class_names)} if self.class_names else {}),
         }
         return {KEY: json.dumps(values, sort_keys=True, separators=(",", ":"))}
 
@@ -66,13 +69,15 @@ class Header:
                 raise CheckpointError(
                     f"{source} has header version {version}, expected {FORMAT_VERSION}", hint="use a newer medcli"
                 )
+            config = ModelConfig.from_json(values["config"])
             return cls(
-                config=ModelConfig.from_json(values["config"]),
+                config=config,
                 weights=str(values["weights"]),
                 sampling=dict(values["sampling"]),
                 reference=None if values["reference"] is None else str(values["reference"]),
                 training=dict(values["training"]),
                 source=dict(values.get("source", {})),
+                class_names=_class_names(values.get("class_names", []), config.num_classes),
             )
         except ConfigError as err:
             raise CheckpointError(f"{source}: {err.message}", hint=err.hint or "convert the original again") from err
@@ -80,3 +85,16 @@ class Header:
             raise CheckpointError(
                 f"{source} has a damaged medcli header ({type(err).__name__}: {err})", hint="convert the original again"
             ) from err
+
+
+def _class_names(values: Any, num_classes: int) -> tuple[str, ...]:
+    """Return the class names of a header.
+
+    Raises:
+        ValueError: If they are no texts, or there are some but not one for each class.
+    """
+    if not isinstance(values, list) or not all(isinstance(name, str) for name in values):
+        raise ValueError("class_names is no list of texts")
+    if values and len(values) != num_classes:
+        raise ValueError(f"{len(values)} class names for {num_classes} classes")
+    return tuple(values)

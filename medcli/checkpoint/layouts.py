@@ -55,6 +55,8 @@ class RawCheckpoint:
     folder_config: DiffusersConfig | None = None
     autoencoder_folder: Path | None = None
     """The autoencoder of a pipeline folder."""
+    class_names: tuple[str, ...] = ()
+    """Name of each class, of a pipeline folder that has them."""
 
     def pick(self, weights: str | None) -> tuple[str, Mapping[str, TensorRecord]]:
         """Choose a weight set; of a file with one unnamed set, that one.
@@ -102,6 +104,7 @@ def open_raw(path: Path) -> RawCheckpoint:
                 folder_config=folder.config,
                 autoencoder_folder=folder.autoencoder,
                 remarks=folder.remarks,
+                class_names=folder.class_names,
             )
         if not path.is_file():  # a pipe can't be read twice, and opening one waits for a writer
             raise CheckpointError(f"{path} is a pipe or a device, expected a file", hint="save it to a file first")

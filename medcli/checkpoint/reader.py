@@ -49,6 +49,8 @@ class CheckpointInfo:
     """Training settings and history, as far as the file tells."""
     autoencoder_folder: Path | None = None
     """The autoencoder of a pipeline folder."""
+    class_names: tuple[str, ...] = ()
+    """Name of each class; empty if they have none."""
     left_out: tuple[str, ...] = ()
     """Names of tensors that serve training alone."""
     rewritten: tuple[str, ...] = ()
@@ -167,6 +169,7 @@ def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, records: Mappin
         reference=header.reference if header else None,
         training=training,
         autoencoder_folder=raw.autoencoder_folder,
+        class_names=header.class_names if header else raw.class_names,
         left_out=raw.left_out,
         rewritten=raw.rewritten,
         remarks=(*raw.remarks, *_contradictions(raw, config)),

@@ -84,6 +84,7 @@ def save_checkpoint(
     sampling: Mapping[str, Any] | None = None,
     reference: str | None = None,
     training: Mapping[str, Any] | None = None,
+    class_names: tuple[str, ...] = (),
     force: bool = False,
 ) -> str:
     """Write a model from memory as a medcli checkpoint.
@@ -96,6 +97,7 @@ def save_checkpoint(
         sampling: Default sampler and schedule values of this model.
         reference: Name of the bundled reference set its samples are scored against.
         training: Training settings and history, for people.
+        class_names: Name of each class; empty if they have none.
         force: Whether an existing file may be replaced.
 
     Returns:
@@ -111,7 +113,7 @@ def save_checkpoint(
     records = {name: record_of(name, tensor) for name, tensor in tensors.items()}
     source = Path(path).name
     check_content(records, config, source)
-    header = Header(config, weights, sampling or {}, reference, training or {})
+    header = Header(config, weights, sampling or {}, reference, training or {}, class_names=class_names)
     ordered = [records[name] for name in tensor_shapes(config) if name in records]
     if len(ordered) < len(tensor_shapes(config)):
         raise CheckpointError(f"{source}: pos_embed is missing from the state dict", hint="save model.state_dict()")

@@ -140,6 +140,7 @@ def _own(path: Path, index: LatentIndex, config: ModelConfig, flip: bool) -> Lat
         shift=config.latent_shift,
         statistics=statistics_of(config),
         flip=flip,
+        class_names=index.class_names,
     )
 
 

@@ -47,6 +47,8 @@ class ImageListing:
     """(N,) class of each image, from 0."""
     fingerprint: str
     """SHA-256 of names, labels, the sizes in bytes of a sample of the files, and the last bytes of some."""
+    class_names: tuple[str, ...] = ()
+    """Names of the class folders; empty if a file gives the labels."""
 
     @property
     def num_images(self) -> int:
@@ -82,18 +84,21 @@ def list_images(path: Path, reporter: Reporter) -> ImageListing:
     label_file = find_label_file(path) if path.is_dir() else path
     root = path if path.is_dir() else path.parent
     if label_file is None:
-        names, labels_N = _by_folder(root, reporter)
+        names, labels_N, class_names = _by_folder(root, reporter)
     else:
         names, labels_N = _by_file(root, label_file, reporter)
+        class_names = ()
     sizes, ends = _check_sample(root, names, reporter)
     digest = hashlib.sha256()
     for part in (*names.digest_parts(), labels_N.tobytes(), repr(sizes).encode(), *ends):
         digest.update(part)
-    return ImageListing(root=root, names=names, labels_N=labels_N, fingerprint=digest.hexdigest())
+    return ImageListing(
+        root=root, names=names, labels_N=labels_N, fingerprint=digest.hexdigest(), class_names=class_names
+    )
 
 
-def _by_folder(root: Path, reporter: Reporter) -> tuple[NameList, npt.NDArray[np.int64]]:
-    """List a folder with one subfolder per class."""
+def _by_folder(root: Path, reporter: Reporter) -> tuple[NameList, npt.NDArray[np.int64], tuple[str, ...]]:
+    """List a folder with one subfolder per class; returns paths, labels and the classes' names."""
     try:
         with os.scandir(root) as members:
             found = [(member.name, member.is_dir()) for member in members if not member.name.startswith(".")]
@@ -133,7 +138,7 @@ def _by_folder(root: Path, reporter: Reporter) -> tuple[NameList, npt.NDArray[np
         reporter.note(remark)
     if loose:
         reporter.note(f"{len(loose)} images of {root} are outside its class folders and are skipped: {listed(loose)}")
-    return names, np.repeat(np.arange(len(classes)), counts)
+    return names, np.repeat(np.arange(len(classes)), counts), tuple(classes)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -50,6 +50,11 @@ class PixelSet:
         return self.listing.num_classes
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class; empty if they have none."""
+        return self.listing.class_names
+
+    @property
     def shape_CYX(self) -> tuple[int, int, int]:
         """Shape of one image."""
         return self.channels, self.side_px, self.side_px
@@ -97,6 +102,11 @@ class EncodedSet:
     def num_classes(self) -> int:
         """One more than the largest label."""
         return self.pixels.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class; empty if they have none."""
+        return self.pixels.class_names
 
     @property
     def shape_CYX(self) -> tuple[int, int, int]:

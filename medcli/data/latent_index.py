@@ -61,6 +61,8 @@ class LatentIndex:
     """Mean of each channel of the scaled latents; None until all shards exist."""
     std: tuple[float, ...] | None = field(default=None, metadata={"min": 0})
     """Their standard deviations, noise of the posterior included."""
+    class_names: tuple[str, ...] = ()
+    """Names of the class folders; empty if a file gave the labels."""
 
     @property
     def num_shards(self) -> int:
@@ -75,7 +77,7 @@ class LatentIndex:
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that runs on one folder must share; paths may differ."""
-        free = ("source", "autoencoder", "mean", "std")
+        free = ("source", "autoencoder", "mean", "std", "class_names")  # the fingerprint is of paths, so of these names
         return {key: value for key, value in self._values().items() if key not in free}
 
     @property

@@ -85,6 +85,8 @@ class LatentSet:
     """By which latents are normalised before that."""
     flip: bool = True
     """Mirror half of all draws, if there are mirrored rows."""
+    class_names: tuple[str, ...] = ()
+    """Name of each class; empty if they have none."""
 
     @property
     def name(self) -> str:

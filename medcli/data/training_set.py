@@ -31,6 +31,10 @@ class TrainingSet(Protocol):
         """Largest label plus one."""
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class; empty if they have none."""
+
+    @property
     def shape_CYX(self) -> tuple[int, int, int]:
         """Shape of one image as `read` yields it."""
 
@@ -65,6 +69,8 @@ class ArraySet:
     """(N, C, Y, X) float32 on the CPU: model latents, or pixels in [-1, 1]."""
     labels_N: Tensor
     """(N,) int64, from 0."""
+    class_names: tuple[str, ...] = ()
+    """Name of each class; empty if they have none."""
 
     @property
     def num_images(self) -> int:
@@ -111,7 +117,7 @@ class LenientSet:
     def __init__(self, data: TrainingSet) -> None:
         self._data = data
         self.name, self.num_images, self.num_classes = data.name, data.num_images, data.num_classes
-        self.shape_CYX, self.fingerprint = data.shape_CYX, data.fingerprint
+        self.shape_CYX, self.fingerprint, self.class_names = data.shape_CYX, data.fingerprint, data.class_names
         self.unreadable: dict[int, str] = {}
         """Error message of each unreadable image, by number."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from medcli.data.image_files import read_image
 from medcli.errors import DataError
@@ -24,6 +24,8 @@ CELL_PX = 64
 GRID_PX = 2048
 """The grid's side is about this at most; it shows the first images that fit."""
 GAP_PX = 2
+TITLE_PX = 14
+"""Height of the row of class names."""
 MAX_GRID_IMAGES = 100
 WHITE = 255
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -78,12 +80,13 @@ def grid_capacity(side_px: int) -> int:
     return min(MAX_GRID_IMAGES, max(1, GRID_PX // (scale * side_px)) ** 2)
 
 
-def grid_of(images: Sequence[npt.NDArray[np.uint8]], columns: int) -> npt.NDArray[np.uint8]:
+def grid_of(images: Sequence[npt.NDArray[np.uint8]], columns: int, names: Sequence[str] = ()) -> npt.NDArray[np.uint8]:
     """Lay images out row by row on white, small ones enlarged smoothly: 8 pixels in blocks are hard to read as a digit.
 
     Args:
         images: (Y, X, 3) uint8, all of one size, at least one.
         columns: Images in a row.
+        names: Text above each column, cut to its width; empty texts: none.
     """
     side = images[0].shape[0]
     scale, rows = max(1, CELL_PX // side), -(-len(images) // columns)
@@ -95,7 +98,20 @@ def grid_of(images: Sequence[npt.NDArray[np.uint8]], columns: int) -> npt.NDArra
         grid[top : top + cell, left : left + cell] = Image.fromarray(image).resize(
             (cell, cell), Image.Resampling.BICUBIC
         )
-    return grid
+    return np.concatenate([_title_row(names, step, grid.shape[1]), grid]) if any(names) else grid
+
+
+def _title_row(names: Sequence[str], step: int, width: int) -> npt.NDArray[np.uint8]:
+    """Draw a row of texts at distances of `step` pixels, (Y, width, 3) uint8."""
+    font = ImageFont.load_default()
+    row = Image.new("RGB", (width, TITLE_PX), (WHITE,) * 3)
+    draw = ImageDraw.Draw(row)
+    for place, name in enumerate(names):
+        shown = name.split(",")[0].encode("latin-1", "replace").decode("latin-1")  # the letters that the font has
+        while shown and font.getlength(shown) > step - GAP_PX:
+            shown = shown[:-1]
+        draw.text((place * step, 0), shown, fill=(0, 0, 0), font=font)
+    return np.asarray(row, dtype=np.uint8)
 
 
 def write_npz(path: Path, files: Iterable[Path], num_files: int, side_px: int) -> None:

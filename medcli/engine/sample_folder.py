@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -117,11 +117,13 @@ class SampleFolder:
                 seen.add(record.index)
                 yield record
 
-    def write_grid(self, num_classes: int, side_px: int) -> None:
-        """Make `grid.png` of the first images."""
+    def write_grid(self, num_classes: int, side_px: int, names: Sequence[str] = ()) -> None:
+        """Make `grid.png` of the first images; `names` of the classes are written above columns of one class."""
         shown = list(islice(self.done(), grid_capacity(side_px)))
         pictures = [read_png(self.path / file_name(index), side_px) for index in shown]
-        write_png(self.path / GRID, grid_of(pictures, grid_columns(len(shown), num_classes)))
+        columns = grid_columns(len(shown), num_classes)
+        is_by_class = columns == num_classes and shown == list(range(len(shown)))
+        write_png(self.path / GRID, grid_of(pictures, columns, names if is_by_class else ()))
 
     def has_grid(self) -> bool:
         """Return True if there is a whole `grid.png`."""

@@ -23,7 +23,7 @@ from medcli.settings.declare import (
 from medcli.settings.machine import MachineSettings, output_setting, seed_setting
 from medcli.settings.network import NetworkSource
 from medcli.settings.sampler import IN_CHECKPOINT, MAX_STEPS, SamplerSettings
-from medcli.settings.values import parse_count, parse_float, parse_ints
+from medcli.settings.values import parse_count, parse_float, parse_int
 
 ScheduleKind = Literal["full", "static", "dynamic", "timed"]
 DistanceName = Literal["l1", "l2"]
@@ -153,22 +153,30 @@ PLANNED = frozenset(key for cls in (ScheduleSettings, SamplerSettings, GuidanceS
 """Settings that a plan file decides."""
 
 
-def parse_classes(text: str) -> tuple[int, ...] | None:
-    """Parse `3,5,8`; None for `all`."""
-    return None if text == "all" else parse_ints(text)
+def parse_classes(text: str) -> tuple[int | str, ...] | None:
+    """Parse `3,samoyed,8`; None for `all`.
+
+    Raises:
+        ValueError: If a part is empty, or a number of another form than `parse_int` reads.
+    """
+    return None if text == "all" else tuple(_class_of(part.strip()) for part in text.split(","))
+
+
+def _class_of(word: str) -> int | str:
+    return word if any(letter.isalpha() for letter in word) else parse_int(word)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSettings:
     """Class labels and noise."""
 
-    classes: tuple[int, ...] | None = setting(
+    classes: tuple[int | str, ...] | None = setting(
         None,
-        help="Class labels, taken in turn.",
+        help="Class labels, or names that the model has, taken in turn.",
         panel=SAMPLING,
         metavar="C,...|all",
         parse=parse_classes,
-        expects="all or comma-separated whole numbers",
+        expects="all, or comma-separated whole numbers or names",
         default_text="all",
         example="1,2,3",
         short=True,

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 from medcli.errors import ConfigError
@@ -209,6 +210,8 @@ def _converted(kind: Any, value: Any) -> Any:
         if len(types) != len(values):
             raise TypeError
         return tuple(_converted(part, one) for part, one in zip(types, values, strict=True))
+    if isinstance(kind, UnionType) and type(value) in get_args(kind):
+        return value
     if kind is float and type(value) is int:
         return float(value) if abs(value) < 2**1023 else math.inf
     if kind in (int, float, bool, str) and type(value) is kind:

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from medcli.checkpoint.run_state import KEY
 from medcli.errors import CheckpointError
 from medcli.runtime.files import require_regular
 from medcli.runtime.json_records import as_record, parse_json
@@ -30,7 +31,6 @@ from medcli.training.config import AUTO
 from medcli.training.history import History
 from medcli.training.run_identity import DATA, Changes, changed_settings, changes_text, fixed_changes
 
-KEY = "medcli_training"
 RESTART_HINT = "start over with --resume never, or from another checkpoint"
 Read = Callable[[str], Tensor]
 

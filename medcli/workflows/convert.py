@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,7 +149,9 @@ def _write(
             reporter=reporter,
         )
         return output, sha256
-    write = {"official": write_official, "diffusers": write_diffusers}[request.to]
+    write: Callable[..., Path] = write_official
+    if request.to == "diffusers":
+        write = partial(write_diffusers, class_names=network.header().class_names)
     file = write(output, surgery.records, surgery.config, source=source, force=request.force, reporter=reporter)
     return file, file_sha256(file) if request.digest else None
 

@@ -44,6 +44,7 @@ class InspectReport:
             "mediators": list(config.mediators),
             "mediator_layers": list(config.mediator_layers),
             "weights_available": list(self.info.weights_available),
+            **({"class_names": list(self.info.class_names)} if self.info.class_names else {}),
             "autoencoder": None if self._is_unknown else config.autoencoder,
             "gmacs": self.gmacs,
             **{name: config.to_json()[name] for name in FAMILY_SETTINGS if getattr(config, name)},

@@ -183,6 +183,7 @@ def _index(request: LatentsRequest, listing: ImageListing, encoder: LatentEncode
         scale=encoder.scale,
         shift=encoder.shift,
         shard_size=min(request.shard_size, listing.num_images),
+        class_names=listing.class_names,
     )
 
 

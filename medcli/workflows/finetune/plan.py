@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from medcli.checkpoint.run_state import FINISHED, STATES
 from medcli.cost.macs import closed_form_macs
 from medcli.model.layout import num_params
 from medcli.runtime.reporting import Reporter
@@ -20,7 +21,7 @@ from medcli.training.step_trial import FLOAT_BYTES, StepMemory, StepTime, StepTr
 from medcli.workflows.finetune.previews import FOLDER
 from medcli.workflows.finetune.record import RECORD
 from medcli.workflows.finetune.run import load_teacher
-from medcli.workflows.finetune.setup import CHECKPOINT, CONTROL, STATES, FinetuneSetup, set_up, token_bytes
+from medcli.workflows.finetune.setup import CONTROL, FinetuneSetup, set_up, token_bytes
 from medcli.workflows.finetune.trackers import require_trackers
 
 CPU_TRIED_BYTES = 2**22
@@ -238,7 +239,7 @@ def _files(setup: FinetuneSetup) -> tuple[str, ...]:
         f"{FOLDER}/": bool(request.preview_every),
         "tensorboard/": request.tensorboard,
         "calibration.json": request.calibrate,
-        CHECKPOINT: True,
+        FINISHED: True,
         "report.json": True,
         f"{CONTROL}/": request.control,
     }

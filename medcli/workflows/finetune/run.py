@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medcli.checkpoint.run_state import FINISHED
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import write_text
@@ -22,7 +23,7 @@ from medcli.workflows.finetune.calibration import calibrated
 from medcli.workflows.finetune.comparison import Comparison, averaged_model, control_of, losses_of
 from medcli.workflows.finetune.previews import Previews
 from medcli.workflows.finetune.record import header_record, record_of, write_record
-from medcli.workflows.finetune.setup import CHECKPOINT, FinetuneSetup, set_up
+from medcli.workflows.finetune.setup import FinetuneSetup, set_up
 from medcli.workflows.finetune.trackers import Trackers, require_trackers
 
 REPORT = "report.json"
@@ -185,7 +186,7 @@ class _FinetuneRun:
     def _written(self, result: TrainResult) -> FinetuneReport:
         """Write the checkpoint and return the report."""
         setup, sha256 = self._setup, None
-        target = setup.output / CHECKPOINT
+        target = setup.output / FINISHED
         if setup.processes.is_first:
             sha256 = save_checkpoint(
                 target,
@@ -194,6 +195,7 @@ class _FinetuneRun:
                 sampling=setup.sampling,
                 reference=setup.data.name if setup.data.name in BUNDLED else None,
                 training=header_record(setup, result),
+                class_names=setup.class_names,
                 force=True,
             )
         return FinetuneReport(

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from medcli.checkpoint.class_names import names_for
 from medcli.checkpoint.fingerprint import PREFIX as FINGERPRINT_PREFIX
+from medcli.checkpoint.run_state import FINISHED, STATES
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLES
 from medcli.data.datasets import open_training_set
@@ -36,12 +38,8 @@ from medcli.workflows.finetune.loss import loss_of, remark_on_output, teacher_of
 from medcli.workflows.sample.defaults import sampling_defaults
 
 RUNS = Path("runs")
-CHECKPOINT = "checkpoint.safetensors"
-"""Name of the finished model in the run's folder."""
 STARTING_WEIGHTS = "set of starting weights"
 """Key in the record and in messages."""
-STATES = "state-*.safetensors"
-"""File names of its training checkpoints."""
 CONTROL = "control"
 """Folder of the control's run in that of the run."""
 WRITTEN = (".safetensors", ".json", ".jsonl")
@@ -77,6 +75,12 @@ class FinetuneSetup:
     def autoencoder(self) -> str | None:
         """Autoencoder that decodes its latents; None: the model's own."""
         return self.start.autoencoder
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class: the data's if it has all, else the source's."""
+        source = self.start.info.class_names if self.start.info else ()
+        return names_for(self.config.num_classes, self.data.class_names, source)
 
     @property
     def resumed_folder(self) -> Path | None:
@@ -176,9 +180,9 @@ def _check_places(output: Path, resume: str, *, has_control: bool) -> None:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.suffix in WRITTEN and path.exists() and not path.is_file():
                 raise ConfigError(f"{path} is in the way of a file of this run", hint="move it elsewhere")
-    if (output / CHECKPOINT).exists() and not any(output.glob(STATES)):
+    if (output / FINISHED).exists() and not any(output.glob(STATES)):
         raise ConfigError(
-            f"{output} holds a {CHECKPOINT} and no training checkpoint", hint="choose another folder with --output"
+            f"{output} holds a {FINISHED} and no training checkpoint", hint="choose another folder with --output"
         )
 
 

@@ -85,7 +85,7 @@ def thumbnail(picture: Picture) -> Thumbnail:
         image.save(buffer, "png", optimize=True)
     return Thumbnail(
         source=f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        alt=f"image {picture.index}, class {picture.label}",
+        alt=f"image {picture.index}, class {picture.label}{picture.class_name and f' ({picture.class_name})'}",
         side=max(SMALLEST_PX, min(LARGEST_PX, max(image.size))),
         is_enlarged=max(image.size) < SMALLEST_PX,
     )

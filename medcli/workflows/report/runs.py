@@ -15,9 +15,11 @@ from medcli.engine.image_records import RECORDS, read_records
 from medcli.settings.sampler import ADAPTIVE_SOLVERS, PAPER_STEPS
 from medcli.workflows.image_cost import SamplingRun, recorded_run, saving_percent
 from medcli.workflows.report.commands import sample_command
-from medcli.workflows.report.json_access import Json, as_list, look_up, number, read_json
+from medcli.workflows.report.json_access import Json, as_list, look_up, number, read_json, text
 
 PER_PASS = "gmacs_per_pass"
+SHOWN = 60
+"""Characters of a class name shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +29,8 @@ class Picture:
     file: Path
     index: int
     label: int
+    class_name: str = ""
+    """Name of its class; empty: not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,15 +120,20 @@ def read_run(folder: Path, num_pictures: int) -> SampledRun:
         manifest=manifest,
         run=run,
         num_promised=promised if isinstance(promised, int) else len(run.moves or ()),
-        pictures=_pictures(folder, num_pictures),
+        pictures=_pictures(folder, num_pictures, manifest),
         command=sample_command(str(folder), manifest),
         sha256=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
     )
 
 
-def _pictures(folder: Path, most: int) -> tuple[Picture, ...]:
+def _pictures(folder: Path, most: int, manifest: Json) -> tuple[Picture, ...]:
     records = (record for record in read_records(folder / RECORDS) if record and NUMBERED.fullmatch(record.file))
     first = sorted({record.index: record.label for record in records}.items())
     found = ((folder / f"{index:06d}.png", index, label) for index, label in first)
-    there = (Picture(file=file, index=index, label=label) for file, index, label in found if file.is_file())
+    names = look_up(manifest, "class_names")
+    there = (
+        Picture(file=file, index=index, label=label, class_name=text(look_up(names, str(label)), "")[:SHOWN])
+        for file, index, label in found
+        if file.is_file()
+    )
     return tuple(islice(there, most))

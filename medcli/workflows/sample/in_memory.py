@@ -41,7 +41,7 @@ def sample_in_memory(
     model: DiffusionTransformer,
     *,
     num_images: int,
-    classes: int | Sequence[int] | None,
+    classes: int | str | Sequence[int | str] | None,
     seed: int,
     noise: Tensor | Noise | None,
     decode: bool,
@@ -112,7 +112,7 @@ def _replayed(start_NCYX: Tensor, drawn: Noise) -> Noise:
 
 
 def _request(
-    settings: Mapping[str, Any], *, num_images: int, classes: int | Sequence[int] | None, seed: int
+    settings: Mapping[str, Any], *, num_images: int, classes: int | str | Sequence[int | str] | None, seed: int
 ) -> SampleRequest:
     """Build the command's request from keyword arguments.
 
@@ -129,7 +129,8 @@ def _request(
     whole = settings_of(SampleRequest)
     given |= {"num_images": from_json(whole["num_images"], num_images), "seed": from_json(whole["seed"], seed)}
     if classes is not None:
-        listed = [classes] if isinstance(classes, int) else [int(label) for label in classes]
+        several = [classes] if isinstance(classes, int | str) else classes
+        listed = [label if isinstance(label, str) else int(label) for label in several]
         if len(listed) not in (1, num_images):
             raise ConfigError(f"{len(listed)} classes for {num_images} images", hint="give one, or one an image")
         given["classes"] = tuple(listed)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from medcli.checkpoint.class_names import class_numbers
 from medcli.config import FAMILIES, ModelConfig
 from medcli.engine.effects import check_effects, refuse_unreachable_moves
 from medcli.engine.networks import ALWAYS, Guidance
@@ -61,12 +62,13 @@ def make_plan(
     config, defaults = networks[0].config, sampling_defaults(networks[0])
     require_known_training(networks[0], request)
     made = _planned(request, held, config, defaults, reads_distances)
+    names = networks[0].info.class_names if networks[0].info else ()
     plan = SamplingPlan(
         sampler=made.sampler,
         rows=made.rows,
         schedule=made.schedule,
         labels=Labels(
-            classes=tuple(range(config.num_classes)) if request.classes is None else request.classes,
+            classes=class_numbers(range(config.num_classes) if request.classes is None else request.classes, names),
             sampling=request.label_sampling,
         ),
         guidance=made.guidance,

@@ -205,6 +205,7 @@ def _manifest(
         "model": model_name(info),
         "reference": reference,
         "extractor": bundled_info(reference).extractor if reference and reference in BUNDLED else None,
+        **({"class_names": names} if (names := setup.class_names) else {}),
         "settings": settings,
         "run": {
             "batch_size": setup.plan.batch_size,
@@ -235,7 +236,9 @@ def _write_pictures(folder: SampleFolder, setup: SampleSetup, *, npz: bool, chan
     """Write the grid and the archive if images were added or they are missing."""
     side_px, labels = setup.config.resolution_px, setup.plan.labels
     if changed or not folder.has_grid():
-        folder.write_grid(len(labels.classes) if labels.sampling == "equal" else 0, side_px)
+        names = setup.class_names
+        columns = labels.classes if labels.sampling == "equal" else ()
+        folder.write_grid(len(columns), side_px, [names.get(str(label), "") for label in columns])
     is_wanted = npz or (folder.path / ARCHIVE).exists()
     if is_wanted and (changed or not folder.has_archive(side_px)):
         folder.write_archive(side_px)

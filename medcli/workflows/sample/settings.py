@@ -36,6 +36,13 @@ class SampleSetup:
         return self.networks[0].config
 
     @property
+    def class_names(self) -> dict[str, str]:
+        """Names of the classes that are sampled, by their numbers; empty if the model has none."""
+        info = self.networks[0].info
+        names = info.class_names if info else ()
+        return {str(label): names[label] for label in sorted(set(self.plan.labels.classes))} if names else {}
+
+    @property
     def configs(self) -> tuple[ModelConfig, ...]:
         """The model of each ladder index."""
         counts = self.plan.schedule.counts
