@@ -77,6 +77,7 @@ def test_the_result_is_told_in_full_and_the_folder_holds_it(run_cli: RunCli, pho
     assert sorted(contents_of("out")) == [*(f"latents-0000{number}.safetensors" for number in range(3)), "latents.json"]
     index = json.loads(Path("out/latents.json").read_text())
     assert (index["mean"], index["std"], index["flip"], index["scale"]) == (mean, std, True, 0.18215)
+    assert index["class_names"] == ["cat", "dog"]
     assert (index["resolution_px"], index["num_images"], index["num_classes"]) == (RES, NUM_IMAGES, 2)
 
 

@@ -54,7 +54,7 @@ class Torn:
     def __init__(self, numbers: set[int]) -> None:
         self.numbers = numbers
         self.name, self.num_images, self.num_classes = SET.name, SET.num_images, SET.num_classes
-        self.shape_CYX, self.fingerprint = SET.shape_CYX, SET.fingerprint
+        self.shape_CYX, self.fingerprint, self.class_names = SET.shape_CYX, SET.fingerprint, SET.class_names
 
     def read(self, pick_B: torch.Tensor, position_B: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         if bad := [pick for pick in pick_B.tolist() if pick in self.numbers]:

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcli.engine.pictures import grid_capacity, grid_columns, grid_of, read_png, write_npz, write_png
+from medcli.engine.pictures import TITLE_PX, grid_capacity, grid_columns, grid_of, read_png, write_npz, write_png
 
 RNG = np.random.default_rng(0)
 
@@ -64,3 +64,16 @@ def test_the_archive_is_what_numpy_would_read_and_always_the_same(tmp_path: Path
         assert archive["arr_0"].dtype == np.uint8
         assert np.array_equal(archive["arr_0"], np.stack(images))
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_names_stand_above_their_columns() -> None:
+    images = [np.full((64, 64, 3), 100, dtype=np.uint8)] * 4
+    plain, named = grid_of(images, 2), grid_of(images, 2, ("a", "a very long name that does not fit, really \u4e2d"))
+    row = named[: -plain.shape[0]]
+    assert np.array_equal(named[-plain.shape[0] :], plain)
+    assert row.shape == (TITLE_PX, plain.shape[1], 3)
+    dark = np.flatnonzero((row[..., 0] < 128).any(0))
+    assert (dark < 12).any()
+    assert not ((dark > 12) & (dark < 66)).any()
+    assert (dark > 110).any()
+    assert np.array_equal(grid_of(images, 2, ("", "")), plain)
