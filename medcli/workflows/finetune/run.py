@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medcli.checkpoint.class_names import names_for
 from medcli.checkpoint.run_state import FINISHED
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.model.backbone import DiffusionTransformer
@@ -186,6 +187,7 @@ class _FinetuneRun:
     def _written(self, result: TrainResult) -> FinetuneReport:
         """Write the checkpoint and return the report."""
         setup, sha256 = self._setup, None
+        source = setup.start.info.class_names if setup.start.info else ()
         target = setup.output / FINISHED
         if setup.processes.is_first:
             sha256 = save_checkpoint(
@@ -195,7 +197,7 @@ class _FinetuneRun:
                 sampling=setup.sampling,
                 reference=setup.data.name if setup.data.name in BUNDLED else None,
                 training=header_record(setup, result),
-                class_names=setup.class_names,
+                class_names=names_for(setup.config.num_classes, setup.data.class_names, source),
                 force=True,
             )
         return FinetuneReport(

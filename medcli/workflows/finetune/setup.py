@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from medcli.checkpoint.class_names import names_for
 from medcli.checkpoint.fingerprint import PREFIX as FINGERPRINT_PREFIX
 from medcli.checkpoint.run_state import FINISHED, STATES
 from medcli.config import ModelConfig
@@ -75,12 +74,6 @@ class FinetuneSetup:
     def autoencoder(self) -> str | None:
         """Autoencoder that decodes its latents; None: the model's own."""
         return self.start.autoencoder
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Name of each class: the data's if it has all, else the source's."""
-        source = self.start.info.class_names if self.start.info else ()
-        return names_for(self.config.num_classes, self.data.class_names, source)
 
     @property
     def resumed_folder(self) -> Path | None:
