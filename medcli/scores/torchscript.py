@@ -16,6 +16,8 @@ from medcli.scores.extractor import CPU, POOL
 
 PROBED_PX = (64, 32, 224, 299)
 """Sides of the empty images by which the width of the features is found."""
+MAX_CODE_BYTES = 2**26
+"""Bound on the compressed members of an archive, its code: a small file may hold gigabytes of it."""
 HINT = "it is called with (B, 3, Y, X) float32 images in 0 .. 255 and returns (B, D) features"
 
 
@@ -80,10 +82,14 @@ def is_torchscript(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+        return any(member.filename.endswith("/constants.pkl") for member in _members(path))
     except (OSError, zipfile.BadZipFile):
         return False
+
+
+def _members(path: Path) -> list[zipfile.ZipInfo]:
+    with zipfile.ZipFile(path) as archive:
+        return archive.infolist()
 
 
 def load_torchscript(path: Path, name: str, *, device: torch.device = CPU) -> TorchScriptExtractor:
@@ -92,6 +98,9 @@ def load_torchscript(path: Path, name: str, *, device: torch.device = CPU) -> To
     Raises:
         DataError: If it is damaged, or returns no features.
     """
+    num_bytes = sum(member.file_size for member in _members(path) if member.compress_type != zipfile.ZIP_STORED)
+    if num_bytes > MAX_CODE_BYTES:
+        raise DataError(f"{path} holds {num_bytes:,} bytes of code, at most {MAX_CODE_BYTES:,} are read", hint=HINT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself

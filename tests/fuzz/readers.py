@@ -7,7 +7,7 @@ from random import Random
 
 from tests.fuzz import containers as c
 from tests.fuzz import mutators as m
-from tests.fuzz.samples import ANALYZE, LATENTS, REFERENCE, SAMPLE, SCORE, TRAIN, TUNE
+from tests.fuzz.samples import ANALYZE, CLASSIFIER, LATENTS, REFERENCE, SAMPLE, SCORE, TRAIN, TUNE
 
 Words = tuple[str, ...]
 
@@ -39,6 +39,11 @@ def with_value(line: Words, flag: str, value: str) -> Words:
     """Give one flag of a line another value."""
     at = line.index(flag) + 1
     return (*line[:at], value, *line[at + 1 :])
+
+
+def with_extractor(name: str) -> Words:
+    """Score with the extractor of a file."""
+    return ("fid", "s.npz", "s.npz", "--extractor", name, "--no-cache", "-q")
 
 
 TRAIN_PHOTOS = ("finetune", "rgb.safetensors", "--data", "photos", *ONE_STEP)
@@ -136,6 +141,9 @@ READERS: dict[str, Reader] = {
             ("bench", "pix.safetensors", "--plan", "plan.json", "--repeats", "1", "--num-images", "1", "-q"),
         ),
     ),
+    "own extractor": Reader(("own.safetensors",), c.safetensors_changed, (with_extractor("own.safetensors"),)),
+    "torchscript": Reader(("net.pt",), c.torch_zip_changed, (with_extractor("net.pt"),)),
+    "images of an extractor": Reader(("photos/*/*",), c.png_changed, (CLASSIFIER,)),
     "feature cache": Reader((".cache/**/*.safetensors",), c.safetensors_changed, (SCORE, ("fid", "s.npz", "digits"))),
     "config": Reader(
         ("config.toml",), m.text_changed, (("sample", "pix.safetensors", "--config", "config.toml", "-q"),)

@@ -48,6 +48,7 @@ PLANNED = (
 )
 ANALYZE = ("analyze", "pix.safetensors", "--num-images", "2", "--steps", "6", "--points", "2", "-o", "a", "-f", "-q")
 SCORE = ("fid", "s.npz", "digits", "-q")
+CLASSIFIER = ("fid", "--train-extractor", "photos", "-o", "own.safetensors", "-f", "-q")
 REFERENCE = ("fid", "s.npz", "--extractor", "digits", "--write-reference", "ref.npz", "-f", "-q")
 CONVERTED = (
     "convert",
@@ -109,6 +110,19 @@ def make_files(folder: Path) -> None:
     np.savez(folder / "s.npz", draw.integers(0, 256, (70, 8, 8, 3), dtype=np.uint8))
     (folder / "config.toml").write_text(CONFIG)
     save_tiny_autoencoder(folder / "vae")
+    save_module(folder / "net.pt")
+
+
+def save_module(path: Path) -> None:
+    """Write a TorchScript module that extracts features."""
+    import warnings
+
+    import torch
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(network).save(str(path))
 
 
 def make_good_inputs(folder: Path, run: Callable[..., int]) -> None:
@@ -118,7 +132,7 @@ def make_good_inputs(folder: Path, run: Callable[..., int]) -> None:
         AssertionError: If a command does not succeed.
     """
     make_files(folder)
-    for command in (CONVERTED, SAMPLE, PLANNED, TRAIN, LATENTS, TUNE, ANALYZE, REFERENCE):
+    for command in (CONVERTED, SAMPLE, PLANNED, TRAIN, LATENTS, TUNE, ANALYZE, REFERENCE, CLASSIFIER):
         assert run(command) == 0, command
     scores = io.StringIO()
     with redirect_stdout(scores):

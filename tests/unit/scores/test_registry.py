@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from medcli.errors import ConfigError, DataError
 from medcli.scores.classifier import ClassifierExtractor, SmallClassifier, classifier_inputs
 from medcli.scores.extractor import LOGITS, POOL
 from medcli.scores.registry import load_extractor
+from medcli.scores.torchscript import MAX_CODE_BYTES
 
 
 def test_an_extractor_is_found_by_name() -> None:
@@ -55,6 +57,15 @@ def test_a_module_that_returns_no_rows_is_refused(tmp_path: Path) -> None:
     torch.jit.script(torch.nn.Identity()).save(str(tmp_path / "same.pt"))
     with pytest.raises(DataError, match="same returns"):
         load_extractor("same", weights_path=tmp_path / "same.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_a_small_module_of_much_code_is_refused(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Flatten()).save(str(tmp_path / "large.pt"))
+    with zipfile.ZipFile(tmp_path / "large.pt", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("large/code/more.py", b" " * (MAX_CODE_BYTES + 1))
+    with pytest.raises(DataError, match="bytes of code"):
+        load_extractor("large", weights_path=tmp_path / "large.pt")
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
