@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +154,20 @@ def _errors(requests: Mapping[str, SampleRequest], reporter: Reporter) -> dict[s
     """Return the mean relative distance to the exact path of each variant that has one."""
     device = pick_device(next(iter(requests.values())).device)
     setups = {name: set_up(each, device.type) for name, each in requests.items()}
-    planned = {name: setup for name, setup in setups.items() if follows_path(setup.plan.sampler)}
     indices = range(min(MOST_COMPARED, next(iter(requests.values())).num_images))
-    first = next(iter(planned.values()))
-    model = first.networks[0].load(device=device)
-    exact = fine_latents(ladder_networks(model, (0,))[0], first.plan, indices, device=device)
+    plans = {
+        name: replace(setup.plan, batch_size=min(setup.plan.batch_size, len(indices)))
+        for name, setup in setups.items()
+        if follows_path(setup.plan.sampler)
+    }
+    model = next(iter(setups.values())).networks[0].load(device=device)
+    exact = fine_latents(ladder_networks(model, (0,))[0], next(iter(plans.values())), indices, device=device)
     errors = {}
-    for done, (name, setup) in enumerate(planned.items(), 1):
-        networks = ladder_networks(model, setup.plan.schedule.counts)
-        made = final_latents(list(generate(networks, setup.plan, indices, device=device)))
+    for done, (name, plan) in enumerate(plans.items(), 1):
+        networks = ladder_networks(model, plan.schedule.counts)
+        made = final_latents(list(generate(networks, plan, indices, device=device)))
         errors[name] = float(relative_errors(made, exact).mean())
-        reporter.progress(done, len(planned), "paths")
+        reporter.progress(done, len(plans), "paths")
     return errors
 
 

@@ -5,8 +5,10 @@ Numbers and their origin: data/golden-metrics (expected_inception.json, README).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,23 @@ GOLDEN = expected("expected_inception.json")["end_to_end"]
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for all of this file: the network is slow."""
     return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_image_once() -> Iterator[None]:
+    """Run the network, which is slow, once for each prepared image of this file."""
+    run, rows = InceptionExtractor.run, dict[bytes, dict[str, torch.Tensor]]()
+
+    def remembered(self: InceptionExtractor, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
+        keys = [hashlib.sha256(image.numpy().tobytes()).digest() for image in prepared]
+        if new := [place for place, key in enumerate(keys) if key not in rows]:
+            found = run(self, prepared[new])
+            rows.update((keys[place], {kind: found[kind][row] for kind in found}) for row, place in enumerate(new))
+        return {kind: torch.stack([rows[key][kind] for key in keys]) for kind in rows[keys[0]]}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InceptionExtractor, "run", remembered)
+        yield
 
 
 def scored(run_cli: RunCli, weights: Path, samples: Path, reference: Path, *options: Any) -> dict[str, Any]:
@@ -95,7 +114,11 @@ def test_a_written_reference_scores_as_its_images_do(
         "mu_s": (2023,),
         "sigma_s": (2023, 2023),
     }
-    found = scored(run_cli, inception_weights, SAMPLES, target, "--cache-dir", kept)
+    result = run_cli("fid", SAMPLES, target, "--extractor-weights", inception_weights, "--json", "--cache-dir", kept)
+    assert result.code == 0, result.err
+    assert "fewer samples than dimensions" in result.err
+    found = json.loads(result.out)
+    assert (found["num_samples"], found["num_reference"], found["extractor"]) == (22, 26, "inception")
     assert found["fid"] == pytest.approx(GOLDEN["fid"]["exact_f64_net"], rel=2e-4)
     assert found["sfid"] == pytest.approx(GOLDEN["sfid"]["exact_f64_net"], rel=2e-4)
     assert (found["precision"], found["recall"]) == (GOLDEN["precision"], GOLDEN["recall"])
