@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from medcli.cli.output import printable
 from medcli.cli.table import fixed, table_of
+from medcli.workflows.tune.request import ROUNDING, rounded_up
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -21,7 +23,7 @@ def summary(report: TuneReport) -> Group:
     from rich.text import Text
 
     columns = ("", "calls", "networks", "guided", "GMACs", "saved %", "ms", "error", "+-", "FID", "FID +-")
-    rows = [_row("dense", report.baseline)]
+    rows = [_row("dense", report.dense)]
     rows += [_row("chosen" if row.plan_sha256 == report.chosen.plan_sha256 else "", row) for row in report.front]
     caption = (
         f"an image each; {len(report.candidates)} candidates run on {report.settings['num_images']} images, judged by "
@@ -50,9 +52,9 @@ def _row(mark: str, row: Row) -> tuple[object, ...]:
         row.calls,
         networks_text(row) + (", fitted" if row.is_fitted else ""),
         None if row.interval is None else f"{row.interval[0]:g} to {row.interval[1]:g}",
-        f"{row.gmacs:.5g}",
-        f"{100 * row.saving:.2f}",
-        f"{1e3 * row.seconds:.4g}",
+        rounded_up(row.gmacs, 5),
+        f"{math.floor(1e4 * row.saving + ROUNDING) / 100:.2f}",
+        rounded_up(1e3 * row.seconds, 4),
         fixed(error, ".4f"),
         fixed(deviation, ".4f"),
         fixed(row.fid, ".2f"),

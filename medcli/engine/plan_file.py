@@ -186,7 +186,6 @@ def plan_file(plan: SamplingPlan, config: ModelConfig) -> PlanFile:
             PlanRow(state=float(state), noise=float(noise), weights=tuple(map(float, weight_J)))
             for state, noise, weight_J in zip(weights.state_L, weights.noise_L, weights.weight_LJ, strict=True)
         )
-    counts = [schedule.counts[schedule.index_at(step, num_steps)] for step in range(num_steps)]
     guidance = None
     if plan.guidance.is_on:
         by_step = tuple(bool(phase == Phase.INSIDE) for phase in phases(plan.guidance, sampler))
@@ -200,7 +199,7 @@ def plan_file(plan: SamplingPlan, config: ModelConfig) -> PlanFile:
         sampler=plan.sampler,
         times=times,
         rows=rows,
-        networks=None if schedule.is_dynamic else tuple(count or FULL for count in counts),
+        networks=None if schedule.is_dynamic else tuple(count or FULL for count in schedule.networks(num_steps)),
         schedule=schedule if schedule.is_dynamic else None,
         guidance=guidance,
     )

@@ -78,6 +78,10 @@ class Schedule:
         """Return the ladder index of a step of the timed schedule: step k of L starts at progress k / L."""
         return sum(step / num_steps >= start for start in self.at)
 
+    def networks(self, num_steps: int) -> tuple[int, ...]:
+        """Return each step's mediator count, 0 for full attention, of a schedule that is the same for all images."""
+        return tuple(self.counts[self.index_at(step, num_steps)] for step in range(num_steps))
+
     def timed_moves(self, num_steps: int) -> tuple[int, ...]:
         """Return the steps whose end moves every image along the ladder of the timed schedule."""
         indices = [self.index_at(step, num_steps) for step in range(num_steps)]

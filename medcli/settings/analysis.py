@@ -9,8 +9,8 @@ from typing import Literal
 from medcli.settings.declare import ANALYSIS, BUDGET, SEARCH, Needs, group, setting
 from medcli.settings.machine import force_setting, output_setting
 from medcli.settings.network import parse_mediators, parse_name
-from medcli.settings.sampler import MAX_STEPS
-from medcli.settings.sampling import DEFAULT_WARMUP_STEPS, SampleRequest
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, MAX_STEPS, MULTISTEP_ORDERS, SOLVERS
+from medcli.settings.sampling import DEFAULT_WARMUP_STEPS, MAX_IMAGES, SampleRequest
 from medcli.settings.scoring import FeatureOptions
 from medcli.settings.values import parse_float
 
@@ -19,11 +19,13 @@ NOT_SHARED = (
     *("amm", "amm_blocks", "amm_form", "warmup_steps", "distance"),
 )
 """Settings of `sample` that the other commands fix themselves."""
-TUNED = (
-    *("steps", "sampler", "solver", "grid", "time_shift", "diffusion_form", "diffusion_norm"),
-    *("last_step", "last_step_size"),
+TUNED = ("grid", "time_shift", "diffusion_form", "diffusion_norm", "last_step", "last_step_size", "cfg_interval")
+"""Settings that `tune` chooses or takes from the checkpoint."""
+FIXED_SOLVERS = tuple(
+    dict.fromkeys(name for names in SOLVERS.values() for name in names if name not in ADAPTIVE_SOLVERS)
 )
-"""Settings of the sampler that `tune` chooses, and the checkpoint's for the dense baseline."""
+FITTED = Needs("sampler", ("ode", "ddim"), words="--sampler ode or ddim")
+MULTISTEP = Needs("solver", tuple(MULTISTEP_ORDERS), words="multistep solvers, such as --solver adams3")
 SCORED = Needs("metric", ("auto", "fid"), words="--metric auto or fid")
 
 
@@ -89,10 +91,10 @@ class AnalyzeRequest:
 
 
 def parse_saving(text: str) -> float:
-    """Parse `90%`, `90` or `0.9` as a share."""
+    """Parse `90%`, `90` or `0.9` as a share; numbers from 1 on are percent."""
     number = text.strip()
     value = parse_float(number.removesuffix("%"))
-    return value / 100 if number.endswith("%") or value > 1 else value
+    return value / 100 if number.endswith("%") or value >= 1 else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +103,25 @@ class TuneRequest:
 
     sampling: SampleRequest = group(
         SampleRequest,
-        omit=(*NOT_SHARED, *TUNED, "cfg_interval"),
+        omit=(*NOT_SHARED, *TUNED),
         num_images={"minimum": 2, "panel": SEARCH, "help": "Number of images of each candidate."},
         classes={"short": False},
+        sampler={"panel": SEARCH, "default_text": "ode, ddim for the other families", "short": False},
+        solver={
+            "panel": SEARCH,
+            "help": "Solver of the candidates.",
+            "choices": FIXED_SOLVERS,
+            "default_text": "adams3 for ode, multistep2 for ddim, else the checkpoint's",
+            "short": False,
+        },
+        steps={
+            "panel": SEARCH,
+            "help": "Number of solver steps of every candidate.",
+            "default_text": "several are tried",
+            "short": False,
+        },
     )
-    """Schedule, solver, calls and guidance interval are what is chosen."""
+    """Schedule, calls and guidance interval are what is chosen."""
     saving: float | None = setting(
         None,
         help="Budget: share of the GMACs of 250 dense steps to save.",
@@ -117,6 +133,15 @@ class TuneRequest:
         above=0,
         below=1,
         example="90%",
+        short=True,
+    )
+    gmacs: float | None = setting(
+        None,
+        help="Budget: GMACs of an image, as the papers count.",
+        panel=BUDGET,
+        metavar="X",
+        above=0,
+        example="0.5",
         short=True,
     )
     calls: int | None = setting(
@@ -172,10 +197,21 @@ class TuneRequest:
         example="4,16",
         short=True,
     )
+    finalists: int | None = setting(
+        None,
+        help="Maximum number of candidates to run, evenly spread over the costs within the budget.",
+        panel=SEARCH,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_IMAGES,
+        default_text="all",
+        example="12",
+    )
     fit: bool = setting(
         False,
         help="Also fit the choice's times and weights to recorded images; kept only if others come out better.",
         panel=SEARCH,
+        needs=(FITTED, MULTISTEP),
         short=True,
     )
     output: Path = output_setting(Path("tuning"), metavar="DIR", help="Output folder; another budget reuses it.")

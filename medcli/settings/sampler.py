@@ -137,10 +137,11 @@ class SamplerConfig:
         grids = get_args(GridName) if self.sampler == "ddim" else ("even",)
         for name, allowed in (("solver", SOLVERS[self.sampler]), ("grid", grids)):
             if getattr(self, name) not in allowed:
+                value = getattr(self, name)
+                near = [other for other, solvers in SOLVERS.items() if value in solvers and self._shares_family(other)]
                 raise ConfigError(
-                    f"--{name} {getattr(self, name)!r} is not for --sampler {self.sampler}: "
-                    f"expected one of {', '.join(allowed)}",
-                    hint=f"write it like --{name} {allowed[0]}",
+                    f"--{name} {value!r} is not for --sampler {self.sampler}: expected one of {', '.join(allowed)}",
+                    hint=f"use --sampler {near[0]}" if near else f"write it like --{name} {allowed[0]}",
                 )
         if self.time_shift != 1 and self.sampler != "ode":
             raise ConfigError("--time-shift is for --sampler ode", hint="leave --time-shift out")
@@ -148,6 +149,10 @@ class SamplerConfig:
             raise ConfigError(f"eta must be in [0, 1], got {self.eta}", hint="0 is DDIM without noise")
         if self.eta and self.is_multistep:
             raise ConfigError(f"--solver {self.solver} takes no noise share, got eta {self.eta}", hint="leave eta at 0")
+
+    def _shares_family(self, other: str) -> bool:
+        """Return True if another sampler is for the same models."""
+        return (other in INTEGRATED.values) == (self.sampler in INTEGRATED.values)
 
     @property
     def ends_by_euler(self) -> bool:

@@ -9,11 +9,11 @@ from medcli.schedule.spec import FULL, Schedule, static
 
 Interval = tuple[float, float]
 Passes = Callable[[int, Interval], tuple[int, ...]]
-"""(calls, interval) -> forward passes of each step: 2 where guidance runs the null half, too."""
+"""(steps, interval) -> forward passes of each step: 2 for a call where guidance runs the null half, too."""
 
 CALLS = (4, 6, 8, 12, 16, 24)
 """Numbers of calls tried below the largest that a budget allows."""
-FEWEST_CALLS, MOST_CALLS = 2, 50
+FEWEST_STEPS, MOST_CALLS = 2, 50
 """With more calls the solver's error is a few thousandths, far below what a network or a score can tell."""
 NEAR = 0.9
 """Numbers of calls above this share of the largest are left out: they cost as much and show less."""
@@ -26,23 +26,13 @@ INTERVALS: tuple[Interval, ...] = (ALWAYS, (0.3, 1.0))
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Images of this many network calls, one a step of a multistep solver."""
+    """How images are made."""
 
-    calls: int
+    steps: int
+    """Solver steps; network calls of a multistep solver."""
     schedule: Schedule
     """Networks by progress: `full`, `static` or `timed`."""
     interval: Interval = ALWAYS
-
-    @property
-    def networks(self) -> tuple[int, ...]:
-        """Mediator count of each step, 0 for full attention."""
-        counts = self.schedule.counts
-        return tuple(counts[self.schedule.index_at(step, self.calls)] for step in range(self.calls))
-
-    @property
-    def is_whole(self) -> bool:
-        """True if every network of the schedule makes at least one step."""
-        return set(self.networks) == set(self.schedule.counts)
 
     def macs(self, macs_a_pass: Mapping[int, int], passes_of: Passes) -> int:
         """Return the multiply-adds of an image: the exact sum over its steps.
@@ -51,8 +41,9 @@ class Candidate:
             macs_a_pass: Of a forward pass at each count.
             passes_of: Returns the passes of each step.
         """
-        passes = passes_of(self.calls, self.interval)
-        return sum(number * macs_a_pass[count] for number, count in zip(passes, self.networks, strict=True))
+        passes = passes_of(self.steps, self.interval)
+        networks = self.schedule.networks(len(passes))
+        return sum(number * macs_a_pass[count] for number, count in zip(passes, networks, strict=True))
 
 
 def schedules(counts: Sequence[int]) -> list[Schedule]:
@@ -75,29 +66,37 @@ def _timed(counts: tuple[int, ...], at: tuple[float, ...]) -> Schedule:
 
 def calls_up_to(most: int) -> tuple[int, ...]:
     """List numbers of calls up to the largest allowed, which is one of them; none if that is below the fewest."""
-    return (*(calls for calls in CALLS if calls <= NEAR * most), most) if most >= FEWEST_CALLS else ()
+    return (*(calls for calls in CALLS if calls <= NEAR * most), most) if most >= FEWEST_STEPS else ()
 
 
 def candidates(
     counts: Sequence[int],
     intervals: Sequence[Interval],
     passes_of: Passes,
-    calls_of: Callable[[Schedule, Interval], Sequence[int]],
+    steps_of: Callable[[Schedule, Interval], Sequence[int]],
 ) -> Iterator[Candidate]:
-    """Yield every combination, each choice of networks and guided steps once.
+    """Yield every combination whose networks all make a step, each choice of networks and guided steps once.
 
     Args:
         counts: Mediator counts to build ladders from.
         intervals: Guidance intervals.
         passes_of: Returns the passes of each step.
-        calls_of: Returns the numbers of calls to try of a schedule and an interval.
+        steps_of: Returns the numbers of steps to try of a schedule and an interval.
     """
     seen = set()
     for schedule in schedules(counts):
         for interval in intervals:
-            for calls in calls_of(schedule, interval):
-                made = Candidate(calls, schedule, interval)
-                key = (made.networks, passes_of(calls, interval))
-                if made.is_whole and key not in seen:
+            for steps in steps_of(schedule, interval):
+                passes = passes_of(steps, interval)
+                key = (schedule.networks(len(passes)), passes)
+                if set(key[0]) == set(schedule.counts) and key not in seen:
                     seen.add(key)
-                    yield made
+                    yield Candidate(steps, schedule, interval)
+
+
+def spread(items: Sequence[Candidate], number: int | None) -> list[Candidate]:
+    """Keep at most this many of them, evenly spread: the last, then the first, then those between. None: all."""
+    if number is None or number >= len(items):
+        return list(items)
+    last = len(items) - 1
+    return [items[last - round(place * last / max(1, number - 1))] for place in reversed(range(number))]

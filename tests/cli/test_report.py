@@ -139,7 +139,7 @@ TUNING = {
     "budget": {"kind": "saving", "value": 20.0, "unit": "gmacs"},
     "metric": "error",
     "chosen": CANDIDATE,
-    "baseline": {**CANDIDATE, "schedule": "full", "ladder": [0], "at": [], "calls": 250, "gmacs": 40.0, "error": None},
+    "dense": {**CANDIDATE, "schedule": "full", "ladder": [0], "at": [], "calls": 250, "gmacs": 40.0, "error": None},
     "command": "medcli sample --plan chosen/plan.json",
     "front": [CANDIDATE],
     "candidates": [CANDIDATE, {**CANDIDATE, "gmacs": 2.0, "error": 0.1, "schedule": "full"}],
@@ -293,7 +293,7 @@ def test_text_from_files_is_text_and_nothing_else(place: Path, run_cli: RunCli) 
     row = fid_report(Path("1.json"), samples=str(folder), extractor=HOSTILE, provenance={"samples_sha256": HOSTILE})
     analysis = {**ANALYSIS, "model": HOSTILE, "convert": HOSTILE, "suggestion": {"reason": HOSTILE}}
     tuning = {**TUNING, "model": HOSTILE, "front": [{**CANDIDATE, "ladder": [HOSTILE], "at": HOSTILE}]}
-    tuning |= {"command": HOSTILE, "baseline": {"calls": HOSTILE}}
+    tuning |= {"command": HOSTILE, "dense": {"calls": HOSTILE}}
     comparison = {**COMPARISON, "rows": [{**ROW, "variant": HOSTILE}]}
     files = [written(Path(f"{place}.json"), one) for place, one in enumerate((analysis, tuning, comparison))]
     page = read(run_cli, folder, row, *files, "--title", HOSTILE)  # the reader refuses tags and attributes

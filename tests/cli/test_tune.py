@@ -50,16 +50,16 @@ def pixels_of(folder):
 
 def test_the_choice_is_the_best_that_was_run_within_the_budget(tuned):
     _, found = tuned
-    limit = 0.03 * found["baseline"]["gmacs"]
+    limit = 0.03 * found["dense"]["gmacs"]
     assert found["budget"] == {"kind": "saving", "value": 0.97, "unit": "gmacs", "limit": pytest.approx(limit)}
     assert found["metric"] == "error"
     assert "4 images are too few for FID: --num-images 256" in found["reason"]
     assert all(row["gmacs"] <= limit * (1 + 1e-9) for row in found["candidates"])
     assert found["chosen"]["error"] == min(row["error"] for row in found["candidates"])
     assert found["chosen"]["saving_percent"] >= 97
-    assert (found["baseline"]["calls"], found["baseline"]["saving_percent"]) == (250, 0)
-    assert found["baseline"]["error"] is None
-    assert all(row["seconds"] > 0 for row in [found["baseline"], *found["candidates"]])
+    assert (found["dense"]["calls"], found["dense"]["saving_percent"]) == (250, 0)
+    assert found["dense"]["error"] is None
+    assert all(row["seconds"] > 0 for row in [found["dense"], *found["candidates"]])
     ladders = {tuple(row["ladder"]) for row in found["candidates"]}
     assert ladders >= {(0,), (1,), (4,), (16,), (1, 0), (16, 0), (1, 4, 16, 0)}
     assert all(row["interval"] is None for row in found["candidates"])
@@ -98,7 +98,7 @@ def test_the_command_makes_the_very_images_at_the_very_cost(tuned, run_cli):
 
 def test_every_command_on_the_front_runs_as_pasted_and_costs_what_was_promised(tuned, run_cli):
     _, found = tuned
-    for row in [found["baseline"], *found["front"]]:
+    for row in [found["dense"], *found["front"]]:
         report = run_line(row["command"], run_cli)
         assert report["gmacs_per_image"] == pytest.approx(row["gmacs"], rel=1e-8)
         assert report["gmacs_done_per_image"] == pytest.approx(row["gmacs_done"], rel=1e-8)
@@ -245,7 +245,7 @@ def test_other_families_take_multistep_ddim(config, run_cli, empty_folder):
     report = json.loads(result.out)
     commands = [row["command"] for row in report["candidates"] if row["command"]]
     assert all("--sampler ddim --solver multistep2 --steps 4" in command for command in commands)
-    assert "--sampler ddpm --steps 250" in report["baseline"]["command"]
+    assert "--sampler ddpm --steps 250" in report["dense"]["command"]
     made = run_line(report["command"], run_cli)
     assert made["gmacs_per_image"] == pytest.approx(report["chosen"]["gmacs"], rel=1e-8)
 
@@ -326,7 +326,15 @@ def test_a_run_that_can_not_be_is_named_and_not_used(tuned, run_cli, tmp_path):
         (("--metric", "fid"), 2, "--metric fid needs a reference"),
         (("--reference", "no/such.npz"), 4, "no reference 'no/such.npz'"),
         (("--num-images", "1"), 2, "--num-images must be at least 2"),
-        (("--steps", "12"), 2, "no such option"),
+        (("--steps", "30", "--calls", "12"), 2, "--calls 12 is out of reach: the nearest possible is --calls 30"),
+        (("--solver", "heun", "--fit"), 2, "--fit does nothing with --solver heun"),
+        (("--sampler", "sde", "--fit"), 2, "--fit does nothing with --sampler sde"),
+        (("--solver", "dopri5"), 2, "--solver 'dopri5': expected one of"),
+        (("--solver", "exp2"), 2, "use --sampler sde"),
+        (("--sampler", "sde"), 2, "fix the steps with --steps"),
+        (("--gmacs", "1e-9"), 2, "--gmacs 1e-09 is out of reach: the nearest possible is --gmacs 0.000"),
+        (("--gmacs", "1", "--saving", "1"), 2, "one budget, got --saving 1% and --gmacs 1"),
+        (("--finalists", "0"), 2, "--finalists must be at least 1"),
     ],
 )
 def test_what_can_not_be_is_refused_in_one_line_with_a_way_out(words, code, said, run_cli, empty_folder):

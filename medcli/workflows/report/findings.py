@@ -149,7 +149,7 @@ def tuning_section(name: str, found: Json, anchor: str) -> Section:
         description=f"{len(rows)} candidates, {labels[1]} against {labels[0]}; {len(front)} on the front.",
         caption="Each point is a plan that was run; no other run beats those on the front in both.",
     )
-    heading = [("dense", found["baseline"])] if isinstance(found.get("baseline"), Mapping) else []
+    heading = [("dense", found["dense"])] if isinstance(found.get("dense"), Mapping) else []
     shown = [*heading, *((plan_text(row), row) for row in front)]
     keys = ("calls", "gmacs", "saving_percent", "seconds", metric)
     cells = tuple((name, *(rounded(row.get(key)) for key in keys)) for name, row in shown)

@@ -78,10 +78,10 @@ def choose_judge(setup: TuneSetup, reporter: Reporter) -> Judge:
     """
     request, asked = setup.request, setup.request.metric
     if asked == "error":
-        return Judge("error", "as asked")
+        return _judge_by_error(setup, "as asked")
     if setup.reference is None:
         if asked == "auto":
-            return Judge("error", "the checkpoint names no reference of FID (--reference)")
+            return _judge_by_error(setup, "the checkpoint names no reference of FID (--reference)")
         raise ConfigError(
             "--metric fid needs a reference, and this checkpoint names none",
             hint="add --reference with a folder, an npz or a bundled name",
@@ -92,7 +92,21 @@ def choose_judge(setup: TuneSetup, reporter: Reporter) -> Judge:
         # What was named by a flag must be there.
         if asked == "fid" or request.reference is not None or request.features.extractor is not None:
             raise
-        return Judge("error", f"FID can't be had: {err.message}")
+        return _judge_by_error(setup, f"FID can't be had: {err.message}")
+
+
+def _judge_by_error(setup: TuneSetup, reason: str) -> Judge:
+    """Judge by the error.
+
+    Raises:
+        ConfigError: If there are no exact images.
+    """
+    if setup.exact is None:
+        raise ConfigError(
+            f"images of --sampler {setup.few.sampler.sampler} have other noise at other steps: no error can be told",
+            hint="fix the steps with --steps, or judge by FID: --metric fid, --num-images 256 or more",
+        )
+    return Judge("error", reason)
 
 
 def _judge_by_fid(setup: TuneSetup, name: str, reporter: Reporter) -> Judge:
@@ -107,7 +121,7 @@ def _judge_by_fid(setup: TuneSetup, name: str, reporter: Reporter) -> Judge:
     width = computer.extractor.dims[POOL]
     if num_images < ENOUGH_PER_FEATURE * width and not is_asked:
         reason = f"{num_images} images are too few for FID: --num-images {ENOUGH_PER_FEATURE * width} are judged by it"
-        return Judge("error", reason)
+        return _judge_by_error(setup, reason)
     if num_images <= width:
         reporter.note(
             f"warning: {num_images} images are fewer than the {width} dimensions of the features: FID reads "

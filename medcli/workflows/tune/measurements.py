@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from medcli.engine.fine_path import fine_plan, relative_errors
+from medcli.engine.fine_path import relative_errors
 from medcli.engine.plan import SamplingPlan
 from medcli.engine.plan_file import PlanFile
 from medcli.model.backbone import DiffusionTransformer
@@ -19,8 +19,8 @@ from medcli.workflows.bench.run import machine_name
 from medcli.workflows.tune.judging import Judge
 from medcli.workflows.tune.setup import TuneSetup
 
-FINE = "fine.npy"
-"""Final states of the fine path."""
+EXACT = "fine.npy"
+"""Final states of the exact images: of the fine path, or of full attention at the same steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ class RunRecord:
     """Seconds of an image."""
     timing: Timing
     errors: tuple[float, ...] | None = field(metadata={"min": 0})
-    """Relative distance of each image from the fine path's; None for the baseline, whose noise is its own."""
+    """Relative distance of each image from the exact one; None if there is none, as for the baseline."""
     fid: float | None = None
     fid_standard_error: float | None = field(default=None, metadata={"min": 0})
     fid_deviations: tuple[float, ...] | None = None
@@ -79,13 +79,13 @@ class Workbench:
             machine=machine_name(setup.device),
         )
 
-    def fine(self) -> torch.Tensor:
-        """Return the (I, C, Y, X) final states of the fine path."""
-        config, numbers = self._setup.config, self._setup.numbers
+    def exact(self) -> torch.Tensor | None:
+        """Return the (I, C, Y, X) final states of the exact images; None if there are none."""
+        config, numbers, plan = self._setup.config, self._setup.numbers, self._setup.exact
+        if plan is None:
+            return None
         shape = (len(numbers), config.in_channels, config.latent_size, config.latent_size)
-        made = self._store.array(
-            FINE, shape, lambda: self.finals(fine_plan(self._setup.few), numbers, self._reporter).latent_ICYX.numpy()
-        )
+        made = self._store.array(EXACT, shape, lambda: self.finals(plan, numbers, self._reporter).latent_ICYX.numpy())
         return torch.from_numpy(made)
 
     def finals(self, plan: SamplingPlan, numbers: range, reporter: Reporter | None = None) -> Finals:
@@ -98,7 +98,7 @@ class Workbench:
 
         Args:
             file: The plan.
-            is_baseline: True: its images are not compared with the fine path, and unless they are scored one batch
+            is_baseline: True: its images are not compared with the exact ones, and unless they are scored one batch
                 is run, for its time.
         """
         sha256 = str(file.to_json()["sha256"])
@@ -112,13 +112,14 @@ class Workbench:
         if is_baseline and not is_scored:
             numbers = numbers[: self._setup.few.batch_size]
         made = self.finals(self._setup.followed(file), numbers)
+        exact = None if is_baseline else self.exact()
         score = self._judge.score(made.latent_ICYX, self._setup.device)
         parts = None if score is None or score.deviations_G is None else tuple(score.deviations_G.tolist())
         record = RunRecord(
             plan_sha256=sha256,
             seconds=made.seconds,
             timing=self.timing,
-            errors=None if is_baseline else tuple(relative_errors(made.latent_ICYX, self.fine()).tolist()),
+            errors=None if exact is None else tuple(relative_errors(made.latent_ICYX, exact).tolist()),
             fid=None if score is None else score.value,
             fid_standard_error=None if score is None else score.standard_error,
             fid_deviations=parts,
@@ -131,7 +132,7 @@ class Workbench:
         """Return why this can't be a run of a plan; empty if it can."""
         if kept.plan_sha256 != sha256:
             return "of another plan"
-        if is_baseline != (kept.errors is None):
+        if (is_baseline or self._setup.exact is None) != (kept.errors is None):
             return "errors and plan do not go together"
         if kept.errors is not None and len(kept.errors) != len(self._setup.numbers):
             return f"not of {len(self._setup.numbers)} images"

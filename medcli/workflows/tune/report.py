@@ -23,6 +23,8 @@ SURE = 2.0
 class Row:
     """A plan that was run, with standard errors over the images."""
 
+    steps: int
+    """Solver steps, as `--steps` has them."""
     calls: int
     schedule: Schedule
     networks: tuple[int, ...]
@@ -66,6 +68,7 @@ class Row:
         """Return plain JSON values."""
         error, deviation = self.error or (None, None)
         return {
+            "steps": self.steps,
             "calls": self.calls,
             "schedule": self.schedule.kind,
             "ladder": list(self.schedule.counts),
@@ -160,7 +163,7 @@ class TuneReport:
     metric: str
     reason: str
     """Why it is judged by this metric."""
-    baseline: Row
+    dense: Row
     """Full attention, 250 steps of the SDE or DDPM."""
     chosen: Row
     front: tuple[Row, ...]
@@ -173,7 +176,7 @@ class TuneReport:
     command: str
     """Command that samples the choice's images by the plan file."""
     pictures: str | None
-    """Grid of the fine path's and the choice's pictures; None: there is no autoencoder here."""
+    """Grid of the exact and the choice's pictures; None: there is no autoencoder here."""
     settings: Mapping[str, Any]
     timing: Timing
     versions: Mapping[str, str]
@@ -187,7 +190,7 @@ class TuneReport:
             **{name: getattr(self, name) for name in names},
             "budget": None if self.budget is None else dict(self.budget),
             "chosen": self.chosen.to_json(),
-            "baseline": self.baseline.to_json(),
+            "dense": self.dense.to_json(),
             "front": [row.to_json() for row in self.front],
             "candidates": [row.to_json() for row in self.candidates],
             "fit": None if self.fit is None else self.fit.to_json(),

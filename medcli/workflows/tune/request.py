@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 from typing import Literal
 
 from medcli.errors import ConfigError
 from medcli.settings.analysis import TuneRequest
 
-BudgetKind = Literal["saving", "calls", "seconds"]
-UNITS: dict[BudgetKind, str] = {"saving": "gmacs", "calls": "calls", "seconds": "seconds"}
+BudgetKind = Literal["saving", "gmacs", "calls", "seconds"]
+UNITS: dict[BudgetKind, str] = {"saving": "gmacs", "gmacs": "gmacs", "calls": "calls", "seconds": "seconds"}
 ROUNDING = 1e-9
 """Relative tolerance of comparisons with the budget: shares and sums are rounded."""
 
@@ -21,7 +22,7 @@ class Budget:
 
     kind: BudgetKind
     value: float
-    """Share of the baseline's GMACs saved, network calls, or seconds of an image on this machine."""
+    """Share of the baseline's GMACs saved, or GMACs, network calls, or seconds on this machine of an image."""
 
     @property
     def unit(self) -> str:
@@ -50,8 +51,7 @@ class Budget:
         if self.kind == "saving":
             nearest = f"{math.floor(1e4 * (1 - cheapest / baseline)) / 100:g}%"
         else:
-            digits = 2 - math.floor(math.log10(cheapest))
-            nearest = f"{math.ceil(cheapest * 10**digits) / 10**digits:.12g}"
+            nearest = rounded_up(cheapest, 3)
         return ConfigError(
             f"{self} is out of reach: the nearest possible is --{self.kind} {nearest}",
             hint="smaller networks and fewer mediators cost less: see medcli flops, and medcli bench for seconds",
@@ -59,6 +59,14 @@ class Budget:
 
     def __str__(self) -> str:
         return f"--{self.kind} {100 * self.value:g}%" if self.kind == "saving" else f"--{self.kind} {self.value:g}"
+
+
+def rounded_up(cost: float, digits: int) -> str:
+    """Write a cost with this many significant digits, never below it: as a budget it allows the cost."""
+    if not cost > 0:
+        return f"{cost:g}"
+    scale = Decimal(1).scaleb(Decimal(cost).adjusted() - digits + 1)
+    return f"{float(Decimal(repr(cost)).quantize(scale, ROUND_CEILING)):.12g}"
 
 
 def budget_of(request: TuneRequest) -> Budget | None:
@@ -72,6 +80,6 @@ def budget_of(request: TuneRequest) -> Budget | None:
     if len(budgets) > 1:
         raise ConfigError(
             f"tune takes one budget, got {' and '.join(map(str, budgets))}",
-            hint="use one of --saving 90%, --calls 12 and --seconds 0.5",
+            hint="use one of --saving 90%, --gmacs 0.5, --calls 12 and --seconds 0.5",
         )
     return budgets[0] if budgets else None

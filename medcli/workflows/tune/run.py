@@ -28,13 +28,14 @@ from medcli.settings.records import given_values, image_values, repeated_command
 from medcli.settings.sampling import SampleRequest
 from medcli.tuning.candidates import (
     ALWAYS,
-    FEWEST_CALLS,
+    FEWEST_STEPS,
     INTERVALS,
     MOST_CALLS,
     Candidate,
     Interval,
     candidates,
     schedules,
+    spread,
 )
 from medcli.tuning.fit import fitted_rows, record_path
 from medcli.tuning.pareto import front
@@ -43,7 +44,7 @@ from medcli.workflows.report.result_charts import tuning_chart
 from medcli.workflows.tune.judging import Judge, choose_judge, decoded, decoder_of
 from medcli.workflows.tune.measurements import RunRecord, Workbench
 from medcli.workflows.tune.report import FitReport, Row, TuneReport, choose, difference, is_better
-from medcli.workflows.tune.setup import TuneSetup, calls_to_try, set_up_tuning
+from medcli.workflows.tune.setup import TuneSetup, cost_of, set_up_tuning, steps_to_try
 
 RESULT, PICTURE, PLAN, PICTURES = "tuning.json", "tuning.png", "plan.json", "pictures.png"
 NUM_PICTURES = 8
@@ -70,7 +71,8 @@ def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
     note_remarks([setup.network], reporter)
     if not setup.counts:
         reporter.note("only full attention is tried" + ("" if request.mediators == () else ": the model has no ladder"))
-    if setup.budget is not None and setup.budget.kind == "calls" and setup.budget.value > MOST_CALLS:
+    is_capped = setup.budget is not None and setup.budget.kind == "calls" and setup.budget.value > MOST_CALLS
+    if is_capped and request.sampling.steps is None:
         reporter.note(f"at most {MOST_CALLS} calls are tried: more change the pictures by less than can be told")
     # Guidance in part makes other images, not less exact ones: only a score can tell.
     _planned(setup, INTERVALS if setup.is_guided and request.metric != "error" else (ALWAYS,))
@@ -87,24 +89,23 @@ def _planned(setup: TuneSetup, intervals: Sequence[Interval]) -> list[Candidate]
     Raises:
         ConfigError: If there are none.
     """
-    baseline, passes_of, macs_a_pass = baseline_macs(setup), setup.passes_of(), setup.macs_a_pass
+    baseline, passes_of, macs_a_pass = baseline_gmacs(setup), setup.passes_of(), setup.macs_a_pass
 
-    def calls_of(schedule: Schedule, interval: Interval) -> tuple[int, ...]:
-        return calls_to_try(setup, baseline, Candidate(FEWEST_CALLS, schedule, interval), passes_of)
+    def steps_of(schedule: Schedule, interval: Interval) -> list[int]:
+        return steps_to_try(setup, baseline, schedule, interval, passes_of)
 
-    def macs(candidate: Candidate) -> int:
-        return candidate.macs(macs_a_pass, passes_of)
-
-    found = sorted(candidates(setup.counts, intervals, passes_of, calls_of), key=macs)
+    made = candidates(setup.counts, intervals, passes_of, steps_of)
+    found = sorted(made, key=lambda candidate: candidate.macs(macs_a_pass, passes_of))
     if not found and setup.budget is not None:
-        cheapest = min(macs(Candidate(FEWEST_CALLS, schedule, intervals[-1])) for schedule in schedules(setup.counts))
-        raise setup.budget.out_of_reach(cheapest, baseline)
-    return found
+        fewest = setup.request.sampling.steps or FEWEST_STEPS
+        least = [Candidate(fewest, schedule, intervals[-1]) for schedule in schedules(setup.counts)]
+        raise setup.budget.out_of_reach(min(cost_of(setup, candidate, passes_of) for candidate in least), baseline)
+    return spread(found, setup.request.finalists)
 
 
-def baseline_macs(setup: TuneSetup) -> int:
-    """Return the multiply-adds of an image of the dense baseline."""
-    return num_passes(build_sampler(setup.baseline.sampler), setup.baseline.guidance) * setup.macs_a_pass[0]
+def baseline_gmacs(setup: TuneSetup) -> float:
+    """Return the GMACs of an image of the dense baseline."""
+    return num_passes(build_sampler(setup.baseline.sampler), setup.baseline.guidance) * setup.macs_a_pass[0] / GIGA
 
 
 class _Tuning:
@@ -122,7 +123,7 @@ class _Tuning:
         self._model = model
         self._planned = _planned(setup, INTERVALS if judge.metric == "fid" and setup.is_guided else (ALWAYS,))
         self._bench = Workbench(setup, model, judge, store, reporter)
-        self._baseline = baseline_macs(setup) / GIGA
+        self._baseline = baseline_gmacs(setup)
         self._unit = "gmacs" if setup.budget is None else setup.budget.unit
 
     def report(self) -> TuneReport:
@@ -146,7 +147,7 @@ class _Tuning:
             budget=self._budget_json(),
             metric=metric,
             reason=self._judge.reason,
-            baseline=self._row(setup.baseline, baseline_file, self._bench.measured(baseline_file, is_baseline=True)),
+            dense=self._row(setup.baseline, baseline_file, self._bench.measured(baseline_file, is_baseline=True)),
             chosen=chosen,
             command=self._plan_command(chosen),
             front=tuple(front(rows, lambda row: row.cost(self._cost), lambda row: row.judged(metric))),
@@ -183,7 +184,7 @@ class _Tuning:
     def _rows(self) -> list[Row]:
         """Run the candidates; with a budget of seconds, those of no more calls than one that took longer."""
         rows, slow = [], set[tuple[Schedule, Interval]]()
-        self._bench.fine()
+        self._bench.exact()
         for done, candidate in enumerate(self._planned):
             kind = candidate.schedule, candidate.interval
             if kind not in slow:
@@ -200,13 +201,12 @@ class _Tuning:
         setup = self._setup
         sampler = build_sampler(plan.sampler, rows=plan.rows)
         passes = step_passes(sampler, plan.guidance).tolist()
-        networks = tuple(
-            plan.schedule.counts[plan.schedule.index_at(step, sampler.num_steps)] for step in range(sampler.num_steps)
-        )
+        networks = plan.schedule.networks(sampler.num_steps)
         macs, pairs = setup.macs_a_pass, list(zip(passes, networks, strict=True))
         gmacs = sum(number * macs[count] for number, count in pairs) / GIGA
         interval = plan.guidance.interval if plan.guidance.is_partial else None
         row = Row(
+            steps=plan.sampler.steps,
             calls=sampler.nfe,
             schedule=plan.schedule,
             networks=networks,
@@ -226,7 +226,7 @@ class _Tuning:
 
     def _file(self, row: Row) -> PlanFile:
         """Return the plan file of a candidate's row."""
-        candidate = Candidate(row.calls, row.schedule, row.interval or ALWAYS)
+        candidate = Candidate(row.steps, row.schedule, row.interval or ALWAYS)
         return self._setup.file_of(self._setup.plan_of(candidate))
 
     def _fit(self, chosen: Row, file: PlanFile) -> tuple[PlanFile, FitReport]:
@@ -277,7 +277,7 @@ class _Tuning:
         return repeated_command("sample", SampleRequest, {**first, **values, **ends})
 
     def _draw(self, plan: SamplingPlan) -> str | None:
-        """Draw the fine path's pictures above those of the choice; None if there is no autoencoder here."""
+        """Draw the exact pictures, if any, above those of the choice; None if there is no autoencoder here."""
         setup, file = self._setup, self._setup.request.output / PICTURES
         shown = setup.numbers[:NUM_PICTURES]
         try:
@@ -285,7 +285,9 @@ class _Tuning:
         except EnvironmentProblem as err:
             self._reporter.note(f"no pictures: {err.message}")
             return None
-        both = torch.cat([self._bench.fine()[: len(shown)], self._bench.finals(plan, shown).latent_ICYX])
-        pictures = decoded(decoder, both, setup.device)
+        rows, exact = [self._bench.finals(plan, shown).latent_ICYX], self._bench.exact()
+        if exact is not None:
+            rows.insert(0, exact[: len(shown)])
+        pictures = decoded(decoder, torch.cat(rows), setup.device)
         write_png(file, grid_of([picture.numpy() for picture in pictures], len(shown)))
         return str(file)

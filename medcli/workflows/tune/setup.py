@@ -14,17 +14,27 @@ from medcli.config import ModelConfig
 from medcli.cost.macs import closed_form_macs
 from medcli.diffusion.multistep import multistep_rows
 from medcli.diffusion.steps import build_sampler
-from medcli.engine.fine_path import fine_plan
+from medcli.engine.cost import GIGA
+from medcli.engine.fine_path import fine_plan, follows_path
 from medcli.engine.guidance_phases import step_passes
 from medcli.engine.plan import FAMILY_SAMPLERS, SamplingPlan
 from medcli.engine.plan_file import PlanFile, follow, plan_file
 from medcli.errors import ConfigError
 from medcli.network import Network
 from medcli.runtime.json_records import read_json
-from medcli.schedule.spec import FULL, check_held
+from medcli.schedule.spec import FULL, Schedule, check_held
 from medcli.settings.analysis import TuneRequest
 from medcli.settings.sampler import FEW_CALL_SOLVERS, PAPER_STEPS
-from medcli.tuning.candidates import ALWAYS, CALLS, FEWEST_CALLS, MOST_CALLS, Candidate, Interval, Passes, calls_up_to
+from medcli.tuning.candidates import (
+    ALWAYS,
+    CALLS,
+    FEWEST_STEPS,
+    MOST_CALLS,
+    Candidate,
+    Interval,
+    Passes,
+    calls_up_to,
+)
 from medcli.tuning.store import SETTINGS
 from medcli.workflows.sample.settings import image_settings, set_up
 from medcli.workflows.tune.request import Budget, budget_of
@@ -42,7 +52,9 @@ class TuneSetup:
     baseline: SamplingPlan
     """The model's SDE or DDPM, 250 steps, full attention."""
     few: SamplingPlan
-    """The solver of few calls, full attention; candidates replace its calls, schedule and guidance interval."""
+    """The candidates' solver, full attention; they replace its steps, schedule and guidance interval."""
+    exact: SamplingPlan | None
+    """Plan of the images that errors are distances from; None: there is none."""
     device: torch.device
     reference: str | None
     """Reference of FID."""
@@ -71,23 +83,23 @@ class TuneSetup:
 
     def plan_of(self, candidate: Candidate) -> SamplingPlan:
         """Return the sampling plan of a candidate."""
-        sampler = replace(self.few.sampler, steps=candidate.calls)
+        sampler = replace(self.few.sampler, steps=candidate.steps)
         return replace(
             self.few,
             sampler=sampler,
-            rows=multistep_rows(sampler),
+            rows=multistep_rows(sampler) if sampler.is_multistep else None,
             schedule=candidate.schedule,
             guidance=replace(self.few.guidance, interval=candidate.interval),
         )
 
     def passes_of(self) -> Passes:
-        """Return the function that gives the forward passes of each step, from calls and guidance interval."""
+        """Return the function that gives the forward passes of each step, from steps and guidance interval."""
 
         @cache
-        def passes(calls: int, interval: Interval) -> tuple[int, ...]:
-            if interval == ALWAYS or not self.is_guided:
-                return (1 + self.is_guided,) * calls
-            plan = self.plan_of(Candidate(calls, FULL, interval))
+        def passes(steps: int, interval: Interval) -> tuple[int, ...]:
+            if self.few.sampler.is_multistep and (interval == ALWAYS or not self.is_guided):
+                return (1 + self.is_guided,) * steps
+            plan = self.plan_of(Candidate(steps, FULL, interval))
             return tuple(step_passes(build_sampler(plan.sampler, rows=plan.rows), plan.guidance).tolist())
 
         return passes
@@ -111,9 +123,11 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
     budget, sampling = budget_of(request), replace(request.sampling, schedule="full")
     plain = set_up(sampling, device.type)
     network = plain.networks[0]
-    first, few = FAMILY_SAMPLERS[network.config.family]
-    baseline = set_up(replace(sampling, sampler=first, steps=PAPER_STEPS), device.type)
-    start = set_up(replace(sampling, sampler=few, solver=FEW_CALL_SOLVERS[few], steps=FEWEST_CALLS), device.type)
+    first, usual = FAMILY_SAMPLERS[network.config.family]
+    few = sampling.sampler or usual
+    solver, steps = sampling.solver or FEW_CALL_SOLVERS.get(few), sampling.steps or FEWEST_STEPS
+    baseline = set_up(replace(sampling, sampler=first, solver=None, steps=PAPER_STEPS), device.type)
+    start = set_up(replace(sampling, sampler=few, solver=solver, steps=steps), device.type)
     held = network.config.mediators
     counts = held if request.mediators is None else request.mediators
     check_held(counts, held)
@@ -122,6 +136,7 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
     # As `sample` has it: an image's rounding follows the batch size.
     size = min(start.plan.batch_size, sampling.num_images)
     settings = image_settings(start, sampling, earlier=recorded_checkpoints(request.output))
+    exact = exact_plan(start.plan, is_of_given_steps=sampling.steps is not None)
     return TuneSetup(
         request=request,
         budget=budget,
@@ -129,39 +144,80 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
         counts=counts,
         baseline=replace(baseline.plan, batch_size=size),
         few=replace(start.plan, batch_size=size),
+        exact=None if exact is None else replace(exact, batch_size=size),
         device=device,
         reference=request.reference or network.opened.info.reference,
         settings={
             **settings,
+            "sampler": replace(start.plan.sampler, steps=FEWEST_STEPS).to_json(),
             "baseline": baseline.plan.sampler.to_json(),
-            "fine": fine_plan(start.plan).sampler.to_json(),
+            "fine": None if exact is None else exact.sampler.to_json(),
             "batch_size": size,
             "num_images": sampling.num_images,
         },
     )
 
 
-def calls_to_try(setup: TuneSetup, baseline: int, candidate: Candidate, passes_of: Passes) -> tuple[int, ...]:
-    """List the numbers of calls to try: those that the budget allows, as far as that is known before running.
+def exact_plan(plan: SamplingPlan, *, is_of_given_steps: bool) -> SamplingPlan | None:
+    """Return the plan of the images from which errors are distances; None if there are none.
+
+    Without noise in the sampler it is the fine path. With it images of other steps have other noise: exact are those of
+    full attention at the same steps.
+
+    Args:
+        plan: The candidates' solver, full attention.
+        is_of_given_steps: True if all candidates have its steps.
+    """
+    if follows_path(plan.sampler):
+        return fine_plan(plan)
+    return plan if is_of_given_steps else None
+
+
+def cost_of(setup: TuneSetup, candidate: Candidate, passes_of: Passes) -> float:
+    """Return a candidate's cost in the unit of the budget that is known before running: calls, else GMACs."""
+    if setup.budget is not None and setup.budget.unit == "calls":
+        return sum(passes_of(candidate.steps, ALWAYS)) // (1 + setup.is_guided)
+    return candidate.macs(setup.macs_a_pass, passes_of) / GIGA
+
+
+def steps_to_try(
+    setup: TuneSetup, baseline: float, schedule: Schedule, interval: Interval, passes_of: Passes
+) -> list[int]:
+    """List the numbers of steps to try: those that the budget allows, as far as that is known before running.
 
     Args:
         setup: The tuning.
-        baseline: Multiply-adds of an image of the dense baseline.
-        candidate: Schedule and interval; its calls do not matter.
+        baseline: GMACs of an image of the dense baseline.
+        schedule: Networks by progress.
+        interval: Guidance interval.
         passes_of: Returns the passes of each step.
     """
-    budget = setup.budget
+    budget, given = setup.budget, setup.request.sampling.steps
+    is_known = budget is not None and budget.unit != "seconds"
+    calls_of = {
+        steps: sum(passes_of(steps, ALWAYS)) // (1 + setup.is_guided)
+        for steps in ((given,) if given else range(FEWEST_STEPS, MOST_CALLS + 2))
+    }
+    allowed = [
+        steps
+        for steps, calls in calls_of.items()
+        if (given or calls <= MOST_CALLS)
+        and (
+            budget is None
+            or not is_known
+            or budget.allows(cost_of(setup, Candidate(steps, schedule, interval), passes_of), baseline)
+        )
+    ]
+    if given or not allowed:
+        return allowed
     if budget is None:
-        return CALLS
-    if budget.kind == "seconds":
-        return (FEWEST_CALLS, *CALLS, MOST_CALLS)
-    if budget.kind == "calls":
-        return calls_up_to(min(int(budget.value), MOST_CALLS))
-    macs_a_pass, allowed = setup.macs_a_pass, 0
-    for calls in range(FEWEST_CALLS, MOST_CALLS + 1):
-        macs = replace(candidate, calls=calls).macs(macs_a_pass, passes_of)
-        allowed = calls if budget.allows(macs, baseline) else allowed
-    return calls_up_to(allowed)
+        tried: tuple[int, ...] = CALLS
+    elif is_known:
+        tried = calls_up_to(calls_of[allowed[-1]])
+    else:
+        tried = (calls_of[allowed[0]], *CALLS, MOST_CALLS)
+    nearest = [[steps for steps in allowed if calls_of[steps] <= calls] for calls in tried]
+    return list(dict.fromkeys(steps[-1] for steps in nearest if steps))
 
 
 def recorded_checkpoints(output: Path) -> object:

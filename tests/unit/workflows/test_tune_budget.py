@@ -11,7 +11,7 @@ from medcli.errors import ConfigError
 from medcli.schedule.spec import FULL
 from medcli.settings.analysis import TuneRequest, parse_saving
 from medcli.workflows.tune.report import Row, choose, difference, is_better
-from medcli.workflows.tune.request import Budget, budget_of
+from medcli.workflows.tune.request import Budget, budget_of, rounded_up
 
 COSTS = st.floats(1e-3, 1e6)
 
@@ -23,7 +23,7 @@ def test_a_saving_allows_exactly_its_share_of_the_baseline(call, calls):
     assert not budget.allows((calls + 1) * call, 250 * call)
 
 
-@given(st.sampled_from(["saving", "seconds"]), COSTS, st.floats(0.001, 0.99))
+@given(st.sampled_from(["saving", "gmacs", "seconds"]), COSTS, st.floats(0.001, 0.99))
 def test_the_nearest_possible_that_is_named_is_possible(kind, baseline, share):
     cheapest = share * baseline if kind == "saving" else share
     error = Budget(kind, 0.999999 if kind == "saving" else 1e-9).out_of_reach(cheapest, baseline)
@@ -36,6 +36,14 @@ def test_the_nearest_possible_that_is_named_is_possible(kind, baseline, share):
 def test_ninety_percent_is_written_in_three_ways():
     assert parse_saving("90%") == parse_saving("90") == parse_saving("0.9") == 0.9
     assert parse_saving("0.5%") == 0.005
+    assert parse_saving("1") == parse_saving("1%") == 0.01
+
+
+@given(COSTS, st.integers(1, 9))
+def test_a_displayed_cost_is_a_budget_that_allows_the_cost(cost, digits):
+    shown = rounded_up(cost, digits)
+    assert Budget("gmacs", float(shown)).allows(cost, 1e9)
+    assert float(shown) <= cost * (1 + 10 ** (1 - digits))
 
 
 def test_several_budgets_are_refused_and_none_is_none():
@@ -46,7 +54,15 @@ def test_several_budgets_are_refused_and_none_is_none():
 
 
 def row(gmacs: float, *, errors: tuple[float, ...] | None = None, **values: Any) -> Row:
-    shape = {"calls": 4, "schedule": FULL, "networks": (0,) * 4, "interval": None, "gmacs_done": gmacs, "saving": 0.5}
+    shape = {
+        "steps": 4,
+        "calls": 4,
+        "schedule": FULL,
+        "networks": (0,) * 4,
+        "interval": None,
+        "gmacs_done": gmacs,
+        "saving": 0.5,
+    }
     score = {"fid": None, "fid_standard_error": None, "fid_deviations": None, **values}
     return Row(**{**shape, **score}, gmacs=gmacs, errors=errors, seconds=gmacs, plan_sha256=str(gmacs))
 
