@@ -65,6 +65,13 @@ def test_all_digits_against_their_own_reference_score_zero(empty_folder: Path, r
     assert "sfid" not in report
 
 
+def test_a_set_scored_against_itself_is_remarked_on(empty_folder: Path, run_cli: RunCli) -> None:
+    path, other = npz(empty_folder / "a.npz", DIGITS[:70]), npz(empty_folder / "b.npz", DIGITS[70:140])
+    words = ("--extractor", "digits", "--metrics", "fid,precision")
+    assert "samples and reference are the same images" in run_cli("fid", path, path, *words).err
+    assert "the same images" not in run_cli("fid", path, other, *words).err
+
+
 def test_folder_and_npz_of_the_same_images_score_the_same(empty_folder: Path, run_cli: RunCli) -> None:
     folder = sample_folder(empty_folder / "x")
     spread = np.zeros((25, *DIGITS.shape[1:]), np.uint8)

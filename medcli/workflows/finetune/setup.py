@@ -171,7 +171,7 @@ def _check_places(output: Path, resume: str, *, has_control: bool) -> None:
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file, expected a folder name", hint="choose another name with --output")
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.suffix in WRITTEN and path.exists() and not path.is_file():
+            if path.suffix in WRITTEN and not path.is_file():
                 raise ConfigError(f"{path} is in the way of a file of this run", hint="move it elsewhere")
     if (output / FINISHED).exists() and not any(output.glob(STATES)):
         raise ConfigError(

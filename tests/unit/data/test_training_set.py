@@ -75,6 +75,8 @@ def test_too_many_unreadable_images_are_an_error_that_names_one() -> None:
     data = LenientSet(Torn({1, 2, 3, 5}))
     with pytest.raises(DataError, match="4 images of numbers can't be read, the last: image 5 is torn"):
         data.read(torch.arange(6), torch.arange(6), 0)
+    with pytest.raises(DataError, match="4 images of numbers"):  # batches are read ahead, after a failed one too
+        data.read(torch.tensor([0]), torch.tensor([6]), 0)
 
 
 def test_a_set_without_readable_images_fails_each_time_it_is_read() -> None:

@@ -57,6 +57,17 @@ def test_training_lowers_the_loss(tmp_path, family):
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_the_first_step_has_the_rate_of_its_warm_up_and_moves_the_average_far(tmp_path):
+    """AdamW's first step moves a weight by the rate; steps 2 and 3 are left out."""
+    settings = replace(RUN, steps=3, lr=1e-3, lr_warmup=2, ema=0.9999, skip_steps=(2, 3), grad_clip=1e9)
+    start, model = dict(fresh(MODEL).named_parameters()), fresh(MODEL)
+    averaged = train(model, DATA, settings, tmp_path, Silent()).ema
+    moves = {name: value.detach() - start[name].detach() for name, value in model.named_parameters()}
+    assert max(float(move.abs().max()) for move in moves.values()) == pytest.approx(settings.lr / 2, rel=0.01)
+    for name, move in moves.items():
+        torch.testing.assert_close(averaged[name] - start[name], 9 / 11 * move, rtol=1e-3, atol=1e-7)
+
+
 def test_what_is_logged_is_the_mean_over_the_steps_since_the_last_line(tmp_path):
     run(tmp_path / "each", log_every=1)
     run(tmp_path / "pairs", log_every=2)
