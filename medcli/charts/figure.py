@@ -91,8 +91,11 @@ def save_png(path: Path, draw: Draw, *, title: str, size: tuple[float, float] = 
     """
 
     def draw_titled(figure: Figure) -> None:
-        figure.suptitle(printable(title))
         draw(figure)
+        if figure.legends:  # above the axes: the layout keeps it clear of their titles, not of the figure's
+            figure.legends[0].set_title(printable(title))
+        else:
+            figure.suptitle(printable(title))
 
     with _figure(draw_titled, size) as figure, atomic_path(path, force=True) as temporary:
         figure.savefig(temporary, format="png", dpi=PNG_DPI, metadata={"Software": None})

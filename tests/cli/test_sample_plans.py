@@ -92,6 +92,13 @@ def test_rungs_may_be_checkpoints_of_other_sizes(run_cli: RunCli, empty_folder: 
     assert (other.code, "another path" in other.err) == (ExitCode.USAGE, True)
 
 
+def test_a_stage_of_full_attention_alone_needs_no_schedule(run_cli: RunCli, empty_folder: Path) -> None:
+    save(empty_folder / "m.safetensors", sampling={"schedule": "static"})
+    result = run_cli("sample", "--stage", "full=m.safetensors", *FEW, "--steps", "4", "-o", "out")
+    assert result.code == 0, result.err
+    assert manifest("out")["settings"]["schedule"]["kind"] == "full"
+
+
 def test_the_ode_takes_adams3_with_20_calls_and_a_dynamic_schedule_the_sde(run_cli: RunCli, model: str) -> None:
     result = run_cli("sample", model, *FEW, "--sampler", "ode", "--schedule", "full", "-o", "ode", "--json")
     assert json.loads(result.out)["nfe"] == 20

@@ -232,6 +232,44 @@ def test_a_fit_is_kept_only_if_it_beats_the_solver_on_unseen_images(run_cli, emp
     assert "fitted times and weights are not kept: error" in shown.out
 
 
+def test_solver_steps_and_finalists_are_taken_and_a_budget_of_exactly_the_cheapest(run_cli, empty_folder):
+    save(empty_folder / "m.safetensors", sampling=SAMPLING)
+    words = ("tune", "m.safetensors", *SMALL, "--mediators", "1,4", "--solver", "heun", "--steps", 5, "--json")
+    cost = 2 * 4 * int(closed_form_macs(PIXELS, num_mediators=1)) / 1e9
+    report = json.loads(run_cli(*words, "--gmacs", repr(cost)).out)
+    assert report["budget"] == {"kind": "gmacs", "value": cost, "unit": "gmacs", "limit": cost}
+    (only,) = report["candidates"]
+    assert (only["steps"], only["calls"], only["networks"], only["gmacs"]) == (5, 8, [1] * 4, cost)
+    assert "--solver heun --steps 5" in only["command"]
+    made = run_line(report["command"], run_cli)
+    assert (made["nfe"], made["gmacs_per_image"]) == (8, pytest.approx(cost, rel=1e-8))
+    every = json.loads(run_cli(*words).out)["candidates"]
+    some = json.loads(run_cli(*words, "--finalists", 3).out)["candidates"]
+    assert len(every) > len(some) == 3
+    assert [some[0], some[-1]] == [every[0], every[-1]]
+    words = (*words[:-2], 7, "-o", "other", "--json")
+    rows = json.loads(run_cli(*words, "--calls", 12).out)["candidates"]
+    assert {row["calls"] for row in rows} == {12}
+
+
+def test_solvers_of_several_calls_a_step_keep_to_the_calls(run_cli, empty_folder):
+    save(empty_folder / "m.safetensors", sampling=SAMPLING)
+    words = ("tune", "m.safetensors", *SMALL, "--mediators", "none", "--solver", "rk4", "--calls", 11, "--json")
+    rows = json.loads(run_cli(*words).out)["candidates"]
+    assert [(row["steps"], row["calls"]) for row in rows] == [(2, 4), (3, 8)]
+
+
+def test_with_noise_in_the_sampler_exact_is_full_attention_at_the_same_steps(run_cli, empty_folder):
+    save(empty_folder / "m.safetensors", sampling=SAMPLING)
+    words = ("tune", "m.safetensors", *SMALL, "--mediators", 4, "--sampler", "sde", "--json")
+    report = json.loads(run_cli(*words, "--steps", 6).out)
+    errors = {tuple(row["ladder"]): row["error"] for row in report["candidates"]}
+    assert errors[0,] == 0 < errors[4,]
+    scored = run_cli(*words, "--calls", 6, "--metric", "fid", "--reference", "digits", "-o", "scored")
+    assert scored.code == 0, scored.err
+    assert {row["error"] for row in json.loads(scored.out)["candidates"]} == {None}
+
+
 @pytest.mark.parametrize(
     "config",
     [with_ladder(DIT, 4), EDT, replace(MDT, mediators=(4,), mediator_layers=(0, 1))],

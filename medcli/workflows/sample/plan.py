@@ -181,7 +181,7 @@ def choose_guidance(request: GuidanceSettings, config: ModelConfig, defaults: Ma
 def _schedule(request: SampleRequest, held: tuple[int, ...], defaults: Mapping[str, Any]) -> Schedule:
     kind = request.schedule
     if kind is None and request.mediators is None and request.rho is None and request.at is None:
-        kind = defaults.get("schedule")
+        kind = None if held == (0,) else defaults.get("schedule")  # --stage full=PATH alone: no ladder to move along
     counts = held if request.mediators is None else request.mediators
     # Where it means nothing it is refused with the other flags that do nothing.
     rho = request.rho if kind in (None, "dynamic") else None

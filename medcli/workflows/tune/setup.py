@@ -121,7 +121,7 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
         MedcliError: If the checkpoint can't be read, or values contradict each other or the model.
     """
     budget, sampling = budget_of(request), replace(request.sampling, schedule="full")
-    plain = set_up(sampling, device.type)
+    plain = set_up(replace(sampling, sampler=None, solver=None, steps=None), device.type)
     network = plain.networks[0]
     first, usual = FAMILY_SAMPLERS[network.config.family]
     few = sampling.sampler or usual
@@ -193,29 +193,24 @@ def steps_to_try(
         passes_of: Returns the passes of each step.
     """
     budget, given = setup.budget, setup.request.sampling.steps
-    is_known = budget is not None and budget.unit != "seconds"
     calls_of = {
         steps: sum(passes_of(steps, ALWAYS)) // (1 + setup.is_guided)
         for steps in ((given,) if given else range(FEWEST_STEPS, MOST_CALLS + 2))
     }
-    allowed = [
-        steps
-        for steps, calls in calls_of.items()
-        if (given or calls <= MOST_CALLS)
-        and (
-            budget is None
-            or not is_known
-            or budget.allows(cost_of(setup, Candidate(steps, schedule, interval), passes_of), baseline)
-        )
-    ]
+
+    def allows(steps: int) -> bool:
+        cost = cost_of(setup, Candidate(steps, schedule, interval), passes_of)
+        return budget is None or budget.unit == "seconds" or budget.allows(cost, baseline)
+
+    allowed = [steps for steps, calls in calls_of.items() if (given or calls <= MOST_CALLS) and allows(steps)]
     if given or not allowed:
         return allowed
     if budget is None:
         tried: tuple[int, ...] = CALLS
-    elif is_known:
-        tried = calls_up_to(calls_of[allowed[-1]])
-    else:
+    elif budget.unit == "seconds":
         tried = (calls_of[allowed[0]], *CALLS, MOST_CALLS)
+    else:
+        tried = calls_up_to(calls_of[allowed[-1]])
     nearest = [[steps for steps in allowed if calls_of[steps] <= calls] for calls in tried]
     return list(dict.fromkeys(steps[-1] for steps in nearest if steps))
 

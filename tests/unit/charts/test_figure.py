@@ -70,6 +70,21 @@ def test_the_same_chart_gives_the_same_bytes_whatever_the_users_style_is(tmp_pat
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_a_png_has_its_title_above_its_legend(tmp_path: Path) -> None:
+    found = []
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot([0, 1], label="line")
+        figure.legend(loc="outside upper left")
+        found.append(figure)
+
+    save_png(tmp_path / "a.png", draw, title="t")
+    (figure,) = found
+    assert figure.get_suptitle() == ""
+    assert figure.legends[0].get_title().get_text() == "t"
+
+
 def test_a_png_has_its_title_its_size_and_no_metadata(tmp_path: Path) -> None:
     found = []
 
