@@ -89,6 +89,8 @@ class FeatureCache:
             those that were written.
         """
         path = self.path(extractor, key)
+        if not self.has(extractor, key):  # a pipe in its place would never end
+            return None
         try:
             with safe_open(path, "pt") as file:
                 header = parse_json((file.metadata() or {})[HEADER])

@@ -6,6 +6,7 @@ Dimension key: N samples, M reference rows, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -40,7 +41,7 @@ def kernel_distance(
         on_progress: Called with the number of tiles done and their total.
 
     Raises:
-        DataError: If a set has fewer than 2 rows, the widths differ, or a row is not finite.
+        DataError: If a set has fewer than 2 rows, the widths differ, or a row is not finite or too large.
     """
     check_same_width(samples_ND.shape[1], reference_MD.shape[1])
     num_samples, num_reference = len(samples_ND), len(reference_MD)
@@ -49,6 +50,8 @@ def kernel_distance(
     samples_ND, reference_MD = finite(samples_ND).cpu(), finite(reference_MD).cpu()
     tiles = _Tiles(num_samples, num_reference, device, on_progress)
     (within_N, squares), across_N = tiles.within(samples_ND), tiles.across(samples_ND, reference_MD)
+    if not math.isfinite(squares * num_samples**2):  # bounds the square of their sum
+        raise DataError("features are too large for KID", hint="leave kid out of --metrics")
     value = (
         within_N.sum() / (num_samples * (num_samples - 1))
         + tiles.within(reference_MD)[0].sum() / (num_reference * (num_reference - 1))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,15 @@ def test_a_damaged_entry_is_noticed_and_made_again(tmp_path: Path, damage: str) 
     assert torch.equal(found.rows[POOL], first.rows[POOL])
     assert torch.equal(found.gaussians[SPATIAL].covariance_DD, first.gaussians[SPATIAL].covariance_DD)
     assert paths[1].read_bytes() == whole
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are Unix's")
+def test_a_pipe_in_the_place_of_an_entry_is_not_waited_for(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    place = cache.path(Corners(), "key")
+    place.parent.mkdir(parents=True)
+    os.mkfifo(place)
+    assert cache.load(Corners(), "key", 1) is None
 
 
 def test_an_entry_that_goes_away_between_scores_and_error_bars_is_named(tmp_path: Path) -> None:

@@ -72,3 +72,8 @@ def test_the_error_is_the_scatter_of_fresh_samples() -> None:
 def test_two_samples_have_no_error() -> None:
     samples, reference = sets(2, 9)
     assert kernel_distance(samples, reference).standard_error is None
+
+
+def test_features_beyond_the_range_of_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match="features are too large for KID"):
+        kernel_distance(torch.full((5, 2), 1e30), torch.ones(5, 2))
