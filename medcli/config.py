@@ -29,7 +29,7 @@ MAX_RATIO = 1024
 
 SD_AUTOENCODER = "stabilityai/sd-vae-ft-ema"
 """Autoencoder of the published DiT and SiT models."""
-VAVAE, VAVAE_CHANNELS = "hustvl/vavae-imagenet256-f16d32-dinov2", 32  # of LightningDiT's
+VAVAE, VAVAE_CHANNELS, SD_CHANNELS = "hustvl/vavae-imagenet256-f16d32-dinov2", 32, 4  # of LightningDiT's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,12 +23,14 @@ from medcli.checkpoint.lightningdit import (
 )
 from medcli.checkpoint.tensor_record import TensorRecord
 from medcli.checkpoint.training_args import AUTOENCODERS, named_family
-from medcli.config import Family, ModelConfig
+from medcli.config import SD_CHANNELS, Family, ModelConfig
 from medcli.errors import CheckpointError, ConfigError
 from medcli.presets import heads_for_width, preset_config
 
 ONLY_CLASSES = 1000
 """Rows of a label table that are ImageNet's classes without a null class, as a model trained without dropout has."""
+MAX_STRIDE = 64
+"""Image pixels of a latent pixel, of any autoencoder."""
 PIXEL_CHANNELS = (1, 3)
 """Input channels of grey or colour pixels; latents have 4 or more."""
 
@@ -135,6 +137,8 @@ def _config(raw: RawCheckpoint, tensors: Mapping[str, TensorRecord], hints: Hint
     )
     if is_lightningdit(raw, shapes) and not is_pixels:
         config = replace(config, **latent_fields(raw, in_channels))
+    elif not is_pixels and in_channels != SD_CHANNELS and (stride := _trained_stride(raw, config.latent_size)):
+        config = replace(config, latent_downsample=stride)
     if not is_pixels and (autoencoder := AUTOENCODERS.get(str(raw.args.get("vae")))):
         config = replace(config, autoencoder=autoencoder)
     if side is not None:
@@ -152,6 +156,13 @@ def _trained_resolution(raw: RawCheckpoint) -> int | None:
     """Return the image side that the training settings name."""
     sides = (raw.args.get(name) for name in ("image_size", "resolution"))
     return next((side for side in sides if type(side) is int and side > 0), None)
+
+
+def _trained_stride(raw: RawCheckpoint, latent_size: int) -> int | None:
+    """Return the image pixels of a latent pixel by the image side that the training settings name; None: not known."""
+    side = _trained_resolution(raw) or 0
+    stride, rest = divmod(side, latent_size)
+    return None if rest or stride.bit_count() != 1 or stride > MAX_STRIDE else stride
 
 
 def _require_known(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:

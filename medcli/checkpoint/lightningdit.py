@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from medcli.checkpoint.layouts import RawCheckpoint, file_content
 from medcli.checkpoint.tensor_record import FLOAT_DTYPES, TensorRecord, computed, from_bytes
 from medcli.checkpoint.training_args import training_args
-from medcli.config import VAVAE, VAVAE_CHANNELS, ModelConfig
+from medcli.config import SD_CHANNELS, VAVAE, VAVAE_CHANNELS, ModelConfig
 from medcli.errors import CheckpointError
 from medcli.model.layout import blocks
 
@@ -28,8 +28,6 @@ FAMILY = "lightningdit"
 """Value of `--family`; the model is a SiT with other parts."""
 ROTARY = "feat_rope.freqs_"
 """Prefix of the rotary tables, which follow from the configuration."""
-SD_CHANNELS = 4
-"""Latent channels of Stable Diffusion's autoencoders."""
 ASSUMED: Mapping[bool, Mapping[str, Any]] = {
     False: {"model_type": "LightningDiT", "latent_norm": True, "latent_multiplier": 1.0, "model_name": "vavae"},
     True: {"model_type": "LightningDiT", "downsample_ratio": 8},
@@ -239,6 +237,8 @@ def batch_norm_statistics(tensors: Mapping[str, TensorRecord]) -> dict[str, Any]
     mean, variance = tensors.get("bn.running_mean"), tensors.get("bn.running_var")
     if mean is None or variance is None or mean.num_elements > MAX_STATISTICS or mean.shape != variance.shape:
         return {}
+    if mean.dtype not in FLOAT_DTYPES or variance.dtype not in FLOAT_DTYPES:
+        raise CheckpointError("bn.running_mean or running_var is not of floating point numbers", hint="copy it again")
     values = [from_bytes(record.read(), record.dtype, (-1,)).tolist() for record in (mean, variance)]
     if not all(0 < value < math.inf for value in values[1]):
         raise CheckpointError("bn.running_var holds values that are no variances", hint="copy the file again")

@@ -17,7 +17,7 @@ from medcli.checkpoint.lightningdit import BATCH_NORM, ROTARY, check_rotary, sam
 from medcli.checkpoint.repa import as_sit
 from medcli.checkpoint.tensor_record import TensorRecord, computed
 from medcli.checkpoint.training_args import AUTOENCODERS, kept_args, named_family, sampling_args
-from medcli.config import ModelConfig
+from medcli.config import SD_AUTOENCODER, SD_CHANNELS, ModelConfig
 from medcli.model.layout import num_params, position_tables, tensor_shapes
 from medcli.presets import heads_for_width, preset_of
 
@@ -197,6 +197,11 @@ def _contradictions(raw: RawCheckpoint, config: ModelConfig) -> list[str]:
         remarks.append(f"its training settings name {names}, which medcli does not know")
     if config.num_classes == ONLY_CLASSES and not config.has_null_class and "num_classes" not in raw.args:
         remarks.append(f"its {ONLY_CLASSES} label rows are taken for as many classes without a null class")
+    is_unknown = raw.header is None and (config.autoencoder, config.latent_downsample) == (SD_AUTOENCODER, 8)
+    if is_unknown and config.in_channels != SD_CHANNELS and not {"image_size", "resolution"} & set(raw.args):
+        remarks.append(
+            f"nothing tells the stride of its {config.in_channels} latent channels: read as 8, --vae decides"
+        )
     if words := sampling_remark(raw.args):
         remarks.append(words)
     return remarks[:3]

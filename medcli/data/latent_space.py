@@ -10,8 +10,8 @@ from typing import Any
 
 from medcli.checkpoint.hub import PREFIX, download_command, hub_path
 from medcli.checkpoint.lightningdit import STATISTICS
-from medcli.config import SD_AUTOENCODER, VAVAE
-from medcli.data.autoencoder_file import HINT, SD_CHANNELS, inferred_config, read_tensors
+from medcli.config import SD_AUTOENCODER, SD_CHANNELS, VAVAE
+from medcli.data.autoencoder_file import HINT, inferred_config, read_tensors
 from medcli.errors import EnvironmentProblem
 from medcli.runtime.json_records import read_json
 

@@ -6,13 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medcli.checkpoint.reader import CheckpointInfo
-from medcli.config import SD_AUTOENCODER
+from medcli.config import SD_AUTOENCODER, SD_CHANNELS
 from medcli.cost.macs import closed_form_macs
 from medcli.network import open_network
 from medcli.settings.network import NetworkSource
 
-SD_CHANNELS = 4
-"""Latent channels of Stable Diffusion's autoencoders."""
 FAMILY_SETTINGS = ("stage_depths", "stage_widths", "stage_heads", "decoder_depth")
 """Fields shown for families that have them."""
 

@@ -52,6 +52,13 @@ SAMPLE_AGAIN = with_value(SAMPLE, "--num-images", "8")
 REPORT = ("report", "samp", "-o", "r.html", "-q")
 FROM_STORE = ("finetune", "lat.safetensors", "--data", "store", *ONE_STEP)
 
+LIGHTNING = (
+    ("inspect", "ld/tiny.pt"),
+    ("convert", "ld/tiny.pt", "--mediators", "1,4", "-o", "o.safetensors", "-q"),
+    ("flops", "ld/tiny.pt", "--mediators", "4"),
+)
+LDM_LATENTS = ("latents", "photos", "--vae", "vavae.pt", "--res", "16", "--device", "cpu", "-o", "o", "-q")
+
 READERS: dict[str, Reader] = {
     "torch zip": Reader(("sit.pt",), c.torch_zip_changed, official("sit.pt")),
     "torch legacy": Reader(("legacy.pt",), m.bytes_changed, official("legacy.pt")),
@@ -70,8 +77,25 @@ READERS: dict[str, Reader] = {
     "diffusers": Reader(
         ("dit/*.json", "dit/transformer/*.json"),
         m.json_changed,
-        (("inspect", "dit"), ("convert", "dit", "--layers", "none", "-o", "o.safetensors", "-q")),
+        (
+            ("inspect", "dit"),
+            ("convert", "dit", "--layers", "none", "-o", "o.safetensors", "-q"),
+            ("sample", "dit", "--classes", "dog,house cat", "--vae", "vae", *FEW),
+        ),
     ),
+    "repa": Reader(
+        ("repa.pt",),
+        c.torch_zip_changed,
+        (
+            ("inspect", "repa.pt"),
+            ("convert", "repa.pt", "--mediators", "1,4", "-o", "o.safetensors", "-q"),
+            ("sample", "repa.pt", "--vae", "vae", *FEW),
+        ),
+    ),
+    "lightningdit": Reader(("ld/tiny.pt",), c.torch_zip_changed, LIGHTNING),
+    "lightningdit statistics": Reader(("ld/latents_stats.pt",), c.torch_zip_changed, LIGHTNING),
+    "lightningdit settings": Reader(("ld/tiny.yaml",), m.text_changed, LIGHTNING),
+    "ldm autoencoder": Reader(("vavae.pt",), c.torch_zip_changed, (LDM_LATENTS,)),
     "autoencoder": Reader(
         ("vae/config.json",), m.json_changed, (LATENTS, ("sample", "lat.safetensors", "--vae", "vae", *FEW))
     ),

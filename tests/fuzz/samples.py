@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+
+from tests.golden.peers_support import PEERS
 
 SAMPLE = ("sample", "pix.safetensors", "--num-images", "6", "--steps", "6", "--rho", "0.98,0.9", "-o", "samp", "-q")
 TRAIN = (
@@ -111,6 +115,7 @@ def make_files(folder: Path) -> None:
     (folder / "config.toml").write_text(CONFIG)
     save_tiny_autoencoder(folder / "vae")
     save_module(folder / "net.pt")
+    copy_peers(folder)
 
 
 def save_module(path: Path) -> None:
@@ -125,6 +130,25 @@ def save_module(path: Path) -> None:
         torch.jit.script(network).save(str(path))
 
 
+def copy_peers(folder: Path) -> None:
+    """Copy files that other projects wrote: of REPA, LightningDiT with what is beside its checkpoint, and VA-VAE."""
+    (folder / "ld").mkdir()
+    for source, name in {
+        "repa_qknorm/0000002.pt": "repa.pt",
+        "ldit_qknorm/lightningdit-tiny.pt": "ld/tiny.pt",
+        "ldit_qknorm/config.yaml": "ld/tiny.yaml",
+        "ldit_latents/latents_stats.pt": "ld/latents_stats.pt",
+        "vavae/vavae-tiny.pt": "vavae.pt",
+    }.items():
+        shutil.copy(PEERS / source, folder / name)
+
+
+def name_classes(path: Path) -> None:
+    """Add class names to a diffusers pipeline, as published ones have them."""
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "id2label": {"0": "cat, house cat", "1": "dog"}}))
+
+
 def make_good_inputs(folder: Path, run: Callable[..., int]) -> None:
     """Fill the current folder with good inputs; `run` is the program's main and says 0.
 
@@ -134,6 +158,7 @@ def make_good_inputs(folder: Path, run: Callable[..., int]) -> None:
     make_files(folder)
     for command in (CONVERTED, SAMPLE, PLANNED, TRAIN, LATENTS, TUNE, ANALYZE, REFERENCE, CLASSIFIER):
         assert run(command) == 0, command
+    name_classes(folder / "dit/model_index.json")
     scores = io.StringIO()
     with redirect_stdout(scores):
         assert run((*SCORE, "--json")) == 0

@@ -102,3 +102,15 @@ def test_rotary_tables_of_other_positions_are_refused(tmp_path: Path) -> None:
     torch.save(content, tmp_path / NAME)
     with pytest.raises(CheckpointError, match="whole-number positions"):
         medcli.load(tmp_path / NAME)
+
+
+def test_training_settings_tell_the_stride_of_other_latents(tmp_path: Path) -> None:
+    state = torch.load(file_of("ldit_plain"), weights_only=True)["ema"]
+    torch.save({"ema": state, "args": {"model": "SiT-S/1", "image_size": 64}}, tmp_path / "told.pt")
+    torch.save(state, tmp_path / "sit-bare.pt")
+    told = open_checkpoint(tmp_path / "told.pt", hints=Hints(num_heads=4)).info
+    assert (told.config.latent_downsample, told.config.resolution_px) == (16, 64)
+    assert not any("stride" in remark for remark in told.remarks)
+    bare = open_checkpoint(tmp_path / "sit-bare.pt", hints=Hints(num_heads=4)).info
+    assert bare.config.resolution_px == 32
+    assert any("nothing tells the stride of its 32 latent channels" in remark for remark in bare.remarks)
