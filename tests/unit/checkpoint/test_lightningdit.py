@@ -13,7 +13,7 @@ import medcli
 from medcli.checkpoint.lightningdit import read_statistics
 from medcli.checkpoint.reader import CheckpointInfo, describe
 from medcli.errors import CheckpointError
-from tests.golden.peers_support import PEERS
+from tests.golden.peers_support import PEERS, file_of
 
 QKNORM, LATENTS = PEERS / "ldit_qknorm", PEERS / "ldit_latents"
 NAME = "lightningdit-tiny.pt"
@@ -108,9 +108,9 @@ def test_training_settings_tell_the_stride_of_other_latents(tmp_path: Path) -> N
     state = torch.load(file_of("ldit_plain"), weights_only=True)["ema"]
     torch.save({"ema": state, "args": {"model": "SiT-S/1", "image_size": 64}}, tmp_path / "told.pt")
     torch.save(state, tmp_path / "sit-bare.pt")
-    told = open_checkpoint(tmp_path / "told.pt", hints=Hints(num_heads=4)).info
+    told = describe(tmp_path / "told.pt", num_heads=4)
     assert (told.config.latent_downsample, told.config.resolution_px) == (16, 64)
     assert not any("stride" in remark for remark in told.remarks)
-    bare = open_checkpoint(tmp_path / "sit-bare.pt", hints=Hints(num_heads=4)).info
+    bare = describe(tmp_path / "sit-bare.pt", num_heads=4)
     assert bare.config.resolution_px == 32
     assert any("nothing tells the stride of its 32 latent channels" in remark for remark in bare.remarks)
