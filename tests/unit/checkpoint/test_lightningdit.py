@@ -13,7 +13,7 @@ import medcli
 from medcli.checkpoint.lightningdit import read_statistics
 from medcli.checkpoint.reader import CheckpointInfo, describe
 from medcli.errors import CheckpointError
-from tests.golden.peers_support import PEERS, file_of
+from tests.golden.peers_support import PEERS
 
 QKNORM, LATENTS = PEERS / "ldit_qknorm", PEERS / "ldit_latents"
 NAME = "lightningdit-tiny.pt"
@@ -105,7 +105,11 @@ def test_rotary_tables_of_other_positions_are_refused(tmp_path: Path) -> None:
 
 
 def test_training_settings_tell_the_stride_of_other_latents(tmp_path: Path) -> None:
-    state = torch.load(file_of("ldit_plain"), weights_only=True)["ema"]
+    config = medcli.ModelConfig(
+        family="sit", hidden_size=16, depth=1, num_heads=4, patch_size=1, latent_size=4, in_channels=32, num_classes=10,
+        learn_sigma=False,
+    )  # fmt: skip
+    state = medcli.new(config).state_dict()
     torch.save({"ema": state, "args": {"model": "SiT-S/1", "image_size": 64}}, tmp_path / "told.pt")
     torch.save(state, tmp_path / "sit-bare.pt")
     told = describe(tmp_path / "told.pt", num_heads=4)
