@@ -18,7 +18,6 @@ from medcli.checkpoint.load import load_tensors
 from medcli.checkpoint.tensor_record import FLOAT_DTYPES, TensorRecord
 from medcli.config import SD_CHANNELS
 from medcli.errors import EnvironmentProblem, MedcliError, listed
-from medcli.runtime.torchvision_guard import import_torchvision
 
 if TYPE_CHECKING:
     import torch
@@ -163,6 +162,8 @@ def load_network(place: Path, config: Mapping[str, Any], dtype: torch.dtype) -> 
         EnvironmentProblem: If the tensors do not fit the configuration, or hold NaN or infinite weights.
     """
     import torch
+
+    from medcli.runtime.torchvision_guard import import_torchvision
 
     with suppress(ImportError):  # diffusers does without torchvision, but not with one that does not load
         import_torchvision()
