@@ -105,7 +105,7 @@ def _yaml_args(file: Path, shapes: Shapes, parts: Mapping[str, Any]) -> dict[str
     import yaml  # type: ignore[import-untyped]
 
     try:
-        if file.stat().st_size > MAX_YAML_BYTES:
+        if not file.is_file() or file.stat().st_size > MAX_YAML_BYTES:  # a device never ends
             return {}
         args = training_args({"config": yaml.safe_load(file.read_text(encoding="utf-8"))})
     except (OSError, ValueError, RecursionError, yaml.YAMLError):

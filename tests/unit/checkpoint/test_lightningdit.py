@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,13 @@ def test_without_settings_that_fit_it_is_read_as_published_with_a_remark(
 def test_a_yaml_file_of_something_else_is_passed_over(tmp_path: Path, content: str) -> None:
     path = copied(tmp_path, NAME)
     (tmp_path / "other.yaml").write_text(content)
+    assert "read as the published ones" in describe(path).remarks[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are Unix's")
+def test_a_pipe_beside_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    path = copied(tmp_path, NAME)
+    os.mkfifo(tmp_path / "other.yaml")
     assert "read as the published ones" in describe(path).remarks[0]
 
 
