@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from medcli.checkpoint.safetensors_file import DATA_ALIGNMENT
 from medcli.checkpoint.stream import CHUNK_BYTES
 from medcli.checkpoint.tensor_record import ITEM_SIZES, Region, TensorRecord
-from medcli.checkpoint.value_check import ValueCheck
+from medcli.checkpoint.value_check import Checksum, ValueCheck
 from medcli.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -85,10 +85,12 @@ def _load_one(record: TensorRecord, maps: dict[Path, mmap.mmap], source: str) ->
     else:
         buffer, offset = bytearray(record.read()), 0
     view = memoryview(buffer)[offset : offset + record.nbytes]
-    check = ValueCheck(record, source)
+    check, checksum = ValueCheck(record, source), Checksum(source)
     for part in record.pieces:
         for start in range(0, part.nbytes, CHUNK_BYTES):
-            check.take(view[start : min(start + CHUNK_BYTES, part.nbytes)], part)
+            chunk = view[start : min(start + CHUNK_BYTES, part.nbytes)]
+            check.take(chunk)
+            checksum.take(chunk, part, record.name)
         view = view[part.nbytes :]
     check.finish()
     flat = torch.frombuffer(buffer, dtype=types[record.dtype], count=record.num_elements, offset=offset)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medcli.checkpoint.tensor_record import Piece, Region, TensorRecord
-from medcli.checkpoint.value_check import ValueCheck
+from medcli.checkpoint.value_check import Checksum, ValueCheck
 from medcli.errors import CheckpointError
 
 CHUNK_BYTES = 2 * 2**20
@@ -20,13 +20,14 @@ NUM_BUFFERS = 4
 class Sink:
     """Consumer of chunks, in order, on a thread of its own.
 
-    Writing and SHA-256 both leave the interpreter free, so with two of these a copy takes as long as its slowest part.
+    Writing, SHA-256 and CRC-32 leave the interpreter free, so with several of these a copy takes as long as its slowest
+    part.
 
     Args:
-        take: Called with each chunk; the bytes change after it returns.
+        take: Called with each chunk and what is fed with it; the bytes change after it returns.
     """
 
-    def __init__(self, take: Callable[[memoryview | bytes], object]) -> None:
+    def __init__(self, take: Callable[..., object]) -> None:
         self._take = take
         self._pool = ThreadPoolExecutor(max_workers=1)
 
@@ -36,9 +37,9 @@ class Sink:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def feed(self, data: memoryview | bytes) -> Future[object]:
+    def feed(self, data: memoryview | bytes, *about: object) -> Future[object]:
         """Queue bytes; they must stay as they are until the returned future is done."""
-        return self._pool.submit(self._take, data)
+        return self._pool.submit(self._take, data, *about)
 
 
 def writing(file: BinaryIO) -> Callable[[memoryview | bytes], None]:
@@ -71,18 +72,19 @@ def copy_records(
     turn = 0
     with ExitStack() as stack:
         files: dict[Path, BinaryIO] = {}
+        checksum = stack.enter_context(Sink(Checksum(source).take))
         for number, record in enumerate(records, start=1):
             check = ValueCheck(record, source)
             for piece, fill in _chunks(record, files, stack):
                 _wait(pending[turn])
                 chunk = buffers[turn][: fill(buffers[turn])]
-                check.take(chunk, piece)
-                pending[turn] = [sink.feed(chunk) for sink in sinks]
+                check.take(chunk)
+                pending[turn] = [checksum.feed(chunk, piece, record.name), *(sink.feed(chunk) for sink in sinks)]
                 turn = (turn + 1) % NUM_BUFFERS
             check.finish()
             progress(number)
-    for futures in pending:
-        _wait(futures)
+        for futures in pending:
+            _wait(futures)
 
 
 def _wait(futures: list[Future[object]]) -> None:

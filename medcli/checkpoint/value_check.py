@@ -1,4 +1,4 @@
-"""Check the bytes of tensors as they are read: finite weights, matrices that are not empty, checksums of records."""
+"""Check the bytes of tensors as they are read: finite weights, matrices that are not empty, checksums of pieces."""
 
 from __future__ import annotations
 
@@ -25,17 +25,12 @@ class ValueCheck:
     def __init__(self, record: TensorRecord, source: str) -> None:
         self._record, self._source = record, source
         self._may_be_zero = TRAINED.fullmatch(record.name) is not None
-        self._crc = self._done = 0
 
-    def take(self, chunk: memoryview, piece: Piece | None = None) -> None:
-        """Check whole elements.
-
-        Args:
-            chunk: The next bytes of the tensor.
-            piece: The piece they are from, to compare its checksum.
+    def take(self, chunk: memoryview) -> None:
+        """Check whole elements, the next bytes of the tensor.
 
         Raises:
-            CheckpointError: If a weight is NaN or infinite, or the piece's checksum does not fit.
+            CheckpointError: If a weight is NaN or infinite.
         """
         record = self._record
         if record.dtype in FLOAT_DTYPES and not _is_finite(chunk, record.dtype):
@@ -45,11 +40,6 @@ class ValueCheck:
             )
         if self._may_be_zero:
             self._may_be_zero = not _has_nonzero(chunk)
-        if isinstance(piece, Region) and piece.crc32:  # zero: written without checksums
-            self._crc = zlib.crc32(chunk, self._crc)
-            self._done += len(chunk)
-            if self._done == piece.nbytes:
-                self._require_sum(piece)
 
     def finish(self) -> None:
         """Check the tensor as a whole.
@@ -63,10 +53,38 @@ class ValueCheck:
                 hint="download or copy the file again",
             )
 
-    def _require_sum(self, piece: Region) -> None:
+
+class Checksum:
+    """Checks the checksums of pieces, read one after the other.
+
+    Args:
+        source: Name of their file in error messages.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._crc = self._done = 0
+
+    def take(self, chunk: memoryview, piece: Piece, name: str) -> None:
+        """Check the next bytes of a piece.
+
+        Args:
+            chunk: The bytes.
+            piece: The piece; one without a checksum passes.
+            name: Name of its tensor.
+
+        Raises:
+            CheckpointError: If the piece ends with them and its checksum does not fit.
+        """
+        if not isinstance(piece, Region) or not piece.crc32:  # zero: written without checksums
+            return
+        self._crc = zlib.crc32(chunk, self._crc)
+        self._done += len(chunk)
+        if self._done < piece.nbytes:
+            return
         if self._crc != piece.crc32:
             raise CheckpointError(
-                f"{self._source} is damaged: the checksum (CRC-32) of {self._record.name} does not fit its bytes",
+                f"{self._source} is damaged: the checksum (CRC-32) of {name} does not fit its bytes",
                 hint="download or copy the file again",
             )
         self._crc = self._done = 0

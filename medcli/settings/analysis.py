@@ -124,6 +124,7 @@ class TuneRequest:
     """Schedule, calls and guidance interval are what is chosen."""
     saving: float | None = setting(
         None,
+        default_text="",
         help="Budget: share of the GMACs of 250 dense steps to save.",
         panel=BUDGET,
         metavar="P%",
@@ -137,6 +138,7 @@ class TuneRequest:
     )
     gmacs: float | None = setting(
         None,
+        default_text="",
         help="Budget: GMACs of an image, as the papers count.",
         panel=BUDGET,
         metavar="X",
@@ -146,6 +148,7 @@ class TuneRequest:
     )
     calls: int | None = setting(
         None,
+        default_text="",
         help="Budget: network calls of an image.",
         panel=BUDGET,
         metavar="N",
@@ -156,6 +159,7 @@ class TuneRequest:
     )
     seconds: float | None = setting(
         None,
+        default_text="",
         help="Budget: seconds of an image, measured on this machine at this batch size.",
         panel=BUDGET,
         metavar="S",

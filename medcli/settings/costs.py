@@ -63,6 +63,7 @@ class FlopsRequest:
     qk_ratios: tuple[float, ...] = setting(
         (),
         key="qk_ratio",
+        default_text="",
         help="Also count narrower queries and keys, as shares of the width.",
         panel=MODEL,
         metavar="R,...",
@@ -78,6 +79,7 @@ class FlopsRequest:
     """Sampling settings of an image; `schedule` static is each count by itself."""
     manifest: Path | None = setting(
         None,
+        default_text="",
         help="A sample folder: report the cost of its images, from their moves along the ladder.",
         panel=SCHEDULE,
         metavar="PATH",
@@ -168,6 +170,7 @@ class BenchRequest:
     plans: tuple[Path, ...] = setting(
         (),
         key="plan",
+        default_text="",
         help="Plan files of sample or tune to time, instead of settings.",
         panel=SAMPLING,
         metavar="FILE,...",

@@ -86,6 +86,7 @@ class FinetuneRequest:
     )
     freeze: tuple[str, ...] = setting(
         (),
+        default_text="",
         help="Parts to freeze, such as blocks.0 or y_embedder.",
         panel=TRAINING,
         metavar="NAME,...",
@@ -131,6 +132,7 @@ class FinetuneRequest:
     )
     distill: Path | None = setting(
         None,
+        default_text="",
         help="Learn from this checkpoint's full attention as well as from the data.",
         panel=LADDER,
         metavar="TEACHER",

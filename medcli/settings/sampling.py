@@ -68,6 +68,7 @@ class ScheduleSettings:
     )
     at: tuple[float, ...] | None = setting(
         None,
+        default_text="",
         help="Shares of the steps at which the second and later mediator counts of the timed schedule start.",
         panel=SCHEDULE,
         metavar="P,...",
@@ -242,6 +243,7 @@ class SampleRequest(
     stages: Mapping[int, Path] | None = setting(
         None,
         key="stage",
+        default_text="",
         help="A checkpoint trained for N mediators, instead of CHECKPOINT; once for each.",
         panel=INPUT,
         metavar="N|full=PATH",
@@ -256,6 +258,7 @@ class SampleRequest(
     )
     plan: Path | None = setting(
         None,
+        default_text="",
         help="Plan file: times, solver rows, networks and guidance of each step, from --save-plan or tune.",
         panel=SAMPLING,
         metavar="FILE",

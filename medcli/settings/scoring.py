@@ -37,7 +37,12 @@ class FeatureOptions:
         short=True,
     )
     extractor_weights: Path | None = setting(
-        None, help="Weights of the feature network.", panel=SCORING, metavar="PATH", short=True
+        None,
+        default_text="where they belong",
+        help="Weights of the feature network.",
+        panel=SCORING,
+        metavar="PATH",
+        short=True,
     )
     """None looks where they belong."""
     batch_size: int = setting(
@@ -145,6 +150,7 @@ class FidRequest:
     )
     more: tuple[Path, ...] = setting(
         (),
+        default_text="",
         help="Further sample sets, with --compare.",
         metavar="MORE",
         positional=True,
@@ -153,6 +159,7 @@ class FidRequest:
     named_reference: str | None = setting(
         None,
         spelled="reference",
+        default_text="",
         help="The reference, as REFERENCE above; the way to name it with --compare.",
         panel=INPUT,
         metavar="REFERENCE",
@@ -170,6 +177,7 @@ class FidRequest:
     )
     write_reference: Path | None = setting(
         None,
+        default_text="",
         help="Make a reference .npz of SAMPLES instead of scoring them.",
         panel=OUTPUT,
         metavar="PATH",
@@ -187,6 +195,7 @@ class FidRequest:
     )
     train_extractor: Path | None = setting(
         None,
+        default_text="",
         help="Train a feature network on a folder of images, a sub-folder per class, instead of scoring.",
         panel=OUTPUT,
         metavar="FOLDER",
