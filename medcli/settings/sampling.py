@@ -265,7 +265,7 @@ class SampleRequest(
         short=True,
     )
     save_plan: Path | None = setting(
-        None, help="Also write the run's plan file.", panel=OUTPUT, metavar="FILE", decides=False
+        None, default_text="", help="Also write the run's plan file.", panel=OUTPUT, metavar="FILE", decides=False
     )
     num_images: int = setting(
         16,
