@@ -23,7 +23,7 @@ from medcli.errors import CheckpointError, ConfigError
 from medcli.presets import means_preset, preset_config, preset_of
 from medcli.runtime.files import file_sha256
 from medcli.runtime.reporting import Reporter
-from medcli.settings.network import NetworkSource, parse_layers
+from medcli.settings.network import NetworkSource
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +152,6 @@ def open_network(
     *,
     default: str | Path | None = None,
     add_mediators: bool = False,
-    default_layers: str | None = None,
     fresh: Callable[[ModelConfig], DiffusionTransformer] | None = None,
 ) -> Network:
     """Find a network and apply the changes its source asks for; no weights are read.
@@ -161,8 +160,6 @@ def open_network(
         source: Checkpoint or preset, hints and changes.
         default: Checkpoint or preset if the source names none; None: the bundled model.
         add_mediators: Whether a network without mediators gets the default ladder when none is asked for.
-        default_layers: Blocks that get mediators when `layers` is not set, as `--layers` takes them; None: the first
-            four. Only for networks without mediators.
         fresh: Makes the weights of a preset. Without it presets are not accepted: their names are read as paths.
 
     Raises:
@@ -182,7 +179,7 @@ def open_network(
         place = bundled or local_path(given, source.download)
         opened = open_checkpoint(place, hints=hints, weights=source.weights)
         network = Network(name=hub_title(opened.info.path), config=opened.info.config, checkpoint=opened)
-    return changed(network, source, add_mediators=add_mediators, default_layers=default_layers)
+    return changed(network, source, add_mediators=add_mediators)
 
 
 def refuse_hints(source: NetworkSource, fresh: str) -> None:
@@ -197,24 +194,17 @@ def refuse_hints(source: NetworkSource, fresh: str) -> None:
             raise ConfigError(f"{flag} does nothing with {fresh}", hint=f"leave {flag} out")
 
 
-def changed(
-    network: Network, source: NetworkSource, *, add_mediators: bool = False, default_layers: str | None = None
-) -> Network:
+def changed(network: Network, source: NetworkSource, *, add_mediators: bool = False) -> Network:
     """Apply the changes of a source to a network that is already open; see `open_network`.
 
     Raises:
         ConfigError: If the changes contradict each other or do not fit the model.
     """
     config = network.config
-    layers = source.layers_of(config.depth)
-    is_plain = not config.mediators and config.qk_ratio == 1.0
-    gets_ladder = bool(source.mediators) or (add_mediators and source.mediators is None)
-    if layers is None and default_layers is not None and is_plain and gets_ladder:
-        layers = parse_layers(default_layers, config.depth)
     target = target_config(
         config,
         mediators=source.mediators,
-        layers=layers,
+        layers=source.layers_of(config.depth),
         resolution_px=source.res,
         num_classes=source.num_classes,
         positions=source.positions or "interpolate",

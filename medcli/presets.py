@@ -101,6 +101,8 @@ DEFAULT_PRESET = "SiT-XL/2"
 DEFAULT_LADDER = (4, 16, 64)
 DEEP = 24
 """Number of blocks from which `auto` converts only the first four, as the paper does for XL."""
+PAPER_LAYERS = 4
+"""Number of those blocks. Source: arXiv 2408.05710, SiT-XL/2."""
 
 
 def preset_names() -> list[str]:
@@ -180,16 +182,16 @@ def heads_for_width(hidden_size: int) -> int | None:
     return known.get(hidden_size)
 
 
-def first_layers(depth: int) -> tuple[int, ...]:
-    """Return the blocks converted by default: the first four. Source: arXiv 2408.05710, SiT-XL/2."""
-    return tuple(range(min(4, depth)))
-
-
 def auto_layers(depth: int) -> tuple[int, ...]:
     """Return the paper's choice: the first four blocks of a deep network (L, XL), all of a shallow one (S, B)."""
-    return first_layers(depth) if depth >= DEEP else tuple(range(depth))
+    return tuple(range(PAPER_LAYERS if depth >= DEEP else depth))
 
 
 def default_ladder(num_tokens: int) -> tuple[int, ...]:
-    """Return the paper's ladder without the counts that are too large for the number of tokens."""
-    return tuple(count for count in DEFAULT_LADDER if count < num_tokens) or (1,)
+    """Return the paper's ladder without the counts that cost as much as full attention of so many tokens."""
+    return tuple(count for count in DEFAULT_LADDER if saves(count, num_tokens)) or (1,)
+
+
+def saves(num_mediators: int, num_tokens: int) -> bool:
+    """Return True if mediators cost less than full attention: 4 n N D MACs, not 2 N^2 D (reference-facts 8)."""
+    return 2 * num_mediators < num_tokens

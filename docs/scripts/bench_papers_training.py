@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medcli.cost.macs import closed_form_macs
+from medcli.cost.macs import GIGA, closed_form_macs
 from medcli.errors import ConfigError
 from medcli.network import Network
 from medcli.runtime.memory import MIB, peak_memory_mib
@@ -28,7 +28,6 @@ UNTIMED = 2
 """Warm-up steps of each loop: the first creates AdamW's moments and may compile, memory is measured in the second."""
 TRAINING_PASSES = 3
 """MACs of a forward and a backward pass, in forward passes."""
-GIGA = 1e9
 PAPERS_FAMILIES = ("sit", "dit")
 """Families whose training scripts are published."""
 

@@ -16,7 +16,7 @@ from medcli.checkpoint.tensor_record import TensorRecord, computed, from_bytes, 
 from medcli.config import ModelConfig, Positions
 from medcli.errors import ConfigError
 from medcli.model.layout import blocks, position_tables, tensor_shapes
-from medcli.presets import default_ladder, first_layers
+from medcli.presets import default_ladder, saves
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ def target_config(
     Args:
         config: What there is.
         mediators: The ladder; None: the source's, else the default one; empty: none, any that are there go.
-        layers: Blocks with mediators; None: the source's, else the first four; empty: whatever the source has.
+        layers: Blocks with mediators; None: the source's, else `default_layers`; empty: whatever the source has.
         resolution_px: Side of the square image; None keeps the source's.
         num_classes: Classes, the null class not counted; None keeps the source's.
         positions: Fixed positions at another resolution.
@@ -86,13 +86,23 @@ def target_config(
     by_default = add_mediators and layers is None and not config.mediators and config.qk_ratio == 1.0
     if not asked and not by_default:
         return target
-    target = replace(
-        target,
-        mediators=mediators or config.mediators or default_ladder(target.num_tokens),
-        mediator_layers=layers or config.mediator_layers or first_layers(config.depth),
-    )
+    ladder = mediators or config.mediators or default_ladder(target.num_tokens)
+    chosen = layers or config.mediator_layers or default_layers(target, ladder[-1])
+    target = replace(target, mediators=ladder, mediator_layers=chosen)
     _check_grids(target)
     return target
+
+
+def default_layers(config: ModelConfig, largest: int) -> tuple[int, ...]:
+    """Return the blocks that get mediators by default: all, of an EDT those on whose grid they save or at least fit.
+
+    Args:
+        config: The network.
+        largest: Largest count of the ladder.
+    """
+    tokens = {layer: block.num_tokens for layer, block in enumerate(blocks(config))}
+    saving = tuple(layer for layer, number in tokens.items() if saves(largest, number))
+    return saving or tuple(layer for layer, number in tokens.items() if number >= largest) or tuple(tokens)
 
 
 def _check_grids(config: ModelConfig) -> None:

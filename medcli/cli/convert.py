@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 
 from medcli.cli.command import Command
 from medcli.cli.output import Output, printable
+from medcli.cli.table import table_of
+from medcli.ladder import ranges
 from medcli.settings.checkpoints import ConvertRequest
 
 if TYPE_CHECKING:
+    from rich.console import Group
+
+    from medcli.cli.table import FittedTable
     from medcli.workflows.convert import ConvertReport
 
 
@@ -21,10 +26,16 @@ def convert(request: ConvertRequest, out: Output) -> None:
     # Hashing takes longer than copying, and only the JSON shows it.
     report = run(replace(request, digest=out.as_json), out)
     out.result(report, summary(report))
-    if request.to == "medcli":
-        out.hint(f"medcli sample {shlex.quote(str(report.output))}")
+    file = shlex.quote(str(report.output))
+    if request.to == "medcli" and report.has_new_mediators:
+        out.hint(f"medcli finetune {file} --data FOLDER --calibrate")
+    elif request.to == "medcli":
+        out.hint(f"medcli sample {file}")
 
 
+CAPTION = (
+    "a forward pass of one image, as the papers count; executed: sampling computes no queries and keys for all tokens"
+)
 COMMAND = Command(
     request=ConvertRequest,
     run=convert,
@@ -37,14 +48,23 @@ COMMAND = Command(
 )
 
 
-def summary(report: ConvertReport) -> str:
+def summary(report: ConvertReport) -> Group:
+    """Show the output, its differences from the source, and the cost of a forward pass before and after."""
+    from rich.console import Group
+    from rich.text import Text
+
+    tables = [cost_table(report)] if report.config.mediators else []
+    return Group(Text(description(report)), *tables)
+
+
+def description(report: ConvertReport) -> str:
     """Describe the output and its differences from the source."""
     from medcli.presets import preset_of
 
     config = report.config
     title = preset_of(config) or f"{config.family} of width {config.hidden_size} and depth {config.depth}"
     ladder = ", ".join(map(str, config.mediators))
-    blocks = ", ".join(map(str, config.mediator_layers))
+    blocks = ranges(config.mediator_layers)
     attention = f"{ladder} mediators in blocks {blocks}" if ladder else "full attention in every block"
     counts = [f"{len(report.copied)} tensors copied"]
     for names, verb in ((report.resized, "resized"), (report.new, "new"), (report.dropped, "dropped")):
@@ -52,3 +72,22 @@ def summary(report: ConvertReport) -> str:
     return (
         f"wrote {printable(str(report.output))} ({', '.join(counts)})\n{title}, {config.resolution_px} px, {attention}"
     )
+
+
+def cost_table(report: ConvertReport) -> FittedTable:
+    """Build the table of the cost of a forward pass with full attention and with each mediator count."""
+    everywhere = "saved % (--layers all)"
+    columns = ("attention", "GMACs", "saved %", "saved % (executed)", everywhere)
+    rows: list[tuple[object, ...]] = [("full, as before", f"{report.gmacs_dense:,.2f}", None, None, None)]
+    rows += [
+        (
+            f"{cost.num_mediators} mediators",
+            f"{cost.gmacs:,.2f}",
+            f"{cost.saving_percent:.2f}",
+            f"{cost.executed_saving_percent:.2f}",
+            f"{cost.all_layers_saving_percent:.2f}",
+        )
+        for cost in report.costs
+    ]
+    table = table_of(columns, rows, caption=CAPTION)
+    return table.without(everywhere) if report.is_in_all_layers else table

@@ -38,7 +38,7 @@ def flops(request: FlopsRequest, out: Output) -> None:
 COMMAND = Command(
     request=FlopsRequest,
     run=flops,
-    details="A model without mediators is counted with 4, 16 and 64 of them in its first four blocks.\n"
+    details="A model without mediators is counted with 4, 16 and 64 of them in all blocks.\n"
     "Any schedule or sampling option adds the cost of whole images.",
     examples=(
         "medcli flops --res 1024",

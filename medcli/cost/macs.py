@@ -16,6 +16,7 @@ from itertools import pairwise
 from medcli.config import ModelConfig
 from medcli.model.layout import FREQUENCY_FEATURES, BlockGeometry, blocks, modulations, stages
 
+GIGA = 1e9
 NORM_MACS = {"layer_norm": 4, "rms_norm": 3}
 """MACs per element of a norm without parameters; RMSNorm subtracts no mean."""
 AFFINE_LAYER_NORM_MACS = 5
@@ -130,6 +131,11 @@ def _between_normed(config: ModelConfig) -> int:
         here.num_tokens * here.width if here.num_tokens > after.num_tokens else 2 * after.num_tokens * after.width
         for here, after in pairwise(stages(config))
     )
+
+
+def saving_percent(macs: float, dense_macs: float) -> float:
+    """Return the percent of the dense cost saved, both in the same unit; negative if more is spent."""
+    return 100 * (1 - macs / dense_macs)
 
 
 def dense(config: ModelConfig) -> ModelConfig:

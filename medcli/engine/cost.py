@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from medcli.config import ModelConfig
-from medcli.cost.macs import closed_form_macs
+from medcli.cost.macs import GIGA, closed_form_macs
 from medcli.engine.generate import calls_by_ladder_index
 from medcli.engine.networks import Guidance
 from medcli.model.absorption import absorbed_saving
 
 # Dimension key: L solver steps.
-
-GIGA = 1e9
 
 
 def pass_gmacs(config: ModelConfig, num_mediators: int) -> float:

@@ -29,7 +29,7 @@ class ConvertRequest:
             "help": "An official or training .pt file, a diffusers DiT folder, or a file of ours.",
         },
         mediators={"default_text": "the source's, else 4,16,64"},
-        layers={"default_text": "the source's, else the first four"},
+        layers={"default_text": "the source's, else all"},
         weights={"short": True},
         family={"short": True},
         num_classes={"short": True},

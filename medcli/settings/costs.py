@@ -45,7 +45,7 @@ class FlopsRequest:
         only=("family", "heads", "mediators", "layers"),
         weights={"default": None},
         mediators={"default_text": "the checkpoint's or the run's, else 4,16,64"},
-        layers={"default_text": "the checkpoint's, else the first four"},
+        layers={"default_text": "the checkpoint's, else all"},
     )
     """Hints and changes for every model; `mediators` are the counts to compare."""
     resolutions_px: tuple[int, ...] = setting(

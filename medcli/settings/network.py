@@ -84,7 +84,7 @@ class NetworkSource:
     """Mediator ladder; empty: none."""
     layers: str | None = setting(
         None,
-        help="Blocks that attend through mediators: 0-3, 0,2,5, all, none or auto.",
+        help="Blocks that attend through mediators: 0-3, 0,2,5, all, none, or auto, the papers' choice.",
         panel=MODEL,
         metavar="WHICH",
         default_text="the checkpoint's",

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from medcli.checkpoint.export import write_diffusers, write_official
 from medcli.checkpoint.hub import hub_title
-from medcli.checkpoint.surgery import Surgery
+from medcli.checkpoint.surgery import Surgery, default_layers
 from medcli.checkpoint.tensor_record import TensorRecord, computed, from_bytes
 from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
-from medcli.model.layout import num_params, position_tables
+from medcli.cost.macs import GIGA, closed_form_macs, saving_percent
+from medcli.model.absorption import absorbed_saving
+from medcli.model.layout import BIAS_TABLES, num_params, position_tables
 from medcli.network import Network, note_remarks, open_network
-from medcli.presets import preset_of
+from medcli.presets import preset_of, saves
 from medcli.runtime.files import file_sha256
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.settings.checkpoints import ConvertRequest, StorageName
@@ -24,6 +26,21 @@ from medcli.settings.checkpoints import ConvertRequest, StorageName
 Target = Literal["medcli", "official", "diffusers"]
 STORAGE: dict[StorageName, str] = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
 """Codes of number formats in a file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassCost:
+    """Cost of a forward pass of one image with one mediator count."""
+
+    num_mediators: int
+    gmacs: float
+    """In the papers' convention."""
+    saving_percent: float
+    """Against full attention."""
+    executed_saving_percent: float
+    """The same of the multiply-adds that sampling executes (`medcli.model.absorption`)."""
+    all_layers_saving_percent: float
+    """Saving in the papers' convention with mediators in all blocks that they fit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +64,26 @@ class ConvertReport:
     sha256: str | None
     """Hash of `file`; None until it is requested."""
 
+    @property
+    def has_new_mediators(self) -> bool:
+        """True if the conversion added mediators, which need training."""
+        return any(name.rpartition(".")[2] in BIAS_TABLES for name in self.new)
+
+    @property
+    def is_in_all_layers(self) -> bool:
+        """True if all blocks that mediators fit have them."""
+        return len(self.config.mediator_layers) >= len(default_layers(self.config, self.config.mediators[-1]))
+
+    @property
+    def gmacs_dense(self) -> float:
+        """GMACs of a forward pass of one image with full attention."""
+        return closed_form_macs(self.config, num_mediators=0) / GIGA
+
+    @property
+    def costs(self) -> tuple[PassCost, ...]:
+        """Cost of a forward pass with each mediator count."""
+        return tuple(_pass_cost(self.config, count) for count in self.config.mediators)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
@@ -61,6 +98,8 @@ class ConvertReport:
             "new": list(self.new),
             "dropped": list(self.dropped),
             "weights": self.weights,
+            "gmacs_dense": self.gmacs_dense,
+            "costs": [asdict(cost) for cost in self.costs],
             "sha256": self.sha256 or file_sha256(self.file),
         }
 
@@ -156,9 +195,21 @@ def _write(
     return file, file_sha256(file) if request.digest else None
 
 
+def _pass_cost(config: ModelConfig, count: int) -> PassCost:
+    dense = closed_form_macs(config, num_mediators=0)
+    macs = closed_form_macs(config, num_mediators=count)
+    everywhere = replace(config, mediator_layers=default_layers(config, config.mediators[-1]))
+    return PassCost(
+        num_mediators=count,
+        gmacs=macs / GIGA,
+        saving_percent=saving_percent(macs, dense),
+        executed_saving_percent=saving_percent(macs - absorbed_saving(config, num_mediators=count), dense),
+        all_layers_saving_percent=saving_percent(closed_form_macs(everywhere, num_mediators=count), dense),
+    )
+
+
 def _warn_of_large_counts(config: ModelConfig, reporter: Reporter) -> None:
-    # Mediator attention costs 4 n N D MACs instead of 2 N^2 D (reference-facts 8).
-    wasteful = [str(count) for count in config.mediators if 2 * count >= config.num_tokens]
+    wasteful = [str(count) for count in config.mediators if not saves(count, config.num_tokens)]
     if wasteful:
         reporter.note(
             f"{', '.join(wasteful)} mediators cost as much as full attention at {config.num_tokens} tokens, or more"

@@ -7,7 +7,7 @@ from typing import Any
 
 from medcli.checkpoint.surgery import TooFewTokens, target_config
 from medcli.config import ModelConfig
-from medcli.cost.macs import dense
+from medcli.cost.macs import GIGA, dense, saving_percent
 from medcli.cost.traced_macs import trace_costs
 from medcli.data.assets import bundled_model
 from medcli.engine.effects import check_effects, refuse_unreachable_moves, unreachable_moves
@@ -22,11 +22,10 @@ from medcli.runtime.json_records import json_fields
 from medcli.schedule.spec import FULL, Schedule, choose_schedule, static
 from medcli.settings.build import refuse_idle_choices
 from medcli.settings.costs import FlopsRequest
-from medcli.workflows.image_cost import ImageCost, SamplingRun, image_cost, recorded_run, saving_percent
+from medcli.workflows.image_cost import ImageCost, SamplingRun, image_cost, recorded_run
 from medcli.workflows.sample.defaults import sampling_defaults
 from medcli.workflows.sample.plan import choices_of, choose_guidance, choose_sampler
 
-GIGA = 1e9
 FLOPS_PER_MAC = 2
 PUBLISHED_PX = 256
 """Resolution of the papers' figures."""

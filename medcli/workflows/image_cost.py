@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medcli.config import ModelConfig
+from medcli.cost.macs import saving_percent
 from medcli.data.images import MANIFEST, read_manifest
 from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.engine.cost import done_gmacs, gmacs_of_moves, pass_gmacs
@@ -74,11 +75,6 @@ class ImageCost:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {**json_fields(self), "saving_percent": self.saving_percent}
-
-
-def saving_percent(gmacs: float, gmacs_dense: float) -> float:
-    """Return the percent of the dense cost saved; negative if more is spent."""
-    return 100 * (1 - gmacs / gmacs_dense)
 
 
 def image_cost(run: SamplingRun, config: ModelConfig) -> ImageCost:

@@ -34,6 +34,8 @@ KEYS = {
     "dropped",
     "weights",
     "sha256",
+    "gmacs_dense",
+    "costs",
 }
 
 
@@ -46,11 +48,11 @@ def source(empty_folder: Path) -> Path:
 def test_the_first_line_of_the_contract(source: Path, run_cli: RunCli) -> None:
     result = run_cli("convert", "sit_xl.pt")
     assert result.code == 0
-    assert result.out.splitlines()[0] == "wrote sit_xl-mediators.safetensors (62 tensors copied, 80 new)"
-    assert result.err == "hint: medcli sample sit_xl-mediators.safetensors\n"
+    assert result.out.splitlines()[0] == "wrote sit_xl-mediators.safetensors (62 tensors copied, 100 new)"
+    assert result.err == "hint: medcli finetune sit_xl-mediators.safetensors --data FOLDER --calibrate\n"
     assert sorted(path.name for path in source.parent.iterdir()) == ["sit_xl-mediators.safetensors", "sit_xl.pt"]
     config = describe(source.parent / "sit_xl-mediators.safetensors").config
-    assert (config.mediators, config.mediator_layers) == ((4, 16, 64), (0, 1, 2, 3))
+    assert (config.mediators, config.mediator_layers) == ((4, 16, 64), (0, 1, 2, 3, 4))
 
 
 def test_json_has_the_keys_of_the_contract_and_a_true_hash(source: Path, run_cli: RunCli) -> None:
@@ -59,8 +61,8 @@ def test_json_has_the_keys_of_the_contract_and_a_true_hash(source: Path, run_cli
     assert set(report) == KEYS
     assert report["output"] == "out.safetensors"
     assert (report["family"], report["preset"], report["weights"]) == ("sit", None, "model")
-    assert (report["mediators"], report["layers"]) == ([4, 16, 64], [0, 1, 2, 3])
-    assert (len(report["copied"]), len(report["new"]), report["dropped"]) == (62, 80, [])
+    assert (report["mediators"], report["layers"]) == ([4, 16, 64], [0, 1, 2, 3, 4])
+    assert (len(report["copied"]), len(report["new"]), report["dropped"]) == (62, 100, [])
     assert report["num_params"] == sum(t.numel() for t in load_file("out.safetensors").values())
     assert report["sha256"] == hashlib.sha256(Path("out.safetensors").read_bytes()).hexdigest()
 
@@ -111,8 +113,8 @@ def test_a_converted_file_converts_again(source: Path, run_cli: RunCli) -> None:
     run_cli("convert", source)
     result = run_cli("convert", "sit_xl-mediators.safetensors", "--mediators", "16", "-o", "one.safetensors", "--json")
     report = json.loads(result.out)
-    assert (report["mediators"], report["layers"], report["new"]) == ([16], [0, 1, 2, 3], [])
-    assert len(report["dropped"]) == 4 * 2 * 6
+    assert (report["mediators"], report["layers"], report["new"]) == ([16], [0, 1, 2, 3, 4], [])
+    assert len(report["dropped"]) == 5 * 2 * 6
     result = run_cli("convert", "one.safetensors", "--mediators", "none", "-o", "dense.safetensors")
     assert result.code == 0
     run_cli("convert", source, "--layers", "none", "-o", "plain.safetensors")
@@ -159,6 +161,30 @@ def test_the_diffusers_layout_goes_out_and_comes_back(empty_folder: Path, run_cl
     assert run_cli("convert", "dit_raw-diffusers", "--layers", "none", "-o", "back.safetensors").code == 0
     before, after = torch.load(original, weights_only=True), load_file("back.safetensors")
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_the_cost_of_a_pass_is_shown_before_and_after(source: Path, run_cli: RunCli) -> None:
+    report = json.loads(run_cli("convert", source, "--layers", "0-1", "--json", "-o", "some.safetensors").out)
+    model = medcli.load("some.safetensors")
+    dense = medcli.count_macs(model, num_mediators=0)
+    assert report["gmacs_dense"] == dense / 1e9
+    assert [cost["num_mediators"] for cost in report["costs"]] == [4, 16, 64]
+    for cost in report["costs"]:
+        macs = medcli.count_macs(model, num_mediators=cost["num_mediators"])
+        assert cost["gmacs"] == macs / 1e9
+        assert cost["saving_percent"] == pytest.approx(100 * (1 - macs / dense))
+        # Five blocks in place of two.
+        assert cost["all_layers_saving_percent"] == pytest.approx(2.5 * cost["saving_percent"])
+    table = run_cli("convert", source, "--layers", "0-1").out
+    assert "saved % (--layers all)" in table
+    assert f"{dense / 1e9:,.2f}" in table
+    assert "--layers all" not in run_cli("convert", source, "-o", "all.safetensors").out
+
+
+def test_without_new_mediators_sampling_is_the_next_step(source: Path, run_cli: RunCli) -> None:
+    run_cli("convert", source)
+    again = run_cli("convert", "sit_xl-mediators.safetensors", "--mediators", "4,16", "-o", "fewer.safetensors")
+    assert again.err == "hint: medcli sample fewer.safetensors\n"
 
 
 def test_counts_that_save_nothing_are_remarked(empty_folder: Path, run_cli: RunCli) -> None:

@@ -43,7 +43,7 @@ def test_without_a_model_it_describes_sit_xl_with_the_papers_ladder(run_cli: Run
     assert {row["resolution_px"] for row in rows} == {1024}
     assert [row["num_mediators"] for row in rows] == [0, 4, 16, 64]
     assert [row["attention"] for row in rows] == ["full", *["mediators"] * 3]
-    assert [row["layers"] for row in rows] == [[], *[[0, 1, 2, 3]] * 3]
+    assert [row["layers"] for row in rows] == [[], *[list(range(28))] * 3]
     assert rows[0]["gmacs"] == pytest.approx(2910.296, rel=1e-5)
     assert rows[0]["saving_percent"] == 0
 
@@ -101,7 +101,7 @@ def test_a_table_says_what_its_units_mean_and_which_blocks_are_counted(run_cli: 
     out = run_cli("flops", "SiT-S/2").out
     assert "1 MAC = 2 FLOPs" in out
     assert '"GFLOPs" is the GMACs column' in out
-    assert "mediators in blocks 0-3 of 12" in out
+    assert "mediators in blocks 0-11 of 12" in out
     assert re.search(r"SiT-S/2 +256 +full +- +6\.066 +12\.131 +6\.066 +33\.0 M +0\.00", out)
 
 
@@ -110,7 +110,7 @@ def test_images_cost_their_calls_twice_under_guidance(run_cli: RunCli) -> None:
     guided, plain = (report_of(run_cli, *argv, "--cfg-scale", w)["images"] for w in ("1.5", "1"))
     assert [image["mediators"] for image in guided] == [[4], [16], [64]]
     for image, bare, count in zip(guided, plain, (4, 16, 64), strict=True):
-        config = replace(preset_config("SiT-S/2"), mediators=(count,), mediator_layers=(0, 1, 2, 3))
+        config = replace(preset_config("SiT-S/2"), mediators=(count,), mediator_layers=tuple(range(12)))
         assert (image["nfe"], image["passes_per_call"], bare["passes_per_call"]) == (50, 2, 1)
         assert image["basis"] == "exact"
         assert image["gmacs"] == pytest.approx(2 * 50 * closed_form_macs(config) / 1e9)
@@ -138,7 +138,8 @@ def test_a_dynamic_schedule_is_given_limits_and_no_number_without_a_run(run_cli:
     (image,) = report_of(run_cli, "SiT-S/2", "--rho", "0.3,0.1", "--steps", "10", "--cfg-scale", "1")["images"]
     gmacs = {
         count: closed_form_macs(
-            replace(preset_config("SiT-S/2"), mediators=(4, 16, 64), mediator_layers=(0, 1, 2, 3)), num_mediators=count
+            replace(preset_config("SiT-S/2"), mediators=(4, 16, 64), mediator_layers=tuple(range(12))),
+            num_mediators=count,
         )
         / 1e9
         for count in (4, 64)
@@ -214,7 +215,9 @@ def test_the_moves_of_a_run_can_be_priced_for_another_model(run_cli: RunCli, dyn
     report = report_of(run_cli, "SiT-XL/2", "--manifest", "run", "--res", "512")
     assert [row["num_mediators"] for row in report["rows"]] == [0, 1, 4, 16]
     (image,) = report["images"]
-    config = replace(preset_config("SiT-XL/2"), mediators=(1, 4, 16), mediator_layers=(0, 1, 2, 3)).at_resolution(512)
+    config = replace(preset_config("SiT-XL/2"), mediators=(1, 4, 16), mediator_layers=tuple(range(28))).at_resolution(
+        512
+    )
     low, high = (2 * 12 * closed_form_macs(config, num_mediators=count) / 1e9 for count in (1, 16))
     assert low < image["gmacs"] < high
 

@@ -84,9 +84,7 @@ def test_a_reference_set_belongs_to_the_same_kind_of_images(file: Path) -> None:
 @pytest.mark.parametrize("added", [True, False])
 def test_a_dense_network_gets_a_ladder_only_where_the_command_adds_one(tmp_path: Path, added: bool) -> None:
     file = save(tmp_path / "dense.safetensors", with_ladder(PIXELS))
-    network = open_network(
-        NetworkSource(checkpoint=file, family="sit", heads=2), add_mediators=added, default_layers="all"
-    )
+    network = open_network(NetworkSource(checkpoint=file, family="sit", heads=2), add_mediators=added)
     assert bool(network.config.mediators) == added
     if added:
         assert network.config.mediator_layers == (0, 1)

@@ -4,7 +4,6 @@ from medcli.errors import ConfigError
 from medcli.presets import (
     auto_layers,
     default_ladder,
-    first_layers,
     heads_for_width,
     preset_config,
     preset_names,
@@ -13,8 +12,8 @@ from medcli.presets import (
 
 
 def test_default_layers_and_ladders() -> None:
-    assert first_layers(28) == auto_layers(28) == (0, 1, 2, 3)
-    assert first_layers(2) == auto_layers(2) == (0, 1)
+    assert auto_layers(28) == (0, 1, 2, 3)
+    assert auto_layers(2) == (0, 1)
     assert auto_layers(12) == tuple(range(12))
     assert default_ladder(256) == (4, 16, 64)
     assert default_ladder(64) == (4, 16)

@@ -138,7 +138,7 @@ def prepare(settings: BenchSettings, reporter: Reporter) -> tuple[Network, torch
         require_compiler(device)
     counts = settings.network.mediators
     source = replace(settings.network, mediators=counts and tuple(filter(None, counts)))
-    network = open_network(source, default=DEFAULT_MODEL, add_mediators=True, default_layers="all", fresh=random_model)
+    network = open_network(source, default=DEFAULT_MODEL, add_mediators=True, fresh=random_model)
     return network, device, settings
 
 

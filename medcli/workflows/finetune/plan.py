@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from medcli.checkpoint.run_state import FINISHED, STATES
-from medcli.cost.macs import closed_form_macs
+from medcli.cost.macs import GIGA, closed_form_macs
 from medcli.model.layout import num_params
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for
@@ -29,7 +29,6 @@ CPU_TRIED_BYTES = 2**22
 READ_IMAGES = 8
 """Number of images that are read to time the data."""
 METRICS = "metrics.jsonl"
-GIGA = 1e9
 TRAINING_PASSES = 3
 """MACs of a forward and a backward pass, in forward passes."""
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from medcli.cost.macs import saving_percent
 from medcli.data.images import MANIFEST, NUMBERED
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.guidance_phases import step_passes
 from medcli.engine.image_records import RECORDS, read_records
 from medcli.settings.sampler import ADAPTIVE_SOLVERS, PAPER_STEPS
-from medcli.workflows.image_cost import SamplingRun, recorded_run, saving_percent
+from medcli.workflows.image_cost import SamplingRun, recorded_run
 from medcli.workflows.report.commands import sample_command
 from medcli.workflows.report.json_access import Json, as_list, look_up, number, read_json, text
 

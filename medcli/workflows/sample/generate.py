@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from medcli.checkpoint.neutral import neutral_counts
 from medcli.data.autoencoder import Decoder
 from medcli.engine.batch_fit import fitting_batch_size
 from medcli.engine.cost import image_gmacs, pass_gmacs
@@ -75,10 +76,21 @@ class ImageGeneration:
                 self.reporter.note(f"--steps does nothing with --solver {solver}, which chooses its own steps")
             if self.request.time_shift is not None and solver in ADAPTIVE_SOLVERS:
                 self.reporter.note(f"--time-shift does nothing with --solver {solver}, which chooses its own steps")
+            self._warn_of_untrained()
             if remark := unreachable_moves(self.setup.plan):
                 self.reporter.note(remark)
             if remark := launch_remark():
                 self.reporter.note(remark)
+
+    def _warn_of_untrained(self) -> None:
+        counts = self.setup.plan.schedule.counts
+        each = [(network, (count,)) for network, count in zip(self.setup.networks, counts, strict=False)]
+        for network, used in each if self.request.stages else [(self.setup.networks[0], counts)]:
+            if neutral := neutral_counts(network.opened.records, network.config, used):
+                self.reporter.note(
+                    f"warning: the {', '.join(map(str, neutral))} mediators of {network.name} were never trained, so "
+                    f"expect poor images; medcli finetune --calibrate fits them"
+                )
 
     def _load_networks(self) -> tuple[LadderNetwork, ...]:
         """Load the weights: one model, or one a ladder index."""

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from medcli.charts.figure import save_png
+from medcli.cost.macs import GIGA
 from medcli.diffusion.steps import build_sampler
-from medcli.engine.cost import GIGA, done_gmacs
+from medcli.engine.cost import done_gmacs
 from medcli.engine.guidance_phases import num_passes, step_passes
 from medcli.engine.pictures import grid_of, write_png
 from medcli.engine.plan import SamplingPlan

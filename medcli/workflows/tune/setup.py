@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from medcli.config import ModelConfig
-from medcli.cost.macs import closed_form_macs
+from medcli.cost.macs import GIGA, closed_form_macs
 from medcli.diffusion.multistep import multistep_rows
 from medcli.diffusion.steps import build_sampler
-from medcli.engine.cost import GIGA
 from medcli.engine.fine_path import fine_plan, follows_path
 from medcli.engine.guidance_phases import step_passes
 from medcli.engine.plan import FAMILY_SAMPLERS, SamplingPlan

@@ -13,6 +13,7 @@ from medcli.checkpoint.reader import position_records
 from medcli.checkpoint.surgery import (
     LABEL_TABLE,
     Surgery,
+    default_layers,
     operate,
     resize_linear,
     target_config,
@@ -23,7 +24,7 @@ from medcli.config import ModelConfig
 from medcli.errors import ConfigError
 from medcli.model.backbone import empty_model
 from medcli.model.grid_tables import position_table
-from medcli.model.layout import position_tables, tensor_shapes
+from medcli.model.layout import blocks, position_tables, tensor_shapes
 from medcli.presets import preset_config
 from tests.unit.checkpoint.builders import TINY, random_state
 
@@ -48,12 +49,21 @@ def run(config: ModelConfig, **wishes: object) -> tuple[Surgery, dict[str, torch
 
 def test_a_dense_model_gets_neutral_mediators() -> None:
     surgery, after, before = run(TINY)
-    assert (surgery.config.mediators, surgery.config.mediator_layers) == ((4, 16), (0, 1, 2, 3))
+    assert (surgery.config.mediators, surgery.config.mediator_layers) == ((4, 16), tuple(range(TINY.depth)))
     assert set(surgery.copied) == set(before)
-    assert len(surgery.new) == 4 * (2 * 6 + 2)
+    assert len(surgery.new) == TINY.depth * (2 * 6 + 2)
     assert (surgery.resized, surgery.dropped) == ((), ())
     assert all(torch.equal(after[name], before[name]) for name in surgery.copied)
     assert not any(after[name].any() for name in surgery.new)
+
+
+def test_by_default_an_edt_gets_mediators_where_they_save() -> None:
+    edt = preset_config("EDT-S/2", resolution_px=256)
+    outer = tuple(layer for layer, block in enumerate(blocks(edt)) if block.num_tokens == 256)
+    assert default_layers(edt, 64) == outer
+    assert len(default_layers(edt, 16)) > len(outer)
+    assert default_layers(TINY, 10_000) == default_layers(TINY, 4) == tuple(range(TINY.depth))
+    assert target_config(edt, mediators=None, layers=None).mediator_layers == outer
 
 
 def test_a_converted_layer_is_the_bare_bottleneck_on_the_trained_projections() -> None:
