@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, get_args
 
@@ -128,8 +129,9 @@ def typer_function(command: Command[Any]) -> Callable[..., None]:
         given = {
             key: value for key, value in values.items() if getattr(ctx.get_parameter_source(key), "name", "") == GIVEN
         }
-        request = _request(command, given, flags["config_file"], str(ctx.info_name))
-        with Output.standard(as_json=flags["as_json"], quiet=flags["quiet"]) as output:
+        request, filed = _request(command, given, flags["config_file"], str(ctx.info_name))
+        output = Output.standard(as_json=flags["as_json"], quiet=flags["quiet"])
+        with output, _named_in(flags["config_file"], filed):
             command.run(request, output)
 
     own = [_parameter(key, *_option(made)) for key, made in settings.items()]
@@ -142,13 +144,27 @@ def typer_function(command: Command[Any]) -> Callable[..., None]:
     return function
 
 
-def _request(command: Command[Any], given: Mapping[str, Any], config_file: str | None, name: str) -> Any:
-    """Build the request from the flags and the configuration file; flags win."""
+@contextmanager
+def _named_in(config_file: str | None, flags: Sequence[str]) -> Iterator[None]:
+    """Say in errors about these flags that their values are from the configuration file."""
+    try:
+        yield
+    except ConfigError as err:
+        if named := [flag for flag in flags if re.search(rf"(?<![\w-]){flag}(?![\w-])", err.message)]:
+            err.message += f" ({' and '.join(named)} from {config_file})"
+        raise
+
+
+def _request(
+    command: Command[Any], given: Mapping[str, Any], config_file: str | None, name: str
+) -> tuple[Any, tuple[str, ...]]:
+    """Build the request from the flags and the configuration file; flags win. Also return the flags the file sets."""
     from medcli.settings.build import build
     from medcli.settings.values import parse_pairs, parse_path, parse_text
 
     settings = command.settings
     parsed: dict[str, Any] = {}
+    filed: tuple[str, ...] = ()
     for key, value in given.items():
         made = settings[key]
         if made.is_switch:
@@ -165,9 +181,12 @@ def _request(command: Command[Any], given: Mapping[str, Any], config_file: str |
             path = parse_path(config_file)
         except ValueError as err:
             raise ConfigError("--config is empty", hint="name a TOML or JSON file") from err
-        parsed = {**read_settings(path, settings, RECORDS, name), **parsed}
+        found = read_settings(path, settings, RECORDS, name)
+        filed = tuple(settings[key].flag for key in found if key not in parsed and not settings[key].positional)
+        parsed = {**found, **parsed}
     try:
-        return build(command.request, parsed)
+        with _named_in(config_file, filed):
+            return build(command.request, parsed), filed
     except ConfigError as err:
         raise err if err.hint else ConfigError(err.message, hint=f"see medcli {name} --help") from err
 

@@ -196,11 +196,11 @@ class MetricsLog:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def cut(self, done: int, log_every: int) -> None:
+    def cut(self, done: int, log_every: int, num_steps: int) -> None:
         """Remove lines beyond the steps done, and a line cut by a kill.
 
         Also removes a last line of fewer than `log_every` steps, written at the end of a shorter run: the next line
-        covers its steps again.
+        covers its steps again, unless all `num_steps` steps are done.
 
         Raises:
             DataError, OSError: If something else than a file is in its place.
@@ -214,6 +214,6 @@ class MetricsLog:
         for text in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError, KeyError, TypeError):
                 step = parse_json(text, allow_nan=True)["step"]
-                if step < done or (step == done and done % log_every == 0):
+                if step < done or (step == done and (done % log_every == 0 or done >= num_steps)):
                     kept.append(text + "\n")
         write_text(self._path, "".join(kept), force=True)

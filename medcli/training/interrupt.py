@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from medcli.training.distributed import Distributed
 
@@ -34,7 +33,7 @@ class Interrupt:
         self._before: dict[signal.Signals, Any] = {}
         # Requests are exchanged between CPUs, so that no device waits for them.
         self._group = None if distributed.is_alone else dist.new_group(backend="gloo")
-        self._exchanged: tuple[dist.Work, Tensor] | None = None
+        self._is_agreed = False
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -51,21 +50,25 @@ class Interrupt:
             if handler is not None:  # None: not set by Python
                 signal.signal(number, handler)
 
-    def is_requested(self) -> bool:
-        """Return whether to stop now, the same in all processes; each calls it once a step.
+    def exchange(self, *, has_failed: bool) -> bool:
+        """Exchange requests and failures between all processes; each calls it before every step.
 
-        With several processes it reports the requests up to the step before, which have arrived meanwhile.
+        Args:
+            has_failed: This process can't do the step.
+
+        Returns:
+            True in all processes if any has failed.
         """
         if self._group is None:
-            return self._has_signal
-        requested = False
-        if self._exchanged is not None:
-            work, request = self._exchanged
-            work.wait()
-            requested = bool(request.item())
-        request = torch.tensor([int(self._has_signal)])
-        self._exchanged = dist.all_reduce(request, dist.ReduceOp.MAX, self._group, async_op=True), request
-        return requested
+            return has_failed
+        flags = torch.tensor([has_failed, self._has_signal], dtype=torch.int32)
+        dist.all_reduce(flags, dist.ReduceOp.MAX, self._group)
+        any_failed, self._is_agreed = map(bool, flags.tolist())
+        return any_failed
+
+    def is_requested(self) -> bool:
+        """Return whether to stop after this step, the same in all processes: of several, by the last `exchange`."""
+        return self._has_signal if self._group is None else self._is_agreed
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._has_signal and self._distributed.is_alone:

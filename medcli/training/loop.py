@@ -129,7 +129,7 @@ class TrainingLoop:
     def _train_until_bad_step(self) -> BadStep | None:
         """Train to the end, or until a loss check finds a bad step, which is returned."""
         with prefetch(self._batches.draw, range(self.history.done, self._config.steps)) as drawn:
-            for step, batch in self._saved_on_data_error(drawn):
+            for step, batch in self._readable(drawn):
                 done = step + 1
                 self._train_step(done, batch)
                 is_stopped = self._interrupt.is_requested()
@@ -149,16 +149,21 @@ class TrainingLoop:
                     raise KeyboardInterrupt
         return None
 
-    def _saved_on_data_error(self, drawn: Iterator[tuple[int, TrainBatch]]) -> Iterator[tuple[int, TrainBatch]]:
-        """Pass batches on; if the data can't be read any more, save the steps done before raising."""
-        try:
-            yield from drawn
-        except DataError:
-            # Saving is a collective: processes whose data can be read would not take part.
-            if self._distributed.is_alone and self._find_bad_step() is None:
-                self._count_unreadable()
-                self._save_and_call()
-            raise
+    def _readable(self, drawn: Iterator[tuple[int, TrainBatch]]) -> Iterator[tuple[int, TrainBatch]]:
+        """Pass batches on; once a process can't read its data, save the steps done and raise its error in all."""
+        for _ in range(self.history.done, self._config.steps):
+            problems: list[DataError] = []
+            try:
+                drawn_batch = next(drawn)
+            except DataError as err:
+                problems = [err]
+            if self._interrupt.exchange(has_failed=bool(problems)):
+                first = self._distributed.gather(problems)[0]
+                if self._find_bad_step() is None:
+                    self._count_unreadable()
+                    self._save_and_call()
+                raise first
+            yield drawn_batch
 
     def _count_unreadable(self) -> None:
         """Record the unreadable images that all processes have found."""
@@ -291,7 +296,7 @@ class TrainingLoop:
     def _cut_metrics(self) -> None:
         self._mark = (monotonic(), self.num_trained)
         if self._distributed.is_first:
-            self._metrics.cut(self.history.done, self._config.log_every)
+            self._metrics.cut(self.history.done, self._config.log_every, self._config.steps)
 
     def _note(self, text: str) -> None:
         if self._distributed.is_first:

@@ -120,7 +120,8 @@ def find_origin(trainer: Trainer, batch: TrainBatch, pick_B: Tensor) -> str:
         if not norm.isfinite():
             return f"the gradient of {name} is the first value that is not finite"
     largest = max(norms, key=lambda name: float(norms[name]))
-    return f"the largest gradient is that of {largest}, of norm {float(norms[largest]):.3g}"
+    size = float(norms[largest]) / trainer.scaler.get_scale()
+    return f"the largest gradient is that of {largest}, of norm {size:.3g}"
 
 
 def _is_finite(value: Tensor) -> bool:

@@ -112,6 +112,7 @@ class Trainer:
 
     def update(self, step: int | None = None) -> Tensor:
         """Clip the gradients, step the optimizer and move the average; return the gradients' norm before clipping."""
+        self.scaler.unscale_(self.optimizer)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -120,7 +121,7 @@ class Trainer:
         return grad_norm
 
     def gradients(self, batch: TrainBatch) -> PassLosses:
-        """Compute the gradients of a batch in micro-batches, averaged over processes."""
+        """Compute the gradients of a batch in micro-batches, averaged over processes and times fp16's loss scale."""
         passes = [batch] if batch.masked is None else [batch, batch.masked]
         pieces = [list(each.micro_batches(self.config.micro_batch_size)) for each in passes]
         last = pieces[-1][-1]
@@ -139,7 +140,6 @@ class Trainer:
                 parts.append(loss_B.detach())
             means.append(torch.stack(shares).sum())
             rows.append(torch.cat(parts))
-        self.scaler.unscale_(self.optimizer)
         return PassLosses(torch.stack(means), torch.stack(rows))
 
     def zero_gradients(self) -> None:

@@ -191,6 +191,51 @@ def test_a_setting_without_effect_is_refused_by_name(name: str, key: str, need: 
     assert caught.value.message.startswith(command.settings[key].flag)
 
 
+@each_command
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_an_error_about_a_setting_of_the_file_names_the_file(
+    name: str, data: st.DataObject, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, file = LOADED[name], tmp_path / "x.json"
+    values = without_idle(name, data.draw(some_settings(name)))
+    plain = settings_to_json(values, command.request)
+
+    def refuse(request: Any, out: Any) -> None:
+        raise ConfigError(f"{flag} and --steps-x contradict each other", hint="leave one out")
+
+    monkeypatch.setattr(app_module, "load_command", lambda name: replace(command, run=refuse))
+    file.write_text(json.dumps(plain), encoding="utf-8")
+    for key in {*plain, *list(command.settings)[:3]}:
+        made = command.settings[key]
+        flag = made.flag
+        lines = run_cli(name, "--config", file).err.splitlines()
+        expected = f" ({flag} from {file})" if key in plain and not made.positional else ""
+        assert lines == [f"error: {flag} and --steps-x contradict each other{expected}", "hint: leave one out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "more", "words"),
+    [
+        ("sample", "at = '0.3,0.6'", ("--plan", "x.json"), "--at and --plan contradict each other (--at from x.toml)"),
+        (
+            "sample",
+            "plan = 'x.json'",
+            ("--at", "0.3,0.6"),
+            "--at and --plan contradict each other (--plan from x.toml)",
+        ),
+        ("sample", "cfg_power = 2\ncfg_scale = 1", (), "(--cfg-power and --cfg-scale from x.toml)"),
+    ],
+)
+def test_contradictions_with_the_file_name_it(
+    run_cli: RunCli, empty_folder: Path, name: str, content: str, more: tuple[str, ...], words: str
+) -> None:
+    Path("x.toml").write_text(content, encoding="utf-8")
+    result = run_cli(name, "--config", "x.toml", *more)
+    assert result.code == ExitCode.USAGE
+    assert words in result.err
+
+
 def test_flags_win_over_the_file_and_arguments_may_stand_in_it(
     run_cli: RunCli, requests: list[Any], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from medcli import presets
 from medcli.checkpoint.reader import describe
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.errors import ConfigError
+from medcli.training.config import TrainConfig
 from medcli.workflows.finetune import run as finetune_run
+from medcli.workflows.finetune.loss import teacher_of
 from medcli.workflows.finetune.previews import Previews
 from tests.unit.data.test_autoencoder import save_tiny_autoencoder
 from tests.unit.data.tiny_data import save_classes
@@ -251,6 +254,19 @@ def test_a_control_needs_no_number_of_images(run_cli, small_model):
     assert set(report["evaluation"]["control"]) == {"0"}
 
 
+def test_the_control_of_a_run_that_resumes_another_resumes_that_ones_control(run_cli, small_model):
+    words = ("--control", "--eval-images", 4)
+    straight = trained(run_cli, *words, "--steps", 2, "-o", "straight")
+    trained(run_cli, *words, "--steps", 1)
+    report = trained(run_cli, *words, "--steps", 2, "--resume", "run", "-o", "on")
+    assert report["evaluation"] == straight["evaluation"]
+    record = json.loads((small_model.parent / "on/control/config.json").read_text())
+    assert record["resumed_from"]["checkpoint"] == "run/control/state-00000001.safetensors"
+    trained(run_cli, "--steps", 1, "-o", "alone")
+    report = trained(run_cli, *words, "--steps", 2, "--resume", "alone", "-o", "first")
+    assert report["evaluation"] == straight["evaluation"]
+
+
 def test_a_teacher_is_distilled(run_cli, small_model):
     plain = trained(run_cli, "--mediators", 4)
     distilled = trained(run_cli, "--mediators", 4, "--distill", "small.safetensors", "-o", "distilled")
@@ -269,6 +285,31 @@ def test_a_teacher_of_another_output_is_refused(run_cli, small_model):
     assert (refused.code, told in refused.err) == (2, True), refused.err
     same = ("--path", "vp", "--prediction", "noise", "--steps", 1)
     assert train(run_cli, "--distill", "noise.safetensors", *same).code == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"latent_mean": (0.1, 0.0, 0.0, 0.0)}, "its latent mean is not the model's"),
+        ({"latent_std": (1.0, 2.0, 1.0, 1.0)}, "its latent std is not the model's"),
+        ({"latent_scale": 0.5}, "its latent scale is 0.5, the model's 0.18215"),
+        ({"latent_shift": 0.5}, "its latent shift is 0.5, the model's 0"),
+        ({"latent_size": 16}, "its latent size is 16, the model's 8"),
+        ({"has_null_class": False}, "has no null class for the labels that are dropped"),
+    ],
+)
+def test_a_teacher_of_other_latents_or_labels_is_refused(empty_folder, changes, words):
+    space = {"in_channels": 4, "autoencoder": "x", "latent_downsample": 8, "latent_scale": 0.18215}
+    ours = dataclasses.replace(SMALL, **space, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4)
+    theirs = dataclasses.replace(ours, **changes)
+    save_checkpoint("teacher.safetensors", theirs, shaken(theirs).state_dict())
+    save_checkpoint("twin.safetensors", ours, shaken(ours).state_dict())
+    training = TrainConfig(steps=1, label_dropout=0.1)
+    assert teacher_of(Path("twin.safetensors"), ours, training).config == ours
+    with pytest.raises(ConfigError, match=words):
+        teacher_of(Path("teacher.safetensors"), ours, training)
+    if not theirs.has_null_class:
+        assert teacher_of(Path("teacher.safetensors"), ours, dataclasses.replace(training, label_dropout=0.0))
 
 
 def test_people_are_told_what_a_run_changes_or_leaves_out(run_cli, small_model):

@@ -69,6 +69,29 @@ def test_a_damaged_manifest_of_another_run_is_refused(run_cli: RunCli, filled: P
     assert "choose another --output, or remove that folder" in result.err
 
 
+@pytest.mark.parametrize("schedule", ["static", "dopri5", "timed"])
+@pytest.mark.parametrize(
+    "change", [("--seed", "1"), ("--cfg-scale", "2.5"), "weights"], ids=["seed", "scale", "weights"]
+)
+def test_images_of_another_run_are_not_adopted_when_the_manifest_is_lost(
+    run_cli: RunCli, empty_folder: Path, schedule: str, change: tuple[str, ...] | str
+) -> None:
+    save(empty_folder / "tiny.safetensors")
+    command = (*COMMAND, *SCHEDULES[schedule], "--cfg-scale", "1.5", "--label-sampling", "equal")
+    assert run_cli(*command).code == 0
+    Path("out/manifest.json").unlink()
+    before = contents()
+    if change == "weights":
+        Path("tiny.safetensors").unlink()
+        save(empty_folder / "tiny.safetensors", seed=1)
+        change = ()
+    result = run_cli(*command, *change)
+    assert result.code == ExitCode.USAGE, result.err
+    assert "its images are not those of this command" in result.err
+    assert contents() == before
+    assert not Path("out/manifest.json").exists()
+
+
 def empty(path: Path) -> None:
     path.write_bytes(b"")
 

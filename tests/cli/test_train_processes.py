@@ -134,6 +134,17 @@ def test_a_signal_to_the_launcher_stops_all_after_the_same_step_and_saves(tmp_pa
     assert_same_course(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
+def test_data_that_one_process_loses_stops_all_once_the_run_is_saved(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "save_every": 100}
+    first, second = launched(tmp_path / "two", lost=5, **settings)
+    assert first["error"] == second["error"]
+    assert first["error"].endswith("the disk is gone")
+    assert last_state(tmp_path / "two").name == "state-00000004.safetensors"
+    run(tmp_path / "one", **{**settings, "steps": 4})
+    assert_same_course(tmp_path / "one", tmp_path / "two")
+
+
 def test_a_batch_that_the_processes_cannot_share_is_refused() -> None:
     distributed = object.__new__(Distributed)
     distributed.count, distributed.rank = 3, 1

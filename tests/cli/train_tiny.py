@@ -17,8 +17,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from medcli.errors import DataError
 from medcli.training.distributed import Distributed
 from tests.unit.training.runs import DATA, Spoilt, Told, run, with_nan
+
+
+class Lost:
+    """The grains on a disk that one process loses at a step."""
+
+    def __init__(self, step: int, batch_size: int) -> None:
+        self.first = (step - 1) * batch_size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(DATA, name)
+
+    def read(self, pick_B: Any, position_B: Any, seed: int) -> Any:
+        if os.environ.get("RANK") == "1" and int(position_B.max()) >= self.first:
+            raise DataError("the disk is gone")
+        return DATA.read(pick_B, position_B, seed)
 
 
 def shard(self: Distributed, objective: Any, optimizer: torch.optim.Optimizer) -> nn.Module:
@@ -45,12 +61,16 @@ def main(folder: Path, settings: dict[str, Any]) -> int:
     told = Told()
     step = settings.pop("spoilt", None)
     data = Spoilt([step], with_nan, settings["global_batch_size"]) if step else DATA
+    if lost := settings.pop("lost", None):
+        data = Lost(lost, settings["global_batch_size"])
     said: dict[str, Any] = {"notes": told.notes}
     try:
         result = run(folder, data, told=told, **settings)
         said["sums"] = {name: value.double().sum().item() for name, value in result.ema.items()}
     except KeyboardInterrupt:
         said["interrupted"] = True
+    except DataError as err:
+        said["error"] = err.message
     folder.with_name(f"{folder.name}-{os.environ.get('RANK', 0)}.json").write_text(json.dumps(said))
     return 130 if "interrupted" in said else 0
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from medcli.checkpoint.run_state import STATES
 from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.model.layout import tensor_shapes
+from medcli.training.config import AUTO, NEVER
 from medcli.training.evaluation import evaluate
 from medcli.training.selection import Selection
 from medcli.workflows.finetune.initial_model import initial_network, with_classes
@@ -72,8 +74,16 @@ def control_of(setup: FinetuneSetup) -> FinetuneSetup:
         setup,
         request=replace(request, control=False, calibrate=False, num_evaluated=setup.num_evaluated),
         start=start,
-        training=replace(setup.training, counts=(0,)),
+        training=replace(setup.training, counts=(0,), resume=_resume_of(setup)),
         selection=Selection(trained, start.config),
         output=setup.output / CONTROL,
         identity={**setup.identity, "calibration": False},
     )
+
+
+def _resume_of(setup: FinetuneSetup) -> str:
+    """Return what the control resumes from: the control of the run that is resumed, if it has one."""
+    resume, folder = setup.training.resume, setup.resumed_folder
+    if resume in (AUTO, NEVER) or folder is None:
+        return resume
+    return str(folder / CONTROL) if any((folder / CONTROL).glob(STATES)) else AUTO

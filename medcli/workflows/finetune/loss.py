@@ -14,6 +14,7 @@ from medcli.runtime.reporting import Reporter
 from medcli.settings.finetune import FinetuneRequest
 from medcli.settings.network import NetworkSource
 from medcli.settings.sampler import PathName, PredictionName
+from medcli.training.config import TrainConfig
 from medcli.training.objective import PLAIN_LOSS, LossConfig
 from medcli.workflows.sample.defaults import require_known_training, sampling_defaults
 
@@ -21,7 +22,8 @@ DEFAULT_DISTILL = 0.5
 """Share of the squared error that is towards a teacher."""
 FAMILY_MIN_SNR = {"edt": 5.0, "mdtv2": 5.0}
 """Limits of Min-SNR that families are trained with. Source: edt-facts 4 and 5."""
-SAME_TEACHER = ("family", "in_channels", "latent_size", "num_classes", "latent_scale", "latent_shift")
+STATISTICS = ("latent_mean", "latent_std")
+SAME_TEACHER = ("family", "in_channels", "latent_size", "num_classes", "latent_scale", "latent_shift", *STATISTICS)
 """Settings that must be equal for teacher and student."""
 
 
@@ -76,21 +78,28 @@ def remark_on_output(start: Network, loss: LossConfig, reporter: Reporter) -> No
         )
 
 
-def teacher_of(path: Path, config: ModelConfig, loss: LossConfig) -> Network:
+def teacher_of(path: Path, config: ModelConfig, training: TrainConfig) -> Network:
     """Open the distillation teacher.
 
     Raises:
-        ConfigError: If its latents, classes, path or prediction differ from the student's.
+        ConfigError: If its latents, classes, path or prediction differ from the student's, or it has no null class for
+            dropped labels.
         CheckpointError: If it is missing or damaged.
     """
     teacher = open_network(NetworkSource(checkpoint=path, family=config.family, weights=None))
     for name in SAME_TEACHER:
         theirs, ours = getattr(teacher.config, name), getattr(config, name)
         if theirs != ours:
+            differs = f"is {theirs}, the model's {ours}" if name not in STATISTICS else "is not the model's"
             raise ConfigError(
-                f"{path.name} can't teach this model: its {name.replace('_', ' ')} is {theirs}, the model's {ours}",
+                f"{path.name} can't teach this model: its {name.replace('_', ' ')} {differs}",
                 hint="distil from the model's own dense parent",
             )
+    if training.label_dropout and not teacher.config.has_null_class:
+        raise ConfigError(
+            f"{path.name} has no null class for the labels that are dropped", hint="add --label-dropout 0"
+        )
+    loss = training.loss
     theirs, ours = _output_kind(teacher.config, sampling_defaults(teacher)), (loss.path, loss.prediction)
     if theirs != ours:
         raise ConfigError(

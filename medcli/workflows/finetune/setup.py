@@ -140,7 +140,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     if start.info is None and request.network.num_classes is None:
         start = with_classes(start, data.num_classes)
     selection = select(start.config, request.train, request.freeze)
-    teacher = None if request.distill is None else teacher_of(request.distill, start.config, training.loss)
+    teacher = None if request.distill is None else teacher_of(request.distill, start.config, training)
     note_remarks([start], first_reporter)
     remark_on_changes(start, first_reporter, is_calibrated=request.calibrate)
     remark_on_output(start, training.loss, first_reporter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,10 @@ from medcli.engine.generate import generate
 from medcli.engine.graphs import graphed
 from medcli.engine.image_records import Record, file_name
 from medcli.engine.networks import LadderNetwork, ladder_networks
+from medcli.engine.pictures import read_png
 from medcli.engine.plan import FinishedImage
 from medcli.engine.sample_folder import SampleFolder
+from medcli.errors import ConfigError
 from medcli.runtime.precision import warn_if_slow
 from medcli.runtime.processes import Processes, launch_remark
 from medcli.runtime.reporting import Reporter, Silent
@@ -30,6 +33,9 @@ from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.settings import SampleSetup
 
 # Dimension key: C channels, Y X height and width.
+
+PIXEL_TOLERANCE = {True: 1.0, False: 8.0}
+"""Mean difference in levels, in float32 and in other types, of an image that is generated again in another batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,30 @@ class ImageGeneration:
         networks = tuple(graphed(network, self.device) for network in networks)
         self.folder.work.run(self._is_complete, lambda: fitted._fill(networks))
         return round(time.monotonic() - start, 3) if networks else 0.0
+
+    def require_own_pictures(self) -> None:
+        """Generate a finished image again and compare it: other weights or another seed leave the same lines.
+
+        Two are tried, since rounding may move a switch step.
+
+        Raises:
+            ConfigError: If both are others than those in the folder.
+        """
+        networks, plan, side_px = self._load_networks(), self.setup.plan, self.setup.config.resolution_px
+        size = plan.batch_size if plan.sampler.solver in ADAPTIVE_SOLVERS else 1
+        made: dict[int, npt.NDArray[np.uint8]] = {}
+        for index in islice(self.folder.done(), 2):
+            group = range(index // size * size, (index // size + 1) * size)
+            with ImageWriter(self.decoder, lambda image, pixels: made.update({image.index: pixels})) as writer:
+                for image in generate(networks, replace(plan, batch_size=size), group, device=self.device):
+                    writer.add(image)
+            stored = read_png(self.folder.path / file_name(index), side_px)
+            if np.abs(made[index].astype(float) - stored).mean() <= PIXEL_TOLERANCE[self.request.dtype == "fp32"]:
+                return
+        raise ConfigError(
+            f"{self.folder.path} has no manifest, and its images are not those of this command",
+            hint="choose another --output, or remove that folder",
+        )
 
     def _is_complete(self) -> bool:
         return self.folder.num_missing(self.request.num_images) == 0

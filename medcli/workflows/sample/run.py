@@ -134,7 +134,6 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
             manifest["num_images"] = max(request.num_images, folder.num_done)
         if manifest != before and not folder.work.is_alone:
             raise ConfigError(f"{setup.output} is being filled by a run to fewer images", hint="wait until it is done")
-        write_manifest(setup.output, manifest)
         num_before = folder.num_done
 
         def on_smaller_batch(size: int) -> None:
@@ -145,6 +144,9 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
         how = (decoder, device, dtype, processes, reporter, on_smaller_batch)
         generation = ImageGeneration(folder, setup, request, *how)
         with products_of(request.dtype):
+            if before is None and num_before:
+                generation.require_own_pictures()
+            write_manifest(setup.output, manifest)
             seconds = generation.run()
         session = {"images": folder.num_done - num_before, "seconds": seconds}
         return _complete(folder, setup, session, npz=request.npz) if processes.is_first else _report(folder, setup, [])

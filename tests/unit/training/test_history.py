@@ -14,21 +14,25 @@ from medcli.training.history import BadStep, History, MetricsLog, Row, Sums
 
 
 @pytest.mark.parametrize(
-    ("done", "kept"), [(0, []), (5, []), (10, [10]), (15, [10]), (20, [10, 20]), (25, [10, 20]), (30, [10, 20, 25])]
+    ("done", "num_steps", "kept"),
+    [
+        *((0, 40, []), (5, 40, []), (10, 40, [10]), (15, 40, [10]), (20, 40, [10, 20]), (25, 40, [10, 20])),
+        *((30, 40, [10, 20, 25]), (25, 25, [10, 20, 25]), (25, 20, [10, 20, 25])),
+    ],
 )
-def test_lines_beyond_the_steps_that_are_done_go(tmp_path, done, kept):
+def test_lines_beyond_the_steps_that_are_done_go(tmp_path, done, num_steps, kept):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for step in (10, 20, 25):
         log.add({"step": step, "loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write("[" * 100_000 + "\n" + '{"step": 3')
-    log.cut(done, 10)
+    log.cut(done, 10, num_steps)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == kept
 
 
 def test_a_log_that_is_not_there_needs_no_cut(tmp_path):
-    MetricsLog(tmp_path / "metrics.jsonl").cut(0, 10)
+    MetricsLog(tmp_path / "metrics.jsonl").cut(0, 10, 40)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -95,5 +99,5 @@ def test_a_log_that_is_a_circle_of_links_or_a_folder_is_named_before_training(tm
     (tmp_path / "folder.jsonl").mkdir()
     for name in ("loop.jsonl", "folder.jsonl"):
         with pytest.raises(OSError, match=name):
-            MetricsLog(tmp_path / name).cut(4, 2)
-    MetricsLog(tmp_path / "none.jsonl").cut(4, 2)
+            MetricsLog(tmp_path / name).cut(4, 2, 8)
+    MetricsLog(tmp_path / "none.jsonl").cut(4, 2, 8)

@@ -9,10 +9,12 @@ from safetensors.torch import load_file
 from medcli.data.training_set import ArraySet
 from medcli.errors import CheckpointError, ConfigError, DataError, EnvironmentProblem
 from medcli.runtime.reporting import Silent
-from medcli.training.batches import Batches
+from medcli.training.batches import CPU, Batches
+from medcli.training.distributed import Distributed
 from medcli.training.history import BadStep, Row
-from medcli.training.spikes import MIN_LOSSES, judge, stop_if_repeated
+from medcli.training.spikes import MIN_LOSSES, find_origin, judge, stop_if_repeated
 from medcli.training.train import train
+from medcli.training.trainer import Trainer
 from tests.unit.training.runs import (
     DATA,
     MODEL,
@@ -69,6 +71,21 @@ def test_trouble_within_a_thousand_steps_is_counted_together():
     with pytest.raises(ConfigError, match=r"\(3010, 3020, 3030\): the loss was nan") as caught:
         stop_if_repeated([*far, BadStep(3030, "the loss was nan"), BadStep(3020, "the loss was nan")], 2)
     assert "--lr" in caught.value.hint
+
+
+def test_an_origin_is_sought_under_a_loss_scale_without_changing_the_step_that_follows():
+    data = Batches.of(DATA, RUN, MODEL)
+    found, losses = [], []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        trainer = Trainer(fresh(), None, RUN, Distributed(CPU, has_idle_parameters=True))
+        trainer.scaler = scaler or trainer.scaler
+        trainer.train_step(data.draw(0), 1)
+        found.append(find_origin(trainer, data.draw(1), torch.arange(RUN.global_batch_size)))
+        losses.append(trainer.train_step(data.draw(1), 2))
+    assert found[0] == found[1]
+    assert found[0].startswith("the largest gradient is that of ")
+    assert torch.allclose(losses[0].grad_norm, losses[1].grad_norm, rtol=1e-4)
+    assert torch.equal(losses[0].losses, losses[1].losses)
 
 
 @pytest.mark.parametrize("step", [1, 5, 9, 10])

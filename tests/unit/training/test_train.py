@@ -210,8 +210,11 @@ def test_other_data_another_model_another_choice_or_another_start_is_named(tmp_p
 
 
 def test_a_finished_run_returns_at_once_what_it_has(tmp_path):
-    first, told = run(tmp_path), Told()
-    again = run(tmp_path, told=told)
+    first, told = run(tmp_path, log_every=4), Told()
+    lines = lines_of(tmp_path)
+    assert [line["step"] for line in lines] == [4, 6]
+    again = run(tmp_path, told=told, log_every=4)
+    assert lines_of(tmp_path) == lines
     assert same_average(first, again)
     assert (again.steps, again.loss, again.images_per_sec) == (6, first.loss, None)
     assert told.steps == []
