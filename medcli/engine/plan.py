@@ -17,7 +17,8 @@ from medcli.errors import CheckpointError, ConfigError, require_complete
 from medcli.runtime.noise import Stream, integers, normal
 from medcli.schedule.spec import Schedule
 from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig, SamplerName
-from medcli.settings.sampling import LabelSampling
+from medcli.settings.sampling import LabelSampling, LabelSettings
+from medcli.settings.values import check_as
 
 # Dimension key: B images, K classes.
 
@@ -38,11 +39,7 @@ class Labels:
     def __post_init__(self) -> None:
         if not self.classes:
             raise ConfigError("no classes to sample", hint="try --classes all")
-        if self.sampling not in get_args(LabelSampling):
-            raise ConfigError(
-                f"--label-sampling {self.sampling!r}: expected one of {', '.join(get_args(LabelSampling))}",
-                hint="try --label-sampling equal",
-            )
+        check_as(LabelSettings, label_sampling=self.sampling)
 
     def of(self, seed: int, index_B: Tensor) -> Tensor:
         """Return the labels of the images with these numbers, (B,) int64."""

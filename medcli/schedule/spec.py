@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any
 
 from medcli.errors import ConfigError
 from medcli.ladder import check_ladder, check_rungs
@@ -12,6 +12,8 @@ from medcli.schedule.dynamic import DynamicSchedule
 from medcli.settings.sampling import DEFAULT_WARMUP_STEPS as DEFAULT_WARMUP_STEPS
 from medcli.settings.sampling import DistanceName as DistanceName
 from medcli.settings.sampling import ScheduleKind as ScheduleKind
+from medcli.settings.sampling import ScheduleSettings
+from medcli.settings.values import check_as
 
 DEFAULT_RHO = {3: (0.3, 0.1)}
 """Default thresholds by the length of the ladder."""
@@ -40,10 +42,7 @@ class Schedule:
     """Share of the steps at which each count of the timed schedule after the first starts, rising in (0, 1)."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(ScheduleKind):
-            raise ConfigError(f"--schedule {self.kind!r}: expected one of {', '.join(get_args(ScheduleKind))}")
-        if self.distance not in get_args(DistanceName):
-            raise ConfigError(f"--distance {self.distance!r}: expected one of {', '.join(get_args(DistanceName))}")
+        check_as(ScheduleSettings, schedule=self.kind, distance=self.distance, warmup_steps=self.warmup_steps)
         if self.kind == "full" and self.counts != (0,):
             raise ConfigError("--schedule full uses no mediators", hint="leave --mediators out")
         if self.kind == "static" and len(self.counts) != 1:

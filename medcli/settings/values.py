@@ -145,6 +145,17 @@ def check_values(settings: object) -> None:
             from_json(made, value)
 
 
+def check_as(declared: type, **values: object) -> None:
+    """Check values by the settings of a dataclass that have these keys; None is not checked.
+
+    Raises:
+        ConfigError: Naming the setting and what is expected.
+    """
+    for key, value in values.items():
+        if value is not None:
+            from_json(settings_of(declared)[key], value)
+
+
 def parse_pairs(made: Setting, texts: list[str], label: str | None = None) -> dict[int, Path]:
     """Parse `4=a.safetensors` words, one per flag.
 

@@ -8,7 +8,6 @@ Source: edt-facts 3 and 5.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +18,9 @@ from medcli.model.block import DOWN_SITE, INPUT_SITE, MID_SITE, TokenMasks
 from medcli.model.edt import MID_BLOCK
 from medcli.model.layout import stages
 from medcli.runtime.noise import Stream, uniform
+from medcli.settings.finetune import FinetuneRequest
 from medcli.settings.training import MaskPlace
+from medcli.settings.values import check_as
 
 # Dimension key: B batch, N tokens of a site, K tokens kept.
 
@@ -52,8 +53,7 @@ class Masking:
     their position embeddings."""
 
     def __post_init__(self) -> None:
-        if self.where not in get_args(MaskPlace):
-            raise ConfigError(f"--mask {self.where!r}: expected one of {', '.join(get_args(MaskPlace))}")
+        check_as(FinetuneRequest, mask=self.where)
         if self.where == "input" and len(self.ratios) > 1:
             raise ConfigError(f"--mask input takes one range of ratios, got {len(self.ratios)}", hint="try 0.3-0.5")
         for low, high in (*self.ratios, *([self.mid] if self.mid else [])):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,9 @@ from medcli.diffusion.steps import Predict
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.block import NO_MASKS, TokenMasks, rows_of_masks
+from medcli.settings.finetune import FinetuneRequest
 from medcli.settings.sampler import PathName, PredictionName
+from medcli.settings.values import check_as
 
 # Dimension key: B batch, C channels, Y X latent height and width.
 
@@ -43,14 +44,10 @@ class LossConfig:
     """Min-SNR limit: noise levels with a larger signal-to-noise ratio get less weight (`dit_loss`). Not for SiT."""
 
     def __post_init__(self) -> None:
-        choices = {"path": get_args(PathName), "prediction": get_args(PredictionName), "weighting": get_args(Weighting)}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"--{name} {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
-        if not 0 <= self.distill <= 1:
-            raise ConfigError(f"--distill-weight must be in [0, 1], got {self.distill}", hint="try 0.5")
-        if self.min_snr is not None and not self.min_snr > 0:
-            raise ConfigError(f"--min-snr must be positive, got {self.min_snr}", hint="EDT's is 5")
+        check_as(FinetuneRequest, path=self.path, prediction=self.prediction, loss_weight=self.weighting)
+        check_as(FinetuneRequest, distill_weight=self.distill or None, min_snr=self.min_snr)
+        if self.min_snr == 0:
+            raise ConfigError("--min-snr 0 weights all steps alike: use None", hint="EDT's is 5")
 
     def check_family(self, family: Family) -> None:
         """Refuse SiT's settings for other families, and theirs for SiT.

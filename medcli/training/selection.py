@@ -7,15 +7,15 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from torch import nn
 
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError
 from medcli.model.layout import block_names, tensor_shapes
+from medcli.settings.finetune import FinetuneRequest
+from medcli.settings.values import check_as
 
-Train = Literal["all", "attention"]
 FIXED = "pos_embed"
 """Suffix of position embeddings, which are fixed and never trained in all families but MDTv2."""
 
@@ -87,8 +87,7 @@ def select(config: ModelConfig, train: str = "all", freeze: tuple[str, ...] = ()
     Raises:
         ConfigError: If a name is not in the model, or nothing is left to train.
     """
-    if train not in get_args(Train):
-        raise ConfigError(f"--train {train!r}: expected one of {', '.join(get_args(Train))}")
+    check_as(FinetuneRequest, train=train)
     if train == "attention" and not config.mediator_layers:
         raise ConfigError(
             "--train attention trains the attention of blocks with mediators, and this model has none",
