@@ -27,9 +27,9 @@ MAX_SIZE = 2**24
 MAX_RATIO = 1024
 """Bound of ratios."""
 
-SD_AUTOENCODER = "stabilityai/sd-vae-ft-ema"
-"""Autoencoder of the published DiT and SiT models."""
-VAVAE, VAVAE_CHANNELS, SD_CHANNELS = "hustvl/vavae-imagenet256-f16d32-dinov2", 32, 4  # of LightningDiT's
+SD_AUTOENCODER, SD_CHANNELS, SD_SCALE = "stabilityai/sd-vae-ft-ema", 4, 0.18215
+"""Autoencoder of the published DiT and SiT models, with channels and factor of its latents."""
+VAVAE, VAVAE_CHANNELS = "hustvl/vavae-imagenet256-f16d32-dinov2", 32  # of LightningDiT's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,7 @@ class ModelConfig:
     """True: the condition shifts the tokens in the blocks, not only scales them."""
     autoencoder: str | None = SD_AUTOENCODER
     """Decoder of the latents; None for a model of pixels in [-1, 1]."""
-    latent_scale: float = 0.18215
+    latent_scale: float = SD_SCALE
     """Model latents are autoencoder latents times this (after subtracting `latent_shift`)."""
     latent_shift: float = 0.0
     """Subtracted from autoencoder latents before scaling."""

@@ -59,6 +59,11 @@ class Network:
         return None if self.checkpoint is None else self.checkpoint.info
 
     @property
+    def knows_stride(self) -> bool:
+        """True if the checkpoint or an autoencoder tells how many pixels a latent pixel covers."""
+        return self.info is None or self.info.knows_stride or self.autoencoder is not None
+
+    @property
     def sampling(self) -> Mapping[str, Any]:
         """Sampling defaults of the checkpoint that still apply; thresholds belong to their ladder."""
         if self.info is None:
@@ -117,6 +122,7 @@ class Network:
             training=info.training,
             source={"name": info.path.name, "fingerprint": self.fingerprint},
             class_names=names_for(self.config.num_classes, info.class_names),
+            knows_stride=self.knows_stride,
         )
 
     def load(
@@ -153,6 +159,7 @@ def open_network(
     default: str | Path | None = None,
     add_mediators: bool = False,
     fresh: Callable[[ModelConfig], DiffusionTransformer] | None = None,
+    vae: str | None = None,
 ) -> Network:
     """Find a network and apply the changes its source asks for; no weights are read.
 
@@ -161,6 +168,7 @@ def open_network(
         default: Checkpoint or preset if the source names none; None: the bundled model.
         add_mediators: Whether a network without mediators gets the default ladder when none is asked for.
         fresh: Makes the weights of a preset. Without it presets are not accepted: their names are read as paths.
+        vae: Autoencoder of a checkpoint, see `with_autoencoder`; its stride counts for a change of resolution.
 
     Raises:
         ConfigError: If the preset is unknown, or the changes contradict each other or do not fit the model.
@@ -169,7 +177,7 @@ def open_network(
     given = source.checkpoint or default or asset_path(BUNDLED_MODEL)
     bundled = bundled_model(str(given))
     if fresh is not None and bundled is None and isinstance(given, str) and means_preset(given):
-        refuse_hints(source, f"the preset {given}")
+        source.refuse_hints(f"the preset {given}")
         config = preset_config(given)
         network = Network(name=preset_of(config) or given, config=config, fresh=fresh)
     else:
@@ -179,19 +187,8 @@ def open_network(
         place = bundled or local_path(given, source.download)
         opened = open_checkpoint(place, hints=hints, weights=source.weights)
         network = Network(name=hub_title(opened.info.path), config=opened.info.config, checkpoint=opened)
+        network = with_autoencoder(network, vae, source.download) if vae is not None else network
     return changed(network, source, add_mediators=add_mediators)
-
-
-def refuse_hints(source: NetworkSource, fresh: str) -> None:
-    """Refuse hints for a checkpoint where weights are fresh; `fresh` says of what.
-
-    Raises:
-        ConfigError: Naming the flag.
-    """
-    asked = {"--family": source.family, "--heads": source.heads, "--weights": source.weights == "model" or None}
-    for flag, value in asked.items():
-        if value is not None:
-            raise ConfigError(f"{flag} does nothing with {fresh}", hint=f"leave {flag} out")
 
 
 def changed(network: Network, source: NetworkSource, *, add_mediators: bool = False) -> Network:
@@ -201,6 +198,12 @@ def changed(network: Network, source: NetworkSource, *, add_mediators: bool = Fa
         ConfigError: If the changes contradict each other or do not fit the model.
     """
     config = network.config
+    if source.res is not None and not network.knows_stride:
+        raise ConfigError(
+            f"--res {source.res}: nothing tells how many pixels one of the {config.in_channels}-channel latents of "
+            f"{network.name} covers",
+            hint="name their autoencoder: --vae PATH, of medcli convert",
+        )
     target = target_config(
         config,
         mediators=source.mediators,

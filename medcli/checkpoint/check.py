@@ -64,6 +64,22 @@ def refuse_first_mdt(names: Iterable[str], source: str) -> None:
         raise _first_version(source, "its encoder is one list of blocks, without skips")
 
 
+REG_TENSOR = "cls_projectors2.weight"
+
+
+def refuse_reg(names: Iterable[str], source: str) -> None:
+    """Refuse a file of REG, a SiT that denoises a class token of an image encoder beside the latent.
+
+    Raises:
+        CheckpointError: If it is one.
+    """
+    if REG_TENSOR in names:
+        raise CheckpointError(
+            f"{source} is of REG: it has {REG_TENSOR}, for a class token that is denoised beside the latent",
+            hint="medcli runs no class token; use a checkpoint of SiT or REPA",
+        )
+
+
 def _first_version(source: str, reason: str) -> CheckpointError:
     return CheckpointError(
         f"{source} is of MDT's first version, not an MDTv2: {reason}",

@@ -18,7 +18,18 @@ from medcli.runtime.json_records import InvalidJson
 
 # Published repositories carry the older spelling.
 CLASS_NAMES = ("DiTTransformer2DModel", "Transformer2DModel")
-CONFIG, PIPELINE = "config.json", "model_index.json"
+CONFIG, PIPELINE, SCHEDULER = "config.json", "model_index.json", "scheduler/scheduler_config.json"
+ACTIVATION = "gelu-approximate"
+"""The GELU in its tanh form."""
+SCHEDULE = {
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "beta_start": 0.0001,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "trained_betas": None,
+}
+"""Noise schedule and prediction of every DiT."""
 MAX_JSON_BYTES = 16 * 2**20
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -69,6 +80,8 @@ def read_folder(path: Path, tensors_of: Callable[[Path], dict[str, TensorRecord]
     tensors = sharded_tensors(file, tensors_of) if file.suffix == ".json" else tensors_of(file)
     has_autoencoder = folder != path and (path / "vae" / CONFIG).is_file()
     pipeline = read_json(path / PIPELINE) if folder != path and (path / PIPELINE).is_file() else {}
+    if folder != path and (path / SCHEDULER).is_file():
+        _require_schedule(path / SCHEDULER)
     return DiffusersFolder(
         config,
         from_diffusers(tensors, config.depth),
@@ -95,6 +108,11 @@ def weight_file(folder: Path) -> tuple[Path, tuple[str, ...]]:
         for file in sorted(folder.glob(pattern))
         if not SHARD.search(file.name)
     ] or sorted(file for file in folder.glob(f"{stem}.*.bin") if not SHARD.search(file.name))
+    if not variants and any(SHARD.search(file.name) for file in folder.glob(f"{stem}*")):
+        raise CheckpointError(
+            f"{folder} has shards of weights but not their index, {WEIGHT_FILES[0]}.index.json",
+            hint="download the whole repository",
+        )
     if not variants:
         raise CheckpointError(
             f"{folder} has no weights, expected {' or '.join(WEIGHT_FILES)}", hint="download the whole repository"
@@ -146,6 +164,11 @@ def _parse(path: Path) -> DiffusersConfig:
                 f"{path.parent} holds a {values['_class_name']}, expected a class-conditional DiT (ada_norm_zero)",
                 hint="medcli reads the layout of facebook/DiT-XL-2-256",
             )
+        if (activation := values.get("activation_fn", ACTIVATION)) != ACTIVATION:
+            raise CheckpointError(
+                f"{path.parent} has the activation {str(activation)[:60]}, a DiT has {ACTIVATION} (GELU's tanh form)",
+                hint="medcli has no other activation, and another one would change its images",
+            )
         numbers = [values[key] for key in ("num_attention_heads", "num_layers", "sample_size", "num_embeds_ada_norm")]
         if not all(type(n) is int and n > 0 for n in numbers):
             raise ValueError(f"sizes {numbers} are not positive numbers")
@@ -154,6 +177,23 @@ def _parse(path: Path) -> DiffusersConfig:
         raise CheckpointError(
             f"{path} is not a diffusers configuration ({type(err).__name__}: {err})", hint="download the folder again"
         ) from err
+
+
+def _require_schedule(path: Path) -> None:
+    """Refuse a pipeline whose network was trained on another noise schedule, or predicts something else.
+
+    Raises:
+        CheckpointError: Naming the setting.
+    """
+    values = read_json(path)
+    flow = {"its scheduler": kind} if "Flow" in (kind := str(values.get("_class_name", ""))[:60]) else {}
+    others = flow | {name: values[name] for name, usual in SCHEDULE.items() if values.get(name, usual) != usual}
+    if others:
+        name, value = next(iter(others.items()))
+        raise CheckpointError(
+            f"{path.parent.parent.name or path}: {name} is {str(value)[:60]}, which medcli's DiT does not have",
+            hint="if its network is a DiT all the same, name the folder transformer alone",
+        )
 
 
 def pipeline_files(config: ModelConfig, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -167,18 +207,13 @@ def pipeline_files(config: ModelConfig, class_names: Sequence[str]) -> dict[str,
             **{name: ["diffusers", kind] for name, kind in parts.items()},
             **({"id2label": {str(number): name for number, name in enumerate(class_names)}} if class_names else {}),
         },
-        "scheduler/scheduler_config.json": {
+        SCHEDULER: {
             "_class_name": "DDIMScheduler",
             **version,
-            "beta_end": 0.02,
-            "beta_schedule": "linear",
-            "beta_start": 0.0001,
+            **SCHEDULE,
             "clip_sample": False,
-            "num_train_timesteps": 1000,
-            "prediction_type": "epsilon",
             "set_alpha_to_one": True,
             "steps_offset": 0,
-            "trained_betas": None,
         },
         "transformer/config.json": folder_config(config),
     }
@@ -189,7 +224,7 @@ def folder_config(config: ModelConfig) -> dict[str, Any]:
     return {
         "_class_name": CLASS_NAMES[0],
         "_diffusers_version": "0.31.0",
-        "activation_fn": "gelu-approximate",
+        "activation_fn": ACTIVATION,
         "attention_bias": True,
         "attention_head_dim": config.head_dim,
         "dropout": 0.0,

@@ -33,6 +33,8 @@ class Header:
     """Name and fingerprint of the checkpoint this one was converted from; empty for a trained or new model."""
     class_names: tuple[str, ...] = ()
     """Name of each class; empty if they have none."""
+    knows_stride: bool = True
+    """False: the stride of its latents is a guess, which `--vae` corrects."""
 
     def to_metadata(self) -> dict[str, str]:
         """Return the safetensors metadata: one key, because the library writes several in random order."""
@@ -46,6 +48,7 @@ class Header:
             "training": dict(self.training),
             **({"source": dict(self.source)} if self.source else {}),
             **({"class_names": list(self.class_names)} if self.class_names else {}),
+            **({} if self.knows_stride else {"knows_stride": False}),
         }
         return {KEY: json.dumps(values, sort_keys=True, separators=(",", ":"))}
 
@@ -78,6 +81,7 @@ class Header:
                 training=dict(values["training"]),
                 source=dict(values.get("source", {})),
                 class_names=_class_names(values.get("class_names", []), config.num_classes),
+                knows_stride=values.get("knows_stride", True) is not False,
             )
         except ConfigError as err:
             raise CheckpointError(f"{source}: {err.message}", hint=err.hint or "convert the original again") from err

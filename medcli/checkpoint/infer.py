@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from medcli.checkpoint.check import refuse_first_mdt
+from medcli.checkpoint.check import refuse_first_mdt, refuse_reg
 from medcli.checkpoint.families import MARKS, first_block, marked_family, marked_settings
 from medcli.checkpoint.keymap import block_of, table_of
 from medcli.checkpoint.layouts import RawCheckpoint
@@ -168,6 +168,7 @@ def _trained_stride(raw: RawCheckpoint, latent_size: int) -> int | None:
 def _require_known(raw: RawCheckpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse what is no model of this layout before anything is asked; name relatives that are not supported."""
     refuse_first_mdt(shapes, raw.path.name)
+    refuse_reg(shapes, raw.path.name)
     _shape(shapes, "x_embedder.proj.weight", 4, raw.path.name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from medcli.checkpoint.header import Header
 from medcli.checkpoint.hub import PREFIX, download_command, is_hub_name
 from medcli.checkpoint.keymap import is_derived, strip_wrappers
 from medcli.checkpoint.pickle_values import TensorRef
+from medcli.checkpoint.plain_folder import SUFFIXES, plain_weights
 from medcli.checkpoint.run_state import newest_of_run, state_header, state_sets
 from medcli.checkpoint.safetensors_file import read_safetensors
 from medcli.checkpoint.tensor_record import TensorRecord
@@ -23,8 +24,6 @@ from medcli.checkpoint.weight_sets import find_weights, largest_set
 from medcli.errors import CheckpointError, listed
 
 Layout = Literal["official", "training", "diffusers", "medcli"]
-
-SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +93,8 @@ def open_raw(path: Path) -> RawCheckpoint:
             raise CheckpointError(f"{path} does not exist", hint=_hint_for_missing(path))
         if path.is_dir() and (newest := newest_of_run(path)) is not None:
             return _open_file(newest)
+        if path.is_dir() and (plain := plain_weights(path)) is not None:
+            return _open_plain(path, plain)
         if path.is_dir():
             folder = read_folder(path, file_tensors)
             return RawCheckpoint(
@@ -130,6 +131,14 @@ def _open_file(path: Path) -> RawCheckpoint:
         return _found(path, tensors, lambda name, record: record.renamed(name))
     file = TORCH_READERS[kind](path)
     return _found(path, file.content, file.record)
+
+
+def _open_plain(folder: Path, file: Path) -> RawCheckpoint:
+    """Open the only weights of a folder: one file, or the shards of an index."""
+    if file.suffix != ".json":
+        raw = _open_file(file)
+        return replace(raw, remarks=(f"the weights are those of {file.name}", *raw.remarks))
+    return _found(folder, sharded_tensors(file, file_tensors), lambda name, record: record.renamed(name))
 
 
 def _found(path: Path, content: Any, record_of: Callable[[str, Any], TensorRecord]) -> RawCheckpoint:
@@ -209,9 +218,12 @@ def sniff(path: Path) -> str:
         start = file.read(512)
     if start.startswith(b"PK\x03\x04"):
         return "zip"
+    # A safetensors header is a JSON object behind its 8-byte length, whose first two bytes may be those of a pickle.
+    if start[4:9] == b"\0\0\0\0{":
+        return "safetensors"
     if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
         return "legacy"
-    # A safetensors header is a JSON object behind its 8-byte length; the suffix decides for what is damaged early.
+    # The suffix decides for what is damaged early.
     if start[8:9] == b"{" or (path.suffix == ".safetensors" and len(start) > 0 and not _is_text(start)):
         return "safetensors"
     raise CheckpointError(f"{path.name} {_looks_like(start)}", hint=_hint_for_other(start))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from medcli.checkpoint.layouts import RawCheckpoint, file_content
 from medcli.checkpoint.tensor_record import FLOAT_DTYPES, TensorRecord, computed, from_bytes
 from medcli.checkpoint.training_args import training_args
-from medcli.config import SD_CHANNELS, VAVAE, VAVAE_CHANNELS, ModelConfig
+from medcli.config import SD_CHANNELS, SD_SCALE, VAVAE, VAVAE_CHANNELS, ModelConfig
 from medcli.errors import CheckpointError
 from medcli.model.layout import blocks
 
@@ -36,8 +36,6 @@ ASSUMED: Mapping[bool, Mapping[str, Any]] = {
 STATISTICS = "latents_stats.pt"
 STRIDE = 16
 """Image pixels of a latent pixel where the settings do not say."""
-SCALE = 0.18215
-"""Factor of latents where the settings do not say."""
 MAX_YAML_BYTES = 1 << 20
 MAX_STATISTICS = 1 << 16
 TABLE_TOLERANCE = 2e-2
@@ -128,7 +126,7 @@ def latent_fields(raw: RawCheckpoint, channels: int) -> dict[str, Any]:
     The statistics of normalised latents are those of a file beside the checkpoint.
     """
     args = raw.args
-    stride, factor = args.get("downsample_ratio", STRIDE), args.get("latent_multiplier", SCALE)
+    stride, factor = args.get("downsample_ratio", STRIDE), args.get("latent_multiplier", SD_SCALE)
     is_number = type(factor) in (int, float) and 0 < factor < math.inf
     if type(stride) is not int or not 0 < stride <= 1024 or not is_number:
         raise CheckpointError(

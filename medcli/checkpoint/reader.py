@@ -57,11 +57,14 @@ class CheckpointInfo:
     """Names of tensors with other numbers than the file's."""
     remarks: tuple[str, ...] = ()
     """Facts that the user should know, such as what was left out."""
+    knows_stride: bool = True
+    """False: nothing tells how many pixels a latent pixel covers, so `config` has 8 without a reason."""
 
     @property
     def knows_latents(self) -> bool:
         """True if the file says how its latents were scaled."""
-        return self.layout == "medcli" or "latent_norm" in self.training.get("args", {})
+        is_ours = self.layout == "medcli" and self.knows_stride
+        return is_ours or "latent_norm" in self.training.get("args", {})
 
     @property
     def lacks_statistics(self) -> bool:
@@ -173,7 +176,16 @@ def _info(raw: RawCheckpoint, weights: str, config: ModelConfig, records: Mappin
         left_out=raw.left_out,
         rewritten=raw.rewritten,
         remarks=(*raw.remarks, *_contradictions(raw, config)),
+        knows_stride=_knows_stride(raw, config),
     )
+
+
+def _knows_stride(raw: RawCheckpoint, config: ModelConfig) -> bool:
+    """Return whether the stride is more than the usual one of other channels than the file's."""
+    if raw.header is not None:
+        return raw.header.knows_stride
+    is_usual = (config.autoencoder, config.latent_downsample) == (SD_AUTOENCODER, 8)
+    return not is_usual or config.in_channels == SD_CHANNELS or bool({"image_size", "resolution"} & set(raw.args))
 
 
 def _contradictions(raw: RawCheckpoint, config: ModelConfig) -> list[str]:
@@ -197,8 +209,7 @@ def _contradictions(raw: RawCheckpoint, config: ModelConfig) -> list[str]:
         remarks.append(f"its training settings name {names}, which medcli does not know")
     if config.num_classes == ONLY_CLASSES and not config.has_null_class and "num_classes" not in raw.args:
         remarks.append(f"its {ONLY_CLASSES} label rows are taken for as many classes without a null class")
-    is_unknown = raw.header is None and (config.autoencoder, config.latent_downsample) == (SD_AUTOENCODER, 8)
-    if is_unknown and config.in_channels != SD_CHANNELS and not {"image_size", "resolution"} & set(raw.args):
+    if not _knows_stride(raw, config):
         remarks.append(
             f"nothing tells the stride of its {config.in_channels} latent channels: read as 8, --vae decides"
         )

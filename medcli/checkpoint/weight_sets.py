@@ -19,6 +19,8 @@ MAX_DEPTH = 4
 """Levels of containers that are searched."""
 EMA_NAME = re.compile(r"(?<![a-z])(ema|averaged|shadow|swa)(?![a-z])")
 """A word in a key or prefix of averaged weights."""
+ONLINE_NAME = "online_model"
+"""What ema-pytorch calls the weights that are averaged, beside their average."""
 AVERAGE_COUNTER = "n_averaged"
 """A number that torch's AveragedModel keeps beside its weights."""
 
@@ -52,6 +54,8 @@ class _Candidate:
     def kind(self) -> str:
         """`ema` or `model`."""
         words = ".".join((*self.path, self.prefix)).lower()
+        if ONLINE_NAME in self.prefix:
+            return "model"
         return "ema" if EMA_NAME.search(words) or AVERAGE_COUNTER in self.tensors else "model"
 
     @property
@@ -86,7 +90,7 @@ def find_weights(content: Any, source: str) -> WeightSets:
         sets={kind: candidate.tensors for kind, candidate in chosen.items()},
         is_nested=any(candidate.path for candidate in chosen.values()),
         is_official=all(candidate.is_official for candidate in chosen.values()),
-        remarks=tuple(remarks),
+        remarks=tuple(dict.fromkeys(remarks)),
     )
 
 

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from medcli.workflows.flops import FlopsReport, ModelCosts
     from medcli.workflows.image_cost import ImageCost, SamplingRun
 
-UNITS = (
-    'one image, one forward pass; 1 MAC = 2 FLOPs; what the papers print as "GFLOPs" is the GMACs column\n'
-    "executed: sampling multiplies queries and keys into few mediators; params: with that one count"
-)
+UNITS = 'one image, one forward pass; 1 MAC = 2 FLOPs; what the papers print as "GFLOPs" is the GMACs column'
+EXECUTED = {
+    True: "executed: sampling multiplies queries and keys into few mediators; params: with that one count",
+    False: "executed: here every query and key is computed; params: with that one count",
+}
+"""Remark on costs, by whether any count saves queries and keys."""
 DYNAMIC_BOUNDS = (
     "moves depend on the image, so these are bounds: no move, and moves as early as the rule allows;\n"
     "medcli sample, then --manifest FOLDER, gives the mean of a real run"
@@ -67,7 +69,8 @@ def summary(report: FlopsReport) -> Group:
         )
         for row in report.rows
     ]
-    caption = [UNITS, *map(mediated, report.models), *report.remarks]
+    saves = any(row.gmacs_done != row.gmacs for row in report.rows)
+    caption = [UNITS, EXECUTED[saves], *map(mediated, report.models), *report.remarks]
     passes = table_of(
         columns,
         rows,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from medcli.checkpoint.layouts import folder_weights, tensors_in
 from medcli.checkpoint.load import load_tensors
 from medcli.checkpoint.tensor_record import FLOAT_DTYPES, TensorRecord
-from medcli.config import SD_CHANNELS
+from medcli.config import SD_CHANNELS, SD_SCALE
 from medcli.errors import EnvironmentProblem, MedcliError, listed
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ HINT = "pass a folder with a diffusers AutoencoderKL, or a file of one or of VA-
 PREFIXES = ("", "first_stage_model.", "vae.", "module.", "autoencoder.", "model.")
 """Prefixes that autoencoders have in larger files."""
 ROOTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-SD_SCALE = 0.18215
 GROUPS = 32
 """Groups of the norms of LDM's autoencoders."""
 LDM_NAMES = (

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from medcli.checkpoint.lightningdit import STATISTICS, read_statistics
+from medcli.config import SD_SCALE
 from medcli.data.label_file import MAX_LABEL, read_labels
 from medcli.data.latent_rows import LABELS_KEY, open_files, open_shards
 from medcli.data.latent_set import Content, StoredRows
@@ -26,9 +27,6 @@ from medcli.data.npz import read_npy
 from medcli.data.parallel_read import read_all
 from medcli.errors import CheckpointError, DataError
 from medcli.runtime.reporting import Reporter
-
-FAST_DIT_SCALE = 0.18215
-"""Factor by which its script multiplies latents before writing them."""
 
 REPA_FOLDER = "vae-sd"
 """Folder beside `images` with the moments and their `dataset.json`."""
@@ -89,7 +87,7 @@ def _open_fast_dit(path: Path, features: Path, labels: Path, reporter: Reporter)
         )
     labels_N = _read_label_files([labels / name for name in names], reporter)
     files = NameList(f"{features.name}/{name}" for name in names)
-    return ExternalLatents(rows=open_files(path, files, labels_N), content=Content.LATENT, stored_scale=FAST_DIT_SCALE)
+    return ExternalLatents(rows=open_files(path, files, labels_N), content=Content.LATENT, stored_scale=SD_SCALE)
 
 
 def _read_label_files(files: list[Path], reporter: Reporter) -> npt.NDArray[np.int64]:

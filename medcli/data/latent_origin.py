@@ -7,8 +7,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from medcli.checkpoint.lightningdit import SCALE, STRIDE
-from medcli.config import VAVAE_CHANNELS
+from medcli.checkpoint.lightningdit import STRIDE
+from medcli.config import SD_SCALE, VAVAE_CHANNELS
 from medcli.data.external_latents import LIGHTNING_KEYS, is_lightning, lightning_statistics
 from medcli.data.latent_index import AGAIN, read_index
 from medcli.data.latent_statistics import NO_STATISTICS, Statistics
@@ -61,6 +61,6 @@ def latent_origin(name_or_path: str) -> LatentOrigin | None:
         channels=channels,
         side=side,
         stride=STRIDE if channels == VAVAE_CHANNELS else 8,
-        scale=1.0 if is_normalised else SCALE,
+        scale=1.0 if is_normalised else SD_SCALE,
         statistics=statistics,
     )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medcli.settings.declare import OUTPUT, group, setting
+from medcli.settings.declare import INPUT, OUTPUT, group, setting
 from medcli.settings.machine import force_setting, output_setting
-from medcli.settings.network import NetworkSource
+from medcli.settings.network import NetworkSource, parse_name
 
 LayoutName = Literal["medcli", "official", "diffusers"]
 StorageName = Literal["fp32", "bf16", "fp16"]
@@ -35,6 +35,15 @@ class ConvertRequest:
         num_classes={"short": True},
     )
     """The checkpoint and its changes; without `mediators` and `layers` a dense one gets the default ladder."""
+    vae: str | None = setting(
+        None,
+        help="Autoencoder of a bare file's latents, whose stride, scale and shift the result records.",
+        panel=INPUT,
+        metavar="NAME|PATH",
+        parse=parse_name,
+        expects="a path or a name",
+        default_text="the source's",
+    )
     output: Path | None = output_setting(default_text="SOURCE-mediators.safetensors here")
     """File or folder; None: the source's name with `-mediators`, `-medcli`, `-official` or `-diffusers`, in the
     current folder."""

@@ -129,6 +129,17 @@ class NetworkSource:
         """
         return None if self.layers is None else parse_layers(self.layers, depth)
 
+    def refuse_hints(self, fresh: str) -> None:
+        """Refuse hints for a checkpoint where weights are fresh; `fresh` says of what.
+
+        Raises:
+            ConfigError: Naming the flag.
+        """
+        asked = {"--family": self.family, "--heads": self.heads, "--weights": self.weights == "model" or None}
+        for flag, value in asked.items():
+            if value is not None:
+                raise ConfigError(f"{flag} does nothing with {fresh}", hint=f"leave {flag} out")
+
 
 def parse_layers(text: str, depth: int) -> tuple[int, ...]:
     """Parse a selection of transformer blocks.

@@ -116,7 +116,7 @@ def convert(request: ConvertRequest, reporter: Reporter | None = None) -> Conver
         ConfigError: If the changes don't fit the model, or the output exists without `force`.
         EnvironmentProblem: If the output can't be written.
     """
-    network = open_network(request.network, add_mediators=request.to == "medcli")
+    network = open_network(request.network, add_mediators=request.to == "medcli", vae=request.vae)
     return write_network(network, request, reporter or Silent())
 
 

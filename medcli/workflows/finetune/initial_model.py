@@ -16,7 +16,7 @@ from medcli.data.latent_statistics import NO_STATISTICS
 from medcli.data.pixel_format import PixelFormat, pixel_format
 from medcli.errors import ConfigError
 from medcli.model.backbone import fresh_model
-from medcli.network import Network, changed, open_network, refuse_hints, require_statistics, with_autoencoder
+from medcli.network import Network, changed, open_network, require_statistics, with_autoencoder
 from medcli.presets import preset_config, preset_of
 from medcli.runtime.reporting import Reporter
 from medcli.settings.finetune import FinetuneRequest
@@ -37,16 +37,21 @@ def initial_network(request: FinetuneRequest) -> Network:
     source, autoencoder = request.network, None if request.vae == PIXELS else request.vae
     asked = request.fresh.given
     if asked is None:
-        network = open_network(source)
+        network = open_network(source, vae=autoencoder)
         if request.vae == PIXELS and network.config.autoencoder is not None:
             raise ConfigError(f"{network.name} makes latents, not pixels", hint="name its autoencoder with --vae PATH")
-        return _with_statistics_of(with_autoencoder(network, autoencoder, source.download), request.data)
+        if autoencoder is None:
+            network = with_autoencoder(network, None, source.download)
+        origin = None if network.knows_stride else latent_origin(request.data)
+        if origin is not None and origin.channels == network.config.in_channels:
+            return _of_latents(network, origin, keeps_stride=False)
+        return _with_statistics_of(network, request.data)
     if source.checkpoint is not None:
         raise ConfigError(
             f"both a checkpoint ({source.checkpoint}) and {asked} are given",
             hint="leave one out: sizes are for a network from scratch",
         )
-    refuse_hints(replace(source, family=None, heads=None), f"{asked}: weights are drawn")
+    replace(source, family=None, heads=None).refuse_hints(f"{asked}: weights are drawn")
     config, side = _in_space(_sized(request), request)
     network = Network(
         name=preset_of(config) or config.family, config=config, fresh=partial(fresh_model, seed=request.training.seed)
@@ -76,7 +81,7 @@ def _latents(network: Network, request: FinetuneRequest) -> LatentOrigin | None:
 
 
 def _of_latents(network: Network, origin: LatentOrigin, *, keeps_stride: bool) -> Network:
-    """Return a fresh network for the latents of a folder; an autoencoder that was named has told the stride."""
+    """Return a network for the latents of a folder; an autoencoder that was named has told the stride."""
     # Latents of `medcli latents` are stored as they are; the autoencoder's statistics normalise them.
     has_own = origin.statistics != NO_STATISTICS
     mean, std = origin.statistics if has_own else (network.config.latent_mean, network.config.latent_std)

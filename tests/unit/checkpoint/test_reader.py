@@ -16,12 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medcli.checkpoint.infer import Hints
+from medcli.checkpoint.layouts import sniff
 from medcli.checkpoint.reader import describe, open_checkpoint
 from medcli.checkpoint.tensor_record import from_bytes
 from medcli.checkpoint.writer import save_checkpoint
+from medcli.cli.app import main
 from medcli.config import ModelConfig
-from medcli.errors import CheckpointError
+from medcli.errors import CheckpointError, ConfigError
 from medcli.model.grid_tables import position_table
+from medcli.network import open_network
+from medcli.settings.network import NetworkSource
 from tests.unit.checkpoint.builders import GOLDEN, TINY, random_state, save_flat, save_training
 
 HEADS = Hints(num_heads=2)
@@ -255,6 +259,7 @@ def folder(tmp_path: Path) -> Path:
         ({"num_layers": None}, "not positive numbers"),
         ({"num_layers": 10**9}, None),
         ({"num_layers": 1}, "unexpected"),
+        ({"activation_fn": "gelu"}, "activation gelu, a DiT has gelu-approximate"),
     ],
 )
 def test_a_diffusers_configuration_is_not_trusted(folder: Path, change: dict[str, Any], message: str | None) -> None:
@@ -265,6 +270,20 @@ def test_a_diffusers_configuration_is_not_trusted(folder: Path, change: dict[str
     else:
         with pytest.raises(CheckpointError, match=message):
             describe(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"prediction_type": "v_prediction"}, {"beta_schedule": "scaled_linear"}, {"_class_name": "FlowMatchEuler"}]
+)
+def test_a_pipeline_of_another_noise_schedule_is_refused(folder: Path, change: dict[str, Any]) -> None:
+    path = folder / "scheduler/scheduler_config.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"beta_schedule": "linear", "num_train_timesteps": 1000}))
+    describe(folder)
+    path.write_text(json.dumps(change))
+    with pytest.raises(CheckpointError, match=str(next(iter(change.values())))):
+        describe(folder)
+    describe(folder / "transformer")
 
 
 def test_a_folder_without_a_model_or_weights_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -292,6 +311,60 @@ def sharded(folder: Path) -> Path:
     index = place / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
     return index
+
+
+def test_half_a_set_of_shards_is_one_clear_line(folder: Path) -> None:
+    index = sharded(folder)
+    held = json.loads(index.read_text())
+    index.write_text(json.dumps({"weight_map": {**held["weight_map"], "more.weight": "absent.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"lacks absent.safetensors, which its index names"):
+        describe(folder)
+    index.write_text(json.dumps(held))
+    (shard := index.parent / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=f"lacks {shard.name}, which its index names"):
+        describe(folder)
+    index.unlink()
+    with pytest.raises(CheckpointError, match=r"shards of weights but not their index"):
+        describe(folder)
+
+
+def test_a_safetensors_header_may_be_as_long_as_a_pickles_first_bytes(tmp_path: Path) -> None:
+    """0x0280 bytes of header: a pickle of protocol 2 begins with 80 02."""
+    path, entry = tmp_path / "sit.safetensors", {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    header = json.dumps(entry).encode().ljust(0x0280)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert sniff(path) == "safetensors"
+
+
+@pytest.mark.parametrize("layout", ["bare", "converted"])
+def test_a_stride_that_nothing_tells_stays_open(tmp_path: Path, layout: str) -> None:
+    """Of a bare file of other channels than Stable Diffusion's; conversion does not make it certain."""
+    path = tmp_path / "sit.pt"
+    save_flat(path, replace(TINY, in_channels=16))
+    if layout == "converted":
+        assert main(["convert", str(path), "--heads", "2", "-o", str(tmp_path / "m.safetensors"), "-q"]) == 0
+        path = tmp_path / "m.safetensors"
+    info = describe(path, num_heads=2)
+    assert (info.knows_stride, info.knows_latents) == (False, False)
+    assert any("nothing tells the stride" in remark for remark in info.remarks)
+    with pytest.raises(ConfigError, match="--res 64: nothing tells how many pixels"):
+        open_network(NetworkSource(checkpoint=path, heads=2, res=64))
+
+
+def test_the_autoencoders_stride_counts_for_a_resolution(tmp_path: Path) -> None:
+    vae = tmp_path / "vae"
+    vae.mkdir()
+    (vae / "config.json").write_text(
+        json.dumps({"latent_channels": 16, "block_out_channels": [4] * 5, "scaling_factor": 0.5, "shift_factor": 0.1})
+    )
+    save_flat(tmp_path / "sit.pt", replace(TINY, in_channels=16))
+    out = tmp_path / "m.safetensors"
+    run = ["convert", str(tmp_path / "sit.pt"), "--heads", "2", "--res", "512", "--vae", str(vae), "-o", str(out), "-q"]
+    assert main(run) == 0
+    info = describe(out)
+    config = info.config
+    assert (config.latent_size, config.latent_downsample, config.latent_scale, config.latent_shift) == (32, 16, 0.5, 0.1)
+    assert info.knows_latents
 
 
 def test_shards_hold_the_same_weights_as_one_file(folder: Path) -> None:

@@ -57,6 +57,7 @@ AVERAGED = {
     "ema_model": {"model": STATE, "ema_model": AVERAGE},
     "ema_state_dict": {"state_dict": STATE, "ema_state_dict": AVERAGE},
     "model_ema": {"model": STATE, "model_ema": AVERAGE},
+    "ema-pytorch": {"ema": {**prefixed("online_model."), **prefixed("ema_model.", AVERAGE), "step": torch.tensor(5)}},
     "prefixes": {"state_dict": {**prefixed("model."), **prefixed("ema.", AVERAGE)}},
     "shadow": {"model": STATE, "ema": {"decay": 0.999, "shadow": AVERAGE}},
     "AveragedModel": {"model": STATE, "avg": {"n_averaged": torch.tensor(7), **prefixed("module.", AVERAGE)}},
@@ -105,6 +106,7 @@ def test_whether_it_is_a_model_at_all_is_asked_first(tmp_path: Path) -> None:
     ("extra", "message"),
     [
         ({"blocks.0.other.weight": torch.ones(2)}, "1 unexpected"),
+        ({"cls_projectors2.weight": torch.ones(2)}, "is of REG"),
     ],
 )
 def test_relatives_are_named_and_not_called_damaged(tmp_path: Path, extra: dict[str, Any], message: str) -> None:
