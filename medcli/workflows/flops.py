@@ -137,7 +137,7 @@ def _costs(request: FlopsRequest, name: str, recorded: SamplingRun | None, *, is
     layers = request.network.layers_of(network.config.depth)
     targets, remarks = list[ModelConfig](), list[str]()
     if not network.knows_stride:
-        remarks.append(f"nothing tells the stride of its latents: resolutions are at {network.config.latent_downsample}")
+        remarks.append(f"the stride of its latents is not told: counted with {network.config.latent_downsample}")
     for side in dict.fromkeys(request.resolutions_px or (network.config.resolution_px,)):
         target = _target(network.config, mediators, layers, side, remarks)
         if is_alone and mediators and not target.mediators:
