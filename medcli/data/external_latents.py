@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from medcli.checkpoint.lightningdit import STATISTICS, read_statistics
 from medcli.config import SD_SCALE
 from medcli.data.label_file import MAX_LABEL, read_labels
-from medcli.data.latent_rows import LABELS_KEY, open_files, open_shards
+from medcli.data.latent_rows import open_files
 from medcli.data.latent_set import Content, StoredRows
+from medcli.data.latent_shards import LABELS_KEY, open_shards
 from medcli.data.latent_statistics import NO_STATISTICS, Statistics
 from medcli.data.name_list import NameList
 from medcli.data.npz import read_npy

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from medcli.data.latent_rows import ShardRows, open_shards
+from medcli.data.latent_shards import ShardRows, open_shards
 from medcli.errors import DataError
 from medcli.runtime.files import write_text
 from medcli.runtime.json_records import InvalidJson, as_record, read_json
@@ -134,13 +135,14 @@ def is_std_of(index: LatentIndex) -> bool:
 
 
 def open_store(folder: Path, index: LatentIndex) -> ShardRows:
-    """Map the shards of a finished folder into memory.
+    """Open the shards of a finished folder.
 
     Raises:
         DataError: If it is not finished, or shards are missing, damaged or of another run.
     """
     files = [index.shard_path(folder, number) for number in range(index.num_shards)]
-    missing = [file.name for file in files if not file.is_file()]
+    names = set(os.listdir(folder))  # one call of the system for thousands of shards
+    missing = [file.name for file in files if file.name not in names]
     if missing or not index.is_complete:
         there = index.num_shards - len(missing)
         raise DataError(

@@ -60,6 +60,9 @@ class StoredRows(Protocol):
     def fingerprint(self) -> str:
         """SHA-256 that identifies the data."""
 
+    def expect(self, picks: list[int], flips: list[bool]) -> None:
+        """Begin to read rows that `read` will be called for, in threads."""
+
     def read(self, picks: list[int], flips: list[bool]) -> Tensor:
         """(B, R, Y, X) float32 rows, of the mirrored image where `flips` says so.
 
@@ -114,6 +117,10 @@ class LatentSet:
         """SHA-256 that identifies the data."""
         return self.rows.fingerprint
 
+    def expect(self, pick_B: Tensor, position_B: Tensor, seed: int) -> None:
+        """Begin to read a batch from the disk, see `ReadsAhead`."""
+        self.rows.expect(pick_B.tolist(), self._flips(position_B, seed))
+
     def read(self, pick_B: Tensor, position_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Scaled latents (B, C, Y, X) float32 and labels (B,) int64.
 
@@ -121,15 +128,18 @@ class LatentSet:
             DataError: If rows are damaged or hold NaN: the first one is named.
         """
         picks = pick_B.tolist()
-        coins = self.flip and self.rows.has_flips
-        flips = flip_coins(position_B, seed).tolist() if coins else [False] * len(picks)
-        stored_BRYX = self.rows.read(picks, flips)
+        stored_BRYX = self.rows.read(picks, self._flips(position_B, seed))
         latents_BCYX = self._draw(stored_BRYX, position_B, seed)
         if not math.isfinite(latents_BCYX.sum()):  # a tenth of the time that looking at each number takes
             broken = [pick for pick, latent in zip(picks, latents_BCYX, strict=True) if not latent.isfinite().all()]
             raise DataError(f"{self.rows.place(broken[0])} holds NaN or infinite latents", hint="make them again")
         latents_BCYX = normalised(latents_BCYX, self.statistics)
         return (latents_BCYX - self.shift) * self.scale, torch.from_numpy(self.rows.labels_N[picks])
+
+    def _flips(self, position_B: Tensor, seed: int) -> list[bool]:
+        """Return True for the rows of a batch that are of mirrored images."""
+        coins = self.flip and self.rows.has_flips
+        return flip_coins(position_B, seed).tolist() if coins else [False] * len(position_B)
 
     def _draw(self, stored_BRYX: Tensor, position_B: Tensor, seed: int) -> Tensor:
         if self.content is Content.LATENT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -57,6 +57,14 @@ class TrainingSet(Protocol):
         Raises:
             DataError: If an image can't be read; it is named.
         """
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A training set that reads batches from a disk ahead of their use."""
+
+    def expect(self, pick_B: Tensor, position_B: Tensor, seed: int) -> None:
+        """Begin to read a batch that `TrainingSet.read` will be called for with the same arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,11 @@ class LenientSet:
     def max_unreadable(self) -> int:
         """Unreadable images that do not stop a run."""
         return max(min(FEWEST_UNREADABLE, self.num_images // 2), self.num_images // 100)
+
+    def expect(self, pick_B: Tensor, position_B: Tensor, seed: int) -> None:
+        """Begin to read a batch, if the set does so, see `ReadsAhead`."""
+        if isinstance(self._data, ReadsAhead):
+            self._data.expect(self._without_unreadable(pick_B), position_B, seed)
 
     def read(self, pick_B: Tensor, position_B: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Images and labels, see `TrainingSet.read`.

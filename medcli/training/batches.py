@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medcli.config import ModelConfig
-from medcli.data.training_set import TrainingSet
+from medcli.data.training_set import ReadsAhead, TrainingSet
 from medcli.errors import ConfigError
 from medcli.model.block import NO_MASKS, TokenMasks, rows_of_masks
 from medcli.runtime.noise import Stream, integers, normal, uniform, words
@@ -26,6 +26,8 @@ FULL_PASS, MASKED_PASS = 0, 1
 """Numbers of a step's passes; each draws its own noise and label dropout."""
 KEPT_EPOCHS = 2
 """Cached epoch orders: a batch may span two epochs."""
+MAX_STEPS_AHEAD, MAX_ROWS_AHEAD = 8, 4096
+"""Batches that are read from the disk before they are drawn, and their rows: 128 MiB of latents of 256 px."""
 CYCLE = 3
 """Period of `sandwich`: the largest count, the smallest and another."""
 
@@ -175,6 +177,7 @@ class Batches:
         """
         config, seed = self.config, self.config.seed
         position_B = self.positions(step)
+        self._expect(step + self._steps_ahead)
         data_BCYX, label_B = self.data.read(self.order.picks(position_B), position_B, seed)
         t_B = self._to_device(native_time(self.model.family, self.time_uniforms(step), config.loss))
         images_BCYX = self._to_device(data_BCYX)
@@ -189,6 +192,18 @@ class Batches:
         masks = draw_masks(self.model, config.masking, seed, step, position_B)
         device_masks = {site: self._to_device(mask) for site, mask in masks.items()}
         return drawn(FULL_PASS, masked=drawn(MASKED_PASS, device_masks))
+
+    @property
+    def _steps_ahead(self) -> int:
+        """Batches read ahead: of a small set less than an epoch, for only two epochs' orders are kept."""
+        size = self.config.global_batch_size
+        return min(MAX_STEPS_AHEAD, MAX_ROWS_AHEAD // len(self.rows), self.data.num_images // size)
+
+    def _expect(self, step: int) -> None:
+        """Begin to read the images of a later step, if the set is on a disk and the run has that step."""
+        if isinstance(self.data, ReadsAhead) and step < self.config.steps and self._steps_ahead:
+            position_B = self.positions(step)
+            self.data.expect(self.order.picks(position_B), position_B, self.config.seed)
 
     def _noise(self, position_B: Tensor, images_BCYX: Tensor, number: int) -> Tensor:
         """Draw the noise of a pass, on the device."""

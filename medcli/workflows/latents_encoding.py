@@ -18,7 +18,7 @@ from medcli.data.autoencoder import LatentEncoder
 from medcli.data.image_listing import ImageListing
 from medcli.data.image_set import read_pixels
 from medcli.data.latent_index import MIRRORED, MOMENTS, LatentIndex
-from medcli.data.latent_rows import LABELS_KEY
+from medcli.data.latent_shards import LABELS_KEY
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.runtime.json_records import InvalidJson, as_record, parse_json
 from medcli.runtime.precision import DTYPES

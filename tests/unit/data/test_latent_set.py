@@ -27,13 +27,19 @@ class Stored:
     name: str = "store"
     fingerprint: str = "f"
     labels_N: npt.NDArray[np.int64] = field(default_factory=lambda: np.arange(40) % 7)
+    expected: list[tuple[list[int], list[bool]]] = field(default_factory=list)
+    was_read: list[tuple[list[int], list[bool]]] = field(default_factory=list)
 
     @property
     def shape_RYX(self) -> tuple[int, int, int]:
         channels, height, width = self.rows.shape[1:]
         return channels, height, width
 
+    def expect(self, picks: list[int], flips: list[bool]) -> None:
+        self.expected.append((picks, flips))
+
     def read(self, picks: list[int], flips: list[bool]) -> Tensor:
+        self.was_read.append((picks, flips))
         assert self.has_flips or not any(flips)
         rows = self.rows[picks].clone()
         return torch.where(torch.tensor(flips)[:, None, None, None], rows.flip(-1), rows)
@@ -80,6 +86,15 @@ def test_mirrored_rows_are_taken_by_coin_where_they_are_there() -> None:
         assert torch.equal(row, LATENTS[pick].flip(-1) if coin else LATENTS[pick])
     for plain in (latent_set(LATENTS), replace(data, flip=False)):
         assert torch.equal(plain.read(PICKS, POSITIONS, 4)[0], LATENTS[PICKS])
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_the_rows_expected_are_those_that_are_read(flips: bool) -> None:
+    data = latent_set(LATENTS, flips=flips)
+    data.expect(PICKS, POSITIONS, 4)
+    data.read(PICKS, POSITIONS, 4)
+    assert isinstance(data.rows, Stored)
+    assert data.rows.expected == data.rows.was_read != []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -71,6 +71,19 @@ def test_the_next_readable_image_takes_the_place_of_an_unreadable_one() -> None:
     assert data.max_unreadable == 3
 
 
+def test_the_replacements_of_unreadable_images_are_expected() -> None:
+    class Ahead(Torn):
+        def expect(self, pick_B: torch.Tensor, position_B: torch.Tensor, seed: int) -> None:
+            expected.append((pick_B.tolist(), position_B.tolist(), seed))
+
+    expected: list[tuple[list[int], list[int], int]] = []
+    data = LenientSet(Ahead({1}))
+    data.read(torch.tensor([1]), torch.tensor([0]), 3)
+    data.expect(torch.tensor([4, 1]), torch.tensor([5, 6]), 3)
+    assert expected == [([4, 2], [5, 6], 3)]
+    LenientSet(Torn(set())).expect(torch.tensor([4]), torch.tensor([5]), 3)  # a set in memory reads nothing ahead
+
+
 def test_too_many_unreadable_images_are_an_error_that_names_one() -> None:
     data = LenientSet(Torn({1, 2, 3, 5}))
     with pytest.raises(DataError, match="4 images of numbers can't be read, the last: image 5 is torn"):

@@ -3,6 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from medcli.data.training_set import ArraySet
+from medcli.training import batches as batches_module
 from medcli.training.batches import Batches, DataOrder
 from tests.unit.training.runs import DATA, MODEL, RUN
 
@@ -45,6 +47,47 @@ def test_the_order_of_an_epoch_does_not_depend_on_what_was_asked_before():
     straight = DataOrder(5, 3).picks(positions)
     for place in (39, 0, 17, 4, 22, 21, 38):
         assert order.picks(positions[place : place + 1]) == straight[place]
+
+
+class Expecting:
+    """The data, with what was expected and read."""
+
+    def __init__(self, data):
+        self.data, self.num_images, self.expected, self.was_read = data, data.num_images, [], []
+
+    def expect(self, pick_B, position_B, seed):
+        self.expected.append((pick_B.tolist(), position_B.tolist(), seed))
+
+    def read(self, pick_B, position_B, seed):
+        self.was_read.append((pick_B.tolist(), position_B.tolist(), seed))
+        return self.data.read(pick_B, position_B, seed)
+
+
+def large(num_images):
+    return Expecting(ArraySet("large", torch.zeros(num_images, *DATA.shape_CYX), torch.zeros(num_images).long()))
+
+
+@pytest.mark.parametrize("rows", [range(8), range(2, 5)])
+def test_a_run_expects_the_batches_it_reads_in_their_order_up_to_its_last_one(rows):
+    data, steps = large(90), range(3, 30)  # resumed after step 3, over three epochs
+    batches = Batches.of(data, replace(RUN, steps=30), MODEL, rows=rows)
+    for step in steps:
+        batches.draw(step)
+    assert data.expected == data.was_read[8:]
+    whole = large(90)
+    for step in range(30):
+        Batches.of(whole, replace(RUN, steps=30), MODEL, rows=rows).draw(step)
+    assert whole.was_read[3:] == data.was_read
+
+
+def test_no_more_is_expected_than_an_epoch_holds_and_memory_allows(monkeypatch):
+    for num_images, wanted in ((7, 0), (8, 1), (25, 3), (1000, 8)):
+        assert Batches.of(large(num_images), RUN, MODEL)._steps_ahead == wanted
+    monkeypatch.setattr(batches_module, "MAX_ROWS_AHEAD", 20)
+    assert Batches.of(large(1000), RUN, MODEL)._steps_ahead == 2
+    data = large(7)
+    Batches.of(data, RUN, MODEL).draw(0)
+    assert data.expected == []
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.8])  # at a half alone, dropping the others would look the same
