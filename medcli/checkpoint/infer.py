@@ -25,6 +25,7 @@ from medcli.checkpoint.tensor_record import TensorRecord
 from medcli.checkpoint.training_args import AUTOENCODERS, named_family
 from medcli.config import SD_CHANNELS, Family, ModelConfig
 from medcli.errors import CheckpointError, ConfigError
+from medcli.model.part_kinds import first_layer, mlp_of
 from medcli.presets import heads_for_width, preset_config
 
 ONLY_CLASSES = 1000
@@ -99,11 +100,8 @@ def _config(raw: RawCheckpoint, tensors: Mapping[str, TensorRecord], hints: Hint
     rows = _shape(shapes, "y_embedder.embedding_table.weight", 2, source)[0]
     qkv_rows = _shape(shapes, f"{first}.attn.qkv.weight", 2, source)[0]
     parts = parts_of(shapes)
-    mlp_size = (
-        _shape(shapes, f"{first}.mlp.w12.weight", 2, source)[0] // 2
-        if "mlp" in parts
-        else _shape(shapes, f"{first}.mlp.fc1.weight", 2, source)[0]
-    )
+    layer, rows_each = first_layer(mlp_of(shapes, f"{first}.mlp"))
+    mlp_size = _shape(shapes, f"{first}.mlp.{layer}.weight", 2, source)[0] // rows_each
     final_rows = _shape(shapes, "final_layer.linear.weight", 2, source)[0]
     ladder, layers = _mediators(shapes)
     if not all((width, in_channels, patch, mlp_size)):

@@ -17,6 +17,7 @@ from medcli.checkpoint.training_args import training_args
 from medcli.config import SD_CHANNELS, SD_SCALE, VAVAE, VAVAE_CHANNELS, ModelConfig
 from medcli.errors import CheckpointError
 from medcli.model.layout import blocks
+from medcli.model.part_kinds import PLAIN_MLP, PLAIN_NORM, mlp_of, norm_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,10 +48,10 @@ def parts_of(shapes: Shapes) -> dict[str, Any]:
     """Return the configuration's fields of the parts that the first block has; empty for a plain DiT or SiT."""
     width, first = shapes.get("x_embedder.proj.weight", (0,))[0], "blocks.0"
     fields: dict[str, Any] = {}
-    if f"{first}.norm1.weight" in shapes:
-        fields["norm"] = "rms"
-    if f"{first}.mlp.w12.weight" in shapes:
-        fields["mlp"] = "swiglu"
+    if (norm := norm_of(shapes, f"{first}.norm1")) != PLAIN_NORM:
+        fields["norm"] = norm
+    if (mlp := mlp_of(shapes, f"{first}.mlp")) != PLAIN_MLP:
+        fields["mlp"] = mlp
     if f"{first}.attn.q_norm.weight" in shapes:
         fields["qk_norm"] = True
     if f"{ROTARY}cos" in shapes:

@@ -15,12 +15,9 @@ from itertools import pairwise
 
 from medcli.config import ModelConfig
 from medcli.model.layout import FREQUENCY_FEATURES, BlockGeometry, blocks, modulations, stages
+from medcli.model.part_kinds import MLP_LAYERS, NORMS
 
 GIGA = 1e9
-NORM_MACS = {"layer_norm": 4, "rms_norm": 3}
-"""MACs per element of a norm without parameters; RMSNorm subtracts no mean."""
-AFFINE_LAYER_NORM_MACS = 5
-"""MACs per element of a LayerNorm with weight and bias."""
 RESIZE_MACS = 4
 """MACs per output element of a bilinear resize."""
 LOCAL_TAPS = 9
@@ -68,31 +65,25 @@ def macs_by_operator(config: ModelConfig, *, num_mediators: int | None = None) -
         linear=_embedder_macs(config) + _final_macs(config) + _between_macs(config),
         conv=config.num_tokens * config.hidden_size * config.in_channels * config.patch_size**2,
     )
-    name = norm_operator(config)
-    counts[name] = NORM_MACS[name] * (config.num_tokens * config.hidden_size + _between_normed(config))
+    norm = NORMS[config.norm]
+    counts[norm.operator] = norm.macs * (config.num_tokens * config.hidden_size + _between_normed(config))
     for layer, block in enumerate(blocks(config)):
         counts += Counter(block_macs(config, block, count if layer in config.mediator_layers else 0))
     return {name: count for name, count in counts.items() if count}
-
-
-def norm_operator(config: ModelConfig) -> str:
-    """Return fvcore's name of the norm."""
-    return "rms_norm" if config.norm == "rms" else "layer_norm"
 
 
 def block_macs(config: ModelConfig, block: BlockGeometry, num_mediators: int) -> dict[str, int]:
     """Return the multiply-adds of a block by operator; 0 mediators is full attention."""
     tokens, width = block.num_tokens, block.width
     qk_size, mlp_size = round(width * config.qk_ratio), round(width * config.mlp_ratio)
-    mlp_products = 3 if config.mlp == "swiglu" else 2
-    per_token = width * (2 * qk_size + width) + width**2 + mlp_products * width * mlp_size
+    per_token = width * (2 * qk_size + width) + width**2
+    per_token += sum(rows * columns for rows, columns in MLP_LAYERS[config.mlp](width, mlp_size).values())
     per_token += 2 * width**2 if block.has_skip else 0
     counts = {"linear": tokens * per_token + modulations(config) * config.hidden_size * width}
-    norm = norm_operator(config)
-    counts[norm] = 2 * NORM_MACS[norm] * tokens * width
+    norm = NORMS[config.norm]
+    counts[norm.operator] = 2 * norm.macs * tokens * width
     if config.qk_norm:
-        of_heads = NORM_MACS[norm] if norm == "rms_norm" else AFFINE_LAYER_NORM_MACS
-        counts[norm] += 2 * of_heads * tokens * qk_size
+        counts[norm.operator] += 2 * norm.head_macs * tokens * qk_size
     if not num_mediators:
         return {**counts, "matmul": tokens**2 * (qk_size + width)}
     return {

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from medcli.config import ModelConfig
-from medcli.cost.macs import NORM_MACS, macs_by_operator
+from medcli.cost.macs import macs_by_operator
 from medcli.errors import MedcliError
 from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.model.layout import block_kinds, block_names, one_of_each_kind, tensor_shapes
+from medcli.model.part_kinds import NORMS
 from medcli.runtime.timing import thread_limit
 
 with warnings.catch_warnings():
@@ -184,8 +185,8 @@ def _attention_handler(inputs: Sequence[Any], outputs: Sequence[Any]) -> Counter
 
 
 def _rms_norm_handler(inputs: Sequence[Any], outputs: Sequence[Any]) -> Counter[str]:
-    """Count an RMSNorm: its weight is a multiplication of its own, which is free."""
-    return Counter({"rms_norm": NORM_MACS["rms_norm"] * math.prod(inputs[0].type().sizes())})
+    """Count an RMSNorm."""
+    return Counter({NORMS["rms"].operator: NORMS["rms"].macs * math.prod(inputs[0].type().sizes())})
 
 
 Handler = Callable[[Sequence[Any], Sequence[Any]], Counter[str]]

@@ -16,9 +16,9 @@ from medcli.config import ModelConfig
 from medcli.config_checks import Norm
 from medcli.model.attention import Attention, AttentionParts, RelativeBias
 from medcli.model.layout import BlockGeometry, modulations, relative_table_shape
-from medcli.model.linear import Linear, add_product, linear_gelu, modulated_norm, product
+from medcli.model.linear import add_product, modulated_norm, product
 from medcli.model.mediator import MediatorAttention
-from medcli.model.parts import RmsNorm, Rotary, SwiGlu
+from medcli.model.parts import MLPS, Rotary, token_norm
 
 TokenMasks = Mapping[str, Tensor]
 """Masks of training by site. EDT: (B, N) bool, True for kept tokens. MDTv2: (B, K) int64, numbers of the kept tokens.
@@ -46,20 +46,6 @@ RunBlocks = Callable[..., Tensor]
 # Dimension key: B batch, N tokens, K of them kept, D model width.
 
 
-class Mlp(nn.Module):
-    """Two linear layers around a tanh-approximated GELU."""
-
-    def __init__(self, hidden_size: int, mlp_size: int) -> None:
-        super().__init__()
-        self.fc1 = Linear(hidden_size, mlp_size)
-        self.fc2 = Linear(mlp_size, hidden_size)
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """Transform each token by itself."""
-        out_BND: Tensor = self.fc2(linear_gelu(x_BND, self.fc1.weight, self.fc1.bias))
-        return out_BND
-
-
 Modulation = tuple[Tensor | None, Tensor, Tensor, Tensor | None, Tensor, Tensor]
 
 
@@ -76,11 +62,9 @@ class Block(nn.Module):
         super().__init__()
         width, hidden = geometry.width, round(geometry.width * config.mlp_ratio)
         self.attn = attention
-        self.mlp = SwiGlu(width, hidden) if config.mlp == "swiglu" else Mlp(width, hidden)
+        self.mlp = MLPS[config.mlp](width, hidden)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden_size, modulations(config) * width))
-        # Of the other kind of norm, there is nothing to learn.
-        self.norm1 = RmsNorm(width) if config.norm == "rms" else None
-        self.norm2 = RmsNorm(width) if config.norm == "rms" else None
+        self.norm1, self.norm2 = token_norm(config.norm, width), token_norm(config.norm, width)
         self.has_shift = config.has_shift
         if geometry.has_skip:
             self.skip_linear = nn.Linear(2 * width, width)
@@ -134,7 +118,7 @@ class FinalLayer(nn.Module):
 
     def __init__(self, hidden_size: int, patch_values: int, norm: Norm = "layer") -> None:
         super().__init__()
-        self.norm_final = RmsNorm(hidden_size) if norm == "rms" else None
+        self.norm_final = token_norm(norm, hidden_size)
         self.linear = nn.Linear(hidden_size, patch_values)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from medcli.config import ModelConfig
+from medcli.model.part_kinds import MLP_LAYERS, NORMS
 
 SIDE_BLOCK = "sideblocks.0"
 """Block of an MDTv2 that runs only in masked training; it is not one of the numbered blocks."""
@@ -187,12 +188,11 @@ def block_shapes(config: ModelConfig, block: BlockGeometry, *, mediated: bool) -
     name, width = block.name, block.width
     qk_size, mlp_size = round(width * config.qk_ratio), round(width * config.mlp_ratio)
     shapes: dict[str, tuple[int, ...]] = {}
-    if config.norm == "rms":
-        shapes |= {f"{name}.norm{place}.weight": (width,) for place in (1, 2)}
+    norm = NORMS[config.norm]
+    shapes |= {f"{name}.norm{place}.{part}": (width,) for place in (1, 2) for part in norm.of_tokens}
     if config.qk_norm:
-        kinds = ("weight",) if config.norm == "rms" else ("weight", "bias")
         head_width = qk_size // block.num_heads
-        shapes |= {f"{name}.attn.{part}_norm.{kind}": (head_width,) for part in "qk" for kind in kinds}
+        shapes |= {f"{name}.attn.{side}_norm.{part}": (head_width,) for side in "qk" for part in norm.of_heads}
     if block.has_skip:
         shapes |= linear_shapes(f"{name}.skip_linear", width, 2 * width)
     shapes |= linear_shapes(f"{name}.attn.qkv", 2 * qk_size + width, width)
@@ -201,12 +201,8 @@ def block_shapes(config: ModelConfig, block: BlockGeometry, *, mediated: bool) -
         shapes[f"{name}.attn.rel_pos_bias.relative_position_bias_table"] = relative_table_shape(config, block)
     if mediated:
         shapes |= {f"{name}.attn.{part}": shape for part, shape in mediator_shapes(config, block).items()}
-    if config.mlp == "swiglu":
-        shapes |= linear_shapes(f"{name}.mlp.w12", 2 * mlp_size, width)
-        shapes |= linear_shapes(f"{name}.mlp.w3", width, mlp_size)
-    else:
-        shapes |= linear_shapes(f"{name}.mlp.fc1", mlp_size, width)
-        shapes |= linear_shapes(f"{name}.mlp.fc2", width, mlp_size)
+    for layer, size in MLP_LAYERS[config.mlp](width, mlp_size).items():
+        shapes |= linear_shapes(f"{name}.mlp.{layer}", *size)
     return shapes | linear_shapes(f"{name}.adaLN_modulation.1", modulations(config) * width, config.hidden_size)
 
 
@@ -251,8 +247,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     for layer, block in enumerate(blocks(config)):
         shapes |= block_shapes(config, block, mediated=layer in config.mediator_layers)
     shapes |= between_shapes(config)
-    if config.norm == "rms":
-        shapes["final_layer.norm_final.weight"] = (width,)
+    shapes |= {f"final_layer.norm_final.{part}": (width,) for part in NORMS[config.norm].of_tokens}
     shapes |= linear_shapes("final_layer.linear", patch * patch * config.out_channels, width)
     return shapes | linear_shapes("final_layer.adaLN_modulation.1", 2 * width, width)
 

@@ -1,4 +1,4 @@
-"""Parts of LightningDiT and REPA that the one block takes: RMSNorm, SwiGLU, rotary positions, q/k norm.
+"""Parts of a block: its MLP, and those of LightningDiT and REPA: RMSNorm, SwiGLU, rotary positions, q/k norm.
 
 Source: LightningDiT (arXiv 2501.01423), REPA (arXiv 2410.06940).
 """
@@ -6,14 +6,19 @@ Source: LightningDiT (arXiv 2501.01423), REPA (arXiv 2410.06940).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcli.config_checks import Norm
+from medcli.config_checks import MlpKind, Norm
+from medcli.errors import require_complete
 from medcli.model.grid_tables import rotation_tables
-from medcli.model.linear import Linear
+from medcli.model.linear import Linear, linear_gelu
+from medcli.model.part_kinds import MLP_LAYERS, NORMS
 
 # Dimension key: B batch, H heads, N tokens, M mediators, K head width, D model width.
 
@@ -35,9 +40,39 @@ class RmsNorm(nn.Module):
         return (normed * self.weight).to(x.dtype)
 
 
+TOKEN_NORMS: Mapping[Norm, Callable[[int], nn.Module] | None] = MappingProxyType({"layer": None, "rms": RmsNorm})
+"""Norms of tokens; None: LayerNorm without parameters."""
+HEAD_NORMS: Mapping[Norm, Callable[[int], nn.Module]] = MappingProxyType(
+    {"layer": partial(nn.LayerNorm, eps=LAYER_EPS), "rms": RmsNorm}
+)
+"""Norms of each head's queries and keys."""
+require_complete("norm", TOKEN_NORMS, NORMS)
+require_complete("norm", HEAD_NORMS, NORMS)
+
+
+def token_norm(kind: Norm, width: int) -> nn.Module | None:
+    """Create the norm of tokens; None if it has no parameters."""
+    make = TOKEN_NORMS[kind]
+    return None if make is None else make(width)
+
+
 def head_norm(kind: Norm, head_width: int) -> nn.Module:
     """Create the norm of each head's queries or keys."""
-    return RmsNorm(head_width) if kind == "rms" else nn.LayerNorm(head_width, eps=LAYER_EPS)
+    return HEAD_NORMS[kind](head_width)
+
+
+class Mlp(nn.Module):
+    """Two linear layers around a tanh-approximated GELU."""
+
+    def __init__(self, hidden_size: int, mlp_size: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(hidden_size, mlp_size)
+        self.fc2 = Linear(mlp_size, hidden_size)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Transform each token by itself."""
+        out_BND: Tensor = self.fc2(linear_gelu(x_BND, self.fc1.weight, self.fc1.bias))
+        return out_BND
 
 
 class SwiGlu(nn.Module):
@@ -53,6 +88,10 @@ class SwiGlu(nn.Module):
         gate, value = self.w12(x_BND).chunk(2, dim=-1)
         out_BND: Tensor = self.w3(F.silu(gate) * value)
         return out_BND
+
+
+MLPS: Mapping[MlpKind, Callable[[int, int], nn.Module]] = MappingProxyType({"gelu": Mlp, "swiglu": SwiGlu})
+require_complete("MLP", MLPS, MLP_LAYERS)
 
 
 class Rotary:

@@ -8,8 +8,8 @@ import torch
 
 from medcli.config import ModelConfig
 from medcli.model.backbone import DiffusionTransformer, empty_model
-from medcli.model.block import Mlp
 from medcli.model.linear import Linear, linear_gelu, modulated_norm
+from medcli.model.parts import Mlp
 
 CONFIG = ModelConfig(
     family="sit", hidden_size=32, depth=3, num_heads=2, latent_size=8, num_classes=5, mediators=(4, 16),
