@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from medcli.cli.command import Command
 from medcli.cli.output import Output
-from medcli.cli.table import fixed, table_of
+from medcli.cli.table import table_of
+from medcli.cli.text import Prose, fixed, macs_text
 from medcli.settings.costs import BenchRequest
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ CLOCKS = {
     "wall_synchronised": "wall time, synchronised with the device",
 }
 
-COLUMNS = ("variant", "GMACs", "GMACs (executed)", "seconds", "images/s", "MiB", "speed-up")
-LOOP_COLUMNS = ("sampling run", "GMACs", "GMACs (executed)", "seconds", "MiB", "error", "speed-up")
-LOOP_OPTIONAL = ("MiB", "GMACs (executed)")
-OPTIONAL = ("MiB", "GMACs (executed)", "images/s")
+COLUMNS = ("variant", "MACs", "MACs (executed)", "seconds", "images/s", "MiB", "speed-up")
+LOOP_COLUMNS = ("sampling run", "MACs", "MACs (executed)", "seconds", "MiB", "error", "speed-up")
+LOOP_OPTIONAL = ("MiB", "MACs (executed)")
+OPTIONAL = ("MiB", "MACs (executed)", "images/s")
 """Columns a narrow terminal lacks."""
 FORWARD_SUFFIX = {"unabsorbed": ", not absorbed"}
 """Text after the mediator count."""
@@ -54,13 +55,12 @@ COMMAND = Command(
 def summary(report: BenchReport) -> Group:
     """Build the tables: circumstances, network calls, and sampling runs if there were any."""
     from rich.console import Group
-    from rich.text import Text
 
     threads = f"{report.threads} thread{'s' if report.threads > 1 else ''}"
     machine = report.machine if report.device.startswith("cuda") else f"{report.machine}, {threads}"
     network = f"{report.model}, {report.resolution_px} px, {report.num_tokens} tokens, {report.dtype}"
     compiled = ", compiled" if report.compiled else ""
-    head = Text(f"{network}{compiled}, batches of {report.batch_size}; {machine}")
+    head = Prose(f"{network}{compiled}, batches of {report.batch_size}; {machine}")
     forwards = [row for row in report.rows if row.group == "forward"]
     loops = [row for row in report.rows if row.group == "loop"]
     return Group(head, forward_table(forwards, report), *([loop_table(loops, report)] if loops else []))
@@ -72,7 +72,7 @@ def forward_table(rows: list[BenchRow], report: BenchReport) -> FittedTable:
     remarks = [
         f"one network call; seconds: median of {report.repeats} interleaved runs, {CLOCKS[report.clock]}, "
         "± half the interquartile range",
-        "GMACs: per image, as the papers count; executed: without the queries and keys that are absorbed",
+        "MACs: per image, as the papers count; executed: without the queries and keys that are absorbed",
         f"MiB: peak beyond the weights' {report.weights_mib:,.0f} MiB; speed-up: over full attention",
     ]
     if report.layers:
@@ -85,8 +85,8 @@ def loop_table(rows: list[BenchRow], report: BenchReport) -> FittedTable:
     cells = [
         (
             row.title,
-            f"{row.gmacs:.4g}",
-            f"{row.gmacs_done:.4g}",
+            macs_text(row.gmacs),
+            macs_text(row.gmacs_done),
             f"{row.seconds_per_image:.4g} {_spread(row)}",
             fixed(row.peak_memory_mib, ",.0f"),
             fixed(row.error, ".3f"),
@@ -115,8 +115,8 @@ def _counts(row: BenchRow) -> str:
 def _cells(row: BenchRow) -> tuple[object, ...]:
     """Format all columns but the first."""
     return (
-        f"{row.gmacs:.4g}",
-        f"{row.gmacs_done:.4g}",
+        macs_text(row.gmacs),
+        macs_text(row.gmacs_done),
         f"{row.seconds.median:.4g} {_spread(row)}",
         f"{row.images_per_sec:.4g}",
         fixed(row.peak_memory_mib, ",.0f"),

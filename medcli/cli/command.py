@@ -84,6 +84,7 @@ def _show(ctx: typer.Context, wanted: bool, *, every: bool) -> None:
     settings: Mapping[str, Setting] = getattr(ctx.command.callback, "settings", {})
     more = 0
     for param in ctx.command.params:
+        hide_type(param)
         made = settings.get(str(param.name))
         if made is None:
             continue
@@ -99,7 +100,16 @@ def _show(ctx: typer.Context, wanted: bool, *, every: bool) -> None:
     raise typer.Exit
 
 
+def hide_type(param: Any) -> None:
+    """Leave Typer's names of types out of the help: switches take no value, arguments have a placeholder."""
+    if getattr(param, "is_flag", False):
+        param.metavar = ""
+    elif param.param_type_name == "argument":
+        param.display_type_rich = lambda ctx: ""
+
+
 _SHORT = "Show this message and exit."
+_PANEL: dict[str, Any] = {"rich_help_panel": COMMON}
 _COMMON: dict[str, tuple[type, Any]] = {
     "config_file": (
         str,
@@ -107,12 +117,16 @@ _COMMON: dict[str, tuple[type, Any]] = {
             "--config",
             metavar="FILE",
             help="Settings from TOML, or from the config.json or manifest.json of an earlier run; flags win.",
-            rich_help_panel=COMMON,
+            **_PANEL,
         ),
     ),
-    "as_json": (bool, typer.Option("--json", help="Write the result as one JSON object.", rich_help_panel=COMMON)),
-    "quiet": (bool, typer.Option("-q", "--quiet", help="Show the result and errors only.", rich_help_panel=COMMON)),
-    "debug": (bool, typer.Option("--debug", help="Show tracebacks (or set MEDCLI_DEBUG=1).", rich_help_panel=COMMON)),
+    "as_json": (bool, typer.Option("--json", help="Write the result as one JSON object.", **_PANEL)),
+    "quiet": (
+        bool,
+        typer.Option("-q", "--quiet", help="Show errors and the result only: its path, if it is one.", **_PANEL),
+    ),
+    "verbose": (bool, typer.Option("-v", "--verbose", help="Show every column, the settings and the time.", **_PANEL)),
+    "debug": (bool, typer.Option("--debug", help="Show tracebacks (or set MEDCLI_DEBUG=1).", **_PANEL)),
     "help_": (bool, help_option(COMMON, "-h", "--help", show=show_help, text=_SHORT)),
     "help_all": (bool, help_option(COMMON, "--help-all", show=_show_all, text="Show every option and exit.")),
 }
@@ -129,9 +143,14 @@ def typer_function(command: Command[Any]) -> Callable[..., None]:
         given = {
             key: value for key, value in values.items() if getattr(ctx.get_parameter_source(key), "name", "") == GIVEN
         }
-        request, filed = _request(command, given, flags["config_file"], str(ctx.info_name))
-        output = Output.standard(as_json=flags["as_json"], quiet=flags["quiet"])
+        name = str(ctx.info_name)
+        request, filed = _request(command, given, flags["config_file"], name)
+        if flags["quiet"] and flags["verbose"]:
+            raise ConfigError("--quiet excludes --verbose", hint="leave one of them out")
+        output = Output.standard(**{key: flags[key] for key in ("as_json", "quiet", "verbose")})
         with output, _named_in(flags["config_file"], filed):
+            if flags["verbose"]:
+                output.detail(f"settings: {_every_setting(name, request)}")
             command.run(request, output)
 
     own = [_parameter(key, *_option(made)) for key, made in settings.items()]
@@ -189,6 +208,20 @@ def _request(
             return build(command.request, parsed), filed
     except ConfigError as err:
         raise err if err.hint else ConfigError(err.message, hint=f"see medcli {name} --help") from err
+
+
+def _every_setting(name: str, request: Any) -> str:
+    """Write the command line with every setting that has a value and an effect."""
+    from medcli.settings.build import command_line, effective_values
+    from medcli.settings.declare import settings_of
+
+    declared = settings_of(type(request))
+    values = {
+        key: value
+        for key, value in effective_values(request).items()
+        if value not in (None, (), {}) and (value is not False or declared[key].negatable)
+    }
+    return command_line(name, type(request), values)
 
 
 def _parse_many(made: Setting, texts: list[str]) -> tuple[Any, ...]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcli.cli.command import Command
-from medcli.cli.output import Output, printable
+from medcli.cli.output import Output
 from medcli.cli.sample import switch_table
-from medcli.cli.table import fixed, table_of
+from medcli.cli.table import table_of
+from medcli.cli.text import Prose, fixed, macs_text
 from medcli.settings.pages import DemoRequest
 
 if TYPE_CHECKING:
@@ -37,14 +38,13 @@ COMMAND = Command(
 def summary(report: DemoReport) -> Group:
     """The comparison, and when the dynamic images moved up the ladder."""
     from rich.console import Group
-    from rich.text import Text
 
-    columns = ("attention", "calls", "GMACs", "saved %", "s/image", "error", "FID", "right %")
+    columns = ("attention", "calls", "MACs", "saved %", "s/image", "error", "FID", "right %")
     rows = [
         (
             row.variant,
             f"{row.nfe:g}",
-            f"{row.gmacs_per_image:.3f}",
+            macs_text(row.gmacs_per_image),
             f"{row.saving_percent:.1f}",
             fixed(row.images_per_sec and 1 / row.images_per_sec, ".3f"),
             fixed(row.error, ".3f"),
@@ -55,10 +55,10 @@ def summary(report: DemoReport) -> Group:
     ]
     caption = "\n".join(
         (
-            f"{report.num_images} images each, the same noise; calls and GMACs of an image, s/image: wall-clock",
+            f"{report.num_images} images each, the same noise; calls and MACs of an image, s/image: wall-clock",
             "error: relative distance to the exact path of full attention; the SDE has none",
             f"FID against {report.num_reference:,} real images, features of the bundled classifier",
         )
     )
-    where = Text(f"wrote {printable(report.output)}")
+    where = Prose(f"wrote {report.output}")
     return Group(where, table_of(columns, rows, caption=caption, optional=("saved %",)), switch_table(report.dynamic))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from medcli.cli.command import Command
 from medcli.cli.output import Output, printable
 from medcli.cli.table import table_of
+from medcli.cli.text import Prose
 from medcli.settings.pages import DoctorRequest
 
 if TYPE_CHECKING:
@@ -35,12 +36,11 @@ COMMAND = Command(
 def summary(report: DoctorReport) -> Group:
     """Build the table of findings, and below it what is missing, with the remedy."""
     from rich.console import Group
-    from rich.text import Text
 
     rows = [(finding.name, finding.status, finding.found) for finding in report.findings]
-    lacks = [Text(_advice(finding)) for finding in report.findings if finding.status != "ok"]
+    lacks = [Prose(_advice(finding)) for finding in report.findings if finding.status != "ok"]
     verdict = "nothing is missing" if not report.missing else f"missing: {len(report.missing)}"
-    return Group(table_of(("", "status", "found"), rows), *lacks, Text(verdict))
+    return Group(table_of(("", "status", "found"), rows), *lacks, Prose(verdict))
 
 
 def _advice(finding: Finding) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medcli.cli.command import Command
 from medcli.cli.output import Output, printable
-from medcli.cli.table import fixed, table_of
+from medcli.cli.table import table_of
+from medcli.cli.text import fixed, sign
 from medcli.settings.scoring import FidRequest
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _cell(row: dict[str, Any], metric: str) -> str:
     if value is None:
         return "-"
     shown = format(value, PLACES)
-    return shown if error is None else f"{shown} {_sign('±', '+-')} {error:{PLACES}}"
+    return shown if error is None else f"{shown} {sign('±', '+-')} {error:{PLACES}}"
 
 
 def _heading(metric: str) -> str:
@@ -145,12 +145,7 @@ def _heading(metric: str) -> str:
 def _arrow(metric: str) -> str:
     from medcli.workflows.fid.compare import LOWER_IS_BETTER
 
-    return _sign("↓", "(lower)") if metric in LOWER_IS_BETTER else _sign("↑", "(higher)")
-
-
-def _sign(wanted: str, plain: str) -> str:
-    """Return a sign, or its ASCII form if stdout's encoding lacks it."""
-    return wanted if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8" else plain
+    return sign("↓", "(lower)") if metric in LOWER_IS_BETTER else sign("↑", "(higher)")
 
 
 def _exactness(metrics: Collection[str]) -> list[str]:

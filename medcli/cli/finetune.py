@@ -9,6 +9,7 @@ from medcli.cli.command import Command
 from medcli.cli.output import Output, printable
 from medcli.cli.progress import duration
 from medcli.cli.table import table_of
+from medcli.cli.text import Prose, macs_text
 from medcli.settings.finetune import FinetuneRequest
 from medcli.settings.training import PIXELS
 
@@ -57,7 +58,6 @@ COMMAND = Command(
 def plan_table(plan: FinetunePlan) -> Group:
     """Build the tables of a plan: parameters, memory, work."""
     from rich.console import Group
-    from rich.text import Text
 
     ladder = ", ".join(map(str, plan.mediators))
     attention = f"{ladder} mediators in {len(plan.layers)} of {plan.depth} blocks" if ladder else "full attention"
@@ -65,7 +65,7 @@ def plan_table(plan: FinetunePlan) -> Group:
     how = f"trains {counts_text(plan.counts)}" + (f", rule: {plan.ladder_rule}" if len(plan.counts) > 1 else "")
     if plan.timesteps == "loss":
         how += ", timesteps drawn by their latest losses"
-    return Group(Text(f"{what}\n{how}"), _parameters(plan), _memory(plan), _work(plan))
+    return Group(Prose(f"{what}\n{how}"), _parameters(plan), _memory(plan), _work(plan))
 
 
 def counts_text(counts: tuple[int, ...]) -> str:
@@ -105,7 +105,7 @@ def _work(plan: FinetunePlan) -> FittedTable:
         ("data", f"{plan.data}, {plan.num_images:,} images"),
         ("steps", f"{plan.steps:,}" + (f", {plan.steps_done:,} of them done" if plan.steps_done else "")),
         ("images seen", f"{plan.images_seen:,} in batches of {plan.global_batch_size:,}, {plan.epochs:.4g} epochs"),
-        ("multiply-adds", f"{plan.gmacs_per_step:,.4g} GMACs per step"),
+        ("multiply-adds", f"{macs_text(plan.gmacs_per_step)} per step"),
         ("time", f"{duration(plan.total_secs)} for {left:,} steps on {plan.device}, {plan.step_secs:.3g} s per step"),
         ("disk", f"{plan.num_states} states of {plan.state_bytes / MIB:,.0f} MiB at once"),
         ("output", f"{plan.output}: {', '.join(plan.files)}"),
@@ -124,7 +124,6 @@ def _work(plan: FinetunePlan) -> FittedTable:
 def report_table(report: FinetuneReport) -> Group:
     """Build the tables of a finished run."""
     from rich.console import Group
-    from rich.text import Text
 
     loss = "-" if report.loss is None else f"{report.loss:.4f}"
     rate = "" if report.images_per_sec is None else f", {report.images_per_sec:.4g} images/s"
@@ -135,7 +134,7 @@ def report_table(report: FinetuneReport) -> Group:
     if report.skipped:
         lines.append(f"skipped steps: {', '.join(map(str, report.skipped))}")
     tables = [table for table in (_calibration(report), _comparison(report)) if table]
-    return Group(Text("\n".join(lines)), *tables)
+    return Group(Prose("\n".join(lines)), *tables)
 
 
 def _calibration(report: FinetuneReport) -> FittedTable | None:

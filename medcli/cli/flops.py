@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from medcli.cli.command import Command
 from medcli.cli.output import Output
-from medcli.cli.table import count_text, table_of
+from medcli.cli.table import table_of
+from medcli.cli.text import count_text, macs_text
 from medcli.ladder import ranges
 from medcli.settings.costs import FlopsRequest
 
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
     from medcli.workflows.flops import FlopsReport, ModelCosts
     from medcli.workflows.image_cost import ImageCost, SamplingRun
 
-UNITS = 'one image, one forward pass; 1 MAC = 2 FLOPs; what the papers print as "GFLOPs" is the GMACs column'
+UNITS = 'one image, one forward pass; 1 MAC = 2 FLOPs; the papers\' "GFLOPs" are GMACs, here under MACs'
 EXECUTED = {
     True: "executed: sampling multiplies queries and keys into few mediators; params: with that one count",
     False: "executed: here every query and key is computed; params: with that one count",
 }
 """Remark on costs, by whether any count saves queries and keys."""
 DYNAMIC_BOUNDS = (
-    "moves depend on the image, so these are bounds: no move, and moves as early as the rule allows;\n"
-    "medcli sample, then --manifest FOLDER, gives the mean of a real run"
+    "moves depend on the image, so these are bounds: no move, and moves as early as the rule allows; "
+    "with --manifest FOLDER, a folder of medcli sample, it is the mean of that run"
 )
 
 
@@ -54,16 +55,16 @@ def summary(report: FlopsReport) -> Group:
     """Build a table of forward passes, and one of whole images if requested."""
     from rich.console import Group
 
-    columns = ("model", "px", "attention", "mediators", "GMACs", "GFLOPs", "GMACs (executed)", "params", "saved %")
+    columns = ("model", "px", "attention", "mediators", "MACs", "FLOPs", "MACs (executed)", "params", "saved %")
     rows = [
         (
             row.model,
             row.resolution_px,
             row.attention,
             row.num_mediators or None,
-            amount(row.gmacs),
-            amount(row.gflops),
-            amount(row.gmacs_done),
+            macs_text(row.gmacs),
+            macs_text(row.gflops),
+            macs_text(row.gmacs_done),
             count_text(row.num_params),
             f"{row.saving_percent:.2f}",
         )
@@ -75,7 +76,7 @@ def summary(report: FlopsReport) -> Group:
         columns,
         rows,
         caption="\n".join(dict.fromkeys(line for line in caption if line)),
-        optional=("GFLOPs", "attention", "params", "GMACs (executed)"),
+        optional=("FLOPs", "attention", "params", "MACs (executed)"),
     )
     names = [costs.model if len(report.models) > 1 else "" for costs in report.models]
     tables = [
@@ -95,8 +96,8 @@ def mediated(costs: ModelCosts) -> str:
 def image_table(name: str, images: tuple[ImageCost, ...], run: SamplingRun) -> FittedTable:
     """Build a table with a row for each resolution and schedule: network calls and their cost."""
     columns = (
-        *("px", "schedule", "mediators", "NFE", "forward passes", "GMACs an image", "GMACs (executed)"),
-        *("GMACs (dense)", "saved %"),
+        *("px", "schedule", "mediators", "NFE", "forward passes", "MACs an image", "MACs (executed)"),
+        *("MACs (dense)", "saved %"),
     )
     rows = [
         (
@@ -114,21 +115,16 @@ def image_table(name: str, images: tuple[ImageCost, ...], run: SamplingRun) -> F
     settings += [f"guidance {run.guidance.scale:g}" if run.guidance.is_on else "no guidance"]
     settings += [] if run.moves is None else [f"mean over the {len(run.moves)} images of that run"]
     remarks = [", ".join(settings)] + ([DYNAMIC_BOUNDS] if any(image.gmacs is None for image in images) else [])
-    optional = ("forward passes", "GMACs (dense)", "GMACs (executed)", "NFE")
+    optional = ("forward passes", "MACs (dense)", "MACs (executed)", "NFE")
     return table_of(columns, rows, caption="\n".join(remarks), optional=optional)
 
 
-def _costs(image: ImageCost) -> tuple[str, str, str, str]:
+def _costs(image: ImageCost) -> tuple[str | None, ...]:
     """Format cost as the papers count and as executed, dense cost and saving; bounds for planned dynamic runs."""
-    dense = amount(image.gmacs_dense)
+    dense = macs_text(image.gmacs_dense)
     if image.gmacs is not None and image.gmacs_done is not None:
-        return amount(image.gmacs), amount(image.gmacs_done), dense, f"{image.saving_percent:.2f}"
+        return macs_text(image.gmacs), macs_text(image.gmacs_done), dense, f"{image.saving_percent:.2f}"
     saved = [100 * (1 - gmacs / image.gmacs_dense) for gmacs in (image.gmacs_min, image.gmacs_max)]
     limits = [(image.gmacs_min, image.gmacs_max), (image.gmacs_done_min, image.gmacs_done_max)]
-    gmacs, done = (f"{amount(low)} to {amount(high)}" for low, high in limits)
-    return gmacs, done, dense, f"{saved[0]:.2f} to {saved[1]:.2f}"
-
-
-def amount(giga: float) -> str:
-    """Format a count with three decimals, or four digits below 1."""
-    return f"{giga:.4g}" if giga < 1 else f"{giga:,.3f}"
+    macs, done = (f"{macs_text(low)} to {macs_text(high)}" for low, high in limits)
+    return macs, done, dense, f"{saved[0]:.2f} to {saved[1]:.2f}"

@@ -11,11 +11,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from medcli.cli.progress import Bar, Log
-from medcli.cli.table import details_of
+from medcli.cli.progress import Bar, Log, duration
+from medcli.cli.table import FittedTable, details_of
+from medcli.cli.text import COMMAND, Prose, padded, wrapped
 from medcli.runtime.text import printable as printable
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
 HELD_SECS = 2.0
 """Time after which a line on stderr is not held back."""
-UNWRAPPED_WIDTH = 10_000
-"""Columns assumed off a terminal, so that a table never breaks a path."""
+ONE_LINE = ("error: ", "hint: ")
+"""Labels of lines that are never broken."""
 
 
 class Report(Protocol):
@@ -48,7 +50,6 @@ def _console(stream: TextIO) -> Console:
         file=stream,
         force_terminal=is_terminal,
         color_system="auto" if is_terminal and not is_plain else None,
-        width=None if is_terminal else UNWRAPPED_WIDTH,
         highlight=False,
         markup=False,
         emoji=False,
@@ -62,7 +63,8 @@ class Output:
         stdout: Receives the result and nothing else.
         stderr: Receives progress, notes, warnings, hints and errors.
         as_json: Write the result as one JSON object instead of for people.
-        quiet: Leave only the result and errors.
+        quiet: Leave only the result and errors; of a result that is a file or a folder, only its path.
+        verbose: Show every column and more remarks.
         clock: Seconds from any start, for rates and pauses.
     """
 
@@ -73,22 +75,24 @@ class Output:
         *,
         as_json: bool = False,
         quiet: bool = False,
+        verbose: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stdout = stdout
         self._stderr = stderr
         self.as_json = as_json
         self._quiet = quiet
-        self._clock = clock
+        self._verbose = verbose
+        self._clock, self._started = clock, clock()
         self._errors: Console | None = None
         self._held: list[tuple[str, str, str]] | None = []
         self._held_since = 0.0
         self._progress: Bar | Log | None = None
 
     @classmethod
-    def standard(cls, *, as_json: bool = False, quiet: bool = False) -> Output:
+    def standard(cls, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> Output:
         """Write to this process's streams, as they are now."""
-        return cls(sys.stdout, sys.stderr, as_json=as_json, quiet=quiet)
+        return cls(sys.stdout, sys.stderr, as_json=as_json, quiet=quiet, verbose=verbose)
 
     def __enter__(self) -> Output:
         return self
@@ -99,6 +103,7 @@ class Output:
         self._end_progress()
         if kind is None:
             self._release()
+            self.detail(f"took {duration(self._clock() - self._started)}")
 
     def result(self, report: Report, table: RenderableType | None = None) -> None:
         """Show the result: the last thing a command does.
@@ -111,12 +116,19 @@ class Output:
         self._release()
         if self.as_json:
             self._stdout.write(json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
+        elif self._quiet and (path := report.to_json().get("output")):
+            self._stdout.write(printable(str(path)) + "\n")
         else:
             self._show(details_of(report.to_json()) if table is None else table)
 
     def note(self, text: str) -> None:
         """Write one line, unless `--quiet`."""
         self._say("", text, "")
+
+    def detail(self, text: str) -> None:
+        """Write one line if `--verbose`."""
+        if self._verbose:
+            self.note(text)
 
     def hint(self, text: str) -> None:
         """Suggest the next command, unless `--quiet`."""
@@ -149,15 +161,22 @@ class Output:
 
     def _show(self, table: RenderableType) -> None:
         """Render, then write: Rich itself would end the process when a reader closes the pipe."""
-        from rich.text import Text
-
         console = _console(self._stdout)
-        if isinstance(table, str):
-            table = Text("\n".join(map(printable, table.splitlines())))
         with console.capture() as capture:
-            console.print(table, soft_wrap=isinstance(table, Text))
+            # Everything shown breaks its lines itself; Rich would cut those that hold a long path.
+            console.print(self._chosen(table), soft_wrap=True)
         lines = (line.rstrip() for line in capture.get().splitlines())
         self._stdout.write("\n".join(lines).strip("\n") + "\n")
+
+    def _chosen(self, table: RenderableType) -> RenderableType:
+        """Turn text into sentences, and keep optional columns if `--verbose`."""
+        from rich.console import Group
+
+        if isinstance(table, str):
+            return Prose(table)
+        if isinstance(table, Group):
+            return Group(*map(self._chosen, table.renderables))
+        return replace(table, optional=()) if self._verbose and isinstance(table, FittedTable) else table
 
     def _say(self, label: str, text: str, style: str) -> None:
         """Write a line, or hold it back while the command still checks its settings.
@@ -181,9 +200,17 @@ class Output:
             self._line(*line)
 
     def _line(self, label: str, text: str, style: str) -> None:
+        """Write a line. On a terminal no word is cut: remarks are wrapped, errors and commands stay one line."""
         from rich.text import Text
 
-        self._console().print(Text.assemble((label, style), one_line(text)), soft_wrap=True)
+        console = self._console()
+        line = label + one_line(text)
+        if console.is_terminal and not console.is_dumb_terminal:
+            is_one = label in ONE_LINE or COMMAND.search(line)
+            line = (
+                padded(line, console.width) if is_one else "\n".join(wrapped(line, console.width, breaks_paths=False))
+            )
+        console.print(Text.assemble((line[: len(label)], style), line[len(label) :]), soft_wrap=True)
 
     def _console(self) -> Console:
         if self._errors is None:

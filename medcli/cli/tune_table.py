@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from medcli.cli.output import printable
-from medcli.cli.table import fixed, table_of
+from medcli.cli.table import table_of
+from medcli.cli.text import Prose, fixed
 from medcli.workflows.tune.request import ROUNDING, rounded_up
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ METRICS = {"error": "relative distance from the dense model's exact images", "fi
 def summary(report: TuneReport) -> Group:
     """Build the table of the front below the baseline, and the command of the choice."""
     from rich.console import Group
-    from rich.text import Text
 
     columns = ("", "calls", "networks", "guided", "GMACs", "saved %", "ms", "error", "+-", "FID", "FID +-")
     rows = [_row("dense", report.dense)]
@@ -33,8 +32,8 @@ def summary(report: TuneReport) -> Group:
         table_of(columns, rows, caption=caption, optional=("FID +-", "+-", "guided", "saved %")),
     ]
     if report.fit is not None:
-        parts.append(Text(_fit_text(report.fit, report.metric)))
-    parts.append(Text(f"wrote {printable(report.plan)}; the chosen images:\n    {printable(report.command)}"))
+        parts.append(Prose(_fit_text(report.fit, report.metric)))
+    parts.append(Prose(f"wrote {report.plan}\nthe chosen images:\n    {report.command}"))
     return Group(*parts)
 
 

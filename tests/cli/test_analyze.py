@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
-from medcli.cli.analyze import advice_line, heat_map
+from medcli.cli.analyze import advice_line
 from medcli.workflows.analyze import run as workflow
 from medcli.workflows.analyze.suggestion import Suggestion
 from tests.conftest import RunCli
@@ -182,25 +181,3 @@ def test_dit_models_are_sampled_their_way(run_cli: RunCli, empty_folder: Path) -
     result = run_cli("analyze", "dit.safetensors", *FEW, "--sampler", "ddim", "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out)["settings"]["sampler"]["sampler"] == "ddim"
-
-
-@pytest.mark.parametrize(("num_rows", "num_columns"), [(28, 20), (3, 250), (12, 1), (4, 24)])
-def test_a_heat_map_fits_a_narrow_terminal_and_needs_no_colour(num_rows: int, num_columns: int) -> None:
-    rows = (100 * np.random.default_rng(0).random((num_rows, num_columns))).tolist()
-    text = heat_map(rows, [f"layer {place}" for place in range(num_rows)], ("0 noise", "1 image"))
-    shown = {}
-    for colours in ("truecolor", None):
-        console = Console(width=80, force_terminal=True, color_system=colours)  # type: ignore[arg-type]
-        with console.capture() as capture:
-            console.print(text, soft_wrap=True)
-        shown[colours] = capture.get()
-    lines = shown[None].rstrip("\n").split("\n")
-    assert len(lines) == num_rows + 1
-    assert lines[0].split() == ["0", "noise", "1", "image"]
-    assert max(map(len, lines)) <= 80
-    assert "\x1b" not in shown[None]
-    assert "\x1b[" in shown["truecolor"]
-    figures = [int(word) for word in lines[1].split()[2:]]
-    if num_columns <= 23:
-        assert figures == [min(99, round(value)) for value in rows[0]]
-    assert np.mean(figures) == pytest.approx(np.mean(rows[0]), abs=2)

@@ -220,8 +220,18 @@ def test_quiet_leaves_the_result_alone(use: Use, run_cli: RunCli) -> None:
     loud, quiet = run_cli("toy"), run_cli("toy", "--quiet")
     assert loud.err.splitlines() == ["half way", "hint: medcli toy --steps 3"]
     assert quiet.err == ""
-    assert quiet.out == loud.out
-    assert "/data/[run1]/x.pt" in quiet.out
+    assert quiet.out == "/data/[run1]/x.pt\n", "the path alone, for a script"
+    assert "/data/[run1]/x.pt" in loud.out
+
+
+def test_verbose_shows_the_settings_and_the_time_and_excludes_quiet(use: Use, run_cli: RunCli) -> None:
+    use(nothing)
+    lines = run_cli("toy", "-v").err.splitlines()
+    assert lines[0] == "settings: medcli toy --steps 5"
+    assert lines[-1] == "took 0 s"
+    refused = run_cli("toy", "-q", "--verbose")
+    assert refused.code == 2
+    assert refused.err.splitlines()[0] == "error: --quiet excludes --verbose"
 
 
 def test_the_version_and_the_help_of_the_bare_program(use: Use, run_cli: RunCli) -> None:

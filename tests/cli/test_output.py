@@ -7,11 +7,9 @@ import json
 from typing import Any
 
 import pytest
-from rich.table import Table
-
 from medcli.cli.output import Output, printable
 from medcli.cli.progress import LOG_EVERY_SECS, Pace, duration
-from medcli.cli.table import table_of
+from medcli.cli.table import details_of, table_of
 
 LONG_PATH = "/data/[run1]/" + "x" * 300 + "/[/bold]:smile:.pt"
 
@@ -62,9 +60,7 @@ def test_data_is_shown_as_it_is_and_unwrapped_off_a_terminal() -> None:
 
 
 def test_brackets_and_colons_in_a_table_or_text_of_a_command_are_not_markup() -> None:
-    table = Table.grid()
-    table.add_row(LONG_PATH)
-    for shown in (table, f"wrote {LONG_PATH}"):
+    for shown in (details_of({"output": LONG_PATH}), f"wrote {LONG_PATH}"):
         out, err = streams()
         Output(out, err).result(Values(), shown)
         assert LONG_PATH in out.getvalue()
