@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from medcli.cli.command import Command
 from medcli.cli.output import Output
 from medcli.cli.table import table_of
-from medcli.cli.text import Prose, fixed, macs_text
+from medcli.cli.text import Prose, fixed
+from medcli.runtime.text import macs_text
 from medcli.settings.costs import BenchRequest
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from medcli.cli.command import Command
 from medcli.cli.output import Output
 from medcli.cli.sample import switch_table
 from medcli.cli.table import table_of
-from medcli.cli.text import Prose, fixed, macs_text
+from medcli.cli.text import Prose, fixed
+from medcli.runtime.text import macs_text
 from medcli.settings.pages import DemoRequest
 
 if TYPE_CHECKING:

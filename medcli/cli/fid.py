@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from medcli.cli.command import Command
 from medcli.cli.output import Output, printable
 from medcli.cli.table import table_of
-from medcli.cli.text import fixed, sign
+from medcli.cli.text import sign
+from medcli.runtime.text import measured
 from medcli.settings.scoring import FidRequest
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 EXACT = "precision and recall in exact arithmetic; on ImageNet ADM's float16 reads about 0.001 and 0.002 higher"
 ERRORS = "errors: standard errors over draws of the samples, the reference held fixed"
-PLACES = ".4f"
-"""Decimals of a score."""
 
 
 def fid(request: FidRequest, out: Output) -> None:
@@ -57,17 +56,12 @@ COMMAND = Command(
 
 def score_table(report: FidReport) -> FittedTable:
     """Build the table of one set's scores, with their inputs below."""
-    from medcli.workflows.fid.compare import LOWER_IS_BETTER
+    from medcli.workflows.fid.compare import LOWER_IS_BETTER, title_of
 
-    errors = report.scores.errors
+    row, errors = report.to_json(), report.scores.errors
     rows = [
-        (
-            _heading(name),
-            fixed(value, PLACES),
-            fixed(errors[name].standard_error if name in errors else None, PLACES),
-            "lower" if name in LOWER_IS_BETTER else "higher",
-        )
-        for name, value in report.scores.values.items()
+        (title_of(name), _cell(row, name), "lower" if name in LOWER_IS_BETTER else "higher")
+        for name in report.scores.values
     ]
     remarks = [
         f"samples: {report.samples} ({_size(report.num_samples)})",
@@ -77,7 +71,11 @@ def score_table(report: FidReport) -> FittedTable:
         *([ERRORS] if errors else []),
         *_exactness(report.scores.values),
     ]
-    return table_of(("metric", "value", "error", "better"), rows, caption="\n".join(map(printable, remarks)))
+    return table_of(
+        ("metric", "value" if not errors else f"value {sign('±', '+-')} error", "better"),
+        rows,
+        caption="\n".join(map(printable, remarks)),
+    )
 
 
 def comparison_table(report: CompareReport) -> FittedTable:
@@ -98,14 +96,14 @@ def comparison_table(report: CompareReport) -> FittedTable:
         *_exactness(metrics),
         *(f"not comparable: {difference}" for difference in report.differences),
     ]
-    headings = ("samples", "N", *(f"{_heading(metric)} {_arrow(metric)}" for metric in metrics))
+    headings = ("samples", "N", *map(_heading, metrics))
     return table_of(headings, cells, caption="\n".join(map(printable, remarks)))
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Write a Markdown table with a row per set."""
     metrics = _shown(rows)
-    headings = ["samples", "N", *(f"{_heading(metric)} {_arrow(metric)}" for metric in metrics)]
+    headings = ["samples", "N", *map(_heading, metrics)]
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
     lines += [
         [row["samples"].replace("|", "\\|"), _size_cell(row), *(_cell(row, metric) for metric in metrics)]
@@ -134,12 +132,13 @@ def _cell(row: dict[str, Any], metric: str) -> str:
     value, error = row.get(json_key(metric)), row.get("standard_errors", {}).get(json_key(metric))
     if value is None:
         return "-"
-    shown = format(value, PLACES)
-    return shown if error is None else f"{shown} {sign('±', '+-')} {error:{PLACES}}"
+    return measured(value, error, sign("±", "+-"))
 
 
 def _heading(metric: str) -> str:
-    return "fid, N to infinity" if metric == "fid_infinity" else metric
+    from medcli.workflows.fid.compare import title_of
+
+    return f"{title_of(metric)} {_arrow(metric)}"
 
 
 def _arrow(metric: str) -> str:
@@ -157,4 +156,4 @@ def _size_cell(row: dict[str, Any]) -> str:
 
 
 def _size(num_images: int | None) -> str:
-    return "statistics" if num_images is None else f"{num_images} images"
+    return "statistics" if num_images is None else f"{num_images:,} images"

@@ -9,7 +9,8 @@ from medcli.cli.command import Command
 from medcli.cli.output import Output, printable
 from medcli.cli.progress import duration
 from medcli.cli.table import table_of
-from medcli.cli.text import Prose, macs_text
+from medcli.cli.text import Prose
+from medcli.runtime.text import macs_text
 from medcli.settings.finetune import FinetuneRequest
 from medcli.settings.training import PIXELS
 

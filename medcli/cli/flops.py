@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from medcli.cli.command import Command
 from medcli.cli.output import Output
 from medcli.cli.table import table_of
-from medcli.cli.text import count_text, macs_text
 from medcli.ladder import ranges
+from medcli.runtime.text import count_text, macs_text
 from medcli.settings.costs import FlopsRequest
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from medcli.cli.command import Command
 from medcli.cli.drawings import histogram
 from medcli.cli.output import Output
 from medcli.cli.table import table_of
-from medcli.cli.text import Prose, macs_text
+from medcli.cli.text import Prose
+from medcli.runtime.text import macs_text
 from medcli.settings.sampling import SampleRequest
 
 if TYPE_CHECKING:

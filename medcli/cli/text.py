@@ -1,4 +1,4 @@
-"""Text and numbers as people read them, wrapped between words."""
+"""Text wrapped between words."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ if TYPE_CHECKING:
 
 LONG_WORD = 24
 """Length of a word in a table, such as a path, from which lines may break after its slashes."""
-UNITS = ("", " K", " M", " G", " T", " P")
-"""Suffixes of large numbers."""
 COMMAND = re.compile(r"\b(medcli|accelerate|torchrun|python|pip|hf) [a-z-]")
 """A command in a line."""
-WHOLE = re.compile(rf"\s*({COMMAND.pattern}|wrote )")
-"""Start of a line that is a command or names a path, which is never wrapped."""
+WHOLE = re.compile(rf"\s*({COMMAND.pattern}|wrote |\|)")
+"""Start of a line that is never wrapped: a command, the name of what was written, a row of a Markdown table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,29 +79,6 @@ def sign(wanted: str, plain: str) -> str:
 def fixed(value: float | None, spec: str) -> str | None:
     """Format a number, such as `.3f`; None stays an empty cell."""
     return None if value is None else format(value, spec)
-
-
-def scaled(number: float, spec: str) -> str:
-    """Format a number with a suffix.
-
-    Args:
-        number: Any finite number.
-        spec: Format of the part below 1,000, such as `.2f`.
-    """
-    power = 0
-    while power < len(UNITS) - 1 and abs(float(format(number, spec))) >= 1000:
-        number, power = number / 1000, power + 1
-    return format(number, spec) + UNITS[power]
-
-
-def count_text(number: int) -> str:
-    """Format a count in three digits: `1,797`, `33.0 M`, `676 M`."""
-    return f"{number:,}" if abs(number) < 10_000 else scaled(number, "#.3g").replace(". ", " ")
-
-
-def macs_text(giga: float | None) -> str | None:
-    """Format GMACs or GFLOPs with the two decimals that papers print: `118.69 G`, `2.91 T`; None stays None."""
-    return None if giga is None else scaled(1e9 * giga, ".2f")
 
 
 def pieces(word: str) -> list[str]:

@@ -94,7 +94,7 @@ def test_only_the_metrics_asked_for_are_reported(empty_folder: Path, run_cli: Ru
 
 def test_people_see_a_table_and_a_warning_about_few_samples(empty_folder: Path, run_cli: RunCli) -> None:
     result = run_cli("fid", sample_folder(empty_folder / "x"))
-    for word in ("fid", "kid", "lower", "higher", "digits (1797 images)", "(20 images)"):
+    for word in ("FID", "KID", "lower", "higher", "digits (1,797 images)", "(20 images)"):
         assert word in result.out
     assert "fewer samples than dimensions (64)" in result.err
 
@@ -249,8 +249,8 @@ def test_every_score_comes_with_a_standard_error_and_how_it_was_found(empty_fold
     assert 0 < report["standard_errors"]["fid"] < report["fid"]
     assert report["standard_error_methods"]["fid"] == "jackknife over 60 random blocks"
     table = run_cli("fid", "x").out
-    assert f"{report['standard_errors']['fid']:.4f}" in table
-    assert "ADM's float16 reads about 0.001 and 0.002 higher" in table
+    assert f"{report['fid']:.2f} ± {report['standard_errors']['fid']:.2f}" in table
+    assert "ADM's float16 reads about 0.001 and 0.002 higher" in " ".join(table.split())
 
 
 def test_the_report_holds_what_the_numbers_rest_on(empty_folder: Path, run_cli: RunCli) -> None:
@@ -284,7 +284,7 @@ def test_fid_is_extrapolated_on_request(empty_folder: Path, run_cli: RunCli) -> 
     assert report["fid_infinity"] < report["fid"]
     assert report["standard_errors"]["fid_infinity"] >= report["standard_errors"]["fid"]
     assert len(report["extrapolation"]["num_samples"]) == len(report["extrapolation"]["fid"]) == 15
-    assert "fid, N to infinity" in run_cli("fid", samples, "digits", "--metrics", "fid", "--extrapolate").out
+    assert "FID, N to infinity" in run_cli("fid", samples, "digits", "--metrics", "fid", "--extrapolate").out
 
 
 def test_too_few_samples_to_extrapolate_are_refused_before_the_network_runs(
@@ -330,8 +330,8 @@ def test_a_result_for_something_without_signs_is_ascii(
 ) -> None:
     folder = sample_folder(empty_folder / "x")
     assert "↓" in run_cli("fid", folder, "--markdown").out
-    monkeypatch.setattr("medcli.cli.fid._sign", lambda _wanted, plain: plain)
-    assert "fid (lower)" in run_cli("fid", folder, "--markdown").out
+    monkeypatch.setattr("medcli.cli.fid.sign", lambda _wanted, plain: plain)
+    assert "FID (lower)" in run_cli("fid", folder, "--markdown").out
     assert "+-" in run_cli("fid", folder, "--markdown").out
 
 

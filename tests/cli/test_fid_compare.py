@@ -46,8 +46,8 @@ def test_people_see_one_row_a_set_with_errors_directions_and_the_best(
     result = run_cli("fid", "--compare", *two_folders, "--metrics", "fid,is")
     assert result.code == 0, result.err
     lines = result.out.splitlines()
-    assert lines[0].split() == ["samples", "N", "fid", "↓", "is", "↑"]
-    better, worse = (next(line for line in lines if str(folder) in line) for folder in two_folders)
+    assert lines[0].split() == ["samples", "N", "FID", "↓", "IS", "↑"]
+    better, worse = (next(line for line in lines if f"{folder.name} " in line) for folder in two_folders)
     assert better.count("±") == worse.count("±") == 2
     assert better.count("*") == 2
     assert "*" not in worse
@@ -178,7 +178,7 @@ def test_a_third_argument_points_to_compare(two_folders: tuple[Path, Path], run_
 
 def test_markdown_has_one_row_a_set(two_folders: tuple[Path, Path], run_cli: RunCli) -> None:
     lines = run_cli("fid", "--compare", *two_folders, "--metrics", "fid,is", "--markdown").out.splitlines()
-    assert lines[0] == "| samples | N | fid ↓ | is ↑ |"
+    assert lines[0] == "| samples | N | FID ↓ | IS ↑ |"
     assert lines[1] == "| --- | ---: | ---: | ---: |"
     assert [line.split(" | ")[:2] for line in lines[2:]] == [[f"| {folder}", "40"] for folder in two_folders]
     (line,) = run_cli("fid", two_folders[0], "--metrics", "fid,is", "--markdown").out.splitlines()[2:]

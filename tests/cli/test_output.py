@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+
 from medcli.cli.output import Output, printable
 from medcli.cli.progress import LOG_EVERY_SECS, Pace, duration
 from medcli.cli.table import details_of, table_of

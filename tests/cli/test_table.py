@@ -12,7 +12,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from medcli.cli.table import FittedTable, table_of
-from medcli.cli.text import LONG_WORD, count_text
+from medcli.cli.text import LONG_WORD
+from medcli.runtime.text import count_text
 
 COLUMNS = ("model", "px", "mediators", "GMACs", "GMACs (executed)", "params", "saved %")
 ROWS = [("SiT-XL/2", 1024, "4,16,64", "2,910.296", "2,715.019", count_text(679_552_312), "5.30")] * 3

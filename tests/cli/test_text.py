@@ -1,32 +1,15 @@
-"""Numbers as people read them, and text wrapped between words."""
+"""Text wrapped between words."""
 
 from __future__ import annotations
 
 import re
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcli.cli.text import count_text, macs_text, padded, wrapped
+from medcli.cli.text import padded, wrapped
 
-LINES = st.lists(st.text("abé-/'", min_size=1, max_size=30), min_size=1, max_size=20).map(" ".join)
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(0, "0"), (9_999, "9,999"), (10_000, "10.0 K"), (675_800_000, "676 M"), (999_960, "1.00 M"), (10**9, "1.00 G")],
-)
-def test_large_counts_are_written_in_three_digits(number: int, text: str) -> None:
-    assert count_text(number) == text
-
-
-@pytest.mark.parametrize(
-    ("giga", "text"),
-    [(118.689, "118.69 G"), (2910.296, "2.91 T"), (0.0307681, "30.77 M"), (999.996, "1.00 T"), (0.0, "0.00")],
-)
-def test_multiply_adds_are_written_with_the_decimals_of_the_papers(giga: float, text: str) -> None:
-    assert macs_text(giga) == text
+LINES = st.lists(st.text("abé-/", min_size=1, max_size=30), min_size=1, max_size=20).map(" ".join)
 
 
 @given(LINES, st.integers(30, 100))

@@ -25,6 +25,8 @@ LOWER_IS_BETTER = frozenset({"fid", FID_INFINITY, "sfid", "kid"})
 """Metrics for which lower is better."""
 SHOWN = tuple(name for metric in METRICS for name in ((metric, FID_INFINITY) if metric == "fid" else (metric,)))
 """Metrics in the order of tables."""
+TITLES = {"fid": "FID", FID_INFINITY: "FID, N to infinity", "sfid": "sFID", "is": "IS", "kid": "KID"}
+"""Names of metrics for people, where they differ from the key."""
 REPORT_SUFFIX = ".json"
 """Suffix of reports of earlier runs among the sets."""
 SHOWN_TEXTS = ("reference", "extractor")
@@ -33,6 +35,11 @@ Protocols = Mapping[str, Mapping[str, Any]]
 """Protocols by the name of their set."""
 SIGNIFICANT_ERRORS = 2.0
 """Scores that differ by fewer standard errors are not distinguished."""
+
+
+def title_of(metric: str) -> str:
+    """Return a metric's name for people."""
+    return TITLES.get(metric, metric)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,9 +9,10 @@ from typing import Any
 from medcli.charts.figure import svg
 from medcli.charts.plots import Point, Series, scatter
 from medcli.pages.page import Figure, Section, Table
+from medcli.runtime.text import measured
 from medcli.scores.protocol import compared, differences
 from medcli.tuning.pareto import front
-from medcli.workflows.fid.compare import LOWER_IS_BETTER, SHOWN, CompareReport, with_numbers
+from medcli.workflows.fid.compare import LOWER_IS_BETTER, SHOWN, CompareReport, title_of, with_numbers
 from medcli.workflows.fid.scoring import json_key
 from medcli.workflows.report.commands import fid_commands
 from medcli.workflows.report.json_access import Json, look_up, number, rounded, text
@@ -108,15 +109,10 @@ def _scores(rows: Sequence[Json], *, marks: bool) -> Table:
     exact = EXACT if {"precision", "recall"} & set(metrics) else ""
     marking = MARKS if marks and len(rows) > 1 else ""
     return Table(
-        headings=("samples", "N", *(f"{_title(name)} {'↓' if name in LOWER_IS_BETTER else '↑'}" for name in metrics)),
+        headings=("samples", "N", *(f"{title_of(name)} {'↓' if name in LOWER_IS_BETTER else '↑'}" for name in metrics)),
         rows=tuple(cells),
         caption=f"{marking}{ERRORS}{exact}".strip(),
     )
-
-
-def _title(metric: str) -> str:
-    names = {"fid": "FID", "sfid": "sFID", "is": "IS", "kid": "KID", "fid_infinity": "FID, N to infinity"}
-    return names.get(metric, metric)
 
 
 def _mark(report: CompareReport, metric: str, place: int) -> str:
@@ -130,7 +126,7 @@ def _cell(row: Json, metric: str, mark: str) -> str:
     value, error = number(row.get(json_key(metric))), error_of(row, json_key(metric))
     if value is None:
         return "-"
-    return f"{value:.4f}{'' if error is None else f' ± {error:.4f}'}{mark}"
+    return measured(value, error) + mark
 
 
 def _origins(rows: Sequence[Json]) -> tuple[tuple[str, str], ...]:
