@@ -45,6 +45,7 @@ from medcli.engine.pool import (
     store_states,
 )
 from medcli.errors import ConfigError
+from medcli.runtime.readback import Readback
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.settings.sampler import ADAPTIVE_SOLVERS
 
@@ -99,18 +100,36 @@ def generate(
 def _run(loop: _Loop, indices: Indices, limit: int, reporter: Reporter) -> Iterator[FinishedImage]:
     queue, total, done = iter(indices), len(indices) * loop.sampler.num_steps, 0
     batch_size, ladder_length = loop.plan.batch_size, len(loop.networks)
-    slots = num_slots(ladder_length * (2 if loop.plan.guidance.is_partial else 1), batch_size, limit)
+    num_buckets = ladder_length * (2 if loop.plan.guidance.is_partial else 1)
+    slots = num_slots(num_buckets, batch_size, limit, batch_size if loop.launches_ahead else 0)
     pool = empty_pool(
         slots, latent_shape_of(loop.networks[0]), ladder_length - 1, loop.device, loop.sampler.num_remembered
     )
     loop.refill(pool, queue)
-    while not pool.is_empty:
-        batch = pick_batch(pool, batch_size, ladder_length, loop.phase_L)
-        loop.step(pool, batch)
-        done += len(batch.slot_B)
-        yield from loop.take_finished(pool, batch.slot_B)
-        loop.refill(pool, queue)
-        reporter.progress(done, total, "image steps")
+    launched: _Launched | None = None
+    while launched is not None or not pool.is_empty:
+        batch = None
+        if launched is None or loop.launches_ahead:
+            busy_B = None if launched is None else launched.slot_B
+            batch = pick_batch(pool, batch_size, ladder_length, loop.phase_L, busy_B)
+        # Launched before the distances of the last batch are read, so that the device always has work.
+        following = None if batch is None else loop.launch(pool, batch)
+        if launched is not None:
+            loop.advance(pool, launched)
+            done += len(launched.slot_B)
+            yield from loop.take_finished(pool, launched.slot_B)
+            loop.refill(pool, queue)
+            reporter.progress(done, total, "image steps")
+        launched = following
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A batch whose step has been launched; its images' scheduling state is still that before the step."""
+
+    slot_B: Tensor
+    distance_B: Readback | None
+    """Each image's distance; None if it decides nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +152,11 @@ class _Loop:
     timed_index_L: Tensor | None
     """Ladder index of each solver step of a timed schedule."""
     observer: Observer | None
+
+    @property
+    def launches_ahead(self) -> bool:
+        """True if a batch may be launched before the last one is read: where the host would wait for its distances."""
+        return self.plan.schedule.is_dynamic and self.device.type == "cuda"
 
     @classmethod
     def of(
@@ -178,8 +202,8 @@ class _Loop:
         enter(pool, free[: len(fresh)], index_B, self.plan.labels.of(self.plan.seed, index_B), latent_BCYX)
 
     @torch.no_grad()
-    def step(self, pool: Pool, batch: SlotBatch) -> None:
-        """Run a solver step of one batch, padded by repeating its first image, and update its images."""
+    def launch(self, pool: Pool, batch: SlotBatch) -> _Launched:
+        """Launch a solver step of one batch, padded by repeating its first image, and store its images' states."""
         slot_B = batch.slot_B
         rows = (
             None if self.observer is None else StepRows(pool.index_P[slot_B], pool.step_P[slot_B], batch.ladder_index)
@@ -209,14 +233,27 @@ class _Loop:
             pool.memory_PMCYX[row_B[: len(slot_B)]] = memory_BMCYX[: len(slot_B)]
         if self.observer is not None and rows is not None:
             self.observer.after(rows, before_BCYX[: len(slot_B)], after_BCYX[: len(slot_B)])
+        if not self._decides(pool, batch):
+            return _Launched(slot_B, None)
+        distance_B = distance(self.plan.schedule.distance, before_BCYX, after_BCYX)
+        return _Launched(slot_B, Readback(distance_B[: len(slot_B)]))
+
+    def _decides(self, pool: Pool, batch: SlotBatch) -> bool:
+        """Return whether the distance of any image of a batch can move it, now or later."""
+        if not self.plan.schedule.is_dynamic or batch.ladder_index == len(self.networks) - 1:
+            return False
+        return bool((pool.step_P[batch.slot_B] < num_deciding(self.sampler)).any())
+
+    def advance(self, pool: Pool, launched: _Launched) -> None:
+        """Update the scheduling state of a batch's images after their step."""
         if self.timed_index_L is not None:
-            advance_by_progress(pool, slot_B, self.timed_index_L)
-            return
-        schedule, distance_B = self.plan.schedule, None
-        if schedule.is_dynamic:
+            advance_by_progress(pool, launched.slot_B, self.timed_index_L)
+        elif launched.distance_B is None:
+            advance(pool, launched.slot_B, None, None, 0)
+        else:
             # The iteration's only synchronisation with the device.
-            distance_B = distance(schedule.distance, before_BCYX, after_BCYX)[: len(slot_B)].cpu().double()
-        advance(pool, slot_B, distance_B, schedule.rule() if schedule.is_dynamic else None, num_deciding(self.sampler))
+            distance_B = launched.distance_B.wait().double()
+            advance(pool, launched.slot_B, distance_B, self.plan.schedule.rule(), num_deciding(self.sampler))
 
     def take_finished(self, pool: Pool, slot_B: Tensor) -> Iterator[FinishedImage]:
         """Remove the images of a batch that have finished and yield them.

@@ -86,9 +86,16 @@ def empty_pool(
     )
 
 
-def num_slots(num_buckets: int, batch_size: int, num_images: int) -> int:
-    """Return the images in flight that always fill one bucket: S (B - 1) + 1, by the pigeonhole principle."""
-    return max(1, min(num_buckets * (batch_size - 1) + 1, num_images))
+def num_slots(num_buckets: int, batch_size: int, num_images: int, num_ahead: int = 0) -> int:
+    """Return the images in flight that always fill one bucket: S (B - 1) + 1, by the pigeonhole principle.
+
+    Args:
+        num_buckets: Buckets S.
+        batch_size: Rows B of a batch.
+        num_images: Images there are.
+        num_ahead: Images of batches that are launched and not read yet, beside these.
+    """
+    return max(1, min(num_buckets * (batch_size - 1) + 1 + num_ahead, num_images))
 
 
 def enter(pool: Pool, slot_B: Tensor, index_B: Tensor, label_B: Tensor, latent_BCYX: Tensor) -> None:
@@ -129,7 +136,9 @@ class SlotBatch:
     """True if the null half runs too."""
 
 
-def pick_batch(pool: Pool, batch_size: int, ladder_length: int, phase_L: Tensor) -> SlotBatch:
+def pick_batch(
+    pool: Pool, batch_size: int, ladder_length: int, phase_L: Tensor, busy_B: Tensor | None = None
+) -> SlotBatch | None:
     """Choose the next batch: at most `batch_size` images that share a ladder index, all of them guided or none.
 
     The fullest bucket runs while it fills a batch. Once none does (no image is left to refill the pool), the earliest
@@ -141,14 +150,23 @@ def pick_batch(pool: Pool, batch_size: int, ladder_length: int, phase_L: Tensor)
         batch_size: Rows per batch.
         ladder_length: Length of the ladder.
         phase_L: (L,) guidance phase of each solver step.
+        busy_B: Slots whose step has been launched but not read. The batch is then one of other images, and a full one,
+            or None: images that would share the batch may be among the busy ones.
     """
-    taken_P = (pool.index_P != FREE).nonzero()[:, 0]
+    is_taken_P = pool.index_P != FREE
+    if busy_B is not None:
+        is_taken_P[busy_B] = False
+    taken_P = is_taken_P.nonzero()[:, 0]
+    if busy_B is not None and len(taken_P) < batch_size:
+        return None
     phase_P = phase_L[pool.step_P[taken_P]]
     rank_P = phase_P * ladder_length + pool.ladder_index_P[taken_P]
     # Before and after the interval the network runs the same way, without the null half.
     bucket_P = torch.where(phase_P == Phase.AFTER, pool.ladder_index_P[taken_P], rank_P)
     counts = torch.bincount(bucket_P)
     is_full = bool(counts.max() >= batch_size)
+    if busy_B is not None and not is_full:
+        return None
     bucket = int(counts.argmax() if is_full else bucket_P[rank_P.argmin()])
     member_B = taken_P[bucket_P == bucket]
     slot_B = member_B[pool.index_P[member_B].argsort()][:batch_size]

@@ -104,12 +104,12 @@ def test_the_mediator_kernels_against_float64(dtype, tolerance, head_width, coun
 def test_images_are_those_of_the_cpu_again_and_again(schedule):
     plan = SamplingPlan(sampler=SamplerConfig(steps=14), schedule=schedule, labels=Labels(classes=(1, 2)), batch_size=4)
     on_cpu = {
-        image.index: image for image in generate(ladder_networks(model_of(PIXELS), schedule.counts), plan, range(6))
+        image.index: image for image in generate(ladder_networks(model_of(PIXELS), schedule.counts), plan, range(10))
     }
     there = model_of(PIXELS).to(DEVICE)
     networks = [graphed(network, DEVICE) for network in ladder_networks(there, schedule.counts)]
     with products_of("fp32"):
-        runs = [list(generate(networks, plan, range(6), device=DEVICE)) for _ in range(2)]
+        runs = [list(generate(networks, plan, range(10), device=DEVICE)) for _ in range(2)]
     for first, second in zip(*runs, strict=True):
         assert torch.equal(first.latent_CYX, second.latent_CYX)
         assert relative(first.latent_CYX, on_cpu[first.index].latent_CYX) < 1e-3

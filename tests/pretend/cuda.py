@@ -8,7 +8,7 @@ All they meet goes through a dispatch mode that
 So whole programs run, control flow and gradients included, and what would go wrong or stall on a GPU shows without one.
 For torch's C++ the wrappers are CPU tensors, so a CPU build does; what asks for a device in Python gets `cuda:0`.
 
-Not modelled: streams, memory, kernels' rounding, torch.compile. Autocast for cuda becomes autocast for cpu.
+Copies to the host that are not waited for show wrong numbers. Not modelled: other streams, memory, kernels' rounding, torch.compile. Autocast for cuda becomes autocast for cpu.
 """
 
 from __future__ import annotations
@@ -122,6 +122,10 @@ class Log:
     """(what, where) -> times the host waits."""
     fp64: Counter = field(default_factory=Counter)
     """float64 kernels by (name, where)."""
+    arriving: list = field(default_factory=list)
+    """Copies to the host that no event has been waited for: what they show, which is wrong, and what they will."""
+    overlaps: list = field(default_factory=list)
+    """Kernels launched between the record of each event and the wait for it."""
 
     @property
     def num_kernels(self) -> int:
@@ -214,8 +218,10 @@ def _transfer(log: Log, source: torch.Tensor, to_device: bool, non_blocking: boo
     from_device = isinstance(source, Pretended)
     if from_device == to_device:
         return
-    if from_device:
+    if from_device and not non_blocking:
         log.syncs["device to host", _where()] += 1
+    elif from_device:
+        pass
     elif not non_blocking:
         # cudaMemcpyAsync and a wait for the stream: for everything that was queued before, too.
         log.syncs["host to device, blocking", _where()] += 1
@@ -276,7 +282,10 @@ class _Moves(TorchFunctionMode):
                 kwargs["non_blocking" if not left else "copy"] = part
                 left.append(part)
         if target.type != source.device.type:
-            _transfer(self.log, source, target.type == "cuda", bool(kwargs.get("non_blocking")))
+            is_ahead = bool(kwargs.get("non_blocking"))
+            _transfer(self.log, source, target.type == "cuda", is_ahead)
+            if is_ahead and target.type == "cpu":
+                return _arriving(self.log, source)
             source = _Cross.apply(source) if source.requires_grad and torch.is_grad_enabled() else _cross(source)
         kwargs.pop("non_blocking", None)
         return torch.Tensor.to(source, dtype or source.dtype, **kwargs)
@@ -295,6 +304,34 @@ class _Moves(TorchFunctionMode):
         self.log.kernels.update(before)
         # CUDA's kernels lay the result out as (B, N, H, K).
         return mixed.transpose(1, 2).contiguous().transpose(1, 2) if torch.is_grad_enabled() else _bnhk(mixed)
+
+
+def _arriving(log: Log, source: Pretended) -> torch.Tensor:
+    """Return a copy on the host that shows other numbers until an event recorded after it has been waited for."""
+    with _disable_current_modes():
+        right = source.held.detach().clone()
+        shown = torch.full_like(right, -1)
+    log.arriving.append((shown, right))
+    return shown
+
+
+class _Stream:
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def record_event(self):
+        return _Event(self.log)
+
+
+class _Event:
+    def __init__(self, log: Log) -> None:
+        self.log, self.due, self.num_before = log, list(log.arriving), log.num_kernels
+
+    def synchronize(self) -> None:
+        self.log.syncs["event", _where()] += 1
+        self.log.overlaps.append(self.log.num_kernels - self.num_before)
+        for shown, right in self.due:
+            shown.copy_(right)
 
 
 def _bnhk(mixed: Pretended) -> Pretended:
@@ -331,6 +368,7 @@ def pretend_cuda() -> Iterator[Log]:
         (cuda, "device_count"): lambda: 1,
         (cuda, "current_device"): lambda: 0,
         (cuda, "synchronize"): lambda *_: log.syncs.update([("torch.cuda.synchronize", _where())]),
+        (cuda, "current_stream"): lambda *_: _Stream(log),
         (cuda, "get_device_name"): lambda *_: "pretended",
         (cuda, "memory_allocated"): lambda *_: 0,
         (cuda, "max_memory_allocated"): lambda *_: 0,

@@ -125,3 +125,15 @@ def test_the_first_step_that_is_not_finite_is_kept() -> None:
     for step, values in enumerate([(1.0, 1.0), (1.0, torch.nan), (-torch.inf, torch.nan), (1.0, 1.0)]):
         store_states(pool, slot_B, torch.tensor([step, step + 10]), torch.tensor(values).view(2, 1, 1, 1))
     assert pool.diverged_at_P.tolist() == [2, NO_STEP, 11]
+
+
+def test_a_batch_beside_a_launched_one_is_a_full_one_of_others() -> None:
+    pool = pool_with([0, 0, 0, 0, 1])
+    first = pick_batch(pool, 2, 3, UNGUIDED)
+    assert first is not None
+    second = pick_batch(pool, 2, 3, UNGUIDED, first.slot_B)
+    assert second is not None
+    assert (first.slot_B.tolist(), second.slot_B.tolist()) == ([0, 1], [2, 3])
+    assert pick_batch(pool, 2, 3, UNGUIDED, torch.tensor([0, 1, 2])) is None
+    assert pick_batch(pool, 2, 3, UNGUIDED, torch.tensor([0, 1, 2, 3])) is None
+    assert num_slots(3, 8, 1000, 8) == 30
