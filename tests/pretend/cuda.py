@@ -8,7 +8,8 @@ All they meet goes through a dispatch mode that
 So whole programs run, control flow and gradients included, and what would go wrong or stall on a GPU shows without one.
 For torch's C++ the wrappers are CPU tensors, so a CPU build does; what asks for a device in Python gets `cuda:0`.
 
-Copies to the host that are not waited for show wrong numbers. Not modelled: other streams, memory, kernels' rounding, torch.compile. Autocast for cuda becomes autocast for cpu.
+Copies to the host that are not waited for show wrong numbers.
+Not modelled: other streams, memory, kernels' rounding, torch.compile. Autocast for cuda becomes autocast for cpu.
 """
 
 from __future__ import annotations
