@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from medcli.model.backbone import DiffusionTransformer
 
 LADDER_DEFAULTS = frozenset({"schedule", "rho", "warmup_steps", "distance"})
-"""Sampling defaults that were chosen for one mediator ladder and mean nothing for another."""
+"""Sampling defaults that apply to one mediator ladder only."""
 
 SMALL_FILE_BYTES = 16 * 2**20
-"""Files up to this size are identified by their whole content, too: that takes some hundredths of a second."""
+"""Size up to which the whole file is hashed, too, which takes some hundredths of a second."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +60,7 @@ class Network:
 
     @property
     def knows_stride(self) -> bool:
-        """True if the checkpoint or an autoencoder tells how many pixels a latent pixel covers."""
+        """True if the stride of the latents is known from the checkpoint or an autoencoder."""
         return self.info is None or self.info.knows_stride or self.autoencoder is not None
 
     @property
@@ -74,7 +74,7 @@ class Network:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the checkpoint: its tensors, and what they do not tell about the architecture."""
+        """Fingerprint of the checkpoint: its tensors, and the settings that do not follow from their shapes."""
         config, opened = self.opened.info.config, self.opened
         described = {
             "family": config.family,
@@ -86,7 +86,7 @@ class Network:
         return fingerprint_of((record for name, record in opened.records.items() if name not in opened.made), described)
 
     def content_id(self, earlier: object = None) -> dict[str, str | None]:
-        """Return what identifies the checkpoint's contents: its `fingerprint`, and the `sha256` of a small file.
+        """Return the identity of the checkpoint's contents: its `fingerprint`, and the `sha256` of a small file.
 
         Args:
             earlier: The identity to be compared with. Runs of older versions recorded the `sha256` of files of any
@@ -200,8 +200,7 @@ def changed(network: Network, source: NetworkSource, *, add_mediators: bool = Fa
     config = network.config
     if source.res is not None and not network.knows_stride:
         raise ConfigError(
-            f"--res {source.res}: nothing tells how many pixels one of the {config.in_channels}-channel latents of "
-            f"{network.name} covers",
+            f"--res {source.res}: the stride of the {config.in_channels}-channel latents of {network.name} is unknown",
             hint="name their autoencoder: --vae PATH, of medcli convert",
         )
     target = target_config(
@@ -219,8 +218,8 @@ def changed(network: Network, source: NetworkSource, *, add_mediators: bool = Fa
 def with_autoencoder(network: Network, vae: str | None, download: bool = False) -> Network:
     """Return a network that makes latents of the autoencoder it is used with.
 
-    A medcli checkpoint says which latents it was trained on, and another autoencoder is refused when it is opened.
-    Other checkpoints say nothing, so scale, shift and stride are the autoencoder's, and of a preset its channels, too.
+    A medcli checkpoint names the latents it was trained on, and another autoencoder is refused when it is opened.
+    Other checkpoints do not, so scale, shift and stride are the autoencoder's, and of a preset its channels, too.
 
     Args:
         network: The network.
@@ -259,7 +258,7 @@ def with_autoencoder(network: Network, vae: str | None, download: bool = False) 
 
 
 def require_statistics(network: Network) -> None:
-    """Refuse to encode or decode latents that were normalised by statistics which are not at hand.
+    """Refuse to encode or decode latents that were normalised by missing statistics.
 
     Raises:
         CheckpointError: If they are missing.
@@ -272,7 +271,7 @@ def require_statistics(network: Network) -> None:
 
 
 def note_remarks(networks: Iterable[Network], reporter: Reporter) -> None:
-    """Report what the user should know of checkpoints, such as what was left out of them."""
+    """Report remarks on checkpoints, such as tensors that were left out."""
     for network in networks:
         for remark in network.info.remarks if network.info else ():
             reporter.note(f"{network.name}: {remark}")

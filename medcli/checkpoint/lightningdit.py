@@ -91,7 +91,7 @@ def with_settings(raw: RawCheckpoint, shapes: Shapes, family: str | None) -> Raw
     named = [pair for pair in found if pair[0].stem == raw.path.stem] or found
     if len(named) != 1 and (family == FAMILY or is_lightningdit(raw, shapes)):
         channels = shapes.get("x_embedder.proj.weight", (0, 0))[1]
-        remark = "nothing tells how its latents were normalised: read as the published ones are; put its yaml beside it"
+        remark = "the normalisation of its latents is unknown: the published one is assumed; put its yaml beside it"
         return replace(raw, args=ASSUMED[channels == SD_CHANNELS], remarks=(*raw.remarks, remark))
     if len(named) != 1:
         return raw

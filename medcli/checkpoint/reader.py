@@ -58,7 +58,7 @@ class CheckpointInfo:
     remarks: tuple[str, ...] = ()
     """Facts that the user should know, such as what was left out."""
     knows_stride: bool = True
-    """False: nothing tells how many pixels a latent pixel covers, so `config` has 8 without a reason."""
+    """False: the stride of the latents is unknown, and `config` assumes 8."""
 
     @property
     def knows_latents(self) -> bool:
@@ -68,7 +68,7 @@ class CheckpointInfo:
 
     @property
     def lacks_statistics(self) -> bool:
-        """True if the latents were normalised by statistics that are not at hand."""
+        """True if the latents were normalised by missing statistics."""
         args = self.training.get("args")
         return isinstance(args, Mapping) and args.get("latent_norm") is True and not self.config.latent_mean
 
@@ -211,7 +211,7 @@ def _contradictions(raw: RawCheckpoint, config: ModelConfig) -> list[str]:
         remarks.append(f"its {ONLY_CLASSES} label rows are taken for as many classes without a null class")
     if not _knows_stride(raw, config):
         remarks.append(
-            f"nothing tells the stride of its {config.in_channels} latent channels: read as 8, --vae decides"
+            f"the stride of its {config.in_channels}-channel latents is unknown: 8 is assumed, --vae decides"
         )
     if words := sampling_remark(raw.args):
         remarks.append(words)

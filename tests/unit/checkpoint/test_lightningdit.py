@@ -49,7 +49,7 @@ def test_without_settings_that_fit_it_is_read_as_published_with_a_remark(
     yaml = tmp_path / "config.yaml"
     yaml.write_text(yaml.read_text().replace(*change)) if change else yaml.unlink()
     info = describe(path)
-    assert "read as the published ones" in info.remarks[0]
+    assert "the published one is assumed" in info.remarks[0]
     assert (info.config.latent_scale, info.config.latent_downsample, info.lacks_statistics) == (1.0, 16, True)
 
 
@@ -57,14 +57,14 @@ def test_without_settings_that_fit_it_is_read_as_published_with_a_remark(
 def test_a_yaml_file_of_something_else_is_passed_over(tmp_path: Path, content: str) -> None:
     path = copied(tmp_path, NAME)
     (tmp_path / "other.yaml").write_text(content)
-    assert "read as the published ones" in describe(path).remarks[0]
+    assert "the published one is assumed" in describe(path).remarks[0]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are Unix's")
 def test_a_pipe_beside_a_file_is_not_waited_for(tmp_path: Path) -> None:
     path = copied(tmp_path, NAME)
     os.mkfifo(tmp_path / "other.yaml")
-    assert "read as the published ones" in describe(path).remarks[0]
+    assert "the published one is assumed" in describe(path).remarks[0]
 
 
 def test_statistics_beside_a_file_are_part_of_its_configuration(tmp_path: Path) -> None:
@@ -125,4 +125,4 @@ def test_training_settings_tell_the_stride_of_other_latents(tmp_path: Path) -> N
     assert not any("stride" in remark for remark in told.remarks)
     bare = describe(tmp_path / "sit-bare.pt", num_heads=4)
     assert bare.config.resolution_px == 32
-    assert any("nothing tells the stride of its 32 latent channels" in remark for remark in bare.remarks)
+    assert any("the stride of its 32-channel latents is unknown" in remark for remark in bare.remarks)
