@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.batched_rule import num_deciding
+from medcli.engine.default_thresholds import with_default_thresholds
 from medcli.engine.guidance_phases import Phase, phases
 from medcli.engine.plan import SamplingPlan
 from medcli.errors import ConfigError
-from medcli.settings.sampler import ADAPTIVE_SOLVERS
+from medcli.ladder import listing
+from medcli.schedule.spec import DEFAULT_RHO, Schedule
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig
 
 
 def check_effects(plan: SamplingPlan) -> None:
@@ -54,6 +59,47 @@ def unreachable_moves(plan: SamplingPlan) -> str | None:
         f"the dynamic schedule can never move: {sampler.num_steps} solver steps leave none "
         f"after a warm-up of {warmup} (--warmup-steps)"
     )
+
+
+def unreached_counts(schedule: Schedule, sampler: SamplerConfig, switch_steps: Sequence[tuple[int, ...]]) -> str | None:
+    """Return which counts of a dynamic schedule no image reached, and thresholds that would be; None if none or static.
+
+    Args:
+        schedule: The schedule.
+        sampler: The sampler.
+        switch_steps: Moves of each image.
+    """
+    farthest = max(map(len, switch_steps), default=0)
+    missed = schedule.counts[farthest + 1 :]
+    if not schedule.is_dynamic or not missed or not switch_steps:
+        return None
+    mediators = listing(tuple(filter(None, missed)))
+    names = [*([f"{mediators} mediators"] if mediators else []), *(["full attention"] if 0 in missed else [])]
+    given, fitting = (
+        ",".join(f"{value:g}" for value in rho) for rho in (schedule.rho, _fitting_thresholds(schedule, sampler))
+    )
+    ways = [
+        *([f"--rho {fitting}"] if fitting not in ("", given) else []),
+        f"--schedule timed --at {evenly(len(schedule.counts))}",
+    ]
+    return (
+        f"no image ever reached {' or '.join(names)}: changes do not fall below --rho {given} here; "
+        f"try {' or '.join(ways)}"
+    )
+
+
+def evenly(num_counts: int) -> str:
+    """Return `--at` of a timed schedule that gives each count as many steps."""
+    return ",".join(f"{place / num_counts:.2g}" for place in range(1, num_counts))
+
+
+def _fitting_thresholds(schedule: Schedule, sampler: SamplerConfig) -> tuple[float, ...]:
+    """Return thresholds that images do pass; empty if none are known."""
+    plain = DEFAULT_RHO.get(len(schedule.counts))
+    if plain is None:
+        return ()
+    fitting = with_default_thresholds(replace(schedule, rho=plain), sampler).rho
+    return () if fitting == plain else fitting
 
 
 def refuse_unreachable_moves(plan: SamplingPlan) -> None:

@@ -84,7 +84,7 @@ class ScheduleSettings:
         panel=SCHEDULE,
         metavar="R,...",
         needs=DYNAMIC,
-        default_text="from the checkpoint; 0.3,0.1 for three counts",
+        default_text="from the checkpoint, else for three counts by the noise of the steps",
         example="0.3,0.1",
         short=True,
     )

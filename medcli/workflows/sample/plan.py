@@ -11,6 +11,7 @@ from typing import Any
 
 from medcli.checkpoint.class_names import class_numbers
 from medcli.config import FAMILIES, ModelConfig
+from medcli.engine.default_thresholds import with_default_thresholds
 from medcli.engine.effects import check_effects, refuse_unreachable_moves
 from medcli.engine.networks import ALWAYS, Guidance
 from medcli.engine.plan import FAMILY_SAMPLERS, Labels, SamplingPlan, check_plan
@@ -97,6 +98,9 @@ def _planned(
         schedule = _schedule(request, held, defaults)
         reads_distances = reads_distances or schedule.is_dynamic
         sampler = choose_sampler(request, config, defaults, reads_distances=reads_distances)
+        is_rho_known = request.rho is not None or ("rho" in defaults and schedule.counts == held)
+        if schedule.is_dynamic and not is_rho_known:
+            schedule = with_default_thresholds(schedule, sampler)
         return PlannedSampling(sampler, None, schedule, choose_guidance(request, config, defaults))
     declared = settings_of(SampleRequest)
     for key in PLANNED:

@@ -13,6 +13,7 @@ from medcli.data.autoencoder import open_decoder
 from medcli.data.images import MANIFEST, read_manifest
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.cost import call_gmacs, done_gmacs, gmacs_of_moves, pass_gmacs
+from medcli.engine.effects import evenly, unreached_counts
 from medcli.engine.guidance_phases import step_passes
 from medcli.engine.image_records import totals_of
 from medcli.engine.line_check import LineCheck
@@ -149,7 +150,12 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
             write_manifest(setup.output, manifest)
             seconds = generation.run()
         session = {"images": folder.num_done - num_before, "seconds": seconds}
-        return _complete(folder, setup, session, npz=request.npz) if processes.is_first else _report(folder, setup, [])
+        if not processes.is_first:
+            return _report(folder, setup, [])
+        report = _complete(folder, setup, session, npz=request.npz)
+    if remark := unreached_counts(setup.plan.schedule, setup.plan.sampler, report.switch_steps):
+        reporter.note(f"warning: {remark}")
+    return report
 
 
 def _hint_at_fewer_calls(setup: SampleSetup, request: SampleRequest, reporter: Reporter) -> None:
@@ -166,8 +172,7 @@ def _hint_at_fewer_calls(setup: SampleSetup, request: SampleRequest, reporter: R
     words += [f"--solver {own.solver}"] if request.solver or name == "ddim" else []
     words += [f"--steps {own.steps}"] if request.steps or name == "ddim" else []
     if schedule.is_dynamic:
-        shares = (place / len(schedule.counts) for place in range(1, len(schedule.counts)))
-        words += ["--schedule timed --at", ",".join(f"{share:.2g}" for share in shares)]
+        words += ["--schedule timed --at", evenly(len(schedule.counts))]
     saving = f"{100 * (1 - own.steps / calls):.0f} % fewer"
     reporter.note(f"{calls} network calls an image; {' '.join(words)} makes {own.steps}, {saving}")
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medcli.diffusion.steps import build_sampler
-from medcli.engine.effects import check_effects, refuse_unreachable_moves, unreachable_moves
+from medcli.engine.effects import check_effects, refuse_unreachable_moves, unreachable_moves, unreached_counts
 from medcli.engine.guidance_phases import null_calls
 from medcli.engine.networks import Guidance
 from medcli.engine.plan import Labels, SamplingPlan
@@ -80,3 +80,29 @@ def test_other_plans_are_left_alone() -> None:
         refuse_unreachable_moves(plan)
     with pytest.raises(ConfigError, match="never on"):
         check_effects(replace(PLAN, sampler=adaptive, guidance=Guidance(scale=2.0, interval=(0.5, 0.5))))
+
+
+LADDER = Schedule(kind="dynamic", counts=(4, 16, 64), rho=(0.3, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("switch_steps", "missed"), [([(), (9,)], "64 mediators"), ([(), ()], "16,64 mediators"), ([(3,), (4, 5)], None)]
+)
+def test_counts_that_no_image_reached_are_named(switch_steps: list[tuple[int, ...]], missed: str | None) -> None:
+    remark = unreached_counts(LADDER, SamplerConfig(), switch_steps)
+    if missed is None:
+        assert remark is None
+    else:
+        assert remark is not None
+        assert f"no image ever reached {missed}" in remark
+        assert "try --rho 0.61,0.46 or --schedule timed --at 0.33,0.67" in remark
+
+
+def test_other_thresholds_are_proposed_only_where_they_are_known() -> None:
+    never = [()]
+    last = replace(LADDER, counts=(4, 0), rho=(0.3,))
+    assert str(unreached_counts(last, SamplerConfig(), never)).endswith("try --schedule timed --at 0.5")
+    assert "no image ever reached full attention" in str(unreached_counts(last, SamplerConfig(), never))
+    constant = SamplerConfig(diffusion_form="constant")
+    assert str(unreached_counts(LADDER, constant, never)).endswith("try --schedule timed --at 0.33,0.67")
+    assert unreached_counts(FULL, SamplerConfig(), never) is None
