@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from medcli.cli.command import Command
 from medcli.cli.output import Output
 from medcli.cli.table import table_of
-from medcli.settings.finetune import LatentsRequest
+from medcli.settings.latents import LatentsRequest
 
 if TYPE_CHECKING:
     from medcli.cli.table import FittedTable

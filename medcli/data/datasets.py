@@ -19,6 +19,7 @@ from medcli.data.image_set import EncodedSet, PixelSet
 from medcli.data.latent_index import LatentIndex, open_store, read_index
 from medcli.data.latent_set import Content, LatentSet, check_scale
 from medcli.data.latent_statistics import NO_STATISTICS, Statistics, statistics_of
+from medcli.data.sampled_latents import find_sampled, read_sampled
 from medcli.data.training_set import TrainingSet
 from medcli.errors import ConfigError, DataError
 from medcli.runtime.reporting import Reporter, Silent
@@ -40,7 +41,8 @@ def open_training_set(
 
     Args:
         name_or_path: A bundle; a folder of images with a sub-folder a class, or with a file of labels; such a file; a
-            folder `medcli latents` made; or a folder of latents in the layout of fast-DiT, REPA or LightningDiT.
+            folder that `medcli latents` or `medcli sample --latents` made; or a folder of latents in the layout of
+            fast-DiT, REPA or LightningDiT.
         config: The model to train.
         autoencoder: Autoencoder that encodes images for a model of latents: a local folder, or a name in the Hugging
             Face cache; None: the model's own.
@@ -63,7 +65,11 @@ def open_training_set(
         data = bundled_set(name_or_path)
     else:
         path = existing(name_or_path)
-        data = _open_latents(path, config, flip, notes) or _open_images(path, config, autoencoder, device, flip, notes)
+        data = (
+            _open_sampled(path, config)
+            or _open_latents(path, config, flip, notes)
+            or _open_images(path, config, autoencoder, device, flip, notes)
+        )
     check_fit(data, config)
     return data
 
@@ -125,14 +131,39 @@ def _open_latents(path: Path, config: ModelConfig, flip: bool, reporter: Reporte
     return _external(found, config, flip, reporter)
 
 
-def _own(path: Path, index: LatentIndex, config: ModelConfig, flip: bool) -> LatentSet:
-    # Rows are stored unscaled; another scale means another autoencoder.
-    if not (math.isclose(index.scale, config.latent_scale) and math.isclose(index.shift, config.latent_shift)):
+def _open_sampled(path: Path, config: ModelConfig) -> LatentSet | None:
+    """Open what `medcli sample --latents` wrote, of latents or pixels; None if it is another kind of data."""
+    folder = find_sampled(path)
+    if folder is None:
+        return None
+    index, rows = read_sampled(folder)
+    if index.is_pixels != (config.autoencoder is None):
+        kinds = ("pixels", "latents") if index.is_pixels else ("latents", "pixels")
         raise DataError(
-            f"{path} was made by an autoencoder of scale {index.scale:g} and shift {index.shift:g}, "
-            f"the model's latents have {config.latent_scale:g} and {config.latent_shift:g}",
-            hint=f"make them with the model's own: medcli latents {shlex.quote(index.source)} --vae PATH",
+            f"{folder} holds {kinds[0]} of a model, this one takes {kinds[1]}", hint="sample them from this model"
         )
+    _check_space(folder, (index.scale, index.shift), config, "sample them from this model")
+    return LatentSet(rows=rows, content=Content.LATENT, scale=1.0, shift=0.0, class_names=index.class_names)
+
+
+def _check_space(folder: Path, space: tuple[float, float], config: ModelConfig, hint: str) -> None:
+    """Refuse latents of another scale or shift than the model's, which means another autoencoder.
+
+    Raises:
+        DataError: Naming both.
+    """
+    scale, shift = space
+    if not (math.isclose(scale, config.latent_scale) and math.isclose(shift, config.latent_shift)):
+        raise DataError(
+            f"{folder} was made by an autoencoder of scale {scale:g} and shift {shift:g}, "
+            f"the model's latents have {config.latent_scale:g} and {config.latent_shift:g}",
+            hint=hint,
+        )
+
+
+def _own(path: Path, index: LatentIndex, config: ModelConfig, flip: bool) -> LatentSet:
+    again = f"make them with the model's own: medcli latents {shlex.quote(index.source)} --vae PATH"
+    _check_space(path, (index.scale, index.shift), config, again)
     return LatentSet(
         rows=open_store(path, index),
         content=Content.MEAN_LOG_VARIANCE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,12 +110,12 @@ def _runs(places: Sequence[int]) -> Iterable[range]:
     return (places,) if isinstance(places, range) else (range(place, place + 1) for place in places)
 
 
-def open_archive(path: Path, num_images: int | None = None) -> ImageArchive:
+def open_archive(path: Path, num_images: int | None = None, seed: int | None = None) -> ImageArchive:
     """Open the images of an npz file, after checks of the header and of the first image.
 
     Args:
         path: An npz with `arr_0`, or with a single array of image shape.
-        num_images: Number to read, evenly spread; None reads all.
+        num_images, seed: See `chosen_places`.
 
     Raises:
         DataError: If the key, the type or the layout is not that of images; the message names what was found.
@@ -132,7 +133,7 @@ def open_archive(path: Path, num_images: int | None = None) -> ImageArchive:
             remarks = (f"{path}: images are stored as {header.dtype} and converted to uint8",)
     return ImageArchive(
         path=path,
-        places=even_places(path, header.shape[0], num_images),
+        places=chosen_places(path, header.shape[0], num_images, seed),
         bytes_per_image=math.prod(header.shape[1:]),
         key=key,
         remarks=remarks,
@@ -157,8 +158,14 @@ def _image_key(path: Path, keys: frozenset[str]) -> str:
     )
 
 
-def even_places(path: Path, num_found: int, num_wanted: int | None) -> Sequence[int]:
-    """Return the numbers of the images to read: all, or `num_wanted` spread evenly, as folders are sorted by class.
+def chosen_places(path: Path, num_found: int, num_wanted: int | None, seed: int | None = None) -> Sequence[int]:
+    """Return the numbers of the images to read, rising: all, or some of them, from every class of a sorted folder.
+
+    Args:
+        path: The set, for messages.
+        num_found: Number of images in it.
+        num_wanted: Number to read; None: all.
+        seed: Draw them at random by this seed; None: spread them evenly.
 
     Raises:
         DataError: If there are none, or fewer than wanted.
@@ -167,7 +174,11 @@ def even_places(path: Path, num_found: int, num_wanted: int | None) -> Sequence[
         raise DataError(f"{path} holds no images", hint="expected .png, .jpg or .webp files, or an .npz with arr_0")
     if num_wanted is not None and num_wanted > num_found:
         raise DataError(f"{path} holds {num_found} images, {num_wanted} were asked for", hint="lower --num-images")
-    return range(num_found) if num_wanted is None else spread(num_found, num_wanted)
+    if num_wanted is None:
+        return range(num_found)
+    if seed is None:
+        return spread(num_found, num_wanted)
+    return sorted(random.Random(seed).sample(range(num_found), num_wanted))
 
 
 def spread(num_found: int, num_wanted: int) -> list[int]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from medcli.data.image_archive import even_places, open_archive
+from medcli.data.image_archive import chosen_places, open_archive
 from medcli.data.image_files import (
     content_remarks,
     find_images,
@@ -175,20 +175,21 @@ def equal_sizes(images: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
         yield run
 
 
-def open_images(path: Path, num_images: int | None = None) -> ImageSource:
+def open_images(path: Path, num_images: int | None = None, seed: int | None = None) -> ImageSource:
     """Open an image set, recognised by its content, with all checks that need no decoding.
 
     Args:
         path: A folder of images (sub-folders included), a sample folder (its numbered images only), or an `.npz`.
-        num_images: Number to read, spread evenly over them in index order; None reads all.
+        num_images: Number to read; None: all.
+        seed: Draw them at random by this seed; None: spread them evenly, in index order.
 
     Raises:
         DataError: If there are no usable images.
         EnvironmentProblem: If a file can't be read.
     """
     if path.is_dir():
-        return _open_folder(path, num_images)
-    return open_archive(path, num_images)
+        return _open_folder(path, num_images, seed)
+    return open_archive(path, num_images, seed)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -245,7 +246,7 @@ def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
     return (127.5 * pixels.float() + 128).clamp(0, 255).to(torch.uint8)
 
 
-def _open_folder(folder: Path, num_images: int | None) -> ImageFolder:
+def _open_folder(folder: Path, num_images: int | None, seed: int | None) -> ImageFolder:
     manifest = read_manifest(folder)
     remarks: list[str] = []
     limit = None
@@ -267,7 +268,7 @@ def _open_folder(folder: Path, num_images: int | None) -> ImageFolder:
             )
         limit = promised if num_images is None else None
     found = sorted(found, key=lambda file: _numeric_order(file.relative_to(folder)))[:limit]
-    files = [found[place] for place in even_places(folder, len(found), num_images)]
+    files = [found[place] for place in chosen_places(folder, len(found), num_images, seed)]
     headers = [read_header(file) for file in files]
     modes = Counter(header.mode for header in headers if header.mode != "RGB")
     if modes:

@@ -1,4 +1,4 @@
-"""Settings of `finetune` and `latents`."""
+"""Settings of `finetune`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Literal
 from medcli.presets import DEFAULT_BUNDLE
 from medcli.settings.declare import INPUT, LADDER, LOGGING, LOSS, OUTPUT, TRAINING, Needs, group, setting
 from medcli.settings.fresh import FreshNetwork
-from medcli.settings.machine import DEVICE, MachineSettings, output_setting
-from medcli.settings.network import MAX_RES, NetworkSource, parse_name
+from medcli.settings.machine import DEVICE, output_setting
+from medcli.settings.network import NetworkSource, parse_name
 from medcli.settings.sampler import PathName, PredictionName
 from medcli.settings.sampling import MAX_IMAGES
 from medcli.settings.training import MAX_STEPS, MaskPlace, Range, TrainingSettings, Weighting
 from medcli.settings.values import parse_float
 
 CALIBRATES = Needs("calibrate", words="--calibrate")
+SELF = "self"
+"""Value of `--data` for images that the dense parent draws."""
 
 
 def parse_range(text: str) -> Range:
@@ -58,12 +60,23 @@ class FinetuneRequest:
     """The network to begin with, and its changes."""
     data: str = setting(
         DEFAULT_BUNDLE,
-        help="Folder of images (a sub-folder per class, or a file of labels), latents, or a bundled set.",
+        help="Folder of images (a sub-folder per class, or a file of labels), latents, a bundled set, or self: images "
+        "that the checkpoint draws.",
         panel=INPUT,
         metavar="PATH|NAME",
         parse=parse_name,
         expects="a path or a name",
         short=True,
+    )
+    num_images: int | None = setting(
+        None,
+        help="Number of images that the checkpoint draws, by full attention; it also becomes the teacher.",
+        panel=INPUT,
+        metavar="N",
+        minimum=1,
+        maximum=MAX_IMAGES,
+        needs=Needs("data", (SELF,), words=f"--data {SELF}"),
+        default_text="10000",
     )
     fresh: FreshNetwork = group(FreshNetwork)
     """A network from scratch, instead of a checkpoint."""
@@ -238,57 +251,4 @@ class FinetuneRequest:
         panel=OUTPUT,
         letter="-n",
         short=True,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatentsRequest:
-    """A data set to encode."""
-
-    data: str = setting(
-        help="A folder of images with a sub-folder per class, or with labels in a .json or .csv file; or that file.",
-        metavar="DATA",
-        positional=True,
-        parse=parse_name,
-        expects="a path",
-    )
-    resolution_px: int = setting(
-        256,
-        key="res",
-        help="Side of the square crop in pixels.",
-        panel=INPUT,
-        metavar="PX",
-        minimum=1,
-        maximum=MAX_RES,
-        short=True,
-    )
-    vae: str | None = setting(
-        None,
-        help="Autoencoder: a diffusers folder, or a hub name in the cache.",
-        panel=INPUT,
-        metavar="NAME|PATH",
-        parse=parse_name,
-        expects="a path or a name",
-        default_text="stabilityai/sd-vae-ft-ema",
-        short=True,
-    )
-    output: Path | None = output_setting(
-        metavar="DIR", help="Folder of the latents.", default_text="DATA-latents-PX here"
-    )
-    flip: bool = setting(True, help="Also encode mirrored images.", panel=OUTPUT, negatable=True, short=True)
-    storage: Literal["fp32", "fp16"] = setting("fp32", help="Number format on disk.", panel=OUTPUT, short=True)
-    shard_size: int = setting(
-        512,
-        help="Number of images per file, at most lost when the process is killed.",
-        panel=OUTPUT,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_IMAGES,
-    )
-    """The default is seconds of work on a GPU, and files of 32 MiB for 256 px with flips."""
-    machine: MachineSettings = group(
-        MachineSettings,
-        device={"short": True},
-        dtype={"default": "fp32", "help": "Number format of the autoencoder; tf32 and fp16 need CUDA."},
-        batch_size={"default_text": "by device"},
     )

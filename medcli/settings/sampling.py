@@ -288,3 +288,9 @@ class SampleRequest(
         metavar="DIR", help="Output folder.", default_text="samples/<checkpoint>-<schedule>-<seed>"
     )
     npz: bool = setting(False, help="Also write samples.npz, for scoring suites.", panel=OUTPUT, decides=False)
+    latents: bool = setting(
+        False,
+        help="Also write latents/: final latents and labels, which finetune --data reads.",
+        panel=OUTPUT,
+        decides=False,
+    )

@@ -96,7 +96,7 @@ class ScoreRequest:
 
     samples: Path | None = setting(
         None,
-        help="A folder of images, a sample folder or an npz.",
+        help="A folder of images, a sample folder, an npz; or a checkpoint or run folder, which is sampled first.",
         metavar="SAMPLES",
         positional=True,
         default_text="the newest folder under ./samples",
@@ -122,13 +122,23 @@ class ScoreRequest:
     )
     num_images: int | None = setting(
         None,
-        help="Score N samples only, spread evenly over them.",
+        help="Score N samples only, spread evenly over them or chosen by --seed; of a checkpoint, draw N.",
         panel=SCORING,
         metavar="N",
         minimum=2,
         maximum=MAX_IMAGES,
-        default_text="all",
+        default_text="all; 1000 of a checkpoint",
         short=True,
+    )
+    seed: int | None = setting(
+        None,
+        help="Choose the N samples at random by this seed.",
+        panel=SCORING,
+        metavar="N",
+        minimum=0,
+        maximum=2**64 - 1,
+        needs=Needs("num_images", words="--num-images N"),
+        default_text="spread evenly",
     )
     extrapolate: bool = setting(False, help="Also estimate FID of infinitely many samples.", panel=SCORING, short=True)
     features: FeatureOptions = group(FeatureOptions)

@@ -24,7 +24,7 @@ from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.runtime.shared_work import SharedWork
 from medcli.runtime.temporaries import is_temporary, sweep
-from medcli.settings.finetune import LatentsRequest
+from medcli.settings.latents import LatentsRequest
 from medcli.workflows.latents_encoding import LatentEncoding, is_done, missing_shards
 
 LOCK = ".lock"

@@ -12,6 +12,7 @@ from PIL import Image
 from medcli.data.bundled_set import bundled_images, bundled_pixels
 from medcli.errors import ExitCode
 from tests.conftest import RunCli
+from tests.unit.engine.tiny import save
 
 DIGITS = bundled_pixels("digits")
 
@@ -391,3 +392,38 @@ def test_weights_are_fetched_only_when_asked(
     assert not asked
     refused(run_cli, ExitCode.ENVIRONMENT, archive, archive, "--download")  # the stand-in fetches nothing
     assert len(asked) == 1
+
+
+def test_a_run_folder_and_its_state_are_sampled_and_scored(run_cli: RunCli, empty_folder: Path) -> None:
+    save(empty_folder / "tiny.safetensors")
+    run = ("--data", "digits", "--steps", 2, "--global-batch-size", 2, "--preview-every", 0, "-o", "runs/a")
+    assert run_cli("finetune", "tiny.safetensors", *run).code == 0
+    state = max(Path("runs/a").glob("state-*.safetensors"))
+    stopped = run_cli("fid", state)
+    assert (stopped.code, len(stopped.err.splitlines())) == (ExitCode.DATA, 2)
+    assert "names no reference" in stopped.err
+    assert not Path("samples").exists()
+    scored = [
+        json.loads(run_cli("fid", path, "--num-images", 6, "--metrics", "fid", "--json", *more).out)
+        for path, more in (("runs/a", ()), (state, ("--reference", "digits")))
+    ]
+    assert [each["num_samples"] for each in scored] == [6, 6]
+    assert scored[0]["samples"] == "samples/a-checkpoint-0"
+    assert scored[1]["samples"] == f"samples/a-{state.stem}-0"
+    assert scored[0]["fid"] == pytest.approx(scored[1]["fid"])  # the averages of the last step are the finished model
+
+
+def test_the_scored_part_is_spread_evenly_or_drawn_by_a_seed(run_cli: RunCli, empty_folder: Path) -> None:
+    save(empty_folder / "tiny.safetensors", reference="digits")
+    assert run_cli("sample", "tiny.safetensors", "--steps", 2, "--num-images", 12, "-o", "s").code == 0
+
+    def fid(*words: object) -> float:
+        result = run_cli("fid", "s", "--metrics", "fid", "--json", *words)
+        assert result.code == 0, result.err
+        return json.loads(result.out)["fid"]
+
+    part = ("--num-images", 5)
+    assert fid(*part, "--seed", 1) == fid(*part, "--seed", 1)
+    assert len({fid(*part), fid(*part, "--seed", 1), fid(*part, "--seed", 2)}) == 3
+    idle = run_cli("fid", "s", "--seed", 1)
+    assert (idle.code, "--seed does nothing without --num-images" in idle.err) == (ExitCode.USAGE, True), idle.err

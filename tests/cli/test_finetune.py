@@ -479,3 +479,40 @@ def test_training_gets_the_device_of_the_command(run_cli, small_model, monkeypat
     monkeypatch.setattr(finetune_run, "train", stopped)
     assert train(run_cli, "--device", "cpu").code == 2
     assert devices == [torch.device("cpu")]
+
+
+def test_the_dense_parent_draws_its_data_and_teaches(run_cli, small_model):
+    drawn = ("--data", "self", "--num-images", 6)
+    planned = train(run_cli, *drawn, "--dry-run", "--json")
+    assert (planned.code, json.loads(planned.out)["num_images"]) == (0, 6), planned.err
+    assert "self-data/" in json.loads(planned.out)["files"]
+    assert not (small_model.parent / "run").exists()
+    report = trained(run_cli, *drawn)
+    run = small_model.parent / "run"
+    manifest = json.loads((run / "self-data/manifest.json").read_text())
+    settings = manifest["settings"]
+    assert (settings["sampler"]["sampler"], settings["schedule"]["kind"], settings["guidance"]) == ("ode", "full", None)
+    assert json.loads((run / "self-data/latents/sampled.json").read_text())["labels"] == list(range(6))
+    record = json.loads((run / "config.json").read_text())
+    assert record["request"]["distill"].endswith("small.safetensors")
+    assert record["start"]["teacher"]
+    assert report["num_images"] == 6
+    assert describe(report["output"]).reference == describe(small_model).reference
+    pictures = {file.name: file.stat().st_mtime_ns for file in (run / "self-data").glob("0*.png")}
+    assert trained(run_cli, *drawn, "--steps", 6)["steps"] == 6  # resumed, nothing drawn again
+    assert pictures == {file.name: file.stat().st_mtime_ns for file in (run / "self-data").glob("0*.png")}
+
+
+@pytest.mark.parametrize(
+    ("words", "start", "said"),
+    [
+        (["--data", "digits", "--num-images", 6], ["small.safetensors"], "it is for --data self"),
+        (["--data", "self", "--res", 16], ["small.safetensors"], "draws images for 8"),
+        (["--data", "self", "--num-classes", 3], ["small.safetensors"], "draws images for 10"),
+        (["--data", "self", "--preset", "SiT-T/2"], [], "starts from random weights"),
+    ],
+)
+def test_self_made_data_need_a_parent_that_draws_them(run_cli, small_model, tiny_preset, words, start, said):
+    result = train(run_cli, *words, start=start)
+    assert (result.code, len(result.err.splitlines())) == (2, 2), result.err
+    assert said in result.err

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import medcli
 from medcli.config import ModelConfig
+from medcli.data.images import to_uint8
 from medcli.engine.generate import generate
 from medcli.engine.plan import SamplingPlan
 from medcli.engine.sample_folder import SampleFolder
@@ -468,3 +470,33 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_noted_and_recorded(run_c
     # Images of a run are all of one batch size.
     assert run_cli(*words, "--num-images", "4").code == 0
     assert json.loads((empty_folder / "halved/manifest.json").read_text())["run"]["batch_size"] == 2
+
+
+def test_latents_are_kept_completed_and_trained_on(run_cli: RunCli, sample: Sample) -> None:
+    run = ("--num-images", 4, "-o", "s", "--latents", "--schedule", "full")
+    assert sample(*run).code == 0
+    model = medcli.load("tiny.safetensors")
+    pictures = [np.asarray(Image.open(f"s/{index:06d}.png")) for index in range(4)]
+    rows = [np.load(f"s/latents/{index:06d}.npy") for index in range(4)]
+    assert rows[0].shape == (model.config.in_channels, model.config.latent_size, model.config.latent_size)
+    assert all(
+        np.array_equal(np.broadcast_to(to_uint8(torch.from_numpy(row)).permute(1, 2, 0), picture.shape), picture)
+        for row, picture in zip(rows, pictures, strict=True)
+    )
+    Path("s/latents/000002.npy").unlink()  # its image counts as missing and is made again
+    assert sample(*run[:1], 5, *run[2:]).code == 0
+    assert np.allclose(np.load("s/latents/000002.npy"), rows[2], atol=1e-4)
+    assert len(json.loads(Path("s/latents/sampled.json").read_text())["labels"]) == 5
+    trained = run_cli(
+        *("finetune", "tiny.safetensors", "--data", "s/latents", "--steps", 1, "--global-batch-size", 2),
+        *("--preview-every", 0, "-o", "run", "--json"),
+    )
+    assert (trained.code, json.loads(trained.out)["num_images"]) == (0, 5), trained.err
+
+
+def test_latents_of_images_that_exist_without_them_are_refused(sample: Sample) -> None:
+    run = ("--num-images", 2, "-o", "s")
+    assert sample(*run).code == 0
+    result = sample(*run, "--latents")
+    assert (result.code, len(result.err.splitlines())) == (ExitCode.USAGE, 2)
+    assert "latents were not kept" in result.err

@@ -48,6 +48,7 @@ TESTED_BY = {
     "settings/declare": "unit/settings/test_values",
     "settings/finetune": "cli/test_finetune",
     "settings/fresh": "cli/test_finetune_scratch",
+    "settings/latents": "cli/test_latents",
     "settings/machine": "cli/test_sample_flags",
     "settings/pages": "cli/test_report",
     "settings/sampling": "cli/test_sample_flags",

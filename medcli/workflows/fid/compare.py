@@ -136,7 +136,7 @@ def compare_samples(
         if str(path) in BUNDLED and not path.exists():
             raise ConfigError(f"{path} is a reference, no sample set", hint=f"name it with --reference {path}")
     read = {path: read_reports(path) for path in sets if path.suffix.lower() == REPORT_SUFFIX}
-    sides = {path: survey(path, common.num_images) for path in sets if path not in read}
+    sides = {path: survey(path, common.num_images, common.seed) for path in sets if path not in read}
     counted = {str(path): side.num_images for path, side in sides.items()}
     counted |= {name: row["num_samples"] for name, row in _named(read).items()}
     # Check as early as possible: hours of work should not end in a refusal.

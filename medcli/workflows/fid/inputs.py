@@ -79,15 +79,19 @@ def newest_sample_folder(root: Path) -> Path:
     return manifests[-1].parent
 
 
-def survey(path: Path, num_images: int | None = None) -> Side:
+def survey(path: Path, num_images: int | None = None, seed: int | None = None) -> Side:
     """Inspect a path, and check what can be checked without a network.
+
+    Args:
+        path: The set.
+        num_images, seed: See `open_images`.
 
     Raises:
         ConfigError: If ready statistics are to be cut to fewer images.
         DataError: If there is nothing usable.
     """
     if not has_statistics(path):
-        return Side(name=str(path), source=open_images(path, num_images))
+        return Side(name=str(path), source=open_images(path, num_images, seed))
     if num_images is not None:
         raise ConfigError(
             f"{path} holds ready statistics, they can't be cut to {num_images} images", hint="leave out --num-images"

@@ -63,7 +63,7 @@ def write_reference(request: FidRequest, reporter: Reporter) -> ReferenceReport:
         raise ConfigError(f"{output} is no .npz name", hint=f"write {output}.npz")
     if output.exists() and not request.force:
         raise ConfigError(f"{output} already exists", hint="pass --force to replace it, or another name")
-    side = survey(images, request.score.num_images)
+    side = survey(images, request.score.num_images, request.score.seed)
     if side.source is None or side.statistics:
         raise DataError(f"{side.name} holds ready statistics, a reference is made from images", hint="name its images")
     name = extractor_name(features.extractor, None, images)

@@ -12,6 +12,7 @@ from medcli.runtime.reporting import Reporter, Silent
 from medcli.scores.scores import metrics_of, wanted_of
 from medcli.settings.scoring import FidRequest, ScoreRequest
 from medcli.workflows.fid.compare import REPORT_SUFFIX, CompareReport, compare_samples
+from medcli.workflows.fid.drawing import drawn_samples
 from medcli.workflows.fid.features import load_feature_computer
 from medcli.workflows.fid.inputs import (
     SAMPLES_ROOT,
@@ -43,6 +44,9 @@ def fid(request: FidRequest, reporter: Reporter) -> Report | None:
         )
     score = replace(request.score, reference=_reference_of(request))
     sets = [path for path in (first, Path(second) if request.compare and second else None, *request.more) if path]
+    if request.write_reference is None:
+        sets = [drawn_samples(path, score, reporter) for path in sets]
+        score = replace(score, samples=sets[0] if sets else None)
     if not this_process().is_first:
         assist(score, sets, has_reference=request.write_reference is None)
         return None
@@ -72,7 +76,7 @@ def score_samples(request: ScoreRequest, reporter: Reporter) -> FidReport:
         EnvironmentProblem: If the extractor's weights or the device are missing.
     """
     samples_path = request.samples or newest_sample_folder(SAMPLES_ROOT)
-    samples = survey(samples_path, request.num_images)
+    samples = survey(samples_path, request.num_images, request.seed)
     reference = survey_reference(request.reference or common_reference([samples_path]))
     yardstick = load_yardstick(request, reference, [(samples_path, samples)], reporter)
     return measure(yardstick, samples, reporter)
@@ -95,7 +99,7 @@ def assist(request: ScoreRequest, sets: Sequence[Path], *, has_reference: bool =
     if not paths:
         return
     reference = survey_reference(request.reference or common_reference(paths)) if has_reference else None
-    sides = [survey(path, request.num_images) for path in paths]
+    sides = [survey(path, request.num_images, request.seed) for path in paths]
     name = extractor_name(request.features.extractor, reference, paths[0])
     computer = load_feature_computer(request.features, name, Silent())
     metrics = request.metrics or metrics_of(computer.extractor)

@@ -12,7 +12,7 @@ from medcli.cost.macs import GIGA, closed_form_macs
 from medcli.model.layout import num_params
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for
-from medcli.settings.finetune import FinetuneRequest
+from medcli.settings.finetune import SELF, FinetuneRequest
 from medcli.training.batches import Batches
 from medcli.training.config import AUTO
 from medcli.training.optimizers import NUM_MOMENTS
@@ -21,6 +21,7 @@ from medcli.training.step_trial import FLOAT_BYTES, StepMemory, StepTime, StepTr
 from medcli.workflows.finetune.previews import FOLDER
 from medcli.workflows.finetune.record import RECORD
 from medcli.workflows.finetune.run import load_teacher
+from medcli.workflows.finetune.self_data import SAMPLES
 from medcli.workflows.finetune.setup import CONTROL, FinetuneSetup, set_up, token_bytes
 from medcli.workflows.finetune.trackers import require_trackers
 
@@ -232,6 +233,7 @@ def _files(setup: FinetuneSetup) -> tuple[str, ...]:
     """List the files the run will write."""
     request = setup.request
     wanted = {
+        f"{SAMPLES}/": request.data == SELF,
         RECORD: True,
         METRICS: True,
         STATES: True,

@@ -17,7 +17,7 @@ from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.scores.reference import BUNDLED
-from medcli.settings.finetune import FinetuneRequest
+from medcli.settings.finetune import SELF, FinetuneRequest
 from medcli.training.config import NEVER
 from medcli.training.train import TrainResult, train
 from medcli.workflows.finetune.calibration import calibrated
@@ -98,6 +98,13 @@ def finetune(request: FinetuneRequest, reporter: Reporter) -> FinetuneReport:
 def load_teacher(setup: FinetuneSetup) -> DiffusionTransformer | None:
     """Load the network that is distilled; None: no distillation."""
     return None if setup.teacher is None else setup.teacher.load(dtype=torch.float32)
+
+
+def _reference_of(setup: FinetuneSetup) -> str | None:
+    """Return the bundled reference that the trained network's samples are scored against; None: there is none."""
+    if setup.request.data == SELF and setup.start.info is not None:
+        return setup.start.info.reference
+    return setup.data.name if setup.data.name in BUNDLED else None
 
 
 def _with_control(report: FinetuneReport, setup: FinetuneSetup, reporter: Reporter) -> FinetuneReport:
@@ -195,7 +202,7 @@ class _FinetuneRun:
                 setup.config,
                 result.ema,
                 sampling=setup.sampling,
-                reference=setup.data.name if setup.data.name in BUNDLED else None,
+                reference=_reference_of(setup),
                 training=header_record(setup, result),
                 class_names=names_for(setup.config.num_classes, setup.data.class_names, source),
                 force=True,

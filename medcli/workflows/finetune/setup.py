@@ -13,7 +13,6 @@ from medcli.checkpoint.fingerprint import PREFIX as FINGERPRINT_PREFIX
 from medcli.checkpoint.run_state import FINISHED, STATES
 from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLES
-from medcli.data.datasets import open_training_set
 from medcli.data.training_set import LenientSet
 from medcli.errors import CheckpointError, ConfigError
 from medcli.model.layout import blocks
@@ -34,6 +33,7 @@ from medcli.training.selection import Selection, select
 from medcli.training.train import check_device
 from medcli.workflows.finetune.initial_model import initial_network, remark_on_changes, with_classes
 from medcli.workflows.finetune.loss import loss_of, remark_on_output, teacher_of
+from medcli.workflows.finetune.self_data import of_its_parent, open_data
 from medcli.workflows.sample.defaults import sampling_defaults
 
 RUNS = Path("runs")
@@ -124,23 +124,15 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     check_device(request.training.dtype, device)
     equal_share(request.training.global_batch_size, processes.count)
     start = initial_network(request)
+    request = of_its_parent(request, start)
     training = _in_pieces(_training(request, start), start.config, device, processes)
     output = request.output or RUNS / Path(request.data).resolve().name
     _check_places(output, request.training.resume, has_control=request.control)
-    data = LenientSet(
-        open_training_set(
-            request.data,
-            start.config,
-            autoencoder=start.autoencoder,
-            device=device,
-            flip=request.flip,
-            reporter=first_reporter,
-        )
-    )
+    teacher = None if request.distill is None else teacher_of(request.distill, start.config, training)
+    data = LenientSet(open_data(request, start, output, device, first_reporter))
     if start.info is None and request.network.num_classes is None:
         start = with_classes(start, data.num_classes)
     selection = select(start.config, request.train, request.freeze)
-    teacher = None if request.distill is None else teacher_of(request.distill, start.config, training)
     note_remarks([start], first_reporter)
     remark_on_changes(start, first_reporter, is_calibrated=request.calibrate)
     remark_on_output(start, training.loss, first_reporter)

@@ -13,6 +13,7 @@ import torch
 
 from medcli.checkpoint.neutral import neutral_counts
 from medcli.data.autoencoder import Decoder
+from medcli.data.sampled_latents import SampledLatents
 from medcli.engine.batch_fit import fitting_batch_size
 from medcli.engine.cost import image_gmacs, pass_gmacs
 from medcli.engine.decode_and_save import ImageWriter
@@ -52,6 +53,8 @@ class ImageGeneration:
     reporter: Reporter
     on_smaller_batch: Callable[[int], object] = lambda size: None
     """Called with the batch size if the plan's does not fit the memory."""
+    latents: SampledLatents | None = None
+    """Takes the final latent of each image."""
 
     def run(self) -> float:
         """Generate what is missing; return the seconds from the first network call to the last file.
@@ -155,6 +158,8 @@ class ImageGeneration:
                 switch_steps=image.switch_steps,
                 gmacs=float(f"{image_gmacs(image.passes, costs):.9g}"),
             )
+            if self.latents is not None:  # before the line that marks the image as finished
+                self.latents.add(image.index, image.latent_CYX)
             self.folder.add(record, pixels_YXC)
 
         with ImageWriter(self.decoder, store) as writer:

@@ -11,11 +11,12 @@ import torch
 from medcli.config import ModelConfig
 from medcli.data.autoencoder import open_decoder
 from medcli.data.images import MANIFEST, read_manifest
+from medcli.data.sampled_latents import SampledLatents
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.cost import call_gmacs, done_gmacs, gmacs_of_moves, pass_gmacs
-from medcli.engine.effects import evenly, unreached_counts
+from medcli.engine.effects import unreached_counts
 from medcli.engine.guidance_phases import step_passes
-from medcli.engine.image_records import totals_of
+from medcli.engine.image_records import Record, num_lines, totals_of
 from medcli.engine.line_check import LineCheck
 from medcli.engine.manifest import (
     FORMAT_VERSION,
@@ -35,18 +36,12 @@ from medcli.runtime.reporting import Reporter
 from medcli.runtime.versions import versions
 from medcli.scores.reference import BUNDLED, bundled_info
 from medcli.settings.records import given_values
-from medcli.settings.sampler import ADAPTIVE_SOLVERS, ODE_DEFAULTS, SamplerSettings
+from medcli.settings.sampler import ADAPTIVE_SOLVERS
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.amm import amm_report
-from medcli.workflows.sample.defaults import sampling_defaults
+from medcli.workflows.sample.few_calls import hint_at_fewer_calls
 from medcli.workflows.sample.generate import ImageGeneration
-from medcli.workflows.sample.plan import choose_sampler
 from medcli.workflows.sample.settings import SampleSetup, image_settings, model_name, set_up
-
-MANY_CALLS = 100
-"""Network calls of an image beyond which a run is told of solvers that need few."""
-FEW_CALLS = 20
-"""Network calls of the solver it is told of, unless the checkpoint has its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,12 +117,19 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     is_possible = LineCheck(setup.plan, [pass_gmacs(*each) for each in _passes(setup)]).is_possible
     is_continued = (setup.output / MANIFEST).exists()
     before = check_folder(setup.output, settings, is_possible)
+    latents = SampledLatents.beside(
+        setup.output, setup.config, is_asked=request.latents, has_images=bool(num_lines(setup.output))
+    )
     if is_continued and before is None and processes.is_first:
         reporter.note(f"{setup.output / MANIFEST} was damaged and is written again from this command's settings")
     require_image_space(setup.output, request.num_images, setup.config.resolution_px, archive=request.npz)
     if processes.is_first:
-        _hint_at_fewer_calls(setup, request, reporter)
-    with SampleFolder(setup.output, processes, is_possible) as folder:
+        hint_at_fewer_calls(setup, request, reporter)
+
+    def is_whole(record: Record) -> bool:
+        return is_possible(record) and (latents is None or latents.holds(record.index))
+
+    with SampleFolder(setup.output, processes, is_whole) as folder:
         before = check_folder(setup.output, settings, is_possible)
         setup = replace(setup, plan=replace(setup.plan, batch_size=_batch_size(setup, request, before, processes)))
         manifest = _manifest(setup, request, settings, before, device)
@@ -142,7 +144,7 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
                 run = {**manifest["run"], "batch_size": size, "batch_size_halved_from": setup.plan.batch_size}
                 write_manifest(setup.output, {**manifest, "run": run})
 
-        how = (decoder, device, dtype, processes, reporter, on_smaller_batch)
+        how = (decoder, device, dtype, processes, reporter, on_smaller_batch, latents)
         generation = ImageGeneration(folder, setup, request, *how)
         with products_of(request.dtype):
             if before is None and num_before:
@@ -152,29 +154,13 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
         session = {"images": folder.num_done - num_before, "seconds": seconds}
         if not processes.is_first:
             return _report(folder, setup, [])
+        if latents is not None:
+            info = setup.networks[0].opened.info
+            latents.complete(((record.index, record.label) for record in folder.records()), info.class_names)
         report = _complete(folder, setup, session, npz=request.npz)
     if remark := unreached_counts(setup.plan.schedule, setup.plan.sampler, report.switch_steps):
         reporter.note(f"warning: {remark}")
     return report
-
-
-def _hint_at_fewer_calls(setup: SampleSetup, request: SampleRequest, reporter: Reporter) -> None:
-    """Name the flags of a sampler of few network calls, and its saving, to a run of many."""
-    sampler, schedule = setup.plan.sampler, setup.plan.schedule
-    if sampler.solver in ADAPTIVE_SOLVERS or (calls := build_sampler(sampler).nfe) <= MANY_CALLS:
-        return
-    name, solver = ("ode", ODE_DEFAULTS["solver"]) if sampler.sampler in ("sde", "ode") else ("ddim", "multistep2")
-    own = choose_sampler(SamplerSettings(sampler=name), setup.config, sampling_defaults(setup.networks[0]))  # type: ignore[arg-type]
-    if not own.is_multistep:
-        own = replace(own, solver=solver, steps=FEW_CALLS)
-    # Flags of this run that would keep the other sampler from its own defaults.
-    words = [f"--sampler {name}"]
-    words += [f"--solver {own.solver}"] if request.solver or name == "ddim" else []
-    words += [f"--steps {own.steps}"] if request.steps or name == "ddim" else []
-    if schedule.is_dynamic:
-        words += ["--schedule timed --at", evenly(len(schedule.counts))]
-    saving = f"{100 * (1 - own.steps / calls):.0f} % fewer"
-    reporter.note(f"{calls} network calls an image; {' '.join(words)} makes {own.steps}, {saving}")
 
 
 def _batch_size(setup: SampleSetup, request: SampleRequest, before: dict[str, Any] | None, processes: Processes) -> int:

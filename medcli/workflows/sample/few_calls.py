@@ -1,0 +1,38 @@
+"""Samplers of few network calls, named to runs of many."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from medcli.diffusion.steps import build_sampler
+from medcli.engine.effects import evenly
+from medcli.runtime.reporting import Reporter
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, ODE_DEFAULTS, SamplerSettings
+from medcli.settings.sampling import SampleRequest
+from medcli.workflows.sample.defaults import sampling_defaults
+from medcli.workflows.sample.plan import choose_sampler
+from medcli.workflows.sample.settings import SampleSetup
+
+MANY_CALLS = 100
+"""Network calls of an image beyond which a run is told of solvers that need few."""
+FEW_CALLS = 20
+"""Network calls of the solver it is told of, unless the checkpoint has its own."""
+
+
+def hint_at_fewer_calls(setup: SampleSetup, request: SampleRequest, reporter: Reporter) -> None:
+    """Name the flags of a sampler of few network calls, and its saving, to a run of many."""
+    sampler, schedule = setup.plan.sampler, setup.plan.schedule
+    if sampler.solver in ADAPTIVE_SOLVERS or (calls := build_sampler(sampler).nfe) <= MANY_CALLS:
+        return
+    name, solver = ("ode", ODE_DEFAULTS["solver"]) if sampler.sampler in ("sde", "ode") else ("ddim", "multistep2")
+    own = choose_sampler(SamplerSettings(sampler=name), setup.config, sampling_defaults(setup.networks[0]))  # type: ignore[arg-type]
+    if not own.is_multistep:
+        own = replace(own, solver=solver, steps=FEW_CALLS)
+    # Flags of this run that would keep the other sampler from its own defaults.
+    words = [f"--sampler {name}"]
+    words += [f"--solver {own.solver}"] if request.solver or name == "ddim" else []
+    words += [f"--steps {own.steps}"] if request.steps or name == "ddim" else []
+    if schedule.is_dynamic:
+        words += ["--schedule timed --at", evenly(len(schedule.counts))]
+    saving = f"{100 * (1 - own.steps / calls):.0f} % fewer"
+    reporter.note(f"{calls} network calls an image; {' '.join(words)} makes {own.steps}, {saving}")
