@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from pathlib import Path
 
-from medcli.checkpoint.layouts import SUFFIXES
+from medcli.checkpoint.plain_folder import SUFFIXES
 from medcli.checkpoint.run_state import STATES, newest_of_run
 from medcli.data.images import MANIFEST
 from medcli.errors import ConfigError, DataError
