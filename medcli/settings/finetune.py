@@ -117,7 +117,7 @@ class FinetuneRequest:
         False, help="First fit the mediators to full attention, without data.", panel=LADDER, short=True
     )
     calibration_images: int = setting(
-        32,
+        16,
         help="Number of images drawn from noise that mediators are fitted on.",
         panel=LADDER,
         metavar="N",
@@ -126,7 +126,7 @@ class FinetuneRequest:
         needs=CALIBRATES,
     )
     calibration_steps: int = setting(
-        100,
+        20,
         help="Number of steps on each layer alone.",
         panel=LADDER,
         metavar="N",
@@ -135,7 +135,7 @@ class FinetuneRequest:
         needs=CALIBRATES,
     )
     calibration_network_steps: int = setting(
-        30,
+        12,
         help="Number of steps on all layers together; 0: none.",
         panel=LADDER,
         metavar="N",

@@ -39,17 +39,17 @@ class CalibrationConfig:
         ConfigError: If a number is below 1.
     """
 
-    num_images: int = 32
+    num_images: int = 16
     """Images sampled from noise whose states are fitted to."""
-    held_out: int = 8
+    held_out: int = 4
     """Held-out images, on which errors are measured."""
     num_times: int = 8
     """States of each image between noise and data."""
-    steps: int = 100
+    steps: int = 20
     """Gradient steps on each layer alone."""
-    network_steps: int = 30
+    network_steps: int = 12
     """Gradient steps on all layers together, with the memory of a training step; 0: none."""
-    batch_size: int = 32
+    batch_size: int = 16
     """States in one gradient step."""
 
     def __post_init__(self) -> None:
