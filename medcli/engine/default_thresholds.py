@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medcli.diffusion.steps import AncestralSampler, TransportSampler, build_sampler
 from medcli.schedule.spec import DistanceName, Schedule
-from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig
+from medcli.settings.sampler import SamplerConfig
 
 # Dimension key: L solver steps.
 
@@ -66,7 +66,7 @@ def _passing_time(rho: float) -> float:
 
 def _noisy_steps(config: SamplerConfig) -> _NoisySteps | None:
     """Return the observed steps of a sampler that adds noise in steps of one size; None for others."""
-    if config.solver in ADAPTIVE_SOLVERS or not config.has_even_steps:
+    if not config.can_be_observed:
         return None
     sampler = build_sampler(config)
     if isinstance(sampler, AncestralSampler):

@@ -165,6 +165,11 @@ class SamplerConfig:
         return self.solver in MULTISTEP_ORDERS
 
     @property
+    def can_be_observed(self) -> bool:
+        """True if the dynamic schedule can read distances between its states."""
+        return self.solver not in ADAPTIVE_SOLVERS and self.has_even_steps
+
+    @property
     def has_even_steps(self) -> bool:
         """True if the distances between states tell of the image: steps of one size, of a sampler that is not `ode`.
 

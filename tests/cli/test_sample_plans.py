@@ -180,3 +180,12 @@ def test_the_flags_of_the_hint_run_as_they_are_written(run_cli: RunCli, model: s
     flags = line.partition("; ")[2].partition(" makes ")[0].split()
     assert flags == ["--sampler", "ode", "--steps", "20", "--schedule", "timed", "--at", "0.33,0.67"]
     assert run_cli(*words, *flags, "-o", "few").code == 0
+
+
+def test_a_ladder_that_no_flag_asks_to_climb_is_static_under_the_ode(empty_folder: Path, run_cli: RunCli) -> None:
+    save(empty_folder / "plain.safetensors")
+    argv = ("sample", "plain.safetensors", "--num-images", "1", "--device", "cpu", "--steps", "4", "--sampler", "ode")
+    assert run_cli(*argv, "-o", "out").code == 0
+    schedule = json.loads(Path("out/manifest.json").read_text())["settings"]["schedule"]
+    assert schedule == {"kind": "static", "counts": [16]}
+    assert run_cli(*argv, "--rho", "0.5,0.2").code == 2

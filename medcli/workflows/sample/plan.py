@@ -18,7 +18,7 @@ from medcli.engine.plan import FAMILY_SAMPLERS, Labels, SamplingPlan, check_plan
 from medcli.engine.plan_file import PlannedSampling, follow, read_plan
 from medcli.errors import ConfigError, require_complete
 from medcli.network import Network
-from medcli.schedule.spec import Schedule, check_held, choose_schedule
+from medcli.schedule.spec import Schedule, check_held, choose_schedule, static
 from medcli.settings.build import refuse_idle_choices, value_of
 from medcli.settings.declare import settings_of
 from medcli.settings.sampler import ODE_DEFAULTS, SamplerConfig, SamplerSettings
@@ -98,6 +98,8 @@ def _planned(
         schedule = _schedule(request, held, defaults)
         reads_distances = reads_distances or schedule.is_dynamic
         sampler = choose_sampler(request, config, defaults, reads_distances=reads_distances)
+        if schedule.is_dynamic and schedule.counts[-1] and not (_asks_for_moves(request) or sampler.can_be_observed):
+            schedule = static(schedule.counts[-1])
         is_rho_known = request.rho is not None or ("rho" in defaults and schedule.counts == held)
         if schedule.is_dynamic and not is_rho_known:
             schedule = with_default_thresholds(schedule, sampler)
@@ -113,6 +115,12 @@ def _planned(
     made = follow(read_plan(request.plan), request.plan, config, trained_on)
     check_held(made.schedule.counts, held)
     return made
+
+
+def _asks_for_moves(request: SampleRequest) -> bool:
+    """Return True if a flag names the dynamic schedule or a setting of it."""
+    own = (request.rho, request.warmup_steps, request.distance)
+    return request.schedule == "dynamic" or any(value is not None for value in own)
 
 
 def choices_of(plan: SamplingPlan) -> dict[str, Any]:
