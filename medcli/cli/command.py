@@ -101,9 +101,11 @@ def _show(ctx: typer.Context, wanted: bool, *, every: bool) -> None:
 
 
 def hide_type(param: Any) -> None:
-    """Leave Typer's names of types out of the help: switches take no value, arguments have a placeholder."""
+    """Leave Typer's names of types out of the help, where a flag's or argument's placeholder says more."""
     if getattr(param, "is_flag", False):
         param.metavar = ""
+    elif "|" in (param.metavar or ""):
+        param.metavar = param.metavar.replace("|", " | ")  # lines break between choices, not in them
     elif param.param_type_name == "argument":
         param.display_type_rich = lambda ctx: ""
 

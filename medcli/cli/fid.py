@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcli.cli.command import Command
@@ -24,6 +26,8 @@ ERRORS = "errors: standard errors over draws of the samples, the reference held 
 def fid(request: FidRequest, out: Output) -> None:
     """Run `medcli fid`."""
     from medcli.workflows.fid.compare import CompareReport
+    from medcli.workflows.fid.inputs import SAMPLES_ROOT
+    from medcli.workflows.fid.kept import SCORES
     from medcli.workflows.fid.reference import ReferenceReport
     from medcli.workflows.fid.run import fid as run
     from medcli.workflows.fid.train_extractor import ExtractorReport
@@ -41,6 +45,9 @@ def fid(request: FidRequest, out: Output) -> None:
         out.result(report, markdown(report.rows) if request.markdown else comparison_table(report))
     elif report is not None:
         out.result(report, markdown([report.to_json()]) if request.markdown else score_table(report))
+        if (Path(report.samples) / SCORES).is_file():
+            is_default = Path(report.samples).parent == SAMPLES_ROOT
+            out.hint("medcli report" + ("" if is_default else f" {shlex.quote(report.samples)}"))
 
 
 COMMAND = Command(

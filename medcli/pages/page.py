@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from medcli.runtime.text import printable
 
+GENERATOR = "medcli report"
+"""Name in the head of each page."""
 LONG_FACT = 48
 """Facts longer than this take a line of their own."""
 
@@ -40,6 +42,7 @@ class Thumbnail:
     source: str
     """`data:` URL."""
     alt: str
+    caption: str
     side: int
     """Side in CSS pixels."""
     is_enlarged: bool
@@ -68,6 +71,8 @@ class Page:
 
     title: str
     lead: str
+    opening: tuple[str, ...]
+    """Findings, a sentence each."""
     sections: tuple[Section, ...]
     footer: str
 
@@ -82,7 +87,7 @@ def html_of(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(page=page, long_fact=LONG_FACT)
+    return environment.get_template("page.html").render(page=page, long_fact=LONG_FACT, generator=GENERATOR)
 
 
 def _printable(value: object) -> object:

@@ -215,7 +215,7 @@ def test_scores_stand_in_a_table_and_against_cost(place: Path, run_cli: RunCli) 
     rows = json.loads(result.out)["rows"]
     page = read(run_cli, DYNAMIC, STATIC, "scores.json")
     for row in rows:
-        assert f"{row['fid']:.4f} ± {row['standard_errors']['fid']:.4f}" in page.text
+        assert f"{row['fid']:.2f} ± {row['standard_errors']['fid']:.2f}" in page.text
         assert row["provenance"]["samples_sha256"] in page.text
     assert any("FID against cost" in words and "digits-sit-static-0" in words for words in page.said)
     command = next(words for words in page.words if words.startswith("medcli fid"))
@@ -442,12 +442,40 @@ def test_missing_and_empty_places_are_named(empty_folder: Path, run_cli: RunCli)
     assert "empty holds neither manifest.json nor" in refused(run_cli, ExitCode.DATA, "empty")
 
 
-def test_a_page_that_is_there_is_kept_unless_forced(place: Path, run_cli: RunCli) -> None:
+def test_a_page_of_this_command_is_updated_and_any_other_file_kept_unless_forced(place: Path, run_cli: RunCli) -> None:
+    assert run_cli("report", STATIC).code == ExitCode.DONE
+    assert run_cli("report", STATIC, "--title", "Second").code == ExitCode.DONE
+    assert "Second" in Path("report.html").read_text(encoding="utf-8")
     Path("report.html").write_text("mine")
     result = run_cli("report", STATIC)
     assert result.code == ExitCode.USAGE
     assert Path("report.html").read_text() == "mine"
     assert run_cli("report", STATIC, "-f").code == ExitCode.DONE
+
+
+def test_scores_kept_by_fid_are_on_the_page_which_opens_with_them(place: Path, run_cli: RunCli) -> None:
+    assert run_cli("fid", STATIC, "--metrics", "fid").code == ExitCode.DONE
+    kept = json.loads((STATIC / "scores.json").read_text())["rows"]
+    assert [set(row) & {"fid", "inception_score"} for row in kept] == [{"fid"}]
+    first = json.loads(run_cli("fid", STATIC, "--metrics", "is", "--json").out)
+    (row,) = json.loads((STATIC / "scores.json").read_text())["rows"]
+    assert row["fid"] == kept[0]["fid"], "scores of the same images are merged"
+    assert row["inception_score"] == first["inception_score"]
+    moved = STATIC.rename(STATIC.with_name("moved"))
+    shown = run_cli("report")
+    text = Reader(Path("report.html").read_text(encoding="utf-8")).text
+    for said in (f"FID of {moved}: {row['fid']:.2f}", f"Not scored: {DYNAMIC}", "class 3"):
+        assert said in text
+    assert f"FID of {moved}" in shown.out
+    explicit = place / "again.json"
+    explicit.write_text(json.dumps({**row, "samples": str(moved)}))
+    assert "1 scored set." in read(run_cli, moved, explicit).text, "the same report is shown once"
+
+
+def test_a_run_that_never_climbs_is_said_at_the_top(place: Path, run_cli: RunCli) -> None:
+    words = ("--schedule", "dynamic", "--rho", "1e-6,1e-7", "--num-images", 2, "--steps", STEPS, "-q", "-o", "low")
+    assert run_cli("sample", *words).out == "low\n"
+    assert "In low no image ever reached 4 mediators." in read(run_cli, "low").text
 
 
 def test_a_damaged_picture_leaves_no_page(place: Path, run_cli: RunCli) -> None:

@@ -22,6 +22,7 @@ from medcli.workflows.fid.inputs import (
     survey,
     survey_reference,
 )
+from medcli.workflows.fid.kept import keep_scores
 from medcli.workflows.fid.reference import ReferenceReport, write_reference
 from medcli.workflows.fid.scoring import FidReport, load_yardstick, measure
 from medcli.workflows.fid.train_extractor import ExtractorReport, train_extractor
@@ -52,9 +53,16 @@ def fid(request: FidRequest, reporter: Reporter) -> Report | None:
         return None
     if request.write_reference is not None:
         return write_reference(request, reporter)
+    report: FidReport | CompareReport
     if request.compare:
-        return compare_samples(sets, score, reporter, force=request.force)
-    return score_samples(score, reporter)
+        report = compare_samples(sets, score, reporter, force=request.force)
+        rows = [row for row in report.rows if Path(row["samples"]) in sets]  # the others are of earlier runs
+    else:
+        report = score_samples(score, reporter)
+        rows = [report.to_json()]
+    for row in rows:
+        keep_scores(row, reporter)
+    return report
 
 
 def _reference_of(request: FidRequest) -> str | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medcli.data.images import MANIFEST
 from medcli.errors import DataError
-from medcli.pages.page import Page, Section, Table, html_of
+from medcli.pages.page import GENERATOR, Page, Section, Table, html_of
 from medcli.runtime.files import refuse_existing, write_text
 from medcli.runtime.reporting import Reporter
 from medcli.settings.pages import ReportRequest
@@ -18,14 +19,18 @@ from medcli.settings.sampler import PAPER_STEPS
 from medcli.version import __version__
 from medcli.workflows.fid.compare import read_reports
 from medcli.workflows.fid.inputs import SAMPLES_ROOT
+from medcli.workflows.fid.kept import SCORES, kept_scores
 from medcli.workflows.report.findings import SECTIONS
 from medcli.workflows.report.json_access import Json, read_json, rounded
+from medcli.workflows.report.opening import opening, title_of
 from medcli.workflows.report.run_section import run_section, saving_text, schedule_in_words
 from medcli.workflows.report.runs import SampledRun, read_run
 from medcli.workflows.report.scores import score_sections
 
 RESULTS = ("analysis.json", "tuning.json", "comparison.json")
 """Files that folders of `analyze`, `tune` and comparisons of schedules hold."""
+HEAD_BYTES = 1000
+"""Part of a page that names its generator."""
 HINT = "a page shows sample folders, reports of medcli fid --json and bench --json, and what analyze and tune wrote"
 
 
@@ -41,6 +46,10 @@ class PageReport:
     """Names of the sample sets whose scores are shown."""
     findings: tuple[str, ...]
     """Files of `analyze`, `tune` and comparisons of schedules."""
+    lead: str
+    """Contents, in numbers."""
+    opening: tuple[str, ...]
+    """Sentences it opens with."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -68,14 +77,17 @@ def report(request: ReportRequest, reporter: Reporter) -> PageReport:
         DataError: If an input is missing, damaged or of an unknown kind.
         EnvironmentProblem: If the page can't be written.
     """
-    refuse_existing(request.output, force=request.force)
+    replaces = request.force or _is_page(request.output)
+    refuse_existing(request.output, force=replaces)
     found = _Found(runs=[], scores=[], findings=[], files=[])
     inputs = request.inputs or _sample_folders()
     for done, path in enumerate(inputs, 1):
         _read(path, found, request.num_pictures)
         reporter.progress(done, len(inputs), "inputs")
-    html = html_of(_page(request, found))
-    write_text(request.output, html, force=request.force)
+    found = replace(found, scores=_without_repeats(found.scores))
+    page = _page(request, found)
+    html = html_of(page)
+    write_text(request.output, html, force=replaces)
     content = html.encode("utf-8")
     return PageReport(
         output=str(request.output),
@@ -84,7 +96,17 @@ def report(request: ReportRequest, reporter: Reporter) -> PageReport:
         runs=tuple(run.name for run in found.runs),
         scores=tuple(row["samples"] for row in found.scores),
         findings=tuple(name for name, _ in found.findings),
+        lead=page.lead,
+        opening=page.opening,
     )
+
+
+def _is_page(path: Path) -> bool:
+    """Check for a page of this command, which the next one updates."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return GENERATOR.encode() in file.read(HEAD_BYTES)
 
 
 def _sample_folders() -> tuple[Path, ...]:
@@ -103,13 +125,14 @@ def _read(path: Path, found: _Found, num_pictures: int) -> None:
         results = [path / name for name in RESULTS if (path / name).is_file()]
         if (path / MANIFEST).is_file():
             found.runs.append(read_run(path, num_pictures))
+            _add_kept(path, found)
         elif not results:
             raise DataError(f"{path} holds neither {MANIFEST} nor {', '.join(RESULTS)}", hint=HINT)
         for result in results:
             _read(result, found, num_pictures)
         return
     if path.name == MANIFEST:
-        found.runs.append(read_run(path.parent, num_pictures))
+        _read(path.parent, found, num_pictures)
         return
     content = read_json(path)
     kind = content.get("kind")
@@ -120,6 +143,22 @@ def _read(path: Path, found: _Found, num_pictures: int) -> None:
     else:
         found.scores.extend(read_reports(path))
     found.files.append((str(path), hashlib.sha256(path.read_bytes()).hexdigest()))
+
+
+def _add_kept(folder: Path, found: _Found) -> None:
+    """Add the scores kept in a sample folder."""
+    if rows := kept_scores(folder):
+        found.scores.extend(rows)
+        found.files.append((str(folder / SCORES), hashlib.sha256((folder / SCORES).read_bytes()).hexdigest()))
+
+
+def _without_repeats(scores: list[Json]) -> list[Json]:
+    """Leave out reports that say the same of the same images, as a file of `medcli fid --json` and the kept scores."""
+    seen: dict[str, Json] = {}
+    for row in scores:
+        same = {**row, "samples": str(Path(row["samples"]))}
+        seen.setdefault(json.dumps(same, sort_keys=True), row)
+    return list(seen.values())
 
 
 def _page(request: ReportRequest, found: _Found) -> Page:
@@ -134,17 +173,12 @@ def _page(request: ReportRequest, found: _Found) -> Page:
     if found.files:
         sections.append(_sources(found.files))
     return Page(
-        title=request.title or _title(found),
+        title=request.title or title_of(found.runs, found.scores, found.findings),
         lead=_lead(found),
+        opening=tuple(opening(found.runs, found.scores, found.findings)),
         sections=tuple(sections),
         footer=f"Written by medcli {__version__}. GMACs count a multiply-add once.",
     )
-
-
-def _title(found: _Found) -> str:
-    names = [Path(run.name).name for run in found.runs] or [row["samples"] for row in found.scores]
-    names = names or [Path(name).parent.name or name for name, _ in found.findings]
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _lead(found: _Found) -> str:

@@ -86,6 +86,7 @@ def thumbnail(picture: Picture) -> Thumbnail:
     return Thumbnail(
         source=f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}",
         alt=f"image {picture.index}, class {picture.label}{picture.class_name and f' ({picture.class_name})'}",
+        caption=picture.class_name or f"class {picture.label}",
         side=max(SMALLEST_PX, min(LARGEST_PX, max(image.size))),
         is_enlarged=max(image.size) < SMALLEST_PX,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medcli.charts.figure import svg
@@ -13,6 +13,7 @@ from medcli.runtime.text import measured
 from medcli.scores.protocol import compared, differences
 from medcli.tuning.pareto import front
 from medcli.workflows.fid.compare import LOWER_IS_BETTER, SHOWN, CompareReport, title_of, with_numbers
+from medcli.workflows.fid.kept import scored_folder
 from medcli.workflows.fid.scoring import json_key
 from medcli.workflows.report.commands import fid_commands
 from medcli.workflows.report.json_access import Json, look_up, number, rounded, text
@@ -55,10 +56,10 @@ def error_of(row: Json, key: str) -> float | None:
 
 def cost_points(rows: Sequence[Json], runs: Sequence[SampledRun]) -> tuple[list[Point], list[str]]:
     """Return FID against GMACs of every report on all images of a folder of the page, and notes on other reports."""
-    by_path = {_place(run.name): run for run in runs}
+    by_path = run_by_path(runs)
     points, notes = [], []
     for row in rows:
-        run, fid = by_path.get(_place(row["samples"])), number(row.get("fid"))
+        run, fid = run_of(row, by_path), number(row.get("fid"))
         gmacs = run.total("gmacs_per_image") if run else None
         if run and row.get("num_samples") != run.num_images:
             notes.append(
@@ -66,15 +67,19 @@ def cost_points(rows: Sequence[Json], runs: Sequence[SampledRun]) -> tuple[list[
                 f"{run.num_images}: they are not set against its cost."
             )
         elif run and fid is not None and gmacs is not None:
-            name = os.path.basename(_place(run.name))
+            name = os.path.basename(os.path.abspath(run.name))
             points.append(Point(x=gmacs, y=fid, error=error_of(row, "fid"), name=name, has_label=True))
     return points, notes
 
 
-def _place(name: str) -> str:
-    """Return the folder that was scored: the one with the images, or with their archive."""
-    folder = os.path.dirname(name) if name.lower().endswith(".npz") else name
-    return os.path.abspath(folder)
+def run_by_path(runs: Sequence[SampledRun]) -> dict[str, SampledRun]:
+    """Return runs by the absolute paths of their folders."""
+    return {os.path.abspath(run.name): run for run in runs}
+
+
+def run_of(row: Json, by_path: Mapping[str, SampledRun]) -> SampledRun | None:
+    """Return the run whose images a report of `medcli fid` is of."""
+    return by_path.get(os.path.abspath(scored_folder(row["samples"])))
 
 
 def _figure(points: Sequence[Point]) -> Figure:
