@@ -1,4 +1,8 @@
-"""The lines of `images.jsonl`: one a finished image, and what they add up to."""
+"""The lines of a sample folder: one a finished image, and what they add up to.
+
+They are in `images.jsonl`, and while several processes fill the folder also in a file of each: files that two machines
+append to lose lines on NFS.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from medcli.runtime.json_records import InvalidJson, as_record, parse_json
+from medcli.runtime.presence import SIGNS
 
 RECORDS = "images.jsonl"
 CHUNK_BYTES = 1 << 20
@@ -50,21 +55,32 @@ class Record:
         return record if record.file == file_name(record.index) else None
 
 
-def read_records(file: Path) -> Iterator[Record | None]:
-    """Yield the lines of `images.jsonl`, None for an invalid one; nothing if there is no file."""
-    if file.is_file():
+def record_files(folder: Path) -> list[Path]:
+    """Return `images.jsonl` and the files of processes that are not merged into it yet; they need not exist."""
+    return [folder / RECORDS, *sorted((folder / SIGNS).glob("*.jsonl"))]
+
+
+def read_records(folder: Path, is_good: Callable[[Record], bool] = lambda _record: True) -> Iterator[Record | None]:
+    """Yield the lines of a folder, None for one that is invalid, not good, or names an image again."""
+    seen = IndexSet()
+    for file in filter(Path.is_file, record_files(folder)):
         with file.open(encoding="utf-8", errors="replace") as lines:
             while line := lines.readline(MAX_LINE):
-                yield Record.of_line(line)
+                record = Record.of_line(line)
+                if record and (record.index in seen or not is_good(record)):
+                    record = None
+                elif record:
+                    seen.add(record.index)
+                yield record
 
 
 def num_lines(folder: Path) -> int:
-    """Count the lines of a folder's `images.jsonl`: its finished images, and perhaps torn lines."""
-    file = folder / RECORDS
-    if not file.is_file():
-        return 0
-    with file.open("rb") as content:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: content.read(CHUNK_BYTES), b""))
+    """Count the lines of a folder: its finished images, and perhaps torn lines."""
+    total = 0
+    for file in filter(Path.is_file, record_files(folder)):
+        with file.open("rb") as content:
+            total += sum(chunk.count(b"\n") for chunk in iter(lambda: content.read(CHUNK_BYTES), b""))
+    return total
 
 
 class IndexSet:

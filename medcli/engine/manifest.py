@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from medcli.data.images import MANIFEST, read_manifest
-from medcli.engine.image_records import MAX_INDEX, RECORDS, Record, num_lines, read_records
+from medcli.engine.image_records import MAX_INDEX, Record, num_lines, read_records
 from medcli.engine.sample_folder import ARCHIVE, is_transient
+from medcli.engine.sessions import Session
 from medcli.errors import ConfigError, DataError, listed
 from medcli.runtime import files
 from medcli.runtime.json_records import InvalidJson, as_record
@@ -69,7 +70,7 @@ def check_folder(
 
 def _has_lines_of(path: Path, is_possible: Callable[[Record], bool]) -> bool:
     """Return True if there are valid lines, and a run with these settings can have written all of them."""
-    records = [record for record in read_records(path / RECORDS) if record]
+    records = [record for record in read_records(path) if record]
     return bool(records) and all(map(is_possible, records))
 
 
@@ -106,21 +107,13 @@ class _Run:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Session:
-    """Part of a manifest: one run of the command."""
-
-    images: int
-    seconds: float = field(metadata={"min": 0})
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _Manifest:
     """Parts of a manifest that a continued run reads."""
 
     num_images: int = field(metadata={"min": 1, "max": MAX_INDEX + 1})
     settings: dict[str, Any]
     run: _Run
-    sessions: list[_Session]
+    sessions: list[Session]
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:

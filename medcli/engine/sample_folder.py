@@ -3,8 +3,10 @@
     000000.png ...   an image under its number
     images.jsonl     one line an image, appended once its picture is in place
     manifest.json    everything that decides what the images look like, and the totals of the finished run
+    .processes/      while processes fill the folder: a sign of life of each, and the lines of all but the first
 
-An image is finished when its line and its picture exist; both are written atomically.
+An image is finished when its line and its picture exist; both are written atomically. No file is written by two
+processes at a time; whoever is alone in the folder merges their lines into `images.jsonl`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from medcli.engine.image_records import PICTURE, RECORDS, IndexSet, Record, file_name, read_records
+from medcli.engine.image_records import PICTURE, RECORDS, IndexSet, Record, file_name, read_records, record_files
 from medcli.engine.pictures import (
     grid_capacity,
     grid_columns,
@@ -30,15 +32,20 @@ from medcli.engine.pictures import (
     write_npz,
     write_png,
 )
+from medcli.engine.sessions import Session, read_sessions
 from medcli.runtime.files import atomic_path, require_regular
+from medcli.runtime.presence import SIGNS, Presence
 from medcli.runtime.processes import Processes
-from medcli.runtime.shared_work import SharedLines, SharedWork
+from medcli.runtime.shared_lines import SharedLines, ends_a_line
+from medcli.runtime.shared_work import SharedWork
 from medcli.runtime.temporaries import is_temporary, sweep
 
 LOCK = ".lock"
 """Lock file of the processes that fill a folder; removed by the last."""
 GRID = "grid.png"
 ARCHIVE = "samples.npz"
+ALONE = Processes()
+"""The process of a launch of one."""
 
 
 class SampleFolder:
@@ -59,13 +66,18 @@ class SampleFolder:
     def __init__(
         self,
         path: Path,
-        processes: Processes | None = None,
+        processes: Processes = ALONE,
         is_possible: Callable[[Record], bool] = lambda _record: True,
     ) -> None:
         self.path, self._is_possible = path, is_possible
         require_regular(path / RECORDS)
-        self._done = IndexSet()
-        self._lines = SharedLines(path / RECORDS)
+        self._done, self._made = IndexSet(), IndexSet()
+        self._part = processes.part if processes.is_divided else None
+        self._has_records = processes.is_divided and processes.is_first and processes.num_shards == 1
+        self._own: SharedLines | None = None
+        self._readers: dict[Path, SharedLines] = {}
+        self.sessions: list[Session] = []
+        """Of this process, and of others whose lines it has merged."""
         self.work = SharedWork(
             path / LOCK, is_done=self.is_done, refresh=self.read_on, mend=self._mend, processes=processes
         )
@@ -77,14 +89,21 @@ class SampleFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lines.close()
-        self.work.close()
+        self._close_own()
+        self.work.close(failed=error is not None)
 
     def add(self, record: Record, pixels_YXC: npt.NDArray[np.uint8]) -> None:
         """Store a finished image: the picture first, then its line. Threads may do so at once."""
         write_png(self.path / record.file, pixels_YXC)
-        self._lines.append(record.to_line())
+        self._append(record.to_line())
         self._done.add(record.index)
+        self._made.add(record.index)
+
+    def end_session(self, session: Session) -> None:
+        """Record how long this process took for its images."""
+        self.sessions.append(session)
+        if not self._has_records:
+            self._append(session.to_line())
 
     def is_done(self, index: int) -> bool:
         """Return True for a finished image, by the lines read so far."""
@@ -94,6 +113,11 @@ class SampleFolder:
     def num_done(self) -> int:
         """Number of finished images."""
         return len(self._done)
+
+    @property
+    def num_made(self) -> int:
+        """Number of images this process has added."""
+        return len(self._made)
 
     def done(self) -> Iterator[int]:
         """Iterate over the indices of the finished images, rising."""
@@ -105,17 +129,16 @@ class SampleFolder:
 
     def read_on(self) -> None:
         """Read the lines that were appended since the last look."""
-        for line in self._lines.new_lines():
-            if record := Record.of_line(line):
-                self._done.add(record.index)
+        # A process that divides the work with others is never alone to mend the folder: it checks its own part.
+        is_checked = self._part is not None and not self._readers
+        for file in record_files(self.path):
+            for line in self._readers.setdefault(file, SharedLines(file)).new_lines():
+                if (record := Record.of_line(line)) and not (is_checked and self._is_damaged(record)):
+                    self._done.add(record.index)
 
     def records(self) -> Iterator[Record]:
         """Iterate over finished images in the order they finished."""
-        seen = IndexSet()
-        for record in read_records(self.path / RECORDS):
-            if record is not None and self.is_done(record.index) and record.index not in seen:
-                seen.add(record.index)
-                yield record
+        return filter(None, read_records(self.path, lambda record: self.is_done(record.index)))
 
     def write_grid(self, num_classes: int, side_px: int, names: Sequence[str] = ()) -> None:
         """Make `grid.png` of the first images; `names` of the classes are written above columns of one class."""
@@ -138,29 +161,60 @@ class SampleFolder:
         files = (self.path / file_name(index) for index in self.done())
         write_npz(self.path / ARCHIVE, files, self.num_done, side_px)
 
+    def _append(self, line: str) -> None:
+        if self._own is None:
+            assert self.work.presence
+            self._own = SharedLines(self.path / RECORDS if self._has_records else _lines_of(self.work.presence))
+        self._own.append(line)
+
+    def _close_own(self) -> None:
+        if self._own:
+            self._own.close()
+        self._own = None
+
+    def _is_damaged(self, record: Record) -> bool:
+        """Return True for a line of this process's part that no run writes, or whose picture is not there."""
+        assert self._part
+        if record.index not in self._part.of(record.index + 1):
+            return False
+        return not (self._is_possible(record) and is_whole_png(self.path / record.file))
+
     def _mend(self) -> None:
-        """Remove half-written files, torn lines and lines whose picture is gone; this process is alone."""
-        self._lines.close()
+        """Remove half-written files, torn lines and lines whose picture is gone, and merge the lines of all processes.
+
+        This process is alone.
+        """
+        self._close_own()
         self._done = _mended(self.path, self._is_possible)
-        self._lines.skip()
+        for file in record_files(self.path)[1:]:
+            self.sessions += [session for session in read_sessions(file) if session not in self.sessions]
+            file.unlink(missing_ok=True)
+        self._has_records = True
+        self._readers = {self.path / RECORDS: SharedLines(self.path / RECORDS)}
+        self._readers[self.path / RECORDS].skip()
+
+
+def _lines_of(presence: Presence) -> Path:
+    return presence.folder / f"{presence.id}.jsonl"
 
 
 def _mended(path: Path, is_possible: Callable[[Record], bool]) -> IndexSet:
-    """Make a folder's lines agree with its pictures; return the finished images."""
+    """Make a folder's lines agree with its pictures, in one file; return the finished images."""
     pictures, seen = _tidy(path), IndexSet()
 
-    def is_good(record: Record | None) -> bool:
-        if record is None or record.index not in pictures or record.index in seen or not is_possible(record):
-            return False
-        seen.add(record.index)
-        return True
+    def is_good(record: Record) -> bool:
+        return record.index in pictures and is_possible(record)
 
-    if all(is_good(record) for record in read_records(path / RECORDS)) and _ends_a_line(path / RECORDS):
-        return seen
-    seen = IndexSet()
-    records = atomic_path(path / RECORDS, force=True, is_durable=True)
-    with records as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(record.to_line() for record in read_records(path / RECORDS) if record and is_good(record))
+    is_whole = len(record_files(path)) == 1 and ends_a_line(path / RECORDS)
+    for record in read_records(path, is_good):
+        if record is None:
+            is_whole = False
+        else:
+            seen.add(record.index)
+    if not is_whole:
+        records = atomic_path(path / RECORDS, force=True, is_durable=True)
+        with records as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(record.to_line() for record in read_records(path, is_good) if record)
     return seen
 
 
@@ -179,15 +233,6 @@ def _tidy(path: Path) -> IndexSet:
     return pictures
 
 
-def _ends_a_line(file: Path) -> bool:
-    """Return True if the file is empty or missing, or ends with a line end."""
-    if not file.is_file() or file.stat().st_size == 0:
-        return True
-    with file.open("rb") as content:
-        content.seek(-1, os.SEEK_END)
-        return content.read() == b"\n"
-
-
 def is_transient(name: str) -> bool:
     """Return True for files that a run may leave that was killed before it wrote its manifest."""
-    return name == LOCK or is_temporary(name)
+    return name in (LOCK, SIGNS) or is_temporary(name)

@@ -2,12 +2,16 @@
 
 They are byte-range locks on one file: they vanish with the process that holds them, however it ends, so a kill leaves
 nothing to clean up. They work between machines where the shared file system keeps them, as NFS does.
+
+The file holds one number, the cursor: the first item that nobody has taken. It is read and moved under a lock, which is
+when NFS promises that every machine sees the same bytes.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,8 +25,9 @@ else:
     HAS_LOCKS = True
 
 HELD = frozenset({errno.EACCES, errno.EAGAIN})
-PRESENCE = 0
-FIRST_NUMBER = 1
+PRESENCE, CURSOR, FIRST_NUMBER = 0, 1, 2
+"""Bytes that are locked."""
+CURSOR_BYTES = 8
 
 
 class FolderLocks:
@@ -49,6 +54,7 @@ class FolderLocks:
         while not self._enter():
             os.close(self._file)
             self._file = self._open()
+        self._reset_cursor()
 
     def close(self) -> None:
         """Release everything."""
@@ -71,10 +77,31 @@ class FolderLocks:
             self._try_presence(alone=True, wait=True)
             is_waiting = not self._is_current()
         self.is_alone = True
+        self._reset_cursor()
 
     def claim(self, number: int) -> bool:
         """Claim a number, from 0, unless another live process has it."""
         return self._try_lock(FIRST_NUMBER + number, alone=True, wait=False)
+
+    def advance(self, moved: Callable[[int], int]) -> range:
+        """Take items that nobody has taken since a process was last alone, and move the cursor behind them.
+
+        Args:
+            moved: From the first free item to the one behind those to take.
+        """
+        self._try_lock(CURSOR, alone=True, wait=True)
+        try:
+            start = int.from_bytes(os.pread(self._file, CURSOR_BYTES, 0), "little")
+            stop = moved(start)
+            os.pwrite(self._file, stop.to_bytes(CURSOR_BYTES, "little"), 0)
+        finally:
+            if self.works:
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, CURSOR)
+        return range(start, stop)
+
+    def _reset_cursor(self) -> None:
+        if self.is_alone:
+            os.ftruncate(self._file, 0)
 
     def _enter(self) -> bool:
         """Become present; False if the last process removed the file meanwhile."""
@@ -102,10 +129,7 @@ class FolderLocks:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as err:
-            raise EnvironmentProblem(
-                f"can't write {self._path.parent}: {os.strerror(err.errno or 0)}",
-                hint="choose a name in a folder you may write to with --output",
-            ) from err
+            raise unwritable(self._path.parent, err) from err
 
     def _is_current(self) -> bool:
         """Return True if the open file is still the one under its name."""
@@ -114,3 +138,11 @@ class FolderLocks:
         except FileNotFoundError:
             return False
         return os.path.samestat(there, os.fstat(self._file))
+
+
+def unwritable(folder: Path, err: OSError) -> EnvironmentProblem:
+    """Make the error of a folder that can't be written to."""
+    return EnvironmentProblem(
+        f"can't write {folder}: {os.strerror(err.errno or 0)}",
+        hint="choose a name in a folder you may write to with --output",
+    )

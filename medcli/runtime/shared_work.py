@@ -1,31 +1,31 @@
 """Numbered items that several processes complete in one folder, each item once.
 
-The processes need no group and no connection, only the folder: they are those of `torchrun` or `accelerate launch`, or
-one command started twice. Each claims free items and completes them until none is left. Rank 0 then waits until the
-others have left, and completes what a lost process had claimed: a claim is a lock that ends with its process.
+The processes need no group and no connection, only the folder. Those with ranks (`torchrun`, `accelerate`, `srun`) or
+shards divide the numbers and lock nothing. Others, such as one command started twice, take runs of free items from a
+shared cursor, which needs locks that all of them see. At the end one of them, rank 0 of a launch, waits until the
+others have left, and completes what a lost process had begun.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import TypeVar
 
 from medcli.errors import EnvironmentProblem
 from medcli.runtime.locks import FolderLocks
-from medcli.runtime.processes import Processes
+from medcli.runtime.presence import LOST_S, Presence, Sign
+from medcli.runtime.processes import Part, Processes
 
 POLL_S = 0.1
-MAX_LINE = 1 << 20
-"""Bytes of a line that are read; real ones have fewer."""
+LATE_S = 30.0
+"""Seconds after which a process of a launch that has not entered the folder is not waited for."""
+WITHOUT_LOCKS = "torchrun, accelerate, srun and sample --shard I/N need no locks"
 
 Result = TypeVar("Result")
 
@@ -52,10 +52,11 @@ class SharedWork:
         is_done: Returns True for a complete item, as far as this process knows. Called often.
         refresh: Reads what other processes have completed.
         mend: Repairs the folder after killed processes; called whenever this process is alone in it.
-        processes: The launch. One of several is refused where the file system has no locks.
+        processes: The launch, by whose ranks and shards items are divided. None: results that may be made twice, so
+            that locks are not checked; `wait_for` can wait for each of them.
 
     Raises:
-        EnvironmentProblem: If the folder can't be written to or shared.
+        EnvironmentProblem: If the folder can't be written to, or the locks that sharing it needs do not work.
     """
 
     def __init__(
@@ -68,14 +69,14 @@ class SharedWork:
         processes: Processes | None = None,
     ) -> None:
         self._is_done, self._refresh, self._mend = is_done, refresh, mend
-        self._processes = processes or Processes()
-        self._locks = FolderLocks(lock_file)
-        if not (self._locks.works or self._processes.is_alone):
-            self._locks.close()
-            raise EnvironmentProblem(
-                f"the file system of {lock_file.parent} keeps no locks, so processes can't share it",
-                hint="run one process, or choose another place with --output",
-            )
+        self._processes, self._start = processes or Processes(), time.monotonic()
+        self._takes_all = False
+        self.presence = None if processes is None else Presence(lock_file.parent, processes)
+        """This process's sign in the folder."""
+        self._locks = None if self._processes.is_divided else FolderLocks(lock_file)
+        self.is_alone = self._locks is not None and self._locks.is_alone
+        """True while this process excludes others from the folder, or has outlasted them."""
+        self._enter()
         self._look()
 
     def __enter__(self) -> SharedWork:
@@ -84,63 +85,77 @@ class SharedWork:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(failed=error is not None)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Release all claims and leave."""
-        self._locks.close()
-
-    @property
-    def is_alone(self) -> bool:
-        """True while this process excludes others from the folder."""
-        return self._locks.is_alone
+        # First the sign, then the lock: a sign without its lock tells others that locks do not work.
+        if self.presence:
+            self.presence.leave(failed=failed)
+        if self._locks:
+            self._locks.close()
 
     def share(self) -> None:
         """Let other processes in."""
-        self._locks.share()
+        if self._locks:
+            self._locks.share()
+        self.is_alone = False
 
     def wait_until_alone(self) -> None:
         """Release all claims and return once no other process is in the folder."""
-        self._locks.wait_until_alone()
+        if self._locks:
+            if self.presence:
+                self.presence.leave()
+            self._locks.wait_until_alone()
+            self.is_alone = True
+            self._enter()
         self._look()
 
     def claim(self, number: int) -> bool:
         """Claim a number unless another live process has it."""
-        return self._locks.claim(number)
+        return self._locks is None or self._locks.claim(number)
 
-    def claims(self, num_items: int, group_size: int = 1) -> Claims:
-        """Return the missing items in order, each claimed when it is taken: no two live processes get the same.
+    def claims(self, num_items: int, group_size: int = 1, longest: int = 1) -> Claims:
+        """Return the missing items in order, each taken when it is iterated over: no two live processes get the same.
 
         Args:
             num_items: Items of the whole work.
-            group_size: Items that are always completed by one process: consecutive ones, claimed together.
+            group_size: Items that are always completed by one process: consecutive ones.
+            longest: Most groups taken at once, where they are not divided; fewer towards the end.
         """
 
-        def claimed() -> Iterator[int]:
-            for start in range(0, num_items, group_size):
-                group = range(start, min(start + group_size, num_items))
-                if all(map(self._is_done, group)) or not self.claim(start // group_size):
-                    continue
-                self._refresh()  # another process may have completed them before the claim
-                yield from (item for item in group if not self._is_done(item))
+        def missing_of(group: int) -> list[int]:
+            items = range(group * group_size, min((group + 1) * group_size, num_items))
+            return [item for item in items if not self._is_done(item)]
 
-        return Claims(claimed(), sum(not self._is_done(item) for item in range(num_items)))
+        missing, num_missing = array("q"), 0
+        for group in self._numbers(-(-num_items // group_size)):
+            if items := missing_of(group):
+                missing.append(group)
+                num_missing += len(items)
+        taken = self._taken(missing, longest) if self._locks and not self.is_alone else missing
+        return Claims((item for group in taken for item in missing_of(group)), num_missing)
 
-    def run(self, is_complete: Callable[[], bool], fill: Callable[[], None]) -> None:
-        """Complete all items. Rank 0 returns when they are complete and it is alone in the folder.
+    def run(self, num_items: int, fill: Callable[[], None]) -> bool:
+        """Complete all items.
 
         Args:
-            is_complete: Returns True if no item is missing, as far as this process knows.
+            num_items: Items of the whole work.
             fill: Completes what `claims` yields.
+
+        Returns:
+            True if all items are complete and this process is alone in the folder, so that it completes the folder.
+            Rank 0 of a launch waits for the others to get there; of several shards, the last gets there.
         """
-        while not is_complete():
+        if self._processes.is_divided:
+            return self._run_divided(num_items, fill)
+        while self._are_missing(range(num_items)):
             self.share()
             fill()
-            if not self._processes.is_first:
-                return
             self.wait_until_alone()
-        if self._processes.is_first and not self.is_alone:
+        if not self.is_alone:
             self.wait_until_alone()
+        return True
 
     def wait_for(self, number: int, result: Callable[[], Result | None]) -> Result | None:
         """Wait for what another process has claimed.
@@ -162,68 +177,118 @@ class SharedWork:
         else:
             self._refresh()
 
+    def _enter(self) -> None:
+        """Make this process's sign and check that those of others go with the locks.
 
-class SharedLines:
-    """A text file to which several processes append whole lines.
-
-    A line is one system call, so lines of several writers never mix and a killed writer leaves one torn line at most.
-
-    Args:
-        path: The file; made by the first line.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file, self._read_to, self._opening = -1, 0, Lock()
-
-    def append(self, line: str) -> None:
-        """Write a line, its end included. Threads may do so at once."""
-        with self._opening:
-            if self._file < 0:
-                self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        os.write(self._file, line.encode())
-
-    def new_lines(self) -> Iterator[str]:
-        """Yield the whole lines appended since the last call."""
-        if not self.path.is_file() or self.path.stat().st_size == self._read_to:
+        A process with a sign holds its lock, so one that is alone by its lock and sees the sign of another live one
+        has locks that do not reach it.
+        """
+        if not self.presence:
             return
-        with self.path.open("rb") as content:
-            content.seek(self._read_to)
-            while line := content.readline(MAX_LINE):
-                if not line.endswith(b"\n") and len(line) < MAX_LINE:  # still being written, or torn
-                    break
-                self._read_to += len(line)
-                yield line.decode("utf-8", "replace")
+        self.presence.enter()
+        part = self._processes.part if self._processes.is_divided else None
+        conflicts = {path: sign for path, sign in self.presence.others().items() if self._conflicts(sign, part)}
+        if living := self.presence.living(conflicts):
+            self.close()
+            raise _refusal(self.presence.folder.parent, living[0], is_divided=part is not None)
 
-    def skip(self) -> None:
-        """Treat all lines as read."""
-        self._read_to = self.path.stat().st_size if self.path.is_file() else 0
+    def _conflicts(self, other: Sign, part: Part | None) -> bool:
+        if part is None and other.part is None:
+            return self.is_alone
+        return part is None or other.part is None or part.overlaps(other.part)
 
-    def close(self) -> None:
-        """Close the file, before it is replaced."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+    def _numbers(self, num_groups: int) -> range:
+        """Return the groups this process may take."""
+        if self._locks or self.is_alone:
+            return range(num_groups)
+        part = self._processes.part
+        return part.of_launch(num_groups) if self._takes_all else part.of(num_groups)
+
+    def _taken(self, missing: Sequence[int], longest: int) -> Iterator[int]:
+        """Yield those of the missing groups that this process takes from the cursor, a run at a time.
+
+        A run is half of an equal share of the rest: all processes end together, within the last item of each.
+        """
+        assert self._locks
+        place = 0
+        while place < len(missing):
+
+            def moved(start: int) -> int:
+                nonlocal place
+                place = bisect_left(missing, start)
+                rest = len(missing) - place
+                count = self.presence.count() if self.presence else 1
+                length = max(1, min(longest, rest // (2 * count)))
+                return missing[place + length - 1] + 1 if rest else start
+
+            run = self._locks.advance(moved)
+            while place < len(missing) and missing[place] < run.stop:
+                if self.presence or self.claim(missing[place]):
+                    yield missing[place]
+                place += 1
+
+    def _are_missing(self, items: range) -> bool:
+        return not all(map(self._is_done, items))
+
+    def _run_divided(self, num_items: int, fill: Callable[[], None]) -> bool:
+        part, presence = self._processes.part, self.presence
+        assert presence
+        fill()
+        if not self._processes.is_first:
+            return False
+        if self._wait_for_launch(part.of_launch(num_items)):
+            self._takes_all = True
+            fill()
+        if part.shards > 1:
+            # Before the look at others, so that of two shards that end together one sees that it is the last.
+            presence.leave()
+        self._refresh()
+        others = {path: sign for path, sign in presence.others().items() if sign.part}
+        if self._are_missing(range(num_items)) or presence.living(others):
+            return False
+        self.is_alone = True
+        for path in presence.others():  # of lost processes
+            presence.remove(path)
+        self._mend()
+        while self._are_missing(range(num_items)):  # lines whose pictures are gone
+            fill()
+            self._mend()
+        return True
+
+    def _wait_for_launch(self, items: range) -> bool:
+        """Wait until the other processes of the launch have left; return True if one was lost."""
+        assert self.presence
+        part = self._processes.part
+        while True:
+            mates = {
+                path: sign
+                for path, sign in self.presence.others().items()
+                if sign.part and part.is_of_launch(sign.part)
+            }
+            is_waiting = any(self.presence.lives(path, sign, LOST_S) is not False for path, sign in mates.items())
+            self._refresh()
+            is_late = part.ranks == 1 or time.monotonic() - self._start > LATE_S
+            if not is_waiting and (is_late or not self._are_missing(items)):
+                return bool(mates)
+            time.sleep(POLL_S)
 
 
-@contextmanager
-def spawned(target: Callable[..., None], orders: Sequence[Mapping[str, object]]) -> Iterator[list[SpawnProcess]]:
-    """Start worker processes, and end them when the block is left.
+def missing_items(number: int, items: str, folder: Path) -> EnvironmentProblem:
+    """Make the error of a launch some of whose processes have not done their part."""
+    return EnvironmentProblem(
+        f"{number} {items} of {folder} are missing: processes of this launch have ended early, or use another folder",
+        hint="run the same command again",
+    )
 
-    Args:
-        target: Called in each; a function of a module.
-        orders: Its keyword arguments in each process.
-    """
-    context = get_context("spawn")  # CUDA and threads do not survive a fork
-    processes: list[SpawnProcess] = []
-    try:
-        for order in orders:
-            process = context.Process(target=target, kwargs=order, daemon=True)
-            process.start()
-            processes.append(process)
-        yield processes
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+
+def _refusal(folder: Path, other: Sign, *, is_divided: bool) -> EnvironmentProblem:
+    who = f"process {other.pid} of {other.host}"
+    if is_divided or other.part is not None:
+        return EnvironmentProblem(
+            f"{who} fills {folder} too, and divides the work in another way or has the same part of it",
+            hint="wait until it is done, or choose another --output",
+        )
+    return EnvironmentProblem(
+        f"{who} fills {folder} too, but its locks are not seen here, so they can't share the work",
+        hint=f"run one process, or divide the work: {WITHOUT_LOCKS}",
+    )

@@ -23,7 +23,9 @@ from medcli.errors import ConfigError, EnvironmentProblem, MedcliError
 from medcli.runtime.device import pick_device, use_device
 from medcli.runtime.processes import Processes, num_cores
 from medcli.runtime.reporting import Reporter
-from medcli.runtime.shared_work import SharedLines, SharedWork, spawned
+from medcli.runtime.shared_lines import SharedLines
+from medcli.runtime.shared_work import SharedWork
+from medcli.runtime.worker_processes import spawned
 from medcli.scores.registry import load_extractor
 from medcli.scores.shards import FeatureJob, ShardFeatures, read_shards, shard_features
 

@@ -232,6 +232,24 @@ class ModulationSettings:
     )
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """Parse `I/N`; shards 0 and N are the same, so that I may count from 0 or from 1.
+
+    Raises:
+        ValueError: If it is none, or I is beyond N.
+    """
+    number, count = map(parse_int, text.split("/"))
+    if not 0 <= number <= count <= MAX_IMAGES or count < 1:
+        raise ValueError(text)
+    return number % count, count
+
+
+def checked_shard(text: str) -> str:
+    """Check `I/N` and return it; errors as of `parse_shard`."""
+    parse_shard(text)
+    return text
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest(
     ScheduleSettings, LabelSettings, SamplerSettings, GuidanceSettings, ModulationSettings, MachineSettings
@@ -282,6 +300,18 @@ class SampleRequest(
         key="compile",
         help="Use torch.compile, one graph per mediator count (slow first steps).",
         panel=MACHINE,
+        decides=False,
+    )
+    shard: str | None = setting(
+        None,
+        default_text="",
+        help="Generate only part I of N, I from 0 or from 1: for job arrays. Each part may have a folder of its own; "
+        "merge joins them.",
+        panel=MACHINE,
+        metavar="I/N",
+        parse=checked_shard,
+        expects="I/N with I from 0 to N",
+        example="1/8",
         decides=False,
     )
     output: Path | None = output_setting(

@@ -165,7 +165,7 @@ def recorded_run(path: Path, num_images: int | None = None) -> SamplingRun:
     manifest = read_manifest(folder)
     if manifest is None:
         raise DataError(f"{folder} holds no {MANIFEST}", hint="give the folder medcli sample wrote")
-    records = _records(folder / RECORDS, num_images)
+    records = _records(folder, num_images)
     try:
         values = as_record(_Manifest, manifest, ignore_unknown=True)
     except InvalidJson as err:
@@ -196,12 +196,12 @@ def _check_moves(folder: Path, moves: set[tuple[int, ...]], settings: _Settings)
             )
 
 
-def _records(path: Path, num_images: int | None) -> list[Record]:
+def _records(folder: Path, num_images: int | None) -> list[Record]:
     # A killed run may leave a torn last line.
-    found = [record for record in read_records(path) if record is not None]
+    found = [record for record in read_records(folder) if record is not None]
     records = [record for record in found if num_images is None or record.index < num_images]
     if not records:
-        raise DataError(f"{path} names no finished image", hint="run the medcli sample command again")
+        raise DataError(f"{folder / RECORDS} names no finished image", hint="run the medcli sample command again")
     return records
 
 

@@ -20,9 +20,10 @@ from medcli.runtime.device import use_device
 from medcli.runtime.files import require_space
 from medcli.runtime.json_records import json_fields
 from medcli.runtime.precision import DTYPES, number_format, products_of, warn_if_slow
+from medcli.runtime.presence import SIGNS
 from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter, Silent
-from medcli.runtime.shared_work import SharedWork
+from medcli.runtime.shared_work import SharedWork, missing_items
 from medcli.runtime.temporaries import is_temporary, sweep
 from medcli.settings.latents import LatentsRequest
 from medcli.workflows.latents_encoding import LatentEncoding, is_done, missing_shards
@@ -101,9 +102,11 @@ def make_latents(request: LatentsRequest, reporter: Reporter) -> LatentsReport |
             folder=output, index=index, listing=listing, encoder=encoder, work=work, reporter=reporter
         )
         with products_of(dtype):
-            num_new, seconds = encoding.run()
+            num_new, seconds, is_last = encoding.run()
         if not processes.is_first:
             return None
+        if not is_last:
+            raise missing_items(len(missing_shards(output, index)), "shards", output)
         if not index.is_complete:
             index = encoding.completed()
             index.write(output)
@@ -154,7 +157,7 @@ def _read_index(output: Path) -> LatentIndex | None:
 
 
 def _is_ours(name: str) -> bool:
-    return name in (LOCK, INDEX) or is_temporary(name) or SHARD.fullmatch(name) is not None
+    return name in (LOCK, INDEX, SIGNS) or is_temporary(name) or SHARD.fullmatch(name) is not None
 
 
 def _check_resolution(resolution_px: int, encoder: LatentEncoder) -> None:

@@ -56,18 +56,15 @@ class LatentEncoding:
     work: SharedWork
     reporter: Reporter
 
-    def run(self) -> tuple[int, float]:
-        """Encode what is missing; return the images encoded by this process, and seconds.
-
-        Rank 0 returns once all shards exist and it is alone in the folder.
-        """
+    def run(self) -> tuple[int, float, bool]:
+        """Encode what is missing; return the images encoded by this process, seconds, and `SharedWork.run`'s answer."""
         start, sizes = time.monotonic(), list[int]()
 
         def fill() -> None:
             sizes.extend(self._encode(number) for number in self.work.claims(self.index.num_shards))
 
-        self.work.run(lambda: not missing_shards(self.folder, self.index), fill)
-        return sum(sizes), round(time.monotonic() - start, 3)
+        is_last = self.work.run(self.index.num_shards, fill)
+        return sum(sizes), round(time.monotonic() - start, 3), is_last
 
     def completed(self) -> LatentIndex:
         """Return the index with the statistics of all shards.

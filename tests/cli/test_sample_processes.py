@@ -21,7 +21,7 @@ import medcli
 from medcli.engine.image_records import Record
 from medcli.engine.sample_folder import SampleFolder
 from medcli.errors import ExitCode
-from medcli.runtime import locks
+from medcli.runtime import locks, shared_work
 from tests.conftest import RunCli
 from tests.unit.engine.test_sample_folder import picture
 from tests.unit.engine.tiny import RHO, save
@@ -84,7 +84,7 @@ def test_two_processes_make_what_one_makes_bit_for_bit(run_cli: RunCli, empty_fo
     manifests = [json.loads((Path(name) / "manifest.json").read_text()) for name in ("one", "two")]
     assert manifests[0]["settings"] == manifests[1]["settings"]
     assert manifests[1]["totals"]["seconds"] > 0
-    assert sum(session["images"] for session in manifests[1]["sessions"]) <= NUM_IMAGES
+    assert sorted(session["images"] for session in manifests[1]["sessions"]) == [NUM_IMAGES // 2] * 2
 
 
 @pytest.mark.slow
@@ -112,21 +112,44 @@ def test_a_lost_process_leaves_only_its_unfinished_images_to_the_others(
     assert lines_of(Path("lost")) == lines_of(Path("one"))
 
 
-def test_where_there_are_no_locks_one_process_works_and_several_are_refused(
+def test_where_there_are_no_locks_one_process_and_ranks_work(
     run_cli: RunCli, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_locks(*args: Any) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 
     monkeypatch.setattr(locks.fcntl, "lockf", no_locks)
+    monkeypatch.setattr(shared_work, "LATE_S", 0.0)
     save(empty_folder / "tiny.safetensors")
     assert run_cli(*COMMAND, "-o", "one", "--num-images", "3").code == 0
     assert len(lines_of(Path("one"))) == 3
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_PROCID", "0")
     result = run_cli(*COMMAND, "-o", "two", "--num-images", "3")
-    assert result.code == ExitCode.ENVIRONMENT
-    assert "keeps no locks" in result.err
+    assert result.code == ExitCode.ENVIRONMENT  # the other process never came
+    assert "1 images of two are missing" in result.err
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert run_cli(*COMMAND, "-o", "two", "--num-images", "3").code == 0
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert json.loads(run_cli(*COMMAND, "-o", "two", "--num-images", "3").out)["num_images"] == 3
+    assert lines_of(Path("two")) == lines_of(Path("one"))
+    assert contents_of(Path("two")) == contents_of(Path("one"))
+
+
+def test_shards_from_0_or_from_1_make_the_folder_of_one_process(run_cli: RunCli, empty_folder: Path) -> None:
+    save(empty_folder / "tiny.safetensors")
+    command = (*COMMAND, "--num-images", "6")
+    made = [json.loads(run_cli(*command, "-o", "parts", "--shard", f"{shard}/3").out) for shard in (1, 2, 3)]
+    assert [report["num_images"] for report in made] == [2, 4, 6]
+    run_cli(*command, "-o", "one")
+    assert contents_of(Path("parts")) == contents_of(Path("one"))
+    assert lines_of(Path("parts")) == lines_of(Path("one"))
+    manifest = json.loads((Path("parts") / "manifest.json").read_text())
+    assert sorted(session["images"] for session in manifest["sessions"]) == [2, 2, 2]
+    assert run_cli(*command, "-o", "from-0", "--shard", "0/3").code == 0
+    assert {path.name for path in Path("from-0").glob("0*.png")} == {"000000.png", "000003.png"}
+    for text in ("4/3", "1/0", "-1/3", "1", "a/b", "1/2/3"):
+        assert run_cli(*command, "-o", "no", "--shard", text).code == ExitCode.USAGE
 
 
 @contextmanager
@@ -166,6 +189,7 @@ def test_what_another_process_works_on_is_left_to_it_until_it_dies(tmp_path: Pat
             os.read(ready, 1)
             # 0 and 1 are finished, 2 is being made.
             assert list(folder.work.claims(8)) == [3, 4, 5, 6, 7]
+            folder.read_on()
             assert [folder.is_done(index) for index in range(4)] == [True, True, False, False]
         folder.work.wait_until_alone()
         assert folder.work.is_alone

@@ -36,7 +36,10 @@ TESTED_BY = {
     "model/mdt": "golden/test_families",
     "model/mediator": "golden/test_models",
     "pages/page": "cli/test_report",
+    "runtime/presence": "unit/runtime/test_shared_work",
     "runtime/reporting": "cli/test_output",
+    "runtime/shared_lines": "unit/runtime/test_shared_work",
+    "runtime/worker_processes": "unit/scores/test_feature_workers",
     "scores/torchscript": "unit/scores/test_registry",
     "scores/extractor": "unit/scores/test_features",
     "scores/inception_weights": "unit/scores/test_inception",
@@ -111,7 +114,7 @@ def test_every_unit_test_is_named_after_a_source_file_or_a_subject_listed_here()
     subjects = {
         *("unit/test_structure", "unit/test_public"),
         *("unit/model/test_bfloat16", "unit/model/test_inference"),
-        *("unit/engine/test_effects", "unit/scores/test_error_bars"),
+        *("unit/engine/test_effects", "unit/engine/test_shared_folder", "unit/scores/test_error_bars"),
         *("unit/training/test_masked_training", "unit/training/test_calibration"),
     }
     known = {test for name in MODULES for test in expected_tests(name)}

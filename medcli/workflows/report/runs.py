@@ -12,7 +12,7 @@ from medcli.cost.macs import saving_percent
 from medcli.data.images import MANIFEST, NUMBERED
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.guidance_phases import step_passes
-from medcli.engine.image_records import RECORDS, read_records
+from medcli.engine.image_records import read_records
 from medcli.settings.sampler import ADAPTIVE_SOLVERS, PAPER_STEPS
 from medcli.workflows.image_cost import SamplingRun, recorded_run
 from medcli.workflows.report.commands import sample_command
@@ -128,7 +128,7 @@ def read_run(folder: Path, num_pictures: int) -> SampledRun:
 
 
 def _pictures(folder: Path, most: int, manifest: Json) -> tuple[Picture, ...]:
-    records = (record for record in read_records(folder / RECORDS) if record and NUMBERED.fullmatch(record.file))
+    records = (record for record in read_records(folder) if record and NUMBERED.fullmatch(record.file))
     first = sorted({record.index: record.label for record in records}.items())
     found = ((folder / f"{index:06d}.png", index, label) for index, label in first)
     names = look_up(manifest, "class_names")

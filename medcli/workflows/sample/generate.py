@@ -25,6 +25,7 @@ from medcli.engine.networks import LadderNetwork, ladder_networks
 from medcli.engine.pictures import read_png
 from medcli.engine.plan import FinishedImage
 from medcli.engine.sample_folder import SampleFolder
+from medcli.engine.sessions import Session
 from medcli.errors import ConfigError
 from medcli.runtime.precision import warn_if_slow
 from medcli.runtime.processes import Processes, launch_remark
@@ -32,6 +33,11 @@ from medcli.runtime.reporting import Reporter, Silent
 from medcli.settings.sampler import ADAPTIVE_SOLVERS
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.settings import SampleSetup
+
+LONGEST_RUN = 128
+"""Images that a process which shares work by locks takes at once: two locks an image would be felt by a file server."""
+LOOK_S = 1.0
+"""Seconds between two looks at what other processes have made."""
 
 # Dimension key: C channels, Y X height and width.
 
@@ -56,22 +62,26 @@ class ImageGeneration:
     latents: SampledLatents | None = None
     """Takes the final latent of each image."""
 
-    def run(self) -> float:
-        """Generate what is missing; return the seconds from the first network call to the last file.
+    def run(self) -> bool:
+        """Generate what is missing; return the answer of `SharedWork.run`."""
+        ready: list[tuple[ImageGeneration, tuple[LadderNetwork, ...]]] = []
 
-        Rank 0 returns once all images exist and it is alone in the folder.
-        """
-        networks: tuple[LadderNetwork, ...] = ()
-        if not self._is_complete():
-            self._remark()
-            self.folder.work.share()
-            networks = self._load_networks()
-        start = time.monotonic()
-        fitted = self._fitted(networks) if networks else self
+        def fill() -> None:
+            if self.folder.num_missing(self.request.num_images):
+                if not ready:
+                    ready.append(self._ready())
+                generation, networks = ready[0]
+                generation._fill(networks)
+
+        return self.folder.work.run(self.request.num_images, fill)
+
+    def _ready(self) -> tuple[ImageGeneration, tuple[LadderNetwork, ...]]:
+        """Load the networks and fit the batch size."""
+        self._remark()
+        networks = self._load_networks()
+        fitted = self._fitted(networks)
         # After the search for a batch size: captured calls hold their memory.
-        networks = tuple(graphed(network, self.device) for network in networks)
-        self.folder.work.run(self._is_complete, lambda: fitted._fill(networks))
-        return round(time.monotonic() - start, 3) if networks else 0.0
+        return fitted, tuple(graphed(network, self.device) for network in networks)
 
     def require_own_pictures(self) -> None:
         """Generate a finished image again and compare it: other weights or another seed leave the same lines.
@@ -96,9 +106,6 @@ class ImageGeneration:
             f"{self.folder.path} has no manifest, and its images are not those of this command",
             hint="choose another --output, or remove that folder",
         )
-
-    def _is_complete(self) -> bool:
-        return self.folder.num_missing(self.request.num_images) == 0
 
     def _remark(self) -> None:
         if self.processes.is_first:
@@ -149,6 +156,8 @@ class ImageGeneration:
     def _fill(self, networks: tuple[LadderNetwork, ...]) -> None:
         """Generate images until none is missing that no other process works on."""
         costs = [pass_gmacs(network.config, network.num_mediators) for network in networks]
+        start, clock, num_before = time.time(), time.monotonic(), self.folder.num_made
+        looked = clock
 
         def store(image: FinishedImage, pixels_YXC: npt.NDArray[np.uint8]) -> None:
             record = Record(
@@ -165,20 +174,23 @@ class ImageGeneration:
         with ImageWriter(self.decoder, store) as writer:
             for image in self._images(networks):
                 writer.add(image)
-                if self.processes.is_first and not self.processes.is_alone:
+                if self.processes.is_first and self.processes.is_divided and time.monotonic() - looked > LOOK_S:
+                    self.folder.read_on()
                     self.reporter.progress(self.folder.num_done, self.request.num_images, "images")
+                    looked = time.monotonic()
+        if num_made := self.folder.num_made - num_before:
+            seconds = round(time.monotonic() - clock, 3)
+            self.folder.end_session(Session(images=num_made, seconds=seconds, start=start))
 
     def _images(self, networks: tuple[LadderNetwork, ...]) -> Iterator[FinishedImage]:
         plan, num_images = self.setup.plan, self.request.num_images
         group_size = plan.batch_size if plan.sampler.solver in ADAPTIVE_SOLVERS else 1
-        claims = self.folder.work.claims(num_images, group_size)
+        claims = self.folder.work.claims(num_images, group_size, max(1, LONGEST_RUN // group_size))
         return generate(
             networks,
             plan,
             claims,
-            # So that the first to start leaves work for the others.
-            max_in_flight=-(-len(claims) // self.processes.count),
             device=self.device,
             # Alone, solver steps can be counted; among others, the folder's images.
-            reporter=self.reporter if self.processes.is_alone else Silent(),
+            reporter=Silent() if self.processes.is_divided else self.reporter,
         )

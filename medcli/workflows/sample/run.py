@@ -27,17 +27,20 @@ from medcli.engine.manifest import (
 )
 from medcli.engine.plan_file import plan_file, write_plan
 from medcli.engine.sample_folder import ARCHIVE, SampleFolder
+from medcli.engine.sessions import Session, wall_seconds
 from medcli.errors import ConfigError, DataError
 from medcli.network import note_remarks, require_statistics
 from medcli.runtime.device import use_device
+from medcli.runtime.json_records import as_record
 from medcli.runtime.precision import DTYPES, TF32, number_format, products_of
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
+from medcli.runtime.shared_work import missing_items
 from medcli.runtime.versions import versions
 from medcli.scores.reference import BUNDLED, bundled_info
 from medcli.settings.records import given_values
 from medcli.settings.sampler import ADAPTIVE_SOLVERS
-from medcli.settings.sampling import SampleRequest
+from medcli.settings.sampling import SampleRequest, parse_shard
 from medcli.workflows.sample.amm import amm_report
 from medcli.workflows.sample.few_calls import hint_at_fewer_calls
 from medcli.workflows.sample.generate import ImageGeneration
@@ -102,6 +105,9 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
         MedcliError: For anything the user can fix; finished images are kept and the same request continues.
     """
     processes = this_process()
+    if request.shard is not None:
+        number, num_shards = parse_shard(request.shard)
+        processes = replace(processes, shard=number, num_shards=num_shards)
     device = use_device(request.device, processes)
     request = replace(request, dtype=number_format(request.dtype, device))
     setup = set_up(request, device.type)
@@ -135,7 +141,7 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
         manifest = _manifest(setup, request, settings, before, device)
         if before is None:  # lines of a run whose manifest was lost
             manifest["num_images"] = max(request.num_images, folder.num_done)
-        if manifest != before and not folder.work.is_alone:
+        if manifest != before and not (folder.work.is_alone or processes.is_divided):
             raise ConfigError(f"{setup.output} is being filled by a run to fewer images", hint="wait until it is done")
         num_before = folder.num_done
 
@@ -150,14 +156,15 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
             if before is None and num_before:
                 generation.require_own_pictures()
             write_manifest(setup.output, manifest)
-            seconds = generation.run()
-        session = {"images": folder.num_done - num_before, "seconds": seconds}
-        if not processes.is_first:
-            return _report(folder, setup, [])
+            is_last = generation.run()
+        if not is_last:
+            if processes.is_first and processes.num_shards == 1:
+                raise missing_items(folder.num_missing(request.num_images), "images", setup.output)
+            return replace(_report(folder, setup, folder.sessions), num_new=folder.num_made)
         if latents is not None:
             info = setup.networks[0].opened.info
             latents.complete(((record.index, record.label) for record in folder.records()), info.class_names)
-        report = _complete(folder, setup, session, npz=request.npz)
+        report = _complete(folder, setup, num_new=folder.num_done - num_before, npz=request.npz)
     if remark := unreached_counts(setup.plan.schedule, setup.plan.sampler, report.switch_steps):
         reporter.note(f"warning: {remark}")
     return report
@@ -213,15 +220,18 @@ def _manifest(
     }
 
 
-def _complete(folder: SampleFolder, setup: SampleSetup, session: dict[str, Any], *, npz: bool) -> SampleReport:
+def _complete(folder: SampleFolder, setup: SampleSetup, *, num_new: int, npz: bool) -> SampleReport:
     """Write grid, archive and totals; this process is alone in the folder."""
     manifest = read_manifest(folder.path)
     if manifest is None:
         raise DataError(f"the manifest of {folder.path} is gone", hint="run the medcli sample command again")
-    sessions = manifest["sessions"] + ([session] if session["images"] else [])
-    _write_pictures(folder, setup, npz=npz, changed="totals" not in manifest or bool(session["images"]))
-    report = replace(_report(folder, setup, sessions), num_new=session["images"])
-    write_manifest(folder.path, {**manifest, "sessions": sessions, "totals": report.recorded()})
+    sessions = [as_record(Session, session) for session in manifest["sessions"]]
+    sessions += [session for session in folder.sessions if session not in sessions]
+    changed = "totals" not in manifest or len(sessions) > len(manifest["sessions"])
+    _write_pictures(folder, setup, npz=npz, changed=changed)
+    report = replace(_report(folder, setup, sessions), num_new=num_new)
+    recorded = [session.to_json() for session in sessions]
+    write_manifest(folder.path, {**manifest, "sessions": recorded, "totals": report.recorded()})
     return report
 
 
@@ -237,7 +247,7 @@ def _write_pictures(folder: SampleFolder, setup: SampleSetup, *, npz: bool, chan
         folder.write_archive(side_px)
 
 
-def _report(folder: SampleFolder, setup: SampleSetup, sessions: list[dict[str, Any]]) -> SampleReport:
+def _report(folder: SampleFolder, setup: SampleSetup, sessions: list[Session]) -> SampleReport:
     """Add up all images of the folder."""
     plan, config = setup.plan, setup.config
     totals = totals_of(folder.records(), len(plan.schedule.counts) - 1)
@@ -251,8 +261,8 @@ def _report(folder: SampleFolder, setup: SampleSetup, sessions: list[dict[str, A
         passes_L = step_passes(sampler, plan.guidance)
         nfe, num_steps, passes = sampler.nfe, sampler.num_steps, int(passes_L.sum())
         done = gmacs_of_moves(passes_L, totals.switch_steps, costs_done)
-    seconds = sum(session["seconds"] for session in sessions)
-    made = sum(session["images"] for session in sessions)
+    seconds = wall_seconds(sessions)
+    made = sum(session.images for session in sessions)
     return SampleReport(
         output=str(folder.path),
         num_images=folder.num_done,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 
 from medcli.errors import EnvironmentProblem
-from medcli.runtime import locks
+from medcli.runtime import locks, presence, shared_work
 from medcli.runtime.processes import Processes
-from medcli.runtime.shared_work import SharedLines, SharedWork
+from medcli.runtime.shared_lines import SharedLines
+from medcli.runtime.shared_work import SharedWork
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
@@ -24,8 +26,8 @@ pytestmark = [
 
 
 @contextmanager
-def another_process(action: Callable[[], object]) -> Iterator[int]:
-    """A process that does something, then waits until it is killed."""
+def another_process(action: Callable[[], object], *, is_ready: bool = True) -> Iterator[int]:
+    """A process that does something, then waits until it is killed; not waited for unless it is to be ready."""
     ready, done = os.pipe()
     if not (child := os.fork()):
         try:
@@ -35,7 +37,7 @@ def another_process(action: Callable[[], object]) -> Iterator[int]:
         finally:
             os._exit(1)
     os.close(done)
-    assert os.read(ready, 1) == b"."
+    assert not is_ready or os.read(ready, 1) == b"."
     try:
         yield child
     finally:
@@ -56,6 +58,7 @@ class Files:
 
     def __init__(self, folder: Path, processes: Processes | None = None) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.num_mended = 0
         self.work = SharedWork(folder / "lock", is_done=self.is_done, mend=self.mend, processes=processes)
 
@@ -69,9 +72,11 @@ class Files:
         (self.folder / str(item)).touch(exist_ok=False)
 
 
-def claim_first(folder: Path, number: int, group_size: int = 1) -> Callable[[], object]:
+def claim_first(
+    folder: Path, number: int, group_size: int = 1, processes: Processes | None = None
+) -> Callable[[], object]:
     def act() -> object:
-        other = Files(folder)
+        other = Files(folder, processes)
         other.work.share()
         claims = iter(other.work.claims(8, group_size))
         return other, [next(claims) for _ in range(number)]
@@ -98,10 +103,13 @@ def test_items_of_a_group_are_claimed_together(tmp_path: Path) -> None:
         assert list(files.work.claims(8, 3)) == [6, 7]
 
 
-def test_an_item_completed_between_the_look_and_the_claim_is_not_made_twice(tmp_path: Path) -> None:
+def test_an_item_completed_before_it_is_reached_is_not_made_twice(tmp_path: Path) -> None:
     known: set[int] = set()
-    work = SharedWork(tmp_path / "lock", is_done=known.__contains__, refresh=lambda: known.add(0))
-    assert list(work.claims(2)) == [1]
+    with SharedWork(tmp_path / "lock", is_done=known.__contains__) as work:
+        claims = iter(work.claims(3))
+        assert next(claims) == 0
+        known.add(1)
+        assert list(claims) == [2]
 
 
 def test_rank_0_completes_what_a_lost_process_had_claimed_and_is_alone_then(tmp_path: Path) -> None:
@@ -116,18 +124,97 @@ def test_rank_0_completes_what_a_lost_process_had_claimed_and_is_alone_then(tmp_
                 files.make(item)
             kill(child)
 
-        files.work.run(lambda: all(map(files.is_done, range(8))), fill)
+        assert files.work.run(8, fill)
     assert left == [5, 3]
     assert files.work.is_alone
     assert files.num_mended == 3  # at first, and after each round
 
 
-def test_other_ranks_leave_when_nothing_is_free(tmp_path: Path) -> None:
+def test_other_ranks_make_their_part_and_leave(tmp_path: Path) -> None:
     files = Files(tmp_path, Processes(rank=1, count=2))
-    files.work.share()
-    with another_process(claim_first(tmp_path, 3)):
-        files.work.run(lambda: False, lambda: [files.make(item) for item in files.work.claims(8)] and None)
-    assert sum(map(files.is_done, range(8))) == 5
+    assert not files.work.run(8, lambda: made(files, 8))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["1", "3", "5", "7"]
+
+
+def made(files: Files, num_items: int) -> None:
+    for item in files.work.claims(num_items):
+        files.make(item)
+
+
+def of_rank(folder: Path, rank: int, count: int, *, makes: int = 8, shard: int = 0, num_shards: int = 1) -> bool:
+    files = Files(folder, Processes(rank=rank, count=count, shard=shard, num_shards=num_shards))
+    with files.work:
+        return files.work.run(makes, lambda: made(files, makes))
+
+
+def test_rank_0_waits_for_the_others_and_completes_the_folder(tmp_path: Path) -> None:
+    def slow_rank() -> None:
+        files = Files(tmp_path, Processes(rank=1, count=2))
+        with files.work:
+            os.write(told, b".")
+            time.sleep(0.3)
+            files.work.run(8, lambda: made(files, 8))
+
+    ready, told = os.pipe()
+    with another_process(slow_rank, is_ready=False):
+        assert os.read(ready, 1) == b"."
+        assert of_rank(tmp_path, 0, 2)
+    assert all((tmp_path / str(item)).exists() for item in range(8))
+
+
+def test_rank_0_makes_the_part_of_a_rank_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_work, "LATE_S", 0.0)
+    with another_process(lambda: Files(tmp_path, Processes(rank=1, count=2))) as child:
+        kill(child)
+    assert of_rank(tmp_path, 0, 2)
+    assert all((tmp_path / str(item)).exists() for item in range(8))
+    assert not (tmp_path / ".processes").exists()
+
+
+def test_the_part_of_a_rank_that_never_came_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_work, "LATE_S", 0.0)
+    assert not of_rank(tmp_path, 0, 2)
+    assert [item for item in range(8) if (tmp_path / str(item)).exists()] == [0, 2, 4, 6]
+
+
+def test_the_last_of_several_shards_completes_the_folder(tmp_path: Path) -> None:
+    assert [of_rank(tmp_path, 0, 1, shard=shard, num_shards=3) for shard in (2, 0, 1)] == [False, False, True]
+
+
+def test_the_same_part_twice_at_a_time_is_refused_and_so_are_claims_beside_parts(tmp_path: Path) -> None:
+    with another_process(lambda: Files(tmp_path, Processes(rank=1, count=2))):
+        for other in (Processes(rank=1, count=2), Processes(rank=0, count=3), Processes()):
+            with pytest.raises(EnvironmentProblem, match="divides the work in another way"):
+                Files(tmp_path, other)
+        Files(tmp_path, Processes(rank=0, count=2)).work.close()
+
+
+@pytest.mark.parametrize("number", [50_000, 100_000])
+def test_claims_by_runs_take_few_lock_calls_whatever_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    # The cursor is moved as often whether one process or 64 move it.
+    with Files(tmp_path, Processes()).work as work:
+        assert work.presence
+        monkeypatch.setattr(work.presence, "count", lambda: 64)
+        work.share()
+        calls, lockf = list[int](), locks.fcntl.lockf
+        monkeypatch.setattr(locks.fcntl, "lockf", lambda *args: calls.append(1) or lockf(*args))
+        monkeypatch.setattr(work, "_is_done", lambda _item: False)
+        assert list(work.claims(number, longest=128)) == list(range(number))
+    assert len(calls) / number <= 0.05
+
+
+def test_runs_shrink_so_that_the_last_are_single_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Files(tmp_path, Processes()).work as work:
+        work.share()
+        assert work._locks
+        runs, advance = list[int](), work._locks.advance
+        monkeypatch.setattr(work._locks, "advance", lambda moved: runs.append(len(run := advance(moved))) or run)
+        assert len(list(work.claims(1000, longest=128))) == 1000
+    assert runs[0] == 128
+    assert runs == sorted(runs, reverse=True)
+    assert runs[-2:] == [1, 1]
 
 
 def test_waiting_gives_the_result_or_the_claim_of_a_process_that_ended(tmp_path: Path) -> None:
@@ -144,18 +231,42 @@ def test_waiting_gives_the_result_or_the_claim_of_a_process_that_ended(tmp_path:
         assert files.work.claim(1)
 
 
-def test_several_processes_are_refused_where_there_are_no_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_locks(*args: Any) -> None:
-        raise OSError(errno.ENOLCK, "no locks")
+def no_locks(*args: Any) -> None:
+    raise OSError(errno.ENOLCK, "no locks")
 
-    monkeypatch.setattr(locks.fcntl, "lockf", no_locks)
-    with pytest.raises(EnvironmentProblem, match="keeps no locks"):
-        SharedWork(tmp_path / "lock", processes=Processes(rank=0, count=2))
-    with SharedWork(tmp_path / "lock") as work:
+
+@pytest.mark.parametrize("lockf", [no_locks, lambda *args: None], ids=["ENOLCK", "always succeed"])
+def test_where_locks_do_not_reach_others_one_works_and_others_are_refused_but_not_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lockf: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(locks.fcntl, "lockf", lockf)
+    with another_process(claim_first(tmp_path / "plain", 2, processes=Processes())):
+        with pytest.raises(EnvironmentProblem, match="locks are not seen") as caught:
+            Files(tmp_path / "plain", Processes())
+        assert "--shard" in str(caught.value.hint)
+    with Files(tmp_path / "plain", Processes()).work as work:  # the other one is dead
         assert work.is_alone
         assert list(work.claims(2)) == [0, 1]
+    assert of_rank(tmp_path, 0, 1)
+    of_rank(tmp_path / "ranks", 1, 2)
+    assert of_rank(tmp_path / "ranks", 0, 2)
+
+
+def test_a_sign_of_another_machine_is_dead_if_it_does_not_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "WATCH_S", 0.3)
+    monkeypatch.setattr(presence, "BEAT_S", 0.1)
+    monkeypatch.setattr(locks.fcntl, "lockf", lambda *args: None)
+
+    def elsewhere() -> object:
+        monkeypatch.setattr(presence, "_machine", lambda: "another")
+        return Files(tmp_path, Processes())
+
+    with another_process(elsewhere), pytest.raises(EnvironmentProblem, match="locks are not seen"):
+        Files(tmp_path, Processes())
+    with Files(tmp_path, Processes()).work as work:
+        assert work.is_alone
 
 
 def test_lines_are_read_once_they_are_whole(tmp_path: Path) -> None:
