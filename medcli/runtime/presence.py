@@ -2,7 +2,7 @@
 
 Each process keeps a file in `.processes` from when it enters to when it leaves, and a thread renews the file's time. A
 process of this machine is alive if the system says so; one of another machine if its file's time changes while it is
-watched, whatever the clocks of the two say. A process that was killed or failed leaves its file behind.
+watched, whatever the clocks of the two say. A process that was killed, or a rank that failed, leaves its file behind.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Presence:
         Thread(target=_renew, args=(self._file, self._left), name="presence", daemon=True).start()
 
     def leave(self, *, failed: bool = False) -> None:
-        """Stop; a process that failed leaves its sign as a killed one does, so that its part is made by others."""
+        """Stop; a rank that failed leaves its sign as a killed one does, so that rank 0 makes its part."""
         self._left.set()
         if failed:
             with suppress(EnvironmentProblem):

@@ -91,7 +91,7 @@ class SharedWork:
         """Release all claims and leave."""
         # First the sign, then the lock: a sign without its lock tells others that locks do not work.
         if self.presence:
-            self.presence.leave(failed=failed)
+            self.presence.leave(failed=failed and self._processes.count > 1)
         if self._locks:
             self._locks.close()
 
