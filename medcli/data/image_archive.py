@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from medcli.data.image_files import file_identity
 from medcli.data.npz import Array, ArrayHeader, npz_keys, opened_array, pieces, read_array
 from medcli.errors import DataError, listed
 from medcli.runtime.reporting import Reporter
@@ -69,6 +71,15 @@ class ImageArchive:
             DataError: If the archive is damaged, or a value is not a whole number in 0..255.
         """
         return (list(images_NYXC) for images_NYXC in self._spans(ranges))
+
+    def identity(self, span: range) -> bytes | None:
+        """Return the SHA-256 of the archive's size, times and sampled bytes, and of the numbers of the images.
+
+        Raises:
+            EnvironmentProblem: If it can't be read.
+        """
+        state = file_identity(self.path)
+        return hashlib.sha256(state + f"{self.key} {list(self.places[span.start : span.stop])}".encode()).digest()
 
     def _spans(self, ranges: Iterable[range]) -> Iterator[torch.Tensor]:
         """Yield (N, Y, X, 3) uint8 of each range of the images that are read; others are skipped, never held."""

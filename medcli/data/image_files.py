@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 import os
 import struct
@@ -15,13 +16,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from threading import Lock
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from medcli.errors import DataError, EnvironmentProblem, listed
-from medcli.runtime.files import require_regular
+from medcli.runtime.files import END_BYTES, require_regular
 
 SUFFIXES = frozenset({".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Files read as images, as by torchvision's ImageFolder, which the references read their data with."""
@@ -105,7 +107,7 @@ class FolderContent:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    """Open an image and translate what is raised while it is used."""
+    """Open an image of 8 bits per channel and translate what is raised while it is used."""
     require_regular(file)
     try:
         with file.open("rb") as raw, Image.open(raw, formats=FORMATS) as image:
@@ -113,6 +115,8 @@ def _opened(file: Path) -> Iterator[Image.Image]:
                 _silence_libtiff()
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(file, f"{image.width}x{image.height} pixels")
+            if (is_deep := _is_deep(raw)) or image.mode not in EIGHT_BIT_MODES:
+                raise _not_eight_bits(file, f"16-bit {image.mode}" if is_deep else image.mode)
             yield image
     except UnidentifiedImageError as err:
         what = "is empty" if not file.stat().st_size else "is not an image of a known format"
@@ -125,6 +129,15 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         raise _damaged(file) from err
     except DAMAGE as err:
         raise _damaged(file) from err
+
+
+def _is_deep(raw: BinaryIO) -> bool:
+    """Return True for a PNG of 16 bits per channel; the place in the file stays the same."""
+    place = raw.tell()
+    raw.seek(0)
+    start = raw.read(PNG_DEPTH_AT + 1)
+    raw.seek(place)
+    return start.startswith(PNG_START) and start[-1] > 8
 
 
 @cache
@@ -150,8 +163,6 @@ def read_image(file: Path, crop: Crop | None = None) -> tuple[npt.NDArray[np.uin
     """
     with _opened(file) as image:
         mode = image.mode
-        if mode not in EIGHT_BIT_MODES:
-            raise _not_eight_bits(file, mode)
         with _ONE_LARGE if image.width * image.height > LARGE_PIXELS else nullcontext():
             return np.asarray(image.convert("RGB")) if crop is None else crop(image), mode
 
@@ -163,11 +174,7 @@ def read_header(file: Path) -> ImageHeader:
         DataError: If the file is not an image, too large, or has more than 8 bits per channel.
         EnvironmentProblem: If it can't be read.
     """
-    with _opened(file) as image, file.open("rb") as raw:
-        start = raw.read(PNG_DEPTH_AT + 1)
-        is_deep = start.startswith(PNG_START) and start[-1] > 8
-        if is_deep or image.mode not in EIGHT_BIT_MODES:
-            raise _not_eight_bits(file, f"16-bit {image.mode}" if is_deep else image.mode)
+    with _opened(file) as image:
         return ImageHeader(width=image.width, height=image.height, mode=image.mode, is_rotated=_is_rotated(image))
 
 
@@ -178,6 +185,22 @@ def _is_rotated(image: Image.Image) -> bool:
         return image.getexif().get(ORIENTATION) not in UPRIGHT
     except (OSError, *DAMAGE):
         return False  # damaged EXIF data do not matter
+
+
+def file_identity(file: Path) -> bytes:
+    """Return the SHA-256 of a file's size, times and last bytes, which of most formats follow from all pixels.
+
+    The time of the last change of the inode can't be set, so other content of the same size and date is noticed.
+    """
+    require_regular(file)
+    try:
+        with file.open("rb", buffering=0) as raw:
+            status = os.fstat(raw.fileno())
+            raw.seek(-min(END_BYTES, status.st_size), os.SEEK_END)
+            end = raw.read(END_BYTES)
+    except OSError as err:
+        raise unreadable(file, err) from err
+    return hashlib.sha256(f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} ".encode() + end).digest()
 
 
 def rotation_remark(num_rotated: int, num_images: int) -> str:

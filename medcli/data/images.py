@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,15 +15,9 @@ import torch
 from PIL import Image
 
 from medcli.data.image_archive import chosen_places, open_archive
-from medcli.data.image_files import (
-    content_remarks,
-    find_images,
-    read_header,
-    read_image,
-    rotation_remark,
-    unreadable,
-)
-from medcli.errors import DataError, listed
+from medcli.data.image_files import content_remarks, find_images, unreadable
+from medcli.data.image_folder import ImageFolder, survey
+from medcli.errors import DataError
 from medcli.runtime.files import require_regular
 from medcli.runtime.json_records import InvalidJson, read_json
 from medcli.runtime.reporting import Reporter
@@ -34,8 +26,6 @@ MANIFEST = "manifest.json"
 """File in a sample folder that describes its run."""
 NUMBERED = re.compile(r"\d+\.png")
 """File names of samples in a sample folder; other pictures, such as `grid.png`, are no samples."""
-NUM_DECODERS = 8
-"""Threads that decode image files; Pillow releases the interpreter lock."""
 
 
 class ImageSource(Protocol):
@@ -70,58 +60,8 @@ class ImageSource(Protocol):
         Ranges rise and do not overlap; each is taken when its images are needed.
         """
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageFolder:
-    """Image files in numeric order."""
-
-    path: Path
-    files: tuple[Path, ...]
-    image_bytes: tuple[int, ...]
-    """Bytes of each image as RGB, 3 Y X, from its header."""
-    remarks: tuple[str, ...] = ()
-    """Remarks for the user on how the images are read."""
-
-    @property
-    def name(self) -> str:
-        """Name in messages and reports."""
-        return str(self.path)
-
-    @property
-    def num_images(self) -> int:
-        """Number of images."""
-        return len(self.files)
-
-    @property
-    def places(self) -> Sequence[int]:
-        """Number of each file: its name in a sample folder, else its position."""
-        return [int(file.stem) if file.stem.isdecimal() else place for place, file in enumerate(self.files)]
-
-    def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
-        """Yield batches; a batch ends early where the next image has another size, so sizes may differ.
-
-        Raises:
-            DataError: If a file is not an image, is damaged, or has more than 8 bits per channel.
-        """
-        for remark in self.remarks:
-            reporter.note(remark)
-        ranges = (
-            range(start, min(start + batch_size, len(self.files))) for start in range(0, len(self.files), batch_size)
-        )
-        for images in self.read(ranges):
-            for run in equal_sizes(images):
-                yield torch.stack(run)
-
-    def read(self, ranges: Iterable[range]) -> Iterator[list[torch.Tensor]]:
-        """Yield the images of each range, several files decoded at once.
-
-        Raises:
-            DataError: If a file is not an image, is damaged, or has more than 8 bits per channel.
-        """
-        with ThreadPoolExecutor(NUM_DECODERS) as decoders:
-            for span in ranges:
-                pixels = decoders.map(read_image, self.files[span.start : span.stop])
-                yield [torch.from_numpy(pixels_YXC.copy()) for pixels_YXC, _ in pixels]
+    def identity(self, span: range) -> bytes | None:
+        """Return what identifies the images of a range without decoding them; None: their pixels alone do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,17 +102,8 @@ class ImageArray:
         for span in ranges:
             yield list(self.images_NYXC[span.start : span.stop])
 
-
-def equal_sizes(images: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Split a sequence of (Y, X, 3) images where the size changes."""
-    run: list[torch.Tensor] = []
-    for image_YXC in images:
-        if run and run[0].shape != image_YXC.shape:
-            yield run
-            run = []
-        run.append(image_YXC)
-    if run:
-        yield run
+    def identity(self, span: range) -> bytes | None:
+        """Return None: there are no files."""
 
 
 def open_images(path: Path, num_images: int | None = None, seed: int | None = None) -> ImageSource:
@@ -269,19 +200,8 @@ def _open_folder(folder: Path, num_images: int | None, seed: int | None) -> Imag
         limit = promised if num_images is None else None
     found = sorted(found, key=lambda file: _numeric_order(file.relative_to(folder)))[:limit]
     files = [found[place] for place in chosen_places(folder, len(found), num_images, seed)]
-    headers = [read_header(file) for file in files]
-    modes = Counter(header.mode for header in headers if header.mode != "RGB")
-    if modes:
-        kinds = [f"{count} stored as {mode}" for mode, count in sorted(modes.items())]
-        remarks.append(f"{folder}: images are converted to RGB: {listed(kinds)} of {len(files)}")
-    if num_rotated := sum(header.is_rotated for header in headers):
-        remarks.append(f"{folder}: {rotation_remark(num_rotated, len(files))}")
-    return ImageFolder(
-        path=folder,
-        files=tuple(files),
-        image_bytes=tuple(3 * header.width * header.height for header in headers),
-        remarks=tuple(remarks),
-    )
+    image_bytes, more = survey(folder, files)
+    return ImageFolder(path=folder, files=tuple(files), image_bytes=image_bytes, remarks=(*remarks, *more))
 
 
 def _numeric_order(path: Path) -> list[tuple[bool, int, str]]:

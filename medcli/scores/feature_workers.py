@@ -220,7 +220,7 @@ class _Gathering:
                 return self._computed(number)
             if has_waited and named is None and (self._started is None or self._started.are_gone):
                 # The key under which another command caches features follows from the images alone.
-                digests = next(read_shards(self._job.source, self._job.shards, [number])).digests
+                digests = next(read_shards(self._job, [number])).digests
                 named = self._job.keyed(number, digests)
             has_waited = True
             return None

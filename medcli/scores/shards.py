@@ -9,12 +9,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from medcli.data.images import ImageSource, equal_sizes
+from medcli.data.image_folder import equal_sizes
+from medcli.data.images import ImageSource
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.runtime.files import FileSizeLimit
 from medcli.runtime.shared_work import SharedWork
@@ -35,8 +36,8 @@ class Shard:
     """Consecutive images of a set."""
 
     number: int
-    images: Sequence[torch.Tensor]
-    """(Y, X, 3) uint8 each."""
+    images: Sequence[torch.Tensor] | None
+    """(Y, X, 3) uint8 each; None: their features are cached, so they were not decoded."""
     digests: tuple[bytes, ...]
     """SHA-256 of each image's size and pixels."""
 
@@ -89,6 +90,19 @@ class FeatureJob:
         rows = self.cache.load(self.extractor, shard.key, len(shard.digests))
         return ShardFeatures(number=shard.number, digests=shard.digests, key=shard.key, rows=rows) if rows else None
 
+    def identity(self, number: int) -> bytes | None:
+        """Return what identifies the images of a shard without decoding them, if there is a cache to look it up in."""
+        return self.source.identity(self.shards[number]) if self.cache else None
+
+    def known(self, number: int, identity: bytes | None) -> Shard | None:
+        """Return a shard without its images if they were decoded before and its features are in the cache."""
+        if self.cache is None or identity is None:
+            return None
+        digests = self.cache.digests(identity, len(self.shards[number]))
+        if digests is None or not self.cache.has(self.extractor, self.cache.key(self.extractor, digests)):
+            return None
+        return Shard(number=number, images=None, digests=digests)
+
     def keyed(self, number: int, digests: tuple[bytes, ...]) -> ShardFeatures:
         """Return a shard under its key in the cache, its features not read yet."""
         key = self.cache.key(self.extractor, digests) if self.cache else None
@@ -116,17 +130,32 @@ def plan_shards(
     return tuple(range(start, stop) for start, stop in zip(cuts, [*cuts[1:], len(image_bytes)], strict=True))
 
 
-def read_shards(source: ImageSource, shards: Sequence[range], numbers: Iterable[int]) -> Iterator[Shard]:
-    """Read shards in the order of `numbers`, which rise; each number is taken just before it is read."""
-    taken: list[int] = []
+def read_shards(job: FeatureJob, numbers: Iterable[int]) -> Iterator[Shard]:
+    """Read shards in the order of `numbers`, which rise; each number is taken just before it is read.
 
-    def ranges() -> Iterator[range]:
+    Shards whose features are cached are not decoded; many in a row are yielded together.
+    """
+    known: list[Shard] = []
+    taken: list[tuple[int, bytes | None]] = []
+
+    def unknown() -> Iterator[range]:
         for number in numbers:
-            taken.append(number)
-            yield shards[number]
+            identity = job.identity(number)
+            if shard := job.known(number, identity):
+                known.append(shard)
+            else:
+                taken.append((number, identity))
+                yield job.shards[number]
 
-    for images in source.read(ranges()):
-        yield Shard(number=taken[-1], images=images, digests=tuple(map(image_digest, images)))
+    for images in job.source.read(unknown()):
+        number, identity = taken.pop()
+        yield from known
+        known.clear()
+        digests = tuple(map(image_digest, images))
+        if job.cache and identity:
+            job.cache.keep_digests(identity, digests)
+        yield Shard(number=number, images=images, digests=digests)
+    yield from known
 
 
 def image_digest(image_YXC: torch.Tensor) -> bytes:
@@ -153,7 +182,7 @@ def shard_features(job: FeatureJob, numbers: Iterable[int], progress: Callable[[
         DataError: If an image can't be read, or its features are not finite.
     """
     with ThreadPoolExecutor(1) as reader:
-        shards, coming = read_shards(job.source, job.shards, numbers), list[Future[Shard | None]]()
+        shards, coming = read_shards(job, numbers), list[Future[Shard | None]]()
 
         def prefetch() -> None:
             if not coming:
@@ -165,8 +194,10 @@ def shard_features(job: FeatureJob, numbers: Iterable[int], progress: Callable[[
                 return
             keyed = job.keyed(shard.number, shard.digests)
             if job.cache and (found := job.cached(keyed)):
-                progress(len(shard.images))
+                progress(len(shard.digests))
             else:
+                if shard.images is None:  # the cached file is damaged, or was removed just now
+                    shard = replace(shard, images=next(iter(job.source.read([job.shards[shard.number]]))))
                 found = _computed(job, shard, keyed.key, progress, prefetch)
             del shard
             yield found
@@ -175,6 +206,7 @@ def shard_features(job: FeatureJob, numbers: Iterable[int], progress: Callable[[
 def _computed(
     job: FeatureJob, shard: Shard, key: str | None, progress: Callable[[int], None], prefetch: Callable[[], None]
 ) -> ShardFeatures:
+    assert shard.images is not None
     first = job.shards[shard.number].start
     with thread_limit(job.num_threads):
         rows = network_rows(job, shard.images, progress, prefetch)

@@ -73,6 +73,14 @@ class FeatureOptions:
         metavar="DIR",
         default_text="$MEDCLI_CACHE or ~/.cache/medcli/features",
     )
+    cache_limit: float = setting(
+        20.0,
+        help="Gigabytes of cached features above which those not used for longest are removed.",
+        panel=MACHINE,
+        metavar="GB",
+        above=0,
+        needs=Needs("no_cache", (False,), words="the cache"),
+    )
     no_cache: bool = setting(False, help="Neither read nor write cached features.", panel=MACHINE)
     download: bool = setting(
         False, help="Fetch the Inception weights (96 MB) if they are missing.", panel=MACHINE, short=True

@@ -92,6 +92,6 @@ def load_feature_computer(features: FeatureOptions, name: str, reporter: Reporte
     return FeatureComputer(
         extractor=load_extractor(name, weights_path=weights, device=workers.devices[0]),
         workers=workers,
-        cache=FeatureCache(folder) if folder else None,
+        cache=FeatureCache(folder, max_bytes=int(features.cache_limit * 1e9)) if folder else None,
         batch_size=features.batch_size,
     )

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from medcli.data.images import ImageArray, ImageFolder, center_crop, open_images, read_manifest, to_uint8
+from medcli.data.image_folder import ImageFolder
+from medcli.data.images import ImageArray, center_crop, open_images, read_manifest, to_uint8
 from medcli.errors import DataError
 from medcli.runtime.reporting import Silent
 

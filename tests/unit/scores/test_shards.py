@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcli.scores.shards import content_sha256, image_digest, plan_shards, read_shards
-from tests.unit.scores.corners import images
+from medcli.scores.shards import FeatureJob, content_sha256, image_digest, plan_shards, read_shards
+from tests.unit.scores.corners import Corners, images
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 7), st.integers(1, 100))
@@ -21,9 +21,16 @@ def test_shards_are_the_longest_runs_both_limits_allow(sizes: list[int], max_ima
 
 def test_shards_are_read_in_the_order_asked_for() -> None:
     source = images(10)
-    shards = plan_shards(source.image_bytes, max_images=4)
-    found = list(read_shards(source, shards, iter([0, 2])))
+    job = FeatureJob(
+        source=source,
+        extractor=Corners(),
+        shards=plan_shards(source.image_bytes, max_images=4),
+        batch_size=4,
+        cache=None,
+    )
+    found = list(read_shards(job, iter([0, 2])))
     assert [shard.number for shard in found] == [0, 2]
+    assert found[1].images is not None
     assert torch.equal(torch.stack(list(found[1].images)), source.images_NYXC[8:])
 
 
