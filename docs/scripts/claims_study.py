@@ -66,7 +66,7 @@ def parent(study: Study) -> Path:
 def trained(study: Study, name: str, *flags: object) -> Path:
     """Train the parent further, with the same steps, batches and teacher for each name."""
     folder, start = study.folder / f"run-{name}", parent(study)
-    same = ("--steps", study.steps, "--global-batch-size", 32, "--lr", 3e-4, "--lr-decay", "cosine", "--ema", 0.95)
+    same = ("--steps", study.steps, "--global-batch-size", 32, "--lr", 3e-4, "--ema", 0.95)
     usual = ("--dtype", "bf16", "--preview-every", 0, "--no-flip", "--seed", 0, "--distill", start, "-o", folder)
     if not (folder / "report.json").exists():
         data = () if "--data" in flags else ("--data", study.bundle)
