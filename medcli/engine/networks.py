@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from medcli.diffusion.guidance import REFERENCE_CHANNELS, combine, power_cosine_
 from medcli.diffusion.interpolant import over_images
 from medcli.diffusion.steps import Predict
 from medcli.errors import ConfigError
+from medcli.model.attention import Biases
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.block import Block, RunBlock
 from medcli.runtime.compilation import compiled_function, require_compiler
@@ -92,7 +94,7 @@ def ladder_networks(
     """Build the network of each mediator count of a schedule.
 
     Args:
-        models: One model that holds every count, or a model for each count.
+        models: One model that holds every count, or a model for each count; weights must not change meanwhile.
         counts: Mediator count of each ladder index, 0 for full attention.
         compiled: Run blocks with `torch.compile`: one graph per ladder index and kind of block.
         absorb: Allow skipping queries and keys where that is cheaper, see `medcli.model.absorption`.
@@ -120,6 +122,8 @@ def _ladder_network(model: DiffusionTransformer, num_mediators: int, *, compiled
         require_compiler(model.pos_embed.device)
         # All blocks with the same attention share the one graph, so that it takes seconds, not minutes.
         run_block = compiled_function(Block.forward)
+    if compiled or model.pos_embed.is_cuda:
+        run_block = _with_biases(run_block, num_mediators)
 
     def forward(latent_BCYX: Tensor, t_B: Tensor, label_B: Tensor) -> Tensor:
         output_BCYX: Tensor = model(
@@ -128,6 +132,22 @@ def _ladder_network(model: DiffusionTransformer, num_mediators: int, *, compiled
         return output_BCYX
 
     return LadderNetwork(forward, model.config, num_mediators)
+
+
+def _with_biases(run_block: RunBlock, num_mediators: int) -> RunBlock:
+    """Hand blocks their position biases, so that a call composes none.
+
+    On a CPU the layer's own cache holds them, which sees new weights. On a GPU that would wait for the device, so they
+    are composed in the first call only: weights must not change as long as the result is used.
+    """
+    composed: dict[Block, Biases] = {}
+
+    def run(block: Block, *inputs: Tensor | int, **joined: Any) -> Tensor:
+        if block not in composed or not block.attn.qkv.weight.is_cuda:
+            composed[block] = block.attn.composed(num_mediators)
+        return run_block(block, *inputs, biases=composed[block], **joined)
+
+    return run
 
 
 def _geometry(config: ModelConfig) -> tuple[object, ...]:

@@ -15,6 +15,8 @@ from medcli.model.linear import Linear
 from medcli.model.parts import Rotary, head_norm
 
 Made = TypeVar("Made")
+Biases = tuple[Tensor, ...]
+"""Composed position biases of one attention layer, see `Attention.composed`."""
 
 
 class WeightCache(Generic[Made]):
@@ -156,7 +158,18 @@ class Attention(nn.Module):
         """Split (B, N, D) into heads, (B, H, N, K)."""
         return x_BND.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def forward(self, x_BND: Tensor, num_mediators: int, kept_BK: Tensor | None = None, absorb: bool = True) -> Tensor:
+    def composed(self, num_mediators: int) -> Biases:
+        """Return the position biases that a call composes from weights alone; none: empty."""
+        return (self.rel_pos_bias(),) if self.has_relative_bias else ()
+
+    def forward(
+        self,
+        x_BND: Tensor,
+        num_mediators: int,
+        kept_BK: Tensor | None = None,
+        absorb: bool = True,
+        biases: Biases = (),
+    ) -> Tensor:
         """Mix (B, N, D) tokens with full attention.
 
         Args:
@@ -164,11 +177,12 @@ class Attention(nn.Module):
             num_mediators: Ignored.
             kept_BK: In masked training, grid numbers of the tokens; None: all, in order.
             absorb: Ignored.
+            biases: What `composed` returns, from an earlier call; empty: compose it.
         """
         query_BND, key_BND, value_BND = self.project(x_BND)
         query_BHNK, key_BHNK = self.placed_heads(query_BND), self.placed_heads(key_BND)
         value_BHNK = self.split_heads(value_BND)
-        bias = self.offset_bias(kept_BK) if self.has_relative_bias else None
+        (bias,) = biases or ((self.offset_bias(kept_BK),) if self.has_relative_bias else (None,))
         if self.modulation_NN is None:
             mixed_BHNK = _attend(query_BHNK, key_BHNK, value_BHNK, bias)
         else:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from medcli.config import ModelConfig
 from medcli.config_checks import Norm
-from medcli.model.attention import Attention, AttentionParts, RelativeBias
+from medcli.model.attention import Attention, AttentionParts, Biases, RelativeBias
 from medcli.model.layout import BlockGeometry, modulations, relative_table_shape
 from medcli.model.linear import add_product, modulated_norm, product
 from medcli.model.mediator import MediatorAttention
@@ -78,6 +78,7 @@ class Block(nn.Module):
         skip_BND: Tensor | None = None,
         kept_BK: Tensor | None = None,
         absorb: bool = True,
+        biases: Biases = (),
     ) -> Tensor:
         """Update tokens under a condition.
 
@@ -90,11 +91,13 @@ class Block(nn.Module):
             skip_BND: Earlier tokens, for a block that joins them.
             kept_BK: In masked training, grid numbers of the tokens; None: all, in order.
             absorb: Allow multiplying mediators into the weights of queries and keys where that costs less.
+            biases: Position biases of the attention, if the caller has composed them.
         """
         if skip_BND is not None:
             x_BND = product(self.skip_linear, torch.cat([x_BND, skip_BND], dim=2))
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.modulation(condition_BD)
-        mixed_BND = self.attn(modulated_norm(x_BND, shift_attn, scale_attn, self.norm1), num_mediators, kept_BK, absorb)
+        normed_BND = modulated_norm(x_BND, shift_attn, scale_attn, self.norm1)
+        mixed_BND = self.attn(normed_BND, num_mediators, kept_BK, absorb, biases)
         x_BND = add_product(x_BND, gate_attn[:, None], mixed_BND)
         hidden_BND = self.mlp(modulated_norm(x_BND, shift_mlp, scale_mlp, self.norm2))
         return add_product(x_BND, gate_mlp[:, None], hidden_BND)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcli.model.absorption import layer_saving
-from medcli.model.attention import PLAIN, Attention, AttentionParts, WeightCache
+from medcli.model.attention import PLAIN, Attention, AttentionParts, Biases, WeightCache
 from medcli.model.kernel_choice import kernels_win
 from medcli.model.layout import BIAS_TABLES, bias_shapes
 from medcli.model.linear import linear
@@ -115,6 +115,10 @@ class MediatorAttention(Attention):
         tables = self.tables(num_mediators)
         return self._composed[num_mediators].of(compose_biases, *(getattr(tables, name) for name in BIAS_TABLES))
 
+    def composed(self, num_mediators: int) -> Biases:
+        """Return the biases of a count, or of full attention for 0."""
+        return self.biases(num_mediators) if num_mediators else super().composed(0)
+
     def absorbs(self, num_mediators: int) -> bool:
         """Return whether `absorbed_scores` costs less than projecting every token; training uses the papers' order.
 
@@ -143,13 +147,15 @@ class MediatorAttention(Attention):
         pooled_BDmm = F.adaptive_avg_pool2d(self.grid(x_BND), math.isqrt(num_mediators))
         return pooled_BDmm.flatten(2).transpose(1, 2)
 
-    def scores(self, query_BND: Tensor, key_BND: Tensor, num_mediators: int) -> tuple[Tensor, Tensor]:
+    def scores(
+        self, query_BND: Tensor, key_BND: Tensor, num_mediators: int, biases: Biases = ()
+    ) -> tuple[Tensor, Tensor]:
         """Return the scores of mediators against keys and of queries against mediators, both (B, H, M, N).
 
         Tokens are innermost in both, so that the softmax over few mediators is vectorised over tokens.
         Source: reference-facts 3.2, steps 5 and 7.
         """
-        to_tokens_HMN, from_queries_HMN = self.biases(num_mediators)
+        to_tokens_HMN, from_queries_HMN = biases or self.biases(num_mediators)
         # Scaling the few mediators once scales both score matrices. They are averages of normalised queries, so that
         # their scores are averages of full attention's; rotated each by the centre of its pool, so that scores depend
         # on offsets alone.
@@ -161,18 +167,18 @@ class MediatorAttention(Attention):
             biased_products(mediator_BHMK, self.placed_heads(query_BND).mT, from_queries_HMN),
         )
 
-    def absorbed_scores(self, x_BND: Tensor, num_mediators: int) -> tuple[Tensor, Tensor]:
+    def absorbed_scores(self, x_BND: Tensor, num_mediators: int, biases: Biases = ()) -> tuple[Tensor, Tensor]:
         """Return `scores` directly from the tokens, the first up to a constant along tokens: see `absorption`.
 
         No query or key is computed. The constant is the keys' bias.
         """
-        to_tokens_BRN, from_queries_BRN, constant_BHM = self.absorbed_parts(x_BND, num_mediators)
+        to_tokens_BRN, from_queries_BRN, constant_BHM = self.absorbed_parts(x_BND, num_mediators, biases)
         to_tokens_BHMN, from_queries_BHMN = (
             part.unflatten(1, (self.num_heads, num_mediators)) for part in (to_tokens_BRN, from_queries_BRN)
         )
         return to_tokens_BHMN, from_queries_BHMN + constant_BHM[..., None]
 
-    def absorbed_parts(self, x_BND: Tensor, num_mediators: int) -> tuple[Tensor, Tensor, Tensor]:
+    def absorbed_parts(self, x_BND: Tensor, num_mediators: int, biases: Biases = ()) -> tuple[Tensor, Tensor, Tensor]:
         """Return both scores with their biases, (B, H M, N), and what the second lacks, (B, H, M)."""
         batch, num_tokens, width = x_BND.shape
         rows = (self.num_heads, self.head_width)
@@ -187,7 +193,7 @@ class MediatorAttention(Attention):
             absorbed_BHMD = (mediator_HRK @ weight_HKD).unflatten(1, (batch, num_mediators)).transpose(0, 1)
             return torch.baddbmm(bias_HMN.flatten(0, 1), absorbed_BHMD.flatten(1, 2), x_BND.mT)
 
-        to_tokens_HMN, from_queries_HMN = self.biases(num_mediators)
+        to_tokens_HMN, from_queries_HMN = biases or self.biases(num_mediators)
         query_constant_BHM = (mediator_BMHK * query_bias_D.unflatten(0, rows)).sum(-1).transpose(1, 2)
         return score(key_HKD, to_tokens_HMN), score(query_HKD, from_queries_HMN), query_constant_BHM
 
@@ -204,42 +210,50 @@ class MediatorAttention(Attention):
             mixed.copy_(torch.bmm(share.mT, torch.bmm(weight, value)))
         return mixed_BND
 
-    def forward(self, x_BND: Tensor, num_mediators: int, kept_BK: Tensor | None = None, absorb: bool = True) -> Tensor:
+    def forward(
+        self,
+        x_BND: Tensor,
+        num_mediators: int,
+        kept_BK: Tensor | None = None,
+        absorb: bool = True,
+        biases: Biases = (),
+    ) -> Tensor:
         """Mix (B, N, D) tokens through `num_mediators` mediators, or with full attention for 0.
 
         Full attention uses the same q, k, v and projection without the convolution: it is the dense parent. Mediators
         cost 4 N M D multiply-adds instead of 2 N^2 D, so they pay only for M < N / 2. Without gradients they are
-        absorbed where that costs less still, unless `absorb` is false.
+        absorbed where that costs less still, unless `absorb` is false. `biases` is what `composed` returns; empty: it
+        is composed.
         """
         if num_mediators == 0:
-            return super().forward(x_BND, 0, kept_BK)
+            return super().forward(x_BND, 0, kept_BK, biases=biases)
         is_absorbed = absorb and not torch.is_grad_enabled() and self.absorbs(num_mediators)
         mix = self.mix_in_kernels if kernels_win(self, x_BND, num_mediators, is_absorbed) else self.mix
-        out_BND: Tensor = self.proj(mix(x_BND, num_mediators, is_absorbed))
+        out_BND: Tensor = self.proj(mix(x_BND, num_mediators, is_absorbed, biases))
         return out_BND
 
-    def mix(self, x_BND: Tensor, num_mediators: int, is_absorbed: bool) -> Tensor:
+    def mix(self, x_BND: Tensor, num_mediators: int, is_absorbed: bool, biases: Biases = ()) -> Tensor:
         """Mix tokens up to the projection."""
         if is_absorbed:
             value_BND = self.values(x_BND)
-            scores = self.absorbed_scores(x_BND, num_mediators)
+            scores = self.absorbed_scores(x_BND, num_mediators, biases)
         else:
             query_BND, key_BND, value_BND = self.project(x_BND)
-            scores = self.scores(query_BND, key_BND, num_mediators)
+            scores = self.scores(query_BND, key_BND, num_mediators, biases)
         local_BND = self.dwc(self.grid(value_BND)).flatten(2).transpose(1, 2)
         return self.mediate(*scores, value_BND) + local_BND
 
-    def mix_in_kernels(self, x_BND: Tensor, num_mediators: int, is_absorbed: bool) -> Tensor:
+    def mix_in_kernels(self, x_BND: Tensor, num_mediators: int, is_absorbed: bool, biases: Biases = ()) -> Tensor:
         """Do what `mix` does by `medcli.kernels.mediator`; not with rotary positions."""
         # Triton is not installed everywhere.
         from medcli.kernels.mediator import Core, mediate_projected, mediate_scores
 
-        to_tokens_HMN, from_queries_HMN = (bias.contiguous() for bias in self.biases(num_mediators))
+        to_tokens_HMN, from_queries_HMN = (bias.contiguous() for bias in biases or self.biases(num_mediators))
         bias_D = self.dwc.bias
         assert bias_D is not None
         core = Core(to_tokens_HMN, from_queries_HMN, self.dwc.weight, bias_D)
         if is_absorbed:
-            *scores, constant_BHM = self.absorbed_parts(x_BND, num_mediators)
+            *scores, constant_BHM = self.absorbed_parts(x_BND, num_mediators, biases)
             return mediate_scores((scores[0], scores[1]), constant_BHM, self.values(x_BND), core)
         query_BND, key_BND, value_BND = self.project(x_BND)
         return mediate_projected(self.pool(query_BND, num_mediators), query_BND, key_BND, value_BND, core)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,6 +18,7 @@ from medcli.data.training_set import LenientSet, TrainingSet
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.model.block import Block
+from medcli.runtime.compilation import require_compiler
 from medcli.runtime.files import require_space
 from medcli.runtime.locks import FolderLocks
 from medcli.runtime.precision import DTYPES, tf32, warn_if_slow
@@ -175,13 +177,22 @@ def _lock_folder(stack: ExitStack, folder: Path, model: DiffusionTransformer, co
 def numerics(
     model: DiffusionTransformer, teacher: DiffusionTransformer | None, config: TrainConfig, distributed: Distributed
 ) -> Iterator[None]:
-    """Use the run's number formats inside the `with`: those of the blocks, and TF32; checkpoint activations if set."""
-    device, dtype = distributed.device, DTYPES[config.dtype]
+    """Use the run's number formats inside the `with`: those of the blocks, and TF32.
+
+    Blocks are compiled and their activations checkpointed if the run says so.
+
+    Raises:
+        EnvironmentProblem: If they are to be compiled and no compiler is installed.
+    """
+    device, dtype, is_compiled = distributed.device, DTYPES[config.dtype], config.compile
+    if is_compiled:
+        require_compiler(device)
+    wrapped = partial(called_with, device=device, dtype=dtype, is_compiled=is_compiled)
     with (
         distributed.quiet_ddp_warnings(),
         tf32(device),
-        called_with(_blocks(model), device=device, dtype=dtype, is_checkpointed=config.checkpoint_activations),
-        called_with(_blocks(teacher) if teacher else (), device=device, dtype=dtype),
+        wrapped(_blocks(model), is_checkpointed=config.checkpoint_activations),
+        wrapped(_blocks(teacher) if teacher else ()),
     ):
         yield
 

@@ -68,8 +68,6 @@ class Trainer:
         objective = LadderObjective(model, config.loss, teacher)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(parameters, config.lr, distributed.device, config.optimizer)
-        if config.compile:
-            model.compile()
         self._objective = distributed.prepare(objective, self.optimizer)
         # Sharding replaces parameters.
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}

@@ -84,8 +84,23 @@ def test_compiled_blocks_share_a_graph_a_kind_and_compute_the_same(monkeypatch: 
         before = len(graphs)
         expected = model(x, t, label, network.num_mediators)
         torch.testing.assert_close(network.forward(x, t, label), expected, rtol=1e-5, atol=1e-5)
-        # Nothing in a block leaves its graph, kept position biases least of all.
+        # Nothing in a block leaves its graph; position biases are made outside.
         assert len(graphs) - before == 2
+        assert not any("interpolate" in str(graph.code) for graph in graphs[before:])
+
+
+@torch.no_grad()
+def test_biases_composed_outside_are_those_of_the_layer() -> None:
+    model = model_of(replace(PIXELS, depth=3, mediator_layers=(0, 2)))
+    tokens, condition = torch.randn(2, 16, 16), torch.randn(2, 16)
+    for count in (0, 1, 16):
+        for block in model.blocks:
+            biases = block.attn.composed(count)
+            assert len(biases) == (2 if block is not model.blocks[1] and count else 0)
+            found = block(tokens, condition, count, biases=biases)
+            assert torch.equal(found, block(tokens, condition, count))
+            if biases:
+                assert not torch.equal(found, block(tokens, condition, count, biases=tuple(2 * x for x in biases)))
 
 
 def test_compiling_without_a_compiler_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,16 +110,19 @@ def test_narrow_products_stay_near_float32(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch means to hide it, and would
-def test_a_compiled_network_learns_the_same(tmp_path, monkeypatch):
-    asked = []
-    compiled = torch.nn.Module.compile
+@pytest.mark.parametrize(("counts", "num_graphs"), [((4,), 1), ((0, 1, 4), 2)])
+def test_compiled_blocks_learn_the_same_and_share_graphs(tmp_path, monkeypatch, counts, num_graphs):
+    asked, compiled = [], torch.compile
+
     # The compiler proper takes minutes; tracing without it sees whether the network can be traced.
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self: (asked.append(self), compiled(self, backend="aot_eager"))
-    )
-    plain = run(tmp_path / "a", steps=2, counts=(4,))
-    traced = run(tmp_path / "b", steps=2, counts=(4,), compile=True, checkpoint_activations=True)
-    assert len(asked) == 1
+    def traced(function, *, dynamic):
+        asked.append(dynamic)
+        return compiled(function, dynamic=dynamic, backend="aot_eager", fullgraph=True)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    plain = run(tmp_path / "a", steps=2, counts=counts)
+    traced = run(tmp_path / "b", steps=2, counts=counts, compile=True, checkpoint_activations=True)
+    assert asked == [False] * num_graphs
     for name, value in plain.ema.items():
         torch.testing.assert_close(traced.ema[name], value, rtol=1e-4, atol=1e-6)
 
