@@ -150,7 +150,9 @@ class TrainingSettings:
     dtype: Dtype = setting(
         "fp32", help="Number format of the blocks' products; all else is fp32.", panel=MACHINE, short=True
     )
-    compile: bool = setting(False, help="Use torch.compile, one graph per mediator count (slow first steps).", panel=MACHINE)
+    compile: bool = setting(
+        False, help="Use torch.compile, one graph per mediator count (slow first steps).", panel=MACHINE
+    )
     checkpoint_activations: bool = setting(
         False, help="Activation checkpointing: recompute blocks in the backward pass.", panel=MACHINE
     )
