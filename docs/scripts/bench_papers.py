@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bench_papers_training import compare_training
 from medcli.engine.networks import LadderNetwork
-from medcli.engine.plan import FinishedImage, Noise, SamplingPlan, latent_shape_of, philox_noise
+from medcli.engine.plan import FinishedImage, Noise, SamplingPlan, forward_inputs, latent_shape_of, philox_noise
 from medcli.network import Network
 from medcli.runtime.precision import DTYPES, TF32, products_of, tf32
 from medcli.runtime.reporting import Silent
@@ -35,7 +35,6 @@ from medcli.workflows.bench.run import machine_name, prepare
 from medcli.workflows.bench.variants import (
     DENSE,
     TimedVariant,
-    forward_inputs,
     forward_variants,
     networks_by_count,
     unabsorbed_networks,

@@ -114,7 +114,10 @@ def _ours(settings: BenchSettings, network: Network, work: TrainingWork, config:
     """Build our loop, drawing of the batch included (a run leaves it to a thread)."""
     model = network.load(dtype=torch.float32).requires_grad_(True)
     model.pos_embed.requires_grad_(False)
-    stack.enter_context(called_with(model.blocks, device=work.device, dtype=DTYPES[settings.dtype]))
+    dtype = DTYPES[settings.dtype]
+    stack.enter_context(
+        called_with(model.ordered_blocks(), device=work.device, dtype=dtype, is_compiled=config.compile)
+    )
     trainer = Trainer(model, None, config, Distributed(work.device, has_idle_parameters=True))
     batches = work.batches(config)
     return Loop(lambda step: trainer.train_step(batches.draw(step)).loss)

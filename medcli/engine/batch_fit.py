@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from medcli.engine.networks import LadderNetwork
-from medcli.engine.plan import SamplingPlan, latent_shape_of
+from medcli.engine.plan import SamplingPlan, forward_inputs
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def fitting_batch_size(networks: Sequence[LadderNetwork], plan: SamplingPlan, de
     while device.type == "cuda":
         try:
             for network in networks:
-                _call(network, size * plan.guidance.num_halves, device)
+                network.forward(*forward_inputs(network, size * plan.guidance.num_halves, device))
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
@@ -37,9 +37,3 @@ def fitting_batch_size(networks: Sequence[LadderNetwork], plan: SamplingPlan, de
             continue
         break
     return size
-
-
-def _call(network: LadderNetwork, num_rows: int, device: torch.device) -> None:
-    times_B = torch.zeros(num_rows, dtype=torch.int64 if network.config.is_gaussian else torch.float32, device=device)
-    latent_BCYX = torch.zeros(num_rows, *latent_shape_of(network), device=device)
-    network.forward(latent_BCYX, times_B, torch.zeros(num_rows, dtype=torch.int64, device=device))

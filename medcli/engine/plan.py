@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medcli.config import Family, ModelConfig
+from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS
 from medcli.diffusion.multistep import MultistepRows
 from medcli.engine.networks import Guidance, LadderNetwork
 from medcli.errors import CheckpointError, ConfigError, require_complete
@@ -131,6 +132,17 @@ def philox_noise(seed: int, latent_shape: tuple[int, ...]) -> Noise:
 def latent_shape_of(network: LadderNetwork) -> tuple[int, int, int]:
     """Return the shape (C, Y, X) of an image's state."""
     return network.config.in_channels, network.config.latent_size, network.config.latent_size
+
+
+def forward_inputs(network: LadderNetwork, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw latents, native times and labels of a batch."""
+    generator = torch.Generator().manual_seed(0)
+    latent_BCYX = torch.randn(batch_size, *latent_shape_of(network), generator=generator)
+    t_B = torch.linspace(0, 0.96, batch_size)
+    if network.config.is_gaussian:
+        t_B = (t_B * NUM_TRAIN_TIMESTEPS).long()
+    label_B = torch.arange(batch_size) % network.config.num_classes
+    return latent_BCYX.to(device), t_B.to(device), label_B.to(device)
 
 
 def check_plan(config: ModelConfig, plan: SamplingPlan) -> None:

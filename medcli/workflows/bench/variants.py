@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from medcli.engine.cost import done_gmacs, pass_gmacs
 from medcli.engine.graphs import graphed
 from medcli.engine.networks import LadderNetwork, ladder_networks
-from medcli.engine.plan import FinishedImage, SamplingPlan, latent_shape_of
+from medcli.engine.plan import FinishedImage, SamplingPlan, forward_inputs
 from medcli.model.absorption import absorbed_saving
 from medcli.model.backbone import DiffusionTransformer
 
@@ -23,8 +22,6 @@ MEDIATORS = "mediators"
 """A mediator count, with queries and keys absorbed where that costs less."""
 UNABSORBED = "unabsorbed"
 """A mediator count, computing the queries and keys of every token."""
-NUM_TRAIN_TIMESTEPS = 1000
-"""Gaussian models take integer timesteps below this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,14 +113,3 @@ def forward_variants(
         if count in unabsorbed:
             variants.append(variant(UNABSORBED, unabsorbed[count], pass_gmacs(network.config, count)))
     return variants
-
-
-def forward_inputs(network: LadderNetwork, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw latents, native times and labels of a batch."""
-    generator = torch.Generator().manual_seed(0)
-    latent_BCYX = torch.randn(batch_size, *latent_shape_of(network), generator=generator)
-    t_B = torch.linspace(0, 0.96, batch_size)
-    if network.config.is_gaussian:
-        t_B = (t_B * NUM_TRAIN_TIMESTEPS).long()
-    label_B = torch.arange(batch_size) % network.config.num_classes
-    return latent_BCYX.to(device), t_B.to(device), label_B.to(device)

@@ -53,20 +53,23 @@ class SampleSetup:
         )
 
 
-def set_up(request: SampleRequest, device_type: str, *, reads_distances: bool = False) -> SampleSetup:
+def set_up(
+    request: SampleRequest, device_type: str, *, reads_distances: bool = False, earlier: SampleSetup | None = None
+) -> SampleSetup:
     """Fill in and check a request, reading no weights.
 
     Args:
         request: What to sample.
         device_type: `cpu`, `cuda` or `mps`, for the default batch size.
         reads_distances: See `choose_sampler`; a dynamic schedule does in any case.
+        earlier: Result for another request on the same checkpoint, which is then not opened again.
 
     Raises:
         MedcliError: If a checkpoint can't be read, or values contradict each other or the model.
     """
     if request.num_images < 1:
         raise ConfigError(f"--num-images must be at least 1, got {request.num_images}")
-    networks, held = _networks(request)
+    networks, held = _networks(request) if earlier is None else (earlier.networks, earlier.config.mediators)
     batch_size = request.batch_size or default_batch_size(networks[0].config, device_type)
     plan = make_plan(request, networks, held, batch_size, reads_distances=reads_distances)
     if request.vae is not None and networks[0].config.autoencoder is None:

@@ -76,12 +76,15 @@ def tune(request: TuneRequest, reporter: Reporter) -> TuneReport:
     if is_capped and request.sampling.steps is None:
         reporter.note(f"at most {MOST_CALLS} calls are tried: more change the pictures by less than can be told")
     # Guidance in part makes other images, not less exact ones: only a score can tell.
-    _planned(setup, INTERVALS if setup.is_guided and request.metric != "error" else (ALWAYS,))
+    intervals = INTERVALS if setup.is_guided and request.metric != "error" else (ALWAYS,)
+    planned = _planned(setup, intervals)
     with Store(request.output) as store, products_of(dtype):
         store.claim(setup.settings)
         judge = choose_judge(setup, reporter)
+        if judge.metric != "fid" and intervals != (ALWAYS,):
+            planned = _planned(setup, (ALWAYS,))
         model = setup.network.load(device=device, dtype=DTYPES[dtype])
-        return _Tuning(setup, model, judge, store, reporter).report()
+        return _Tuning(setup, planned, model, judge, store, reporter).report()
 
 
 def _planned(setup: TuneSetup, intervals: Sequence[Interval]) -> list[Candidate]:
@@ -115,6 +118,7 @@ class _Tuning:
     def __init__(
         self,
         setup: TuneSetup,
+        planned: list[Candidate],
         model: DiffusionTransformer,
         judge: Judge,
         store: Store,
@@ -122,7 +126,7 @@ class _Tuning:
     ) -> None:
         self._setup, self._store, self._reporter, self._judge = setup, store, reporter, judge
         self._model = model
-        self._planned = _planned(setup, INTERVALS if judge.metric == "fid" and setup.is_guided else (ALWAYS,))
+        self._planned = planned
         self._bench = Workbench(setup, model, judge, store, reporter)
         self._baseline = baseline_gmacs(setup)
         self._unit = "gmacs" if setup.budget is None else setup.budget.unit

@@ -125,8 +125,8 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
     first, usual = FAMILY_SAMPLERS[network.config.family]
     few = sampling.sampler or usual
     solver, steps = sampling.solver or FEW_CALL_SOLVERS.get(few), sampling.steps or FEWEST_STEPS
-    baseline = set_up(replace(sampling, sampler=first, solver=None, steps=PAPER_STEPS), device.type)
-    start = set_up(replace(sampling, sampler=few, solver=solver, steps=steps), device.type)
+    baseline = set_up(replace(sampling, sampler=first, solver=None, steps=PAPER_STEPS), device.type, earlier=plain)
+    start = set_up(replace(sampling, sampler=few, solver=solver, steps=steps), device.type, earlier=plain)
     held = network.config.mediators
     counts = held if request.mediators is None else request.mediators
     check_held(counts, held)
