@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "analyze": "Measure how redundant attention is, layer by layer, and when thresholds would trigger.",
     "tune": "Find the best pictures for a budget: network calls, networks by progress, guidance; writes a plan file.",
     "sample": "Generate images; each image moves to more mediator tokens as its per-step change falls.",
+    "merge": "Join sample folders of one run, such as the shards of a job array.",
     "flops": "Count multiply-adds with full attention and with mediators, of a forward pass and of a whole image.",
     "bench": "Time network calls with each mediator count against full attention, and sampling.",
     "fid": "Score images against a reference: FID, sFID, Inception Score, precision, recall, KID, with errors.",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from medcli.cli.table import FittedTable
-    from medcli.workflows.sample.run import SampleReport
+    from medcli.workflows.sample.report import SampleReport
 
 COSTS = "MACs as the papers count them; executed: without the queries and keys that sampling does not compute"
 

@@ -44,7 +44,7 @@ def check_folder(
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} is a file, expected a folder name", hint="choose another name with --output")
     try:
-        manifest = _read(path)
+        manifest = read_checked(path)
     except DataError:
         if _has_lines_of(path, is_possible):
             return None
@@ -84,8 +84,12 @@ def recorded_checkpoints(path: Path) -> object:
     return settings.get("checkpoints") if isinstance(settings, dict) else None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Read the manifest, if there is one, and check the parts a continued run needs."""
+def read_checked(path: Path) -> dict[str, Any] | None:
+    """Read the manifest, if there is one, and check the parts a continued run needs.
+
+    Raises:
+        DataError: If it is damaged.
+    """
     way_out = "choose another --output, or remove that folder"
     try:
         manifest = read_manifest(path)

@@ -95,9 +95,13 @@ class SampleFolder:
     def add(self, record: Record, pixels_YXC: npt.NDArray[np.uint8]) -> None:
         """Store a finished image: the picture first, then its line. Threads may do so at once."""
         write_png(self.path / record.file, pixels_YXC)
+        self.add_copied(record)
+        self._made.add(record.index)
+
+    def add_copied(self, record: Record) -> None:
+        """Add the line of an image whose picture is in place."""
         self._append(record.to_line())
         self._done.add(record.index)
-        self._made.add(record.index)
 
     def end_session(self, session: Session) -> None:
         """Record how long this process took for its images."""

@@ -35,7 +35,8 @@ from medcli.settings.sampling import SampleRequest
 from medcli.settings.scoring import FeatureOptions, ScoreRequest
 from medcli.workflows.fid.run import score_samples
 from medcli.workflows.fid.scoring import FidReport
-from medcli.workflows.sample.run import SampleReport, sample
+from medcli.workflows.sample.report import SampleReport
+from medcli.workflows.sample.run import sample
 from medcli.workflows.sample.settings import set_up
 
 GRID = "demo.png"

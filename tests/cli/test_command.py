@@ -33,6 +33,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "resume": st.sampled_from(["auto", "never", "runs/x/state.safetensors"]),
     "metrics": st.just(("fid", "is")),
     "at": st.just((0.3, 0.6)),
+    "shard": st.sampled_from(["0/4", "3/8"]),
     "lr_decay": st.sampled_from(["none", "cosine", (5e-5, 400)]),
 }
 """Values of settings whose text has a form of its own."""

@@ -33,6 +33,7 @@ QUICK = {
     "inspect": ("inspect", "m.safetensors"),
     "flops": ("flops", "SiT-S/2", "--res", "256,1024", "--rho", "0.3,0.1"),
     "sample": ("sample", "m.safetensors", *TINY, "--schedule", "dynamic", "--rho", "0.9,0.8"),
+    "merge": ("merge", "samples/m-dynamic-0"),
     "fid": ("fid", "scored"),
     "fid --compare": ("fid", "--compare", "scored", "other"),
     "finetune --dry-run": ("finetune", "m.safetensors", *TRAIN, "--dry-run"),

@@ -53,6 +53,7 @@ TESTED_BY = {
     "settings/fresh": "cli/test_finetune_scratch",
     "settings/latents": "cli/test_latents",
     "settings/machine": "cli/test_sample_flags",
+    "settings/merging": "cli/test_merge",
     "settings/pages": "cli/test_report",
     "settings/sampling": "cli/test_sample_flags",
     "settings/scoring": "cli/test_fid",
