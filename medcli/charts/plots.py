@@ -20,6 +20,8 @@ MOST_TIPS = 500
 MOST_BARS = 60
 MOST_LAYER_TICKS = 14
 MOST_CHARACTERS = 28
+LONG_COLUMN_NAME = 6
+"""Length above which names over columns are slanted."""
 OFFSETS = ((7, 4), (-7, 4), (7, -11), (-7, -11), (7, 16), (-7, 16), (7, -23), (-7, -23))
 """Places of a point's label in points, preferred first; the text ends there if it is to the left."""
 
@@ -208,3 +210,31 @@ def heat_map(
     axes.set(xlabel="progress (0 noise, 1 image)", ylabel="layer", ylim=(num_layers - 0.5, -0.5))
     axes.set_yticks(range(0, num_layers, -(-num_layers // MOST_LAYER_TICKS)))
     axes.grid(visible=False)
+
+
+def picture_grid(axes: Axes, images: Sequence[Sequence[Any]], rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Lay out pictures with a name before each row and above each column.
+
+    Args:
+        axes: Where to draw.
+        images: Rows of pictures of the same size: (Y, X), or (Y, X, 3) for colour, uint8.
+        rows: Names of the rows.
+        columns: Names of the columns.
+    """
+    import numpy as np
+
+    height, width = images[0][0].shape[:2]
+    gap = max(1, width // 16)
+    ends = ((0, gap), (0, gap), (0, 0))[: images[0][0].ndim]
+    pixels = np.concatenate(
+        [np.concatenate([np.pad(one, ends, constant_values=255) for one in row], 1) for row in images]
+    )
+    axes.imshow(pixels, interpolation="nearest", cmap="gray", vmin=0, vmax=255)
+    axes.set_xticks([(width - 1) / 2 + place * (width + gap) for place in range(len(columns))], columns)
+    axes.set_yticks([(height - 1) / 2 + place * (height + gap) for place in range(len(rows))], rows)
+    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelsize=9)
+    if max(map(len, columns)) > LONG_COLUMN_NAME:
+        for label in axes.get_xticklabels():
+            label.set(rotation=25, ha="left", rotation_mode="anchor")
+    axes.grid(visible=False)
+    axes.set_frame_on(False)

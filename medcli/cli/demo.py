@@ -9,19 +9,19 @@ from medcli.cli.command import Command
 from medcli.cli.output import Output
 from medcli.cli.sample import switch_table
 from medcli.cli.table import table_of
-from medcli.cli.text import Prose, fixed
-from medcli.runtime.text import macs_text
+from medcli.cli.text import Prose, fixed, sign
+from medcli.runtime.text import macs_text, measured
 from medcli.settings.pages import DemoRequest
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from medcli.workflows.demo import DemoReport
+    from medcli.workflows.demo.report import DemoReport
 
 
 def demo(request: DemoRequest, out: Output) -> None:
     """Run `medcli demo`."""
-    from medcli.workflows.demo import run_demo
+    from medcli.workflows.demo.run import run_demo
 
     report = run_demo(request, out)
     out.result(report, summary(report))
@@ -37,8 +37,10 @@ COMMAND = Command(
 
 
 def summary(report: DemoReport) -> Group:
-    """The comparison, and when the dynamic images moved up the ladder."""
+    """The comparison, when the dynamic images moved up the ladder, and the verdict."""
     from rich.console import Group
+
+    from medcli.workflows.demo.report import verdict
 
     columns = ("attention", "calls", "MACs", "saved %", "s/image", "error", "FID", "right %")
     rows = [
@@ -49,8 +51,8 @@ def summary(report: DemoReport) -> Group:
             f"{row.saving_percent:.1f}",
             fixed(row.images_per_sec and 1 / row.images_per_sec, ".3f"),
             fixed(row.error, ".3f"),
-            f"{row.fid:.2f}",
-            f"{row.label_agreement_percent:.1f}",
+            measured(row.fid, row.fid_standard_error, sign("±", "+-")),
+            f"{row.label_agreement_percent:.0f}",
         )
         for row in report.rows
     ]
@@ -58,8 +60,13 @@ def summary(report: DemoReport) -> Group:
         (
             f"{report.num_images} images each, the same noise; calls and MACs of an image, s/image: wall-clock",
             "error: relative distance to the exact path of full attention; the SDE has none",
-            f"FID against {report.num_reference:,} real images, features of the bundled classifier",
+            f"FID against {report.num_reference:,} real images, features of the bundled classifier; "
+            "right: images it assigns to their class",
         )
     )
-    where = Prose(f"wrote {report.output}")
-    return Group(where, table_of(columns, rows, caption=caption, optional=("saved %",)), switch_table(report.dynamic))
+    return Group(
+        Prose(f"wrote {report.output}"),
+        table_of(columns, rows, caption=caption, optional=("saved %", "error", "s/image")),
+        switch_table(report.dynamic),
+        Prose(f"\nverdict: {verdict(report.rows)}."),
+    )

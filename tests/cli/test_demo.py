@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medcli.workflows.demo import label_agreement
+from medcli.workflows.demo.run import label_agreement
 
 NUM_IMAGES = 40
 
@@ -15,7 +15,7 @@ def demo(tmp_path_factory):
     """One small demo, shared by the tests below; sampled once because it takes some seconds."""
     from medcli.runtime.reporting import Silent
     from medcli.settings.pages import DemoRequest
-    from medcli.workflows.demo import run_demo
+    from medcli.workflows.demo.run import run_demo
 
     folder = tmp_path_factory.mktemp("demo") / "out"
     return folder, run_demo(DemoRequest(num_images=10, output=folder), Silent()).to_json()

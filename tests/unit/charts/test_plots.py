@@ -18,6 +18,7 @@ from medcli.charts.plots import (
     Series,
     heat_map,
     move_histogram,
+    picture_grid,
     scatter,
     step_curve,
 )
@@ -141,3 +142,16 @@ def test_maps_of_any_depth_name_few_layers(num_layers: int) -> None:
     assert len(ticks) <= 14
     drawn = svg(lambda figure: heat_map(figure.subplots(), values, [0.0], label="l"), height=240, description="d")
     assert len(drawn) < 40_000
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3)])
+def test_a_grid_of_pictures_names_each_row_and_column_at_its_middle(shape: tuple[int, ...]) -> None:
+    images = [[np.full(shape, 10 * row + column, np.uint8) for column in range(3)] for row in range(2)]
+    rows, columns = ["dense\n250 calls", "4 mediators"], ["a", "b", "ankle boot"]
+    axes = figure_of(lambda figure: picture_grid(figure.subplots(), images, rows, columns)).axes[0]
+    pixels = np.asarray(axes.images[0].get_array())
+    assert [label.get_text() for label in axes.get_xticklabels()] == columns
+    assert [label.get_text() for label in axes.get_yticklabels()] == rows
+    for row, y in enumerate(axes.get_yticks()):
+        for column, x in enumerate(axes.get_xticks()):
+            assert np.all(pixels[round(y), round(x)] == 10 * row + column)

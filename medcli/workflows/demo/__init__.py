@@ -1,0 +1,1 @@
+"""Demonstration on the bundled model."""
