@@ -56,7 +56,7 @@ def redundant_early(study: Study) -> list[str]:
         if not folder.exists():
             size = ("--num-images", 8, "--points", 12, "--seed", seed, "--cfg-scale", 1)
             run("analyze", study.bundle, *FEW, *size, "-o", folder)
-        found = json.loads((folder / "analysis.json").read_text())["attention"]["redundancy"]
+        found = json.loads((folder / "analysis.json").read_text())["redundancy"]
         by_step = np.array(found).mean(axis=0)
         quarter = max(1, len(by_step) // 4)
         gaps.append(float(by_step[:quarter].mean() - by_step[-quarter:].mean()))
