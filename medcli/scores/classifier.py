@@ -27,21 +27,21 @@ LAST_SIDE = 4
 
 
 class SmallClassifier(nn.Module):
-    """Convolutions with poolings and two linear layers: 120 thousand parameters at 8 px, 130 thousand at 32 px.
+    """Convolutions and two linear layers: 120 thousand parameters at 8 px, 140 thousand at 32 px.
 
     Args:
         channels: 1 for grey images, 3 for colour.
         num_classes: Classes.
-        halvings: Poolings before the last three convolutions; the input has 8 x 2^halvings pixels a side.
+        halvings: Strided convolutions before the last three convolutions; the input has 8 x 2^halvings pixels a side.
     """
 
     def __init__(self, channels: int, num_classes: int, halvings: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = channels
-        for number in range(halvings):
-            layers += [nn.Conv2d(width, min(16 * 2**number, 32), 3, padding=1), nn.SiLU(), nn.AvgPool2d(2)]
-            width = min(16 * 2**number, 32)
+        for _ in range(halvings):
+            layers += [nn.Conv2d(width, 32, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(32), nn.SiLU()]
+            width = 32
         self.body = nn.Sequential(
             *layers,
             nn.Conv2d(width, 32, 3, padding=1),
