@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from medcli.model.amm import Amm
     from medcli.model.backbone import DiffusionTransformer
 
-LADDER_DEFAULTS = frozenset({"schedule", "rho", "warmup_steps", "distance"})
+LADDER_DEFAULTS = frozenset({"schedule", "mediators", "at", "rho", "warmup_steps", "distance"})
 """Sampling defaults that apply to one mediator ladder only."""
 
 SMALL_FILE_BYTES = 16 * 2**20

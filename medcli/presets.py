@@ -95,7 +95,7 @@ PUBLISHED: dict[str, Published] = {
     "MDTv2-XL/2": Published(118.69, remark=_WITHOUT_SKIPS),
 }
 
-DEFAULT_BUNDLE = "digits"
+DEFAULT_BUNDLE = "fashion"
 """Bundled model, data set, reference and extractor where nothing is named: a folder of `medcli/assets`."""
 DEFAULT_PRESET = "SiT-XL/2"
 DEFAULT_LADDER = (4, 16, 64)

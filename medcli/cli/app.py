@@ -38,7 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "bench": "Time network calls with each mediator count against full attention, and sampling.",
     "fid": "Score images against a reference: FID, sFID, Inception Score, precision, recall, KID, with errors.",
     "report": "Write one HTML page of runs: images, switch steps, cost, scores, redundancy, commands and hashes.",
-    "demo": "Compare dense, static and dynamic attention on the bundled digits model, minutes on a CPU.",
+    "demo": "Compare dense, static and dynamic attention on the bundled model, minutes on a CPU.",
     "doctor": "Check this machine; list what is missing and what that disables.",
 }
 """Name and summary of every command, in the order of the work. Its module under `medcli.cli` holds `COMMAND`."""

@@ -45,7 +45,7 @@ def finetune(request: FinetuneRequest, out: Output) -> None:
 COMMAND = Command(
     request=FinetuneRequest,
     run=finetune,
-    details="Without CHECKPOINT and --preset it continues the bundled digits model. --mediators, --layers, --res and\n"
+    details="Without CHECKPOINT and --preset it continues the bundled model. --mediators, --layers, --res and\n"
     "--num-classes change the network first, as convert does. The same command again resumes an interrupted run;\n"
     "accelerate launch -m medcli and torchrun -m medcli train in several processes. See docs/finetuning.md.",
     examples=(

@@ -40,7 +40,7 @@ COMMAND = Command(
     details="The same command again generates the missing images.",
     examples=(
         "medcli sample --schedule dynamic --rho 0.3,0.1",
-        "medcli sample --classes 3,5,8 --num-images 24 -o digits",
+        "medcli sample --classes 1,5,9 --num-images 24 -o clothes",
         "medcli sample --schedule full --cfg-scale 1 --npz",
     ),
 )

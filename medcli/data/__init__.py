@@ -1,1 +1,1 @@
-"""Images, latents and the bundled digits."""
+"""Images, latents and the bundled data sets."""

@@ -83,8 +83,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         size = ["--num-images", str(NUM_IMAGES), "--steps", str(STEPS), "-q"]
-        assert main(["sample", "--schedule", "dynamic", "--rho", "0.9,0.8", *size]) == 0
-        assert main(["sample", "--schedule", "static", "--mediators", "4", *size]) == 0
+        assert main(["sample", "digits", "--schedule", "dynamic", "--rho", "0.9,0.8", *size]) == 0
+        assert main(["sample", "digits", "--schedule", "static", "--mediators", "4", *size]) == 0
     return place
 
 
@@ -270,7 +270,7 @@ def test_the_command_of_an_analysis_makes_it_again(
     for slow in ("draw_map", "draw_change"):
         monkeypatch.setattr(f"medcli.workflows.analyze.run.{slow}", lambda *_: None)
     size = ("--num-images", 2, "--steps", 8, "--points", 3, "--pairs", 50, "--rho", "0.9,0.5")
-    assert run_cli("analyze", *size, "-o", "an").code == ExitCode.DONE
+    assert run_cli("analyze", "digits", *size, "-o", "an").code == ExitCode.DONE
     page = read(run_cli, "an")
     assert json.loads(Path("an/analysis.json").read_text())["settings"]["checkpoints"][0]["sha256"] in page.text
     command = next(words for words in page.words if words.startswith("medcli analyze"))

@@ -452,7 +452,7 @@ def test_a_diverging_solver_is_said_so(run_cli: RunCli, empty_folder: Path) -> N
 
 
 def test_a_manifest_as_configuration_makes_the_same_run(run_cli: RunCli, empty_folder: Path) -> None:
-    words = ("sample", *DYNAMIC, *QUICK, "--num-images", "2")
+    words = ("sample", "digits", *DYNAMIC, *QUICK, "--num-images", "2")
     assert run_cli(*words, "-o", "first").code == ExitCode.DONE
     assert run_cli("sample", "--config", "first/manifest.json", "-o", "again").code == ExitCode.DONE
     assert manifest(Path("again"))["settings"] == manifest(Path("first"))["settings"]
@@ -461,7 +461,7 @@ def test_a_manifest_as_configuration_makes_the_same_run(run_cli: RunCli, empty_f
 
 def test_a_batch_that_does_not_fit_the_memory_is_halved_noted_and_recorded(run_cli, empty_folder, monkeypatch):
     monkeypatch.setattr(sample_generate, "fitting_batch_size", lambda networks, plan, device: plan.batch_size // 2)
-    words = ("sample", "--schedule", "full", "--sampler", "ode", "--steps", "4", "-o", "halved", "--batch-size", "4")
+    words = ("sample", "digits", "--schedule", "full", "--sampler", "ode", "--steps", "4", "-o", "halved", "--batch-size", "4")
     result = run_cli(*words, "--num-images", "4")
     assert result.code == 0, result.err
     assert "batches of 4 images do not fit the memory of cpu: using 2" in result.err

@@ -72,7 +72,7 @@ def test_flags_of_transport_mean_nothing_to_a_dit(run_cli: RunCli, empty_folder:
 def test_a_choice_nobody_made_is_called_the_default(run_cli: RunCli, empty_folder: Path) -> None:
     save(empty_folder / "dit.safetensors", replace(PIXELS, family="dit", learn_sigma=True))
     refused(run_cli("sample", "dit.safetensors", "--path", "vp"), 2, "with the default --sampler ddpm")
-    refused(run_cli("sample", "--cfg-channels", "all"), 2, "with the default --cfg-scale 1\n")
+    refused(run_cli("sample", "digits", "--cfg-channels", "all"), 2, "with the default --cfg-scale 1\n")
 
 
 def test_the_same_flags_are_used_where_they_mean_something(sample: Sample) -> None:

@@ -412,8 +412,8 @@ def test_the_table_shows_baseline_and_choice_and_the_command(tuned, run_cli):
     assert "too few for FID" in result.out
 
 
-def test_the_bundled_model_saves_ninety_percent_with_an_error_of_three_percent_at_most(run_cli, empty_folder):
-    report = json.loads(run_cli("tune", "--saving", "90%", "--json").out)
+def test_the_digits_model_saves_ninety_percent_with_an_error_of_three_percent_at_most(run_cli, empty_folder):
+    report = json.loads(run_cli("tune", "digits", "--saving", "90%", "--json").out)
     assert report["chosen"]["saving_percent"] >= 90 - 1e-6
     assert report["chosen"]["error"] <= 0.03
     made = run_line(report["command"], run_cli)

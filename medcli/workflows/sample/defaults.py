@@ -9,7 +9,7 @@ from typing import Any, get_args
 from medcli.engine.plan import FAMILY_SAMPLERS
 from medcli.errors import CheckpointError, ConfigError
 from medcli.network import Network
-from medcli.schedule.spec import Schedule
+from medcli.schedule.spec import Schedule, choose_schedule
 from medcli.settings.declare import settings_of
 from medcli.settings.sampler import PathName, PredictionName, SamplerConfig
 from medcli.settings.sampling import SampleRequest
@@ -19,7 +19,7 @@ TRAINED = {"path": get_args(PathName), "prediction": get_args(PredictionName)}
 """Values that medcli knows of the settings a network is trained with."""
 IN_HEADER = (
     *("sampler", "solver", "steps", "path", "prediction", "diffusion_form", "diffusion_norm", "last_step"),
-    *("last_step_size", "time_shift", "schedule", "rho", "warmup_steps", "distance", "cfg_scale", "cfg_channels"),
+    *("last_step_size", "time_shift", "schedule", "mediators", "at", "rho", "warmup_steps", "distance", "cfg_scale", "cfg_channels"),
 )
 """Settings of `sample` that a header may hold."""
 
@@ -49,6 +49,11 @@ def sampling_defaults(network: Network) -> dict[str, Any]:
             f"{info.path.name} has invalid sampling settings: {err.message}", hint="convert the original again"
         ) from err
     return dict(network.sampling)
+
+
+def own_tuple(defaults: Mapping[str, Any], name: str) -> tuple[Any, ...] | None:
+    """Return a list of the defaults as a tuple; None: there is none."""
+    return tuple(defaults[name]) if name in defaults else None
 
 
 def _check_values(values: Mapping[str, Any], samplers: tuple[str, ...]) -> None:
@@ -87,7 +92,16 @@ def require_known_training(network: Network, settings: object) -> None:
 
 
 def _check_rule(values: Mapping[str, Any], ladder: tuple[int, ...]) -> None:
-    """Have the dynamic schedule check its own; without thresholds any ladder will do for the rest."""
+    """Have the schedules check their own; without thresholds any ladder will do for the rest of the dynamic one."""
+    if "mediators" in values or "at" in values:
+        kind, rho = values.get("schedule"), values.get("rho")
+        choose_schedule(
+            kind=kind,
+            counts=own_tuple(values, "mediators"),
+            rho=tuple(rho) if rho and kind == "dynamic" else None,
+            held=ladder,
+            at=own_tuple(values, "at"),
+        )
     counts, rho = (ladder, tuple(values["rho"])) if "rho" in values else ((1, 4), (0.5,))
     given = {name: values[name] for name in ("warmup_steps", "distance") if name in values}
     Schedule(kind="dynamic", counts=counts, rho=rho, **given)

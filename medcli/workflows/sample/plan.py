@@ -23,7 +23,7 @@ from medcli.settings.build import refuse_idle_choices, value_of
 from medcli.settings.declare import settings_of
 from medcli.settings.sampler import ODE_DEFAULTS, SamplerConfig, SamplerSettings
 from medcli.settings.sampling import PLANNED, GuidanceSettings, SampleRequest
-from medcli.workflows.sample.defaults import require_known_training, sampling_defaults
+from medcli.workflows.sample.defaults import own_tuple, require_known_training, sampling_defaults
 
 DEFAULT_CFG_SCALES = {"dit": 1.5, "sit": 1.5, "edt": 2.0, "mdtv2": 3.8}
 """Guidance of the papers' guided results. Source: reference-facts 1.8; edt-facts 4 and 5."""
@@ -191,23 +191,25 @@ def choose_guidance(request: GuidanceSettings, config: ModelConfig, defaults: Ma
 
 
 def _schedule(request: SampleRequest, held: tuple[int, ...], defaults: Mapping[str, Any]) -> Schedule:
-    kind = request.schedule
-    if kind is None and request.mediators is None and request.rho is None and request.at is None:
-        kind = None if held == (0,) else defaults.get("schedule")  # --stage full=PATH alone: no ladder to move along
-    counts = held if request.mediators is None else request.mediators
+    kind, counts, at = request.schedule, request.mediators, request.at
+    is_open = counts is None and at is None and request.rho is None
+    own = defaults.get("schedule") if held != (0,) else None  # --stage full=PATH alone: no ladder to move along
+    if is_open and own and kind in (None, own):
+        kind, counts, at = own, own_tuple(defaults, "mediators"), own_tuple(defaults, "at")
     # Where it means nothing it is refused with the other flags that do nothing.
     rho = request.rho if kind in (None, "dynamic") else None
     # The checkpoint's thresholds are for its whole ladder.
-    if rho is None and kind in (None, "dynamic") and len(counts) > 1 and counts == held and "rho" in defaults:
+    whole = counts in (None, held) and len(held) > 1
+    if rho is None and kind in (None, "dynamic") and whole and "rho" in defaults:
         rho = tuple(defaults["rho"])
     return choose_schedule(
         kind=kind,
-        counts=request.mediators,
+        counts=counts,
         rho=rho,
         held=held,
         warmup_steps=request.warmup_steps or defaults.get("warmup_steps"),
         distance=request.distance or defaults.get("distance"),
-        at=request.at,
+        at=at,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import medcli
-from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.data.assets import bundled_model
 from medcli.engine.fine_path import final_latents, fine_latents, fine_plan, follows_path, relative_errors
 from medcli.engine.generate import generate
 from medcli.engine.networks import Guidance, ladder_networks
@@ -26,7 +26,7 @@ PLAN = SamplingPlan(
 
 @pytest.fixture(scope="module")
 def model() -> DiffusionTransformer:
-    return medcli.load(asset_path(BUNDLED_MODEL))
+    return medcli.load(bundled_model("digits"))
 
 
 def latents(model: DiffusionTransformer, num_images: int, schedule: Schedule = FULL, **sampler: Any) -> torch.Tensor:
