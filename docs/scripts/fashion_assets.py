@@ -104,7 +104,7 @@ def write_model(model: Path, file: Path) -> None:
     """Write the model in fp16, with the sampling defaults of the bundle."""
     network = open_network(NetworkSource(checkpoint=model))
     surgery = stored_as(network.surgery(), "fp16")
-    header = replace(network.header(), sampling={**network.sampling, **SAMPLING}, reference=NAME)
+    header = replace(network.header(), sampling={**network.sampling, **SAMPLING}, reference=NAME, class_names=CLASSES)
     write_safetensors(file, surgery.records.values(), header.to_metadata(), source=model.name, force=True)
 
 

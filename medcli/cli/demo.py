@@ -25,7 +25,8 @@ def demo(request: DemoRequest, out: Output) -> None:
 
     report = run_demo(request, out)
     out.result(report, summary(report))
-    out.hint(f"see {Path(report.output) / 'demo.png'} and {Path(report.output) / 'switches.png'}")
+    folder = Path(report.output)
+    out.hint(f"see {folder / 'demo.png'}, {folder / 'demo-large.png'} and {folder / 'switches.png'}")
 
 
 COMMAND = Command(
@@ -51,14 +52,16 @@ def summary(report: DemoReport) -> Group:
             f"{row.saving_percent:.1f}",
             fixed(row.images_per_sec and 1 / row.images_per_sec, ".3f"),
             fixed(row.error, ".3f"),
-            measured(row.fid, row.fid_standard_error, sign("±", "+-")),
+            "-" if row.fid is None else measured(row.fid, row.fid_standard_error, sign("±", "+-")),
             f"{row.label_agreement_percent:.0f}",
         )
         for row in report.rows
     ]
+    numbers = " and ".join(str(number) for number in dict.fromkeys(row.num_images for row in report.rows))
     caption = "\n".join(
         (
-            f"{report.num_images} images each, the same noise; calls and MACs of an image, s/image: wall-clock",
+            f"{numbers} images each, the same noise; calls and MACs of an image, s/image: wall-clock",
+            "saved: against the first row of the same size",
             "error: relative distance to the exact path of full attention; the SDE has none",
             f"FID against {report.num_reference:,} real images, features of the bundled classifier; "
             "right: images it assigns to their class",

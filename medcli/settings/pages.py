@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from medcli.presets import DEFAULT_BUNDLE
 from medcli.settings.declare import OUTPUT, SAMPLING, setting
 from medcli.settings.machine import DEVICE, force_setting, output_setting, seed_setting
 from medcli.settings.sampling import MAX_IMAGES
@@ -40,11 +41,18 @@ class ReportRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoRequest:
-    """Comparison on the bundled model."""
+    """Comparison on a bundled model."""
 
+    bundle: str = setting(
+        DEFAULT_BUNDLE,
+        help="Bundled model.",
+        panel=SAMPLING,
+        positional=True,
+        metavar="BUNDLE",
+    )
     num_images: int = setting(
-        100,
-        help="Number of images of each variant.",
+        30,
+        help="Number of images of each variant; at the larger size a third of it.",
         panel=SAMPLING,
         metavar="N",
         minimum=10,

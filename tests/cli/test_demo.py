@@ -18,22 +18,28 @@ def demo(tmp_path_factory):
     from medcli.workflows.demo.run import run_demo
 
     folder = tmp_path_factory.mktemp("demo") / "out"
-    return folder, run_demo(DemoRequest(num_images=10, output=folder), Silent()).to_json()
+    return folder, run_demo(DemoRequest(bundle="digits", num_images=10, output=folder), Silent()).to_json()
 
 
 def test_the_demo_compares_the_papers_run_with_few_calls_and_mediators(demo):
     folder, report = demo
     rows = {row["variant"]: row for row in report["rows"]}
-    assert list(rows) == ["dense, 250 steps", "dense", "4 early, then dense", "16 mediators", "dynamic"]
-    papers, dense, early, static, dynamic = rows.values()
-    assert [row["nfe"] for row in rows.values()] == [250, 12, 12, 12, 100]
+    few = ["dense", "4 early, then dense", "4 mediators"]
+    assert list(rows) == ["dense, 250 steps", *few, "dynamic", "dense, 16 px", "4 mediators, 16 px"]
+    papers, dense, early, static, dynamic, large, large_static = rows.values()
+    assert [row["nfe"] for row in rows.values()] == [250, 12, 12, 12, 100, 12, 12]
+    assert [row["res"] for row in rows.values()] == [8] * 5 + [16] * 2
     assert papers["saving_percent"] == 0
     assert papers["gmacs_per_image"] == pytest.approx(250 / 12 * dense["gmacs_per_image"])
-    assert early["gmacs_per_image"] < static["gmacs_per_image"] < dense["gmacs_per_image"]
-    assert dynamic["gmacs_per_image"] < 100 / 12 * static["gmacs_per_image"]
-    assert (papers["error"], dynamic["error"]) == (None, None)
+    assert static["gmacs_per_image"] < early["gmacs_per_image"] < dense["gmacs_per_image"]
+    assert dynamic["gmacs_per_image"] < 100 / 12 * dense["gmacs_per_image"]
+    assert (papers["error"], dynamic["error"], large["error"], large["fid"]) == (None, None, None, None)
+    assert large["saving_percent"] == 0
+    assert large_static["saving_percent"] > 100 * (1 - static["gmacs_per_image"] / dense["gmacs_per_image"]) > 0
     assert dense["error"] <= 0.016 < 0.03 < early["error"] < static["error"]
-    assert all(row["fid"] > 0 and row["label_agreement_percent"] >= 50 for row in rows.values())
+    assert all(
+        row["fid"] > 0 and row["label_agreement_percent"] >= 50 for row in (papers, dense, early, static, dynamic)
+    )
     assert report["num_reference"] == 1797
     for picture in report["pictures"]:
         assert Path(picture).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -42,23 +48,39 @@ def test_the_demo_compares_the_papers_run_with_few_calls_and_mediators(demo):
 def test_the_demo_again_shows_the_finished_run_without_sampling(demo, run_cli):
     folder, report = demo
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.png")}
-    again = json.loads(run_cli("demo", "--num-images", 10, "-o", folder, "--json").out)
+    again = json.loads(run_cli("demo", "digits", "--num-images", 10, "-o", folder, "--json").out)
     assert again["rows"] == json.loads(json.dumps(report["rows"]))
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.glob("*/*.png")}
 
 
 def test_too_few_images_are_refused(run_cli, empty_folder):
-    result = run_cli("demo", "--num-images", 3)
-    assert result.code == 2
-    assert "--num-images" in result.err
+    for words, named in ((("--num-images", 3), "--num-images"), (("digitz",), "try digits or fashion")):
+        result = run_cli("demo", *words)
+        assert result.code == 2
+        assert named in result.err
     assert list(empty_folder.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_at_its_defaults_the_bundled_model_draws_the_digits_asked_for_and_climbs_its_ladder(run_cli, empty_folder):
-    words = ("sample", "--schedule", "dynamic", "--rho", "0.3,0.1", "--num-images", NUM_IMAGES, "-o", "s", "--json")
+@pytest.mark.parametrize(("bundle", "least"), [("digits", 0.95), ("fashion", 0.75)])
+def test_at_its_defaults_a_bundled_model_draws_the_classes_asked_for_and_climbs_its_ladder(
+    run_cli, empty_folder, bundle, least
+):
+    words = (
+        "sample",
+        bundle,
+        "--schedule",
+        "dynamic",
+        "--rho",
+        "0.3,0.1",
+        "--num-images",
+        NUM_IMAGES,
+        "-o",
+        "s",
+        "--json",
+    )
     report = json.loads(run_cli(*words).out)
-    assert label_agreement(empty_folder / "s") >= 0.95
+    assert label_agreement(empty_folder / "s", bundle) >= least
     lines = (empty_folder / "s/images.jsonl").read_text().splitlines()
     moves = [len(json.loads(line)["switch_steps"]) for line in lines]
     assert len(moves) == NUM_IMAGES

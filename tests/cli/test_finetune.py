@@ -39,7 +39,8 @@ def tiny_preset(monkeypatch):
 
 def train(run_cli, *words, start=("small.safetensors",)):
     """Four steps without pictures, where the words do not say otherwise."""
-    usual = {"--data": "digits", "--global-batch-size": 8, "--preview-every": 0, "--steps": 4, "--lr": 1e-3, "--ema": 0, "-o": "run"}
+    usual = {"--data": "digits", "--global-batch-size": 8, "--preview-every": 0, "--steps": 4, "--lr": 1e-3, "--ema": 0}
+    usual["-o"] = "run"
     given = [part for pair in usual.items() if pair[0] not in words for part in pair]
     return run_cli("finetune", *start, *given, *words)
 

@@ -461,7 +461,8 @@ def test_a_manifest_as_configuration_makes_the_same_run(run_cli: RunCli, empty_f
 
 def test_a_batch_that_does_not_fit_the_memory_is_halved_noted_and_recorded(run_cli, empty_folder, monkeypatch):
     monkeypatch.setattr(sample_generate, "fitting_batch_size", lambda networks, plan, device: plan.batch_size // 2)
-    words = ("sample", "digits", "--schedule", "full", "--sampler", "ode", "--steps", "4", "-o", "halved", "--batch-size", "4")
+    sampled = ("sample", "digits", "--schedule", "full", "--sampler", "ode", "--steps", "4")
+    words = (*sampled, "-o", "halved", "--batch-size", "4")
     result = run_cli(*words, "--num-images", "4")
     assert result.code == 0, result.err
     assert "batches of 4 images do not fit the memory of cpu: using 2" in result.err

@@ -1,1 +1,1 @@
-"""Demonstration on the bundled model."""
+"""Demonstration on a bundled model."""

@@ -11,7 +11,7 @@ from medcli.charts.plots import add_legend, picture_grid
 from medcli.data.images import read_manifest
 from medcli.engine.image_records import RECORDS, file_name, read_records
 from medcli.engine.pictures import read_png
-from medcli.runtime.text import printable
+from medcli.runtime.text import macs_text, printable
 from medcli.workflows.demo.report import DemoRow
 from medcli.workflows.sample.report import SampleReport
 
@@ -31,7 +31,7 @@ def draw_grid(path: Path, folders: Sequence[Path], rows: Sequence[DemoRow]) -> N
     labels = {record.index: record.label for record in read_records(folders[0] / RECORDS) if record}
     known = (read_manifest(folders[0]) or {}).get("class_names", {})
     columns = [printable(str(known.get(str(labels[index]), labels[index]))) for index in range(NUM_COLUMNS)]
-    named = [f"{row.variant}\n{row.nfe:g} calls, FID {row.fid:.1f}" for row in rows]
+    named = [f"{row.variant}\n{row.nfe:g} calls, {macs_text(row.gmacs_per_image)} MACs" for row in rows]
     title = "The same noise and class in each column"
     size = (9, 1.0 + 0.72 * len(rows))
     save_png(path, lambda figure: picture_grid(figure.subplots(), images, named, columns), title=title, size=size)

@@ -13,6 +13,7 @@ from medcli.settings.sampler import PAPER_STEPS
 from medcli.workflows.sample.report import SampleReport
 
 GRID = "demo.png"
+LARGE_GRID = "demo-large.png"
 SWITCHES = "switches.png"
 SURE = 2.0
 """FIDs that differ by fewer standard errors are not distinguished."""
@@ -23,6 +24,9 @@ class DemoRow:
     """Measurements of one variant."""
 
     variant: str
+    res: int
+    """Image side, in pixels."""
+    num_images: int
     mediators: tuple[int, ...]
     """Mediator counts it uses; 0 is full attention."""
     nfe: float
@@ -30,14 +34,14 @@ class DemoRow:
     gmacs_per_image: float
     """Mean over its images, from the network calls each made."""
     saving_percent: float
-    """Against the first variant, full attention with the papers' 250 steps."""
+    """Against the first variant of its size, which has full attention: the papers' 250 steps, few calls if larger."""
     images_per_sec: float | None
     """Sampling rate of this run, wall-clock; None if all images existed."""
     error: float | None
     """Mean relative distance of the final latents to the exact path of full attention; None for the SDE, which has
-    none."""
-    fid: float
-    """Against the real images, with the features of the bundled classifier."""
+    none, and at the larger size."""
+    fid: float | None
+    """Against the real images, with the features of the bundled classifier; None at the larger size."""
     fid_standard_error: float | None
     label_agreement_percent: float
     """Images that the classifier assigns to the requested class."""
@@ -46,13 +50,14 @@ class DemoRow:
 
     @property
     def fid_text(self) -> str:
-        """FID with its standard error."""
-        return measured(self.fid, self.fid_standard_error)
+        """FID with its standard error; a dash without one."""
+        return "-" if self.fid is None else measured(self.fid, self.fid_standard_error)
 
     def line(self) -> str:
         """Describe the variant in a line, as soon as it is measured."""
         rate = f", {1 / self.images_per_sec:.2g} s" if self.images_per_sec else ""
-        return f"{self.variant}: FID {self.fid_text}; {macs_text(self.gmacs_per_image)} MACs{rate} an image"
+        score = f"FID {self.fid_text}; " if self.fid is not None else ""
+        return f"{self.variant}: {score}{macs_text(self.gmacs_per_image)} MACs{rate} an image"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +65,6 @@ class DemoReport:
     """Table and pictures of the demo."""
 
     output: str
-    num_images: int
     num_reference: int
     """Real images of the reference."""
     rows: tuple[DemoRow, ...]
@@ -71,11 +75,11 @@ class DemoReport:
         """Plain JSON values."""
         return {
             "output": self.output,
-            "num_images": self.num_images,
+            "num_images": self.rows[0].num_images,
             "num_reference": self.num_reference,
             "rows": [asdict(row) for row in self.rows],
             "verdict": verdict(self.rows),
-            "pictures": [str(Path(self.output) / GRID), str(Path(self.output) / SWITCHES)],
+            "pictures": [str(Path(self.output) / name) for name in (GRID, LARGE_GRID, SWITCHES)],
         }
 
 
@@ -85,17 +89,18 @@ def verdict(rows: Sequence[DemoRow]) -> str:
     It names the cheapest variant whose FID is not worse than that of the papers' sampling beyond the error.
 
     Args:
-        rows: The papers' sampling first, then at least one other.
+        rows: The papers' sampling first, then at least one other; those without a FID are of the larger size, full
+            attention first.
     """
-    papers, *others = rows
+    papers, *others = (row for row in rows if row.fid is not None)
     good = [row for row in others if not _is_worse(row, papers)]
     if not good:
-        best = min(others, key=lambda row: row.fid)
+        best = min(others, key=lambda row: row.fid or 0.0)
         return (
             f"full attention in {PAPER_STEPS} steps is the best here: FID {papers.fid_text} against {best.fid_text} of "
             f'"{best.variant}", more than their errors explain'
         )
-    chosen = min(good, key=lambda row: (round(row.gmacs_per_image, 9), row.fid))
+    chosen = min(good, key=lambda row: (round(row.gmacs_per_image, 9), row.fid or 0.0))
     better = "better images than" if _is_worse(papers, chosen) else "images as good as"
     per_call = (chosen.gmacs_per_image / chosen.nfe) / (papers.gmacs_per_image / papers.nfe)
     fewer = papers.gmacs_per_image / chosen.gmacs_per_image
@@ -104,11 +109,20 @@ def verdict(rows: Sequence[DemoRow]) -> str:
     return (
         f'"{chosen.variant}" makes {better} the papers\' {PAPER_STEPS} steps (FID {chosen.fid_text} against '
         f"{papers.fid_text}) with {fewer:.3g} times fewer multiply-adds, because it makes {chosen.nfe:g} network calls "
-        f"instead of {papers.nfe:g}{mediators}"
+        f"instead of {papers.nfe:g}{mediators}{_larger(rows)}"
     )
+
+
+def _larger(rows: Sequence[DemoRow]) -> str:
+    """Return what mediators save at the larger size, as the end of a sentence; empty without such rows."""
+    large = [row for row in rows if row.fid is None]
+    if len(large) < 2:
+        return ""
+    row = large[-1]
+    return f"; at {row.res} px {row.mediators[0]} mediators save {row.saving_percent:.0f} % of the same steps"
 
 
 def _is_worse(row: DemoRow, other: DemoRow) -> bool:
     """Check for a FID that is higher than another by more than the errors explain."""
     error = math.hypot(row.fid_standard_error or 0.0, other.fid_standard_error or 0.0)
-    return row.fid - other.fid > SURE * error
+    return (row.fid or 0.0) - (other.fid or 0.0) > SURE * error

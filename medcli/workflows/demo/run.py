@@ -1,4 +1,4 @@
-"""Compare the papers' sampling of the bundled model with few network calls and with mediators."""
+"""Compare the papers' sampling of a bundled model with few network calls and with mediators, at two sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from medcli.checkpoint.reader import describe
 from medcli.config import ModelConfig
-from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.data.assets import BUNDLES, bundled_model
 from medcli.engine.fine_path import final_latents, fine_latents, follows_path, relative_errors
 from medcli.engine.generate import generate
 from medcli.engine.image_records import RECORDS, Record
@@ -21,25 +21,27 @@ from medcli.engine.networks import ladder_networks
 from medcli.engine.pictures import read_png
 from medcli.engine.plan import FAMILY_SAMPLERS
 from medcli.errors import ConfigError
-from medcli.presets import DEFAULT_BUNDLE
 from medcli.runtime.device import pick_device
 from medcli.runtime.reporting import Reporter
 from medcli.scores.classifier import class_labels
 from medcli.scores.registry import load_extractor
+from medcli.settings.network import NetworkSource
 from medcli.settings.pages import DemoRequest
 from medcli.settings.sampler import PAPER_STEPS
 from medcli.settings.sampling import SampleRequest
 from medcli.settings.scoring import FeatureOptions, ScoreRequest
-from medcli.workflows.demo.pictures import draw_grid, draw_switches
-from medcli.workflows.demo.report import GRID, SWITCHES, DemoReport, DemoRow
+from medcli.workflows.demo.pictures import NUM_COLUMNS, draw_grid, draw_switches
+from medcli.workflows.demo.report import GRID, LARGE_GRID, SWITCHES, DemoReport, DemoRow
 from medcli.workflows.fid.kept import keep_scores
 from medcli.workflows.fid.run import score_samples
 from medcli.workflows.sample.report import SampleReport
 from medcli.workflows.sample.run import sample
 from medcli.workflows.sample.settings import set_up
 
-MOST_COMPARED = 32
+MOST_COMPARED = 10
 """Images whose distance to the exact path is measured."""
+ENLARGED = 2
+"""The larger size, in the model's own."""
 
 
 def demo_variants(config: ModelConfig) -> dict[str, dict[str, Any]]:
@@ -49,52 +51,66 @@ def demo_variants(config: ModelConfig) -> dict[str, dict[str, Any]]:
         config: The bundled model; its header has the number of calls and the thresholds.
     """
     first, few = FAMILY_SAMPLERS[config.family]
-    ladder = config.mediators
-    early, most = ladder[len(ladder) // 2], ladder[-1]
+    middle = config.mediators[len(config.mediators) // 2]
+    dense = {"sampler": few, "schedule": "full"}
+    mediated = {"sampler": few, "schedule": "static", "mediators": (middle,)}
+    large = config.resolution_px * ENLARGED
     return {
         f"dense, {PAPER_STEPS} steps": {"sampler": first, "steps": PAPER_STEPS, "schedule": "full"},
-        "dense": {"sampler": few, "schedule": "full"},
-        f"{early} early, then dense": {"sampler": few, "schedule": "timed", "mediators": (early, 0), "at": (0.5,)},
-        f"{most} mediators": {"sampler": few, "schedule": "static", "mediators": (most,)},
+        "dense": dense,
+        f"{middle} early, then dense": {"sampler": few, "schedule": "timed", "mediators": (middle, 0), "at": (0.5,)},
+        f"{middle} mediators": mediated,
         "dynamic": {"sampler": first, "schedule": "dynamic"},
+        f"dense, {large} px": {**dense, "res": large},
+        f"{middle} mediators, {large} px": {**mediated, "res": large},
     }
 
 
 def run_demo(request: DemoRequest, reporter: Reporter) -> DemoReport:
-    """Sample and score every variant, and draw two pictures.
+    """Sample and score every variant, and draw three pictures.
 
     Raises:
-        ConfigError: If there are too few images to score, or the output belongs to another run.
+        ConfigError: If no bundle has that name, there are too few images, or the output belongs to another run.
         EnvironmentProblem: If a bundled file is missing, or the output can't be written.
     """
-    if request.num_images < 10:
-        raise ConfigError(f"--num-images must be at least 10 to be scored, got {request.num_images}")
-    requests = {
-        name: SampleRequest(
-            num_images=request.num_images,
-            seed=request.seed,
-            device=request.device,
-            output=request.output / re.sub(r"\W+", "-", name),
-            **settings,
-        )
-        for name, settings in demo_variants(describe(asset_path(BUNDLED_MODEL)).config).items()
-    }
-    measure = _Measure(requests, reporter)
+    if request.num_images < NUM_COLUMNS:
+        raise ConfigError(f"--num-images must be at least {NUM_COLUMNS} to be scored, got {request.num_images}")
+    checkpoint = bundled_model(request.bundle)
+    if checkpoint is None:
+        raise ConfigError(f"no bundled model {request.bundle!r}", hint=f"try {' or '.join(BUNDLES)}")
+    config = describe(checkpoint).config
+    requests = {name: _request(request, name, settings) for name, settings in demo_variants(config).items()}
+    measure = _Measure(request.bundle, requests, reporter)
     reports: dict[str, SampleReport] = {}
     rows: list[DemoRow] = []
     reporter.note(f"{len(requests)} variants of {request.num_images} images each; their scores as they come:")
     for name, each in requests.items():
         reports[name] = sample(each, _ProgressOnly(reporter))
-        rows.append(measure.row(name, reports[name], rows[0] if rows else None))
+        res = each.network.res or config.resolution_px
+        rows.append(measure.row(name, reports[name], res, next((row for row in rows if row.res == res), None)))
         reporter.note(rows[-1].line())
-    draw_grid(request.output / GRID, [Path(report.output) for report in reports.values()], rows)
+    for file, is_own in ((GRID, True), (LARGE_GRID, False)):
+        shown = [row for row in rows if (row.res == config.resolution_px) is is_own]
+        draw_grid(request.output / file, [Path(reports[row.variant].output) for row in shown], shown)
     draw_switches(request.output / SWITCHES, reports["dynamic"])
     return DemoReport(
         output=str(request.output),
-        num_images=request.num_images,
         num_reference=measure.num_reference,
         rows=tuple(rows),
         dynamic=reports["dynamic"],
+    )
+
+
+def _request(request: DemoRequest, name: str, settings: Mapping[str, Any]) -> SampleRequest:
+    """Return the request of one variant; at the larger size it has fewer images."""
+    res = settings.get("res")
+    return SampleRequest(
+        network=NetworkSource(checkpoint=request.bundle, res=res),
+        num_images=max(NUM_COLUMNS, request.num_images // 3) if res else request.num_images,
+        seed=request.seed,
+        device=request.device,
+        output=request.output / re.sub(r"\W+", "-", name),
+        **{key: value for key, value in settings.items() if key != "res"},
     )
 
 
@@ -112,11 +128,13 @@ class _Measure:
     """Scores and errors of variants; the exact path is computed once, when the first variant needs it.
 
     Args:
+        bundle: Name of the bundled model.
         requests: Settings of `sample` by variant.
         reporter: Receives progress.
     """
 
-    def __init__(self, requests: Mapping[str, SampleRequest], reporter: Reporter) -> None:
+    def __init__(self, bundle: str, requests: Mapping[str, SampleRequest], reporter: Reporter) -> None:
+        self._bundle, self._requests = bundle, requests
         first = next(iter(requests.values()))
         self._device = pick_device(first.device)
         self._setups = {name: set_up(each, self._device.type) for name, each in requests.items()}
@@ -125,30 +143,36 @@ class _Measure:
         self._exact: Any = None
         self.num_reference = 0
 
-    def row(self, name: str, report: SampleReport, papers: DemoRow | None) -> DemoRow:
-        """Measure a finished variant; `papers` is the row of the first, if this is another."""
-        folder, reporter = Path(report.output), _ProgressOnly(self._reporter)
+    def row(self, name: str, report: SampleReport, res: int, first: DemoRow | None) -> DemoRow:
+        """Measure a finished variant; `first` is the row of the first of its size, if this is another."""
+        folder, gmacs = Path(report.output), report.gmacs_per_image
+        is_own = self._requests[name].network.res is None
+        fid, error = self._fid(folder) if is_own else (None, None)
+        return DemoRow(
+            variant=name,
+            res=res,
+            num_images=report.num_images,
+            mediators=report.counts,
+            nfe=report.nfe,
+            gmacs_per_image=gmacs,
+            saving_percent=0.0 if first is None else 100 * (1 - gmacs / first.gmacs_per_image),
+            images_per_sec=report.images_per_sec,
+            error=self._error(name) if is_own else None,
+            fid=fid,
+            fid_standard_error=error,
+            label_agreement_percent=100 * label_agreement(folder, self._bundle),
+            switch_steps_mean=report.switch_steps_mean,
+        )
+
+    def _fid(self, folder: Path) -> tuple[float | None, float | None]:
+        """Return FID and its standard error."""
+        reporter = _ProgressOnly(self._reporter)
         request = ScoreRequest(samples=folder, metrics=("fid",), features=FeatureOptions(no_cache=True))
         found = score_samples(request, reporter)
         keep_scores(found.to_json(), reporter)
         self.num_reference = found.num_reference or 0
-        fid = found.scores.values["fid"]
-        assert fid is not None  # the bundled extractor has the features FID needs
         estimate = found.scores.errors.get("fid")
-        gmacs = report.gmacs_per_image
-        return DemoRow(
-            variant=name,
-            mediators=report.counts,
-            nfe=report.nfe,
-            gmacs_per_image=gmacs,
-            saving_percent=0.0 if papers is None else 100 * (1 - gmacs / papers.gmacs_per_image),
-            images_per_sec=report.images_per_sec,
-            error=self._error(name),
-            fid=fid,
-            fid_standard_error=estimate.standard_error if estimate else None,
-            label_agreement_percent=100 * label_agreement(folder),
-            switch_steps_mean=report.switch_steps_mean,
-        )
+        return found.scores.values["fid"], estimate.standard_error if estimate else None
 
     def _error(self, name: str) -> float | None:
         """Return the mean relative distance to the exact path; None if the sampler follows none."""
@@ -164,14 +188,15 @@ class _Measure:
         return float(relative_errors(made, self._exact).mean())
 
 
-def label_agreement(folder: Path) -> float:
-    """Return the share of images that the bundled classifier assigns to the requested class, in [0, 1].
+def label_agreement(folder: Path, extractor: str) -> float:
+    """Return the share of images that a bundled classifier assigns to the requested class, in [0, 1].
 
     Args:
         folder: A finished sample folder of the bundled model.
+        extractor: Name of the classifier.
     """
     lines = (folder / RECORDS).read_text(encoding="utf-8").splitlines()
     records = [record for record in map(Record.of_line, lines) if record is not None]
     images_BYXC = np.stack([read_png(folder / record.file) for record in records])
-    read_B = class_labels(torch.from_numpy(images_BYXC), load_extractor(DEFAULT_BUNDLE))
+    read_B = class_labels(torch.from_numpy(images_BYXC), load_extractor(extractor))
     return float((read_B == torch.tensor([record.label for record in records])).double().mean())

@@ -19,7 +19,8 @@ TRAINED = {"path": get_args(PathName), "prediction": get_args(PredictionName)}
 """Values that medcli knows of the settings a network is trained with."""
 IN_HEADER = (
     *("sampler", "solver", "steps", "path", "prediction", "diffusion_form", "diffusion_norm", "last_step"),
-    *("last_step_size", "time_shift", "schedule", "mediators", "at", "rho", "warmup_steps", "distance", "cfg_scale", "cfg_channels"),
+    *("last_step_size", "time_shift", "schedule", "mediators", "at", "rho", "warmup_steps", "distance"),
+    *("cfg_scale", "cfg_channels"),
 )
 """Settings of `sample` that a header may hold."""
 
