@@ -136,18 +136,37 @@ def test_defaults_of_another_sampler_in_a_header_are_checked(
     assert (result.code, "invalid sampling settings" in result.err) == (ExitCode.CHECKPOINT, True)
 
 
-def test_the_bundled_model_samples_in_12_calls_and_moves_along_its_ladder_where_asked(
-    run_cli: RunCli, empty_folder: Path
-) -> None:
+def test_the_bundled_model_samples_in_12_calls_with_mediators_early(run_cli: RunCli, empty_folder: Path) -> None:
     own = json.loads(run_cli("sample", *FEW, "-o", "own", "--json").out)
     assert own["nfe"] == 12
     settings = manifest("own")["settings"]
-    assert (settings["sampler"]["solver"], settings["schedule"]["counts"], settings["guidance"]) == (
-        "adams3",
-        [16],
-        None,
-    )
-    words = ("sample", "--schedule", "dynamic", "--rho", "0.3,0.1", "--num-images", "8", "-o", "moved")
+    assert settings["sampler"]["solver"] == "adams3"
+    assert (settings["schedule"]["kind"], settings["schedule"]["counts"]) == ("timed", [16, 0])
+    assert (settings["schedule"]["at"], settings["guidance"]["scale"]) == ([0.5], 1.5)
+    again = run_cli("sample", *FEW, "--schedule", "timed", "--mediators", "16,full", "--at", "0.5", "-o", "own")
+    assert again.code == 0  # the same settings: the finished run is shown
+    assert run_cli("sample", *FEW, "--schedule", "full", "-o", "own").code == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"mediators": [16, 9]}, "not in this checkpoint's ladder"),
+        ({"at": [0.5, 0.2]}, "--at"),
+        ({"at": [1.5]}, "at"),
+        ({"mediators": [True]}, "mediators"),
+    ],
+)
+def test_a_header_with_a_wrong_timed_schedule_is_refused(run_cli, empty_folder, values, words):
+    timed = {"schedule": "timed", "mediators": [16, 0], "at": [0.5]}
+    save(empty_folder / "m.safetensors", sampling=timed | values)
+    result = run_cli("sample", "m.safetensors", *FEW)
+    assert (result.code, "invalid sampling settings" in result.err) == (ExitCode.CHECKPOINT, True)
+    assert words in result.err
+
+
+def test_the_digits_model_moves_along_its_ladder_where_asked(run_cli: RunCli, empty_folder: Path) -> None:
+    words = ("sample", "digits", "--schedule", "dynamic", "--rho", "0.3,0.1", "--num-images", "8", "-o", "moved")
     assert run_cli(*words).code == 0
     made = manifest("moved")["settings"]["sampler"]
     assert [made[name] for name in ("sampler", "steps", "diffusion_form", "last_step_size")] == [

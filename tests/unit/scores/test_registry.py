@@ -21,7 +21,7 @@ def test_an_extractor_is_found_by_name() -> None:
 def test_an_unknown_extractor_is_refused_naming_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="dino") as caught:
         load_extractor("dino")
-    assert caught.value.hint == "choose one of inception, digits, or name a file"
+    assert caught.value.hint == "choose one of inception, digits, fashion, or name a file"
 
 
 @pytest.mark.parametrize(("channels", "halvings"), [(1, 0), (1, 2), (3, 1)])
@@ -31,7 +31,7 @@ def test_a_classifier_of_any_size_is_read_from_its_file(tmp_path: Path, channels
     extractor = load_extractor("own", weights_path=tmp_path / "own.safetensors")
     images = torch.randint(0, 256, (3, 20, 20, 3), dtype=torch.uint8)
     inputs = classifier_inputs(images, channels, 8 * 2**halvings)
-    features, logits = network(inputs)
+    features, logits = network.eval()(inputs)
     found = extractor.features(images)
     assert extractor.name == "own"
     torch.testing.assert_close(found[POOL], features.detach())
