@@ -474,7 +474,7 @@ def test_scores_kept_by_fid_are_on_the_page_which_opens_with_them(place: Path, r
 
 def test_a_run_that_never_climbs_is_said_at_the_top(place: Path, run_cli: RunCli) -> None:
     words = ("--schedule", "dynamic", "--rho", "1e-6,1e-7", "--num-images", 2, "--steps", STEPS, "-q", "-o", "low")
-    assert run_cli("sample", *words).out == "low\n"
+    assert run_cli("sample", "digits", *words).out == "low\n"
     assert "In low no image ever reached 4 mediators." in read(run_cli, "low").text
 
 
