@@ -75,7 +75,7 @@ def test_a_run_leaves_what_repeats_it(run_cli, small_model):
     report = trained(run_cli, "--preview-every", 2, "--save-every", 2, "--seed", 5)
     folder = small_model.parent / "run"
     record = json.loads((folder / "config.json").read_text())
-    assert record["command"].startswith("medcli finetune small.safetensors --data digits --steps 4 --global-batch-size 8 ")
+    assert record["command"].startswith("medcli finetune small.safetensors --data digits --steps 4 ")
     assert record["training"]["seed"] == 5
     assert record["data"]["name"] == "digits"
     assert set(record["versions"]) >= {"medcli", "torch", "python"}

@@ -45,7 +45,7 @@ QUICK = {
 SLOW = {
     "bench": ("bench", "m.safetensors", "--repeats", "1", "--batch-size", "2", "--threads", "1"),
     "tune": ("tune", "m.safetensors", "--saving", "97%", "--num-images", "4"),
-    "demo": ("demo", "--num-images", "10"),
+    "demo": ("demo", "digits", "--num-images", "10"),
 }
 Drawn = Callable[..., list[str]]
 
