@@ -20,6 +20,7 @@ import typer
 
 from medcli.cli.command import Command, help_option, show_help, typer_function
 from medcli.cli.errors import is_reported_elsewhere, problem_of
+from medcli.cli.interrupt import answer_interrupts
 from medcli.cli.output import Output
 from medcli.errors import ConfigError, ExitCode
 from medcli.runtime.processes import this_process
@@ -136,6 +137,7 @@ def run() -> None:
         # A polite request to stop, as from a batch system, is answered like Ctrl-C: temporary files are removed.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
+        answer_interrupts()
         code = main()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     except KeyboardInterrupt:  # between two lines of this function

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, get_args
 
 import typer
 
+from medcli.cli.completion import suggestions
 from medcli.cli.output import Output
 from medcli.errors import ConfigError
 
@@ -249,7 +250,12 @@ def _option(made: Setting) -> tuple[Any, Any]:
     text = MARKUP.sub(r"\\[", text)
     if made.positional:
         kind: Any = list[str] if made.is_list else str
-        return kind, typer.Argument(metavar=made.metavar, help=text, show_default=False)
+        return kind, typer.Argument(
+            metavar=made.metavar,
+            help=text,
+            show_default=False,
+            autocompletion=lambda incomplete: suggestions(made, incomplete),
+        )
     flag = f"{made.flag}/--no-{made.flag.removeprefix('--')}" if made.negatable else made.flag
     names = (made.letter, flag) if made.letter else (flag,)
     if made.is_switch:
@@ -260,6 +266,6 @@ def _option(made: Setting) -> tuple[Any, Any]:
         help=text,
         rich_help_panel=made.panel,
         show_default=False,
-        autocompletion=lambda incomplete: [word for word in made.choices if word.startswith(incomplete)],
+        autocompletion=lambda incomplete: suggestions(made, incomplete),
     )
     return (list[str] if made.is_list else str), option

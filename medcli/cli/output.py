@@ -145,7 +145,7 @@ class Output:
         if hint:
             self._line("hint: ", hint, "dim")
 
-    def progress(self, done: int, total: int, unit: str) -> None:
+    def progress(self, done: float, total: int, unit: str, detail: str = "") -> None:
         """Show progress: a bar on a terminal, else a line every ten seconds or so."""
         if self._quiet:
             return
@@ -155,7 +155,7 @@ class Output:
         if self._progress is None:
             can_draw = self._console().is_terminal and not self._console().is_dumb_terminal
             self._progress = (Bar if can_draw else Log)(self._console(), (total, unit), done, self._clock)
-        self._progress.update(done)
+        self._progress.update(done, detail)
         if done >= total:
             self._end_progress()
 

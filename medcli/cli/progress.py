@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 LOG_EVERY_SECS = 10.0
 """Pause between progress lines where no bar can be drawn."""
+TEXT_WIDTH = 62
+"""Characters kept for the text beside a bar."""
 
 
 def duration(secs: float) -> str:
@@ -29,57 +31,64 @@ class Pace:
     Earlier work of a resumed run does not count.
     """
 
-    def __init__(self, first: int, total: int, unit: str, clock: Callable[[], float]) -> None:
+    def __init__(self, first: float, total: int, unit: str, clock: Callable[[], float]) -> None:
         self._first, self._total, self._unit = first, total, unit
         self._clock, self._start = clock, clock()
 
-    def describe(self, done: int) -> str:
-        """Format rate and time left; empty until both are known."""
+    def describe(self, done: float, detail: str = "") -> str:
+        """Format time left and rate, or in its place what was measured; without times until both are known."""
         secs = self._clock() - self._start
         if done <= self._first or secs <= 0:
-            return ""
+            return detail
         per_sec = (done - self._first) / secs
         rate = f"{per_sec:.1f} {self._unit}/s" if per_sec >= 1 else f"{1 / per_sec:.1f} s per {self._unit.rstrip('s')}"
-        return f"{rate}, {duration((self._total - done) / per_sec)} left"
+        return f"{duration((self._total - done) / per_sec)} left, {detail or rate}"
 
 
 class Bar:
-    """A bar that vanishes when the work is done."""
+    """A bar that vanishes when the work is done. One line: in a narrow terminal the bar itself is shorter."""
 
-    def __init__(self, console: Console, work: tuple[int, str], first: int, clock: Callable[[], float]) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    def __init__(self, console: Console, work: tuple[int, str], first: float, clock: Callable[[], float]) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
         total, unit = self.work = work
         self._pace = Pace(first, total, unit, clock)
+        text = Column(no_wrap=True, overflow="crop")
         columns = (
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}", markup=False),
-            TextColumn("{task.fields[pace]}", style="dim", markup=False),
+            BarColumn(bar_width=min(30, max(4, console.width - TEXT_WIDTH))),
+            TextColumn("{task.description}", markup=False, table_column=text),
+            TextColumn("{task.fields[pace]}", style="dim", markup=False, table_column=text),
         )
         self._bar: Progress = Progress(*columns, console=console, transient=True)
-        self._task: TaskID = self._bar.add_task(unit, total=total, completed=first, pace="")
+        self._task: TaskID = self._bar.add_task(self._counted(first), total=total, completed=int(first), pace="")
         self._bar.start()
 
-    def update(self, done: int) -> None:
+    def update(self, done: float, detail: str) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=done, pace=self._pace.describe(done))
+        self._bar.update(
+            self._task, completed=done, description=self._counted(done), pace=self._pace.describe(done, detail)
+        )
 
     def stop(self) -> None:
         """Remove the bar."""
         self._bar.stop()
 
+    def _counted(self, done: float) -> str:
+        total, unit = self.work
+        return f"{int(done)}/{total} {unit}"
+
 
 class Log:
     """A line every `LOG_EVERY_SECS` where no bar can be drawn."""
 
-    def __init__(self, console: Console, work: tuple[int, str], first: int, clock: Callable[[], float]) -> None:
+    def __init__(self, console: Console, work: tuple[int, str], first: float, clock: Callable[[], float]) -> None:
         total, unit = self.work = work
         self._console, self._clock = console, clock
         self._pace = Pace(first, total, unit, clock)
         self._last = clock()
 
-    def update(self, done: int) -> None:
+    def update(self, done: float, detail: str) -> None:
         """Write a line if the last one is old enough."""
         from rich.text import Text
 
@@ -87,8 +96,8 @@ class Log:
             return
         self._last = self._clock()
         total, unit = self.work
-        pace = self._pace.describe(done)
-        self._console.print(Text(f"{done}/{total} {unit}" + (f", {pace}" if pace else "")), soft_wrap=True)
+        pace = self._pace.describe(done, detail)
+        self._console.print(Text(f"{int(done)}/{total} {unit}" + (f", {pace}" if pace else "")), soft_wrap=True)
 
     def stop(self) -> None:
         """No-op."""

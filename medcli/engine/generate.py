@@ -73,7 +73,7 @@ def generate(
         device: Device of the networks.
         noise: Replaces the seeded noise, for comparison with recorded runs.
         observer: Called for every batch; needs a fixed-step solver.
-        reporter: Receives progress in solver steps.
+        reporter: Receives progress in images, of those in flight the share of their solver steps.
 
     Returns:
         Images as they finish; their order depends on the schedule and the batch size, their content does not.
@@ -98,7 +98,7 @@ def generate(
 
 
 def _run(loop: _Loop, indices: Indices, limit: int, reporter: Reporter) -> Iterator[FinishedImage]:
-    queue, total, done = iter(indices), len(indices) * loop.sampler.num_steps, 0
+    queue, done = iter(indices), 0
     batch_size, ladder_length = loop.plan.batch_size, len(loop.networks)
     num_buckets = ladder_length * (2 if loop.plan.guidance.is_partial else 1)
     slots = num_slots(num_buckets, batch_size, limit, batch_size if loop.launches_ahead else 0)
@@ -119,7 +119,7 @@ def _run(loop: _Loop, indices: Indices, limit: int, reporter: Reporter) -> Itera
             done += len(launched.slot_B)
             yield from loop.take_finished(pool, launched.slot_B)
             loop.refill(pool, queue)
-            reporter.progress(done, total, "image steps")
+            reporter.progress(done / loop.sampler.num_steps, len(indices), "images")
         launched = following
 
 

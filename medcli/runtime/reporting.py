@@ -8,8 +8,15 @@ from typing import Protocol
 class Reporter(Protocol):
     """Receives progress and remarks: the command line shows them."""
 
-    def progress(self, done: int, total: int, unit: str) -> None:
-        """Report that `done` of `total` units (images, tensors, steps) are finished."""
+    def progress(self, done: float, total: int, unit: str, detail: str = "") -> None:
+        """Report that `done` of `total` units (images, tensors, steps) are finished.
+
+        Args:
+            done: Units; a fraction of one counts too.
+            total: All units.
+            unit: Their name in the plural.
+            detail: Latest measurements, such as the loss.
+        """
 
     def note(self, text: str) -> None:
         """Report one line for the user, such as a warning."""
@@ -18,7 +25,7 @@ class Reporter(Protocol):
 class Silent:
     """A reporter that ignores everything."""
 
-    def progress(self, done: int, total: int, unit: str) -> None:
+    def progress(self, done: float, total: int, unit: str, detail: str = "") -> None:
         """Ignore progress."""
 
     def note(self, text: str) -> None:

@@ -14,6 +14,8 @@ from medcli.settings.declare import Setting, settings_of
 
 MAX_DIGITS = 18
 """Digits of a whole number; longer ones would overflow 64 bits."""
+READ_DIGITS = 100
+"""Digits that are read at all; a number with more is no slip of the hand."""
 MAX_FOLDERS = 256
 """Nested folders of a path; the system's functions recurse into them."""
 MAX_SEED = 2**64 - 1
@@ -28,7 +30,7 @@ def parse_int(text: str) -> int:
     """
     digits = text.strip()
     plain = digits.removeprefix("-").removeprefix("+")
-    if not (plain.isascii() and plain.isdecimal() and len(plain) <= len(str(MAX_SEED))):
+    if not (plain.isascii() and plain.isdecimal() and len(plain) <= READ_DIGITS):
         raise ValueError(text)
     return int(digits)
 
@@ -272,6 +274,8 @@ def _range(made: Setting, *, too_low: bool) -> str:
         return f"in {opening}{low:g}, {high:g}{closing}"
     if too_low or high is None:
         return f"above {low:g}" if made.above is not None else f"at least {low:g}"
+    if high == MAX_SEED:
+        return "below 2^64"
     return f"below {high}" if made.below is not None else f"at most {high}"
 
 

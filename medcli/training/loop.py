@@ -88,6 +88,8 @@ class TrainingLoop:
         self._pending: list[tuple[int, StepResult]] = []
         self._num_noted = 0
         self._mark = (monotonic(), 0)
+        self._measured = ""
+        """Loss and speed of the last line of the log."""
 
     def run(self) -> None:
         """Train until all steps are done.
@@ -190,7 +192,7 @@ class TrainingLoop:
             self.num_trained += 1
         self.history.done = done
         if self._distributed.is_first:
-            self._callbacks.reporter.progress(done, self._config.steps, "steps")
+            self._callbacks.reporter.progress(done, self._config.steps, "steps", self._measured)
             if len(self._data.unreadable) > self._num_noted:
                 self._note_unreadable()
 
@@ -282,6 +284,8 @@ class TrainingLoop:
         if self.history.unreadable:
             line["unreadable_images"] = len(self.history.unreadable)
         self._metrics.add(line)
+        loss = "" if line["loss"] is None else f"loss {line['loss']:.4f}, "
+        self._measured = f"{loss}{line['images_per_sec']:.3g} images/s"
         if self._callbacks.on_log is not None:
             self._callbacks.on_log(line)
 

@@ -140,9 +140,9 @@ def test_off_a_terminal_progress_is_a_line_now_and_then_with_rate_and_time_left(
         output.progress(done, 100, "images")
         clock.now += LOG_EVERY_SECS / 2
     assert err.getvalue().splitlines() == [
-        "60/100 images, 2.0 images/s, 20 s left",
-        "80/100 images, 2.0 images/s, 10 s left",
-        "100/100 images, 2.0 images/s, 0 s left",
+        "60/100 images, 20 s left, 2.0 images/s",
+        "80/100 images, 10 s left, 2.0 images/s",
+        "100/100 images, 0 s left, 2.0 images/s",
     ]
     assert out.getvalue() == ""
 
@@ -182,7 +182,8 @@ def test_the_pace_of_a_continued_run_counts_only_what_was_done_now() -> None:
     pace = Pace(90, 100, "steps", clock)
     assert pace.describe(90) == ""
     clock.now += 20
-    assert pace.describe(95) == "4.0 s per step, 20 s left"
+    assert pace.describe(95) == "20 s left, 4.0 s per step"
+    assert pace.describe(95, "loss 0.31, 7 images/s") == "20 s left, loss 0.31, 7 images/s"
 
 
 @pytest.mark.parametrize(

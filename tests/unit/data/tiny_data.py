@@ -37,12 +37,12 @@ class Notes:
     """A reporter that remembers."""
 
     texts: list[str] = field(default_factory=list)
-    reports: list[tuple[int, int, str]] = field(default_factory=list)
+    reports: list[tuple[float, int, str]] = field(default_factory=list)
 
     def note(self, text: str) -> None:
         self.texts.append(text)
 
-    def progress(self, done: int, total: int, unit: str) -> None:
+    def progress(self, done: float, total: int, unit: str, detail: str = "") -> None:
         self.reports.append((done, total, unit))
 
 

@@ -18,9 +18,9 @@ from tests.unit.scores.corners import Corners, images
 
 class Steps(Silent):
     def __init__(self) -> None:
-        self.seen: list[tuple[int, int, str]] = []
+        self.seen: list[tuple[float, int, str]] = []
 
-    def progress(self, done: int, total: int, unit: str) -> None:
+    def progress(self, done: float, total: int, unit: str, detail: str = "") -> None:
         self.seen.append((done, total, unit))
 
 

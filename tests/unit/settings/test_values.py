@@ -152,3 +152,8 @@ def test_a_seed_longer_than_the_noises_key_is_refused(run_cli: RunCli) -> None:
     assert run_cli("sample", "--seed", 2**64, "--classes", "99").code == 2
     assert "--seed must be at most" in run_cli("sample", "--seed", 2**64, "--classes", "99").err
     assert "class 99" in run_cli("sample", "--seed", 2**64 - 1, "--classes", "99").err
+
+
+@pytest.mark.parametrize("seed", [2**64, 10**30])
+def test_a_seed_beyond_64_bits_is_refused_without_twenty_digits_of_a_bound(run_cli: RunCli, seed: int) -> None:
+    assert run_cli("sample", "--seed", seed).err.splitlines()[0] == f"error: --seed must be below 2^64, got {seed}"

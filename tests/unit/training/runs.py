@@ -56,10 +56,12 @@ class Told:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.steps: list[int] = []
+        self.steps: list[float] = []
+        self.details: list[str] = []
 
-    def progress(self, done: int, total: int, unit: str) -> None:
+    def progress(self, done: float, total: int, unit: str, detail: str = "") -> None:
         self.steps.append(done)
+        self.details.append(detail)
 
     def note(self, text: str) -> None:
         self.notes.append(text)

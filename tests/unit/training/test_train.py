@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -250,6 +251,7 @@ def test_listeners_hear_everything_and_alter_nothing(tmp_path):
     assert all(torch.equal(value, heard.ema[name]) for name, value in saved[-1][1].items())
     assert [{key: value for key, value in line.items() if key != TIMED} for line in logged] == lines_of(tmp_path / "a")
     assert told.steps == [1, 2, 3, 4, 5, 6]
+    assert re.fullmatch(r"loss \d\.\d{4}, [\d.e+]+ images/s", told.details[-1]), "those of the line before"
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):

@@ -51,9 +51,9 @@ class Notes(Silent):
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.seen: list[tuple[int, int, str]] = []
+        self.seen: list[tuple[float, int, str]] = []
 
-    def progress(self, done: int, total: int, unit: str) -> None:
+    def progress(self, done: float, total: int, unit: str, detail: str = "") -> None:
         self.seen.append((done, total, unit))
 
     def note(self, text: str) -> None:
