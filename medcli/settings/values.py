@@ -275,7 +275,7 @@ def _range(made: Setting, *, too_low: bool) -> str:
     if too_low or high is None:
         return f"above {low:g}" if made.above is not None else f"at least {low:g}"
     if high == MAX_SEED:
-        return "below 2^64"
+        return "at most 2^64 - 1"
     return f"below {high}" if made.below is not None else f"at most {high}"
 
 
