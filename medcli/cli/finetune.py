@@ -127,7 +127,7 @@ def report_table(report: FinetuneReport) -> Group:
     from rich.console import Group
 
     loss = "-" if report.loss is None else f"{report.loss:.4f}"
-    rate = "" if report.images_per_sec is None else f", {report.images_per_sec:.4g} images/s"
+    rate = "" if report.images_per_sec is None else f", {report.images_per_sec:.4g} images/s overall"
     lines = [
         f"wrote {printable(report.output)}",
         f"{report.steps:,} steps on {counts_text(report.counts)}: loss {loss}{rate}",

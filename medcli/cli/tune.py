@@ -28,6 +28,6 @@ COMMAND = Command(
     "The same command again resumes; another budget in the same folder reuses its measurements.",
     examples=(
         "medcli tune --saving 90%",
-        "medcli tune sit_xl-mediators.safetensors --calls 12 --metric fid --reference imagenet.npz -o tuning-xl",
+        "medcli tune sit_xl-mediators.safetensors --calls 12 -o tuning-xl",
     ),
 )

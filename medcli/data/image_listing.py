@@ -69,8 +69,8 @@ def list_images(path: Path, reporter: Reporter) -> ImageListing:
     """List the images of a folder, or those a file of labels names.
 
     A folder is read as torchvision's ImageFolder does: each sub-folder is a class, numbered in sorted order, and images
-    may be at any depth in it. A file of labels in the folder (`medcli.data.label_file.LABEL_FILES`), or given as the
-    path, takes precedence.
+    may be at any depth in it; without sub-folders all images are one class. A file of labels in the folder
+    (`medcli.data.label_file.LABEL_FILES`), or given as the path, takes precedence.
 
     Args:
         path: The folder, or a `.json` or `.csv` file of labels, whose paths are relative to its folder.
@@ -115,8 +115,11 @@ def _by_folder(root: Path, reporter: Reporter) -> tuple[NameList, npt.NDArray[np
         else:
             classes.append(name)
     loose = [name for name, is_folder in found if not is_folder and Path(name).suffix.lower() in SUFFIXES]
+    if not classes and not loose:
+        raise DataError(f"{root} holds no images", hint=LAYOUT_HINT)
     if not classes:
-        raise DataError(f"{root} holds {'images but no classes' if loose else 'no images'}", hint=LAYOUT_HINT)
+        reporter.note(f"{root} has no class folders: its {len(loose)} images are one class, number 0")
+        return NameList(sorted(loose)), np.zeros(len(loose), dtype=np.int64), ()
     seen = {_identity(root)}
     contents: list[FolderContent] = []
 

@@ -91,6 +91,17 @@ class FinetuneRequest:
     )
     flip: bool = setting(True, help="Mirror images at random; bundled ones never are.", panel=INPUT, negatable=True)
     training: TrainingSettings = group(TrainingSettings)
+    epochs: float | None = setting(
+        None,
+        help="Passes over the data, instead of --steps.",
+        panel=TRAINING,
+        metavar="N",
+        above=0,
+        maximum=MAX_STEPS,
+        default_text="",
+        example="10",
+        short=True,
+    )
     train: Literal["all", "attention"] = setting(
         "all",
         help="Train everything, or only the attention of the blocks with mediators.",

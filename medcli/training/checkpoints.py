@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from medcli.checkpoint.run_state import KEY
-from medcli.errors import CheckpointError
+from medcli.errors import CheckpointError, ConfigError
 from medcli.runtime.files import require_regular
 from medcli.runtime.json_records import as_record, parse_json
 from medcli.runtime.reporting import Reporter
@@ -54,13 +54,13 @@ class CheckpointHeader:
         """Refuse to resume with other settings.
 
         Raises:
-            CheckpointError: Naming the settings that differ, with both values.
+            ConfigError: Naming the settings that differ, with both values.
         """
         if changes := changed_settings(self.run, run):
             name = shlex.quote(str(path.parent))
             is_fixed = bool(fixed_changes(changes))
             another = "choose another --output" if is_fixed else f"change them with --resume {name} --output NEW"
-            raise CheckpointError(
+            raise ConfigError(
                 f"{path.parent} was started with {changes_text(changes)}",
                 hint=f"use the settings it was started with, {another}, or start over with --resume never",
             )
@@ -69,11 +69,11 @@ class CheckpointHeader:
         """Refuse to continue another network, set of parameters or optimizer in a new folder; return what else differs.
 
         Raises:
-            CheckpointError: Naming the settings that differ, with both values.
+            ConfigError: Naming the settings that differ, with both values.
         """
         changes = changed_settings(self.run, run)
         if fixed := fixed_changes(changes):
-            raise CheckpointError(
+            raise ConfigError(
                 f"{path} holds weights and moments of {changes_text(fixed)}",
                 hint="start from the run's checkpoint.safetensors instead of --resume",
             )

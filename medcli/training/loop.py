@@ -293,6 +293,10 @@ class TrainingLoop:
         """Return the step of the log line before a step's own."""
         return (step - 1) // self._config.log_every * self._config.log_every
 
+    def last_mean(self, name: str) -> float | None:
+        """Return the mean of the last log line, of `loss` or another of its names; None without a good step."""
+        return self._mean(name, self._line_before(self.history.done))
+
     def _mean(self, name: str, since: int) -> float | None:
         mean = self.history.mean(name, since)
         return None if mean is None else round(mean, 6)

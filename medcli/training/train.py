@@ -48,7 +48,7 @@ class TrainResult:
     steps: int
     """Steps done, those before a resume included."""
     loss: float | None
-    """Loss of the last step that was not skipped."""
+    """Mean loss of the steps of the last log line."""
     skipped: tuple[BadStep, ...]
     """Steps skipped because of spikes or values that are not finite, those before a resume included."""
     unreadable: frozenset[int]
@@ -208,7 +208,7 @@ def _result_of(loop: TrainingLoop, trainer: Trainer, seconds: float) -> TrainRes
     return TrainResult(
         ema=trainer.averaged_weights(),
         steps=history.done,
-        loss=history.rows[-1].loss if history.rows else None,
+        loss=loop.last_mean("loss"),
         skipped=history.bad_steps,
         unreadable=history.unreadable,
         resumed_from=history.resumed_from,

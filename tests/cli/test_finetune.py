@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,7 @@ def test_another_setting_in_the_same_folder_is_refused_and_loses_nothing(run_cli
     trained(run_cli)
     kept = {file: file.read_bytes() for file in (small_model.parent / "run").iterdir() if file.is_file()}
     result = train(run_cli, "--lr", 2e-3)
-    assert result.code == 3
+    assert result.code == 2
     assert result.err.splitlines()[-2:] == [
         "error: run was started with lr 0.001, not 0.002",
         "hint: use the settings it was started with, change them with --resume run --output NEW, or start over with "
@@ -155,7 +156,7 @@ def test_other_starting_weights_are_another_run(run_cli, small_model):
     trained(run_cli)
     save_checkpoint("other.safetensors", SMALL, shaken(SMALL, seed=1).state_dict())
     result = train(run_cli, start=("other.safetensors",))
-    assert (result.code, "was started with other starting weights" in result.err) == (3, True)
+    assert (result.code, "was started with other starting weights" in result.err) == (2, True)
 
 
 def test_people_see_the_loss_and_what_to_do_next(run_cli, small_model):
@@ -517,3 +518,18 @@ def test_self_made_data_need_a_parent_that_draws_them(run_cli, small_model, tiny
     result = train(run_cli, *words, start=start)
     assert (result.code, len(result.err.splitlines())) == (2, 2), result.err
     assert said in result.err
+
+
+def test_the_length_may_be_given_in_epochs(run_cli, small_model):
+    words = ("small.safetensors", "--global-batch-size", 8, "--preview-every", 0, "--epochs")
+    result = run_cli("finetune", *words, 0.01, "-o", "run", "--json")
+    assert json.loads(result.out)["steps"] == 3  # 17.97 images, 8 a step
+    assert run_cli("finetune", "--config", "run/config.json", "-o", "run").code == 0
+    both = run_cli("finetune", *words, 2, "--steps", 7, "-o", "both")
+    assert (both.code, "--steps 7 and --epochs 2 contradict each other" in both.err) == (2, True)
+
+
+def test_the_last_line_of_the_log_and_of_the_run_agree(run_cli, small_model):
+    result = train(run_cli, "--steps", 4, "--log-every", 2)
+    logged = re.findall(r"step 4 of 4: loss (\S+),", result.err)
+    assert logged == re.findall(r"4 steps on .*: loss (\S+),", result.out)

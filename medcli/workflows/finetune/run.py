@@ -44,7 +44,7 @@ class FinetuneReport:
     num_trained: int
     """Parameters trained."""
     loss: float | None
-    """Loss of the last step."""
+    """Mean loss of the steps of the last log line."""
     skipped: tuple[int, ...]
     """Steps skipped because of spikes or values that are not finite."""
     seconds: float

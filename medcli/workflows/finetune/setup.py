@@ -31,6 +31,7 @@ from medcli.training.masking import Masking, mask_sites
 from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
 from medcli.training.train import check_device
+from medcli.workflows.finetune.epochs import steps_of, with_any_steps
 from medcli.workflows.finetune.initial_model import initial_network, remark_on_changes, with_classes
 from medcli.workflows.finetune.loss import loss_of, remark_on_output, teacher_of
 from medcli.workflows.finetune.self_data import of_its_parent, open_data
@@ -125,11 +126,13 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     equal_share(request.training.global_batch_size, processes.count)
     start = initial_network(request)
     request = of_its_parent(request, start)
-    training = _in_pieces(_training(request, start), start.config, device, processes)
+    training = _in_pieces(_training(with_any_steps(request), start), start.config, device, processes)
     output = request.output or RUNS / Path(request.data).resolve().name
     _check_places(output, request.training.resume, has_control=request.control)
     teacher = None if request.distill is None else teacher_of(request.distill, start.config, training)
     data = LenientSet(open_data(request, start, output, device, first_reporter))
+    if request.epochs is not None:
+        training = replace(training, steps=steps_of(request.epochs, data.num_images, training.global_batch_size))
     if start.info is None and request.network.num_classes is None:
         start = with_classes(start, data.num_classes)
     selection = select(start.config, request.train, request.freeze)

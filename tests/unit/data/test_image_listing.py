@@ -105,10 +105,14 @@ def test_a_folder_without_labelled_images_is_refused(tmp_path: Path, folders: di
     assert "sub-folder" in (caught.value.hint or "")
 
 
-def test_images_without_classes_are_refused(tmp_path: Path) -> None:
-    save_image(tmp_path / "1.png")
-    with pytest.raises(DataError, match="images but no classes"):
-        list_images(tmp_path, Notes())
+def test_images_without_class_folders_are_one_class(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png"):
+        save_image(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    notes = Notes()
+    listing = list_images(tmp_path, notes)
+    assert (list(listing.names), listing.labels_N.tolist(), listing.class_names) == (["a.png", "b.png"], [0, 0], ())
+    assert notes.texts == [f"{tmp_path} has no class folders: its 2 images are one class, number 0"]
 
 
 def test_missing_files_are_counted_and_the_first_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS
-from medcli.errors import CheckpointError, ConfigError
+from medcli.errors import ConfigError
 from medcli.runtime.reporting import Silent
 from medcli.training import trainer as learner_module
 from medcli.training.batches import CPU, Batches
@@ -102,7 +102,7 @@ def test_all_processes_note_the_losses_of_all(monkeypatch):
 def test_another_way_to_draw_is_another_run_and_the_old_way_has_no_name(tmp_path):
     assert replace(BY_LOSS, timesteps="even").fixed().items() < BY_LOSS.fixed().items()
     by_loss(tmp_path, steps=2)
-    with pytest.raises(CheckpointError, match="with way to draw timesteps loss, not even"):
+    with pytest.raises(ConfigError, match="with way to draw timesteps loss, not even"):
         by_loss(tmp_path, timesteps="even")
 
 

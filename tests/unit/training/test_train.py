@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medcli.data.training_set import ArraySet
-from medcli.errors import CheckpointError, ConfigError, DataError
+from medcli.errors import ConfigError, DataError
 from medcli.runtime.reporting import Silent
 from medcli.training.config import TrainConfig
 from medcli.training.objective import LossConfig
@@ -188,7 +188,7 @@ def test_a_teacher_is_learned_from(tmp_path):
 def test_a_run_with_other_settings_is_not_continued(tmp_path, changed, named):
     run(tmp_path, steps=3)
     kept = last_state(tmp_path).read_bytes()
-    with pytest.raises(CheckpointError, match=named):
+    with pytest.raises(ConfigError, match=named):
         run(tmp_path, **changed)
     assert last_state(tmp_path).read_bytes() == kept
 
@@ -201,15 +201,15 @@ def test_settings_that_alter_no_result_may_change_when_a_run_goes_on(tmp_path):
 
 def test_other_data_another_model_another_choice_or_another_start_is_named(tmp_path):
     run(tmp_path, steps=3)
-    with pytest.raises(CheckpointError, match="other data"):
+    with pytest.raises(ConfigError, match="other data"):
         run(tmp_path, ArraySet("grains", DATA.data_NCYX + 1, DATA.labels_N))
-    with pytest.raises(CheckpointError, match="model num classes 3, not 4"):
+    with pytest.raises(ConfigError, match="model num classes 3, not 4"):
         train(fresh(replace(MODEL, num_classes=4)), DATA, RUN, tmp_path, Silent())
     frozen = fresh()
     frozen.final_layer.requires_grad_(False)
-    with pytest.raises(CheckpointError, match="other choice of trained parameters"):
+    with pytest.raises(ConfigError, match="other choice of trained parameters"):
         train(frozen, DATA, RUN, tmp_path, Silent())
-    with pytest.raises(CheckpointError, match="starting checkpoint none, not abc"):
+    with pytest.raises(ConfigError, match="starting checkpoint none, not abc"):
         run(tmp_path, on={"identity": {"starting checkpoint": "abc"}})
 
 
@@ -307,7 +307,7 @@ def test_the_learning_rate_and_the_batch_may_change_in_a_new_folder(tmp_path):
     assert "lr 0.01, not 0.001: the new values are used" in told.notes[0]
     again = run(tmp_path / "b", steps=9, lr=1e-3, global_batch_size=4)  # goes on in the new folder
     assert again.resumed_from == started[0]
-    with pytest.raises(CheckpointError, match="lr 0.001, not 0.01"):
+    with pytest.raises(ConfigError, match="lr 0.001, not 0.01"):
         run(tmp_path / "b", steps=9, global_batch_size=4)
 
 
@@ -321,10 +321,10 @@ def test_weights_average_and_moments_are_kept_when_settings_change(tmp_path):
 def test_another_network_or_optimizer_is_refused_in_a_new_folder_too(tmp_path):
     run(tmp_path / "a", steps=3)
     resume = str(tmp_path / "a")
-    with pytest.raises(CheckpointError, match="optimizer adamw, not adan") as caught:
+    with pytest.raises(ConfigError, match="optimizer adamw, not adan") as caught:
         run(tmp_path / "b", resume=resume, optimizer="adan")
     assert "--resume" in caught.value.hint
-    with pytest.raises(CheckpointError, match="num classes 3, not 4"):
+    with pytest.raises(ConfigError, match="num classes 3, not 4"):
         train(fresh(replace(MODEL, num_classes=4)), DATA, replace(RUN, resume=resume), tmp_path / "b", Silent())
 
 
