@@ -9,7 +9,7 @@ from typing import Any
 from medcli.charts.figure import save_png
 from medcli.charts.plots import add_legend, picture_grid
 from medcli.data.images import read_manifest
-from medcli.engine.image_records import RECORDS, file_name, read_records
+from medcli.engine.image_records import file_name, read_records
 from medcli.engine.pictures import read_png
 from medcli.runtime.text import macs_text, printable
 from medcli.workflows.demo.report import DemoRow
@@ -28,7 +28,7 @@ def draw_grid(path: Path, folders: Sequence[Path], rows: Sequence[DemoRow]) -> N
         rows: Their measurements.
     """
     images = [[read_png(folder / file_name(index)) for index in range(NUM_COLUMNS)] for folder in folders]
-    labels = {record.index: record.label for record in read_records(folders[0] / RECORDS) if record}
+    labels = {record.index: record.label for record in read_records(folders[0]) if record}
     known = (read_manifest(folders[0]) or {}).get("class_names", {})
     columns = [printable(str(known.get(str(labels[index]), labels[index]))) for index in range(NUM_COLUMNS)]
     named = [f"{row.variant}\n{row.nfe:g} calls, {macs_text(row.gmacs_per_image)} MACs" for row in rows]

@@ -16,7 +16,7 @@ from medcli.config import ModelConfig
 from medcli.data.assets import BUNDLES, bundled_model
 from medcli.engine.fine_path import final_latents, fine_latents, follows_path, relative_errors
 from medcli.engine.generate import generate
-from medcli.engine.image_records import RECORDS, Record
+from medcli.engine.image_records import read_records
 from medcli.engine.networks import ladder_networks
 from medcli.engine.pictures import read_png
 from medcli.engine.plan import FAMILY_SAMPLERS
@@ -195,8 +195,7 @@ def label_agreement(folder: Path, extractor: str) -> float:
         folder: A finished sample folder of the bundled model.
         extractor: Name of the classifier.
     """
-    lines = (folder / RECORDS).read_text(encoding="utf-8").splitlines()
-    records = [record for record in map(Record.of_line, lines) if record is not None]
+    records = [record for record in read_records(folder) if record]
     images_BYXC = np.stack([read_png(folder / record.file) for record in records])
     read_B = class_labels(torch.from_numpy(images_BYXC), load_extractor(extractor))
     return float((read_B == torch.tensor([record.label for record in records])).double().mean())
