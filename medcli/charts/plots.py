@@ -57,14 +57,16 @@ class Moves:
 
     name: str
     """For example `4 to 16`."""
-    steps: tuple[int, ...]
-    """Solver step of each image that moved."""
+    steps: Mapping[int, int]
+    """Number of images that moved by the solver step at which they did."""
 
     def summary(self, num_images: int) -> str:
         """Number of images that moved, of `num_images`, and their mean step."""
         if not self.steps:
             return f"none of {num_images} images"
-        return f"{len(self.steps)} of {num_images} images, mean step {sum(self.steps) / len(self.steps):.1f}"
+        num_moved = sum(self.steps.values())
+        mean = sum(step * count for step, count in self.steps.items()) / num_moved
+        return f"{num_moved} of {num_images} images, mean step {mean:.1f}"
 
 
 def scatter(
@@ -173,7 +175,8 @@ def move_histogram(figure: Figure, moves: Sequence[Moves], num_steps: int, num_i
     grid = figure.subplots(len(moves), 1, sharex=True, squeeze=False)
     for row, move in enumerate(moves):
         axes = grid[row, 0]
-        counts, _, bars = axes.hist(move.steps, bins=edges, color=SERIES[row % len(SERIES)], rwidth=0.94)
+        weights, color = list(move.steps.values()), SERIES[row % len(SERIES)]
+        counts, _, bars = axes.hist(list(move.steps), bins=edges, weights=weights, color=color, rwidth=0.94)
         for count, bar, (first, last) in zip(counts, bars, pairwise(edges), strict=True):
             named = f"step {first}" if last == first + 1 else f"steps {first} to {last - 1}"
             bar.set_gid(f"{TIP}{named}: {count:.0f} images")

@@ -113,7 +113,7 @@ def image_table(name: str, images: tuple[ImageCost, ...], run: SamplingRun) -> F
     settings = [name] if name else []
     settings += [f"{run.sampler.sampler} {run.sampler.solver}, {run.sampler.steps} steps"]
     settings += [f"guidance {run.guidance.scale:g}" if run.guidance.is_on else "no guidance"]
-    settings += [] if run.moves is None else [f"mean over the {len(run.moves)} images of that run"]
+    settings += [] if run.moves is None else [f"mean over the {run.num_images} images of that run"]
     remarks = [", ".join(settings)] + ([DYNAMIC_BOUNDS] if any(image.gmacs is None for image in images) else [])
     optional = ("forward passes", "MACs (dense)", "MACs (executed)", "NFE")
     return table_of(columns, rows, caption="\n".join(remarks), optional=optional)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,17 @@ class SamplingRun:
     schedule: Schedule
     sampler: SamplerConfig
     guidance: Guidance
-    moves: tuple[tuple[int, ...], ...] | None = None
-    """`switch_steps` of each image of a recorded run; None: planned."""
+    moves: Mapping[tuple[int, ...], int] | None = None
+    """Number of images of a recorded run by their `switch_steps`; None: planned."""
     measured_nfe: float | None = None
     """Network calls of an image of a recorded run; None: planned."""
     checkpoint_files: tuple[str, ...] = ()
     """Names of the checkpoints of a recorded run."""
+
+    @property
+    def num_images(self) -> int | None:
+        """Images of a recorded run; None: planned."""
+        return None if self.moves is None else sum(self.moves.values())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,12 +98,13 @@ def image_cost(run: SamplingRun, config: ModelConfig) -> ImageCost:
     if run.sampler.solver in ADAPTIVE_SOLVERS:
         nfe = _measured_nfe(run)
         passes = nfe * run.guidance.num_halves
+        moves: Mapping[tuple[int, ...], int] = {(): 1}
         gmacs, done = [passes * costs[0]], [passes * costs_done[0]]
     else:
         sampler = build_sampler(run.sampler)
         nfe, passes = sampler.nfe, num_passes(sampler, run.guidance)
         passes_L, moves = step_passes(sampler, run.guidance), _possible_moves(run, sampler)
-        gmacs, done = (gmacs_of_moves(passes_L, moves, each) for each in (costs, costs_done))
+        gmacs, done = (gmacs_of_moves(passes_L, list(moves), each) for each in (costs, costs_done))
     is_open = run.schedule.is_dynamic and run.moves is None
     return ImageCost(
         resolution_px=config.resolution_px,
@@ -106,15 +113,21 @@ def image_cost(run: SamplingRun, config: ModelConfig) -> ImageCost:
         nfe=nfe,
         passes_per_call=run.guidance.num_halves,
         basis="bounds" if is_open else "exact" if run.moves is None else "trace",
-        num_images=None if run.moves is None else len(run.moves),
-        gmacs=None if is_open else sum(gmacs) / len(gmacs),
+        num_images=run.num_images,
+        gmacs=None if is_open else _mean(gmacs, moves),
         gmacs_min=min(gmacs),
         gmacs_max=max(gmacs),
-        gmacs_done=None if is_open else sum(done) / len(done),
+        gmacs_done=None if is_open else _mean(done, moves),
         gmacs_done_min=min(done),
         gmacs_done_max=max(done),
         gmacs_dense=passes * pass_gmacs(config, 0),
     )
+
+
+def _mean(gmacs: Sequence[float], moves: Mapping[tuple[int, ...], int]) -> float:
+    """Average over images the costs of their moves."""
+    weighted = (cost * count for cost, count in zip(gmacs, moves.values(), strict=True))
+    return math.fsum(weighted) / sum(moves.values())
 
 
 def _measured_nfe(run: SamplingRun) -> float:
@@ -126,13 +139,13 @@ def _measured_nfe(run: SamplingRun) -> float:
     return run.measured_nfe
 
 
-def _possible_moves(run: SamplingRun, sampler: Sampler) -> Sequence[tuple[int, ...]]:
-    """Return the moves of each recorded image, else those of the cheapest and the most expensive image."""
+def _possible_moves(run: SamplingRun, sampler: Sampler) -> Mapping[tuple[int, ...], int]:
+    """Return the moves of the recorded images, else those of the cheapest and the most expensive image."""
     if run.moves is not None:
         return run.moves
     if run.schedule.is_timed:
-        return [run.schedule.timed_moves(sampler.num_steps)]
-    return [(), earliest_moves(run.schedule, sampler)] if run.schedule.is_dynamic else [()]
+        return {run.schedule.timed_moves(sampler.num_steps): 1}
+    return {(): 1, **({earliest_moves(run.schedule, sampler): 1} if run.schedule.is_dynamic else {})}
 
 
 def earliest_moves(schedule: Schedule, sampler: Sampler) -> tuple[int, ...]:
@@ -151,12 +164,15 @@ def earliest_moves(schedule: Schedule, sampler: Sampler) -> tuple[int, ...]:
     return tuple(moves)
 
 
-def recorded_run(path: Path, num_images: int | None = None) -> SamplingRun:
-    """Read the record of a sampling run.
+def recorded_run(
+    path: Path, num_images: int | None = None, see: Callable[[Record], None] = lambda _record: None
+) -> SamplingRun:
+    """Read the record of a sampling run, a line at a time.
 
     Args:
         path: A sample folder or the manifest in it.
         num_images: Number of first images to read; None: all.
+        see: Called with each record.
 
     Raises:
         DataError: If there is no manifest, it is damaged, or no image is finished.
@@ -165,7 +181,7 @@ def recorded_run(path: Path, num_images: int | None = None) -> SamplingRun:
     manifest = read_manifest(folder)
     if manifest is None:
         raise DataError(f"{folder} holds no {MANIFEST}", hint="give the folder medcli sample wrote")
-    records = _records(folder, num_images)
+    moves = _count_moves(folder, num_images, see)
     try:
         values = as_record(_Manifest, manifest, ignore_unknown=True)
     except InvalidJson as err:
@@ -174,8 +190,7 @@ def recorded_run(path: Path, num_images: int | None = None) -> SamplingRun:
             hint="make the samples again with medcli sample",
         ) from err
     settings, nfe = values.settings, values.totals.nfe
-    moves = tuple(record.switch_steps for record in records)
-    _check_moves(folder, set(moves), settings)
+    _check_moves(folder, moves, settings)
     return SamplingRun(
         schedule=settings.schedule,
         sampler=settings.sampler,
@@ -186,7 +201,7 @@ def recorded_run(path: Path, num_images: int | None = None) -> SamplingRun:
     )
 
 
-def _check_moves(folder: Path, moves: set[tuple[int, ...]], settings: _Settings) -> None:
+def _check_moves(folder: Path, moves: Iterable[tuple[int, ...]], settings: _Settings) -> None:
     most, highest = len(settings.schedule.counts) - 1, settings.sampler.steps
     for made in moves:
         if len(made) > most or list(made) != sorted(made) or any(step > highest for step in made):
@@ -196,13 +211,17 @@ def _check_moves(folder: Path, moves: set[tuple[int, ...]], settings: _Settings)
             )
 
 
-def _records(folder: Path, num_images: int | None) -> list[Record]:
-    # A killed run may leave a torn last line.
-    found = [record for record in read_records(folder) if record is not None]
-    records = [record for record in found if num_images is None or record.index < num_images]
-    if not records:
+def _count_moves(folder: Path, num_images: int | None, see: Callable[[Record], None]) -> Counter[tuple[int, ...]]:
+    """Count the images of a folder by their moves, which few numbers tell of a million images."""
+    moves = Counter[tuple[int, ...]]()
+    for record in read_records(folder):
+        # A killed run may leave a torn last line.
+        if record is not None and (num_images is None or record.index < num_images):
+            moves[record.switch_steps] += 1
+            see(record)
+    if not moves:
         raise DataError(f"{folder / RECORDS} names no finished image", hint="run the medcli sample command again")
-    return records
+    return moves
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -194,6 +195,29 @@ def test_the_costs_of_the_steps_add_up_to_that_of_the_image(place: Path) -> None
         assert sum(costs[0]) == pytest.approx(run.total("gmacs_per_image"), rel=1e-8)
         assert sum(costs[1]) == pytest.approx(run.total("gmacs_dense"), rel=1e-12)
         assert run.papers_gmacs == pytest.approx(250 * costs[1][-1])
+
+
+def test_records_are_counted_not_kept(place: Path, tmp_path: Path) -> None:
+    from medcli.workflows.report.runs import read_run
+
+    folder = shutil.copytree(DYNAMIC, tmp_path / "many")
+    lines = [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
+    made = [(3,), (3, 5), ()]
+    more = [
+        {**lines[0], "index": index, "file": f"{index:06d}.png", "switch_steps": made[index % 3]}
+        for index in range(len(lines), 1500)
+    ]
+    for number in (10, 1400):
+        shutil.copy(folder / "000000.png", folder / f"{number:06d}.png")
+    (folder / "000001.png").unlink()
+    lines = [*more, *lines[::-1]]  # as several processes write them
+    (folder / "images.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [picture.index for picture in read_run(folder, 2).pictures] == [0, 2]
+    run = read_run(folder, 7)
+    assert run.run.moves == Counter(tuple(line["switch_steps"]) for line in lines)  # a dozen entries at most
+    assert run.num_images == 1500
+    assert [picture.index for picture in run.pictures] == [0, 2, 3, 4, 5, 10, 1400]
+    assert run.moves_to(2) == Counter(line["switch_steps"][1] for line in lines if len(line["switch_steps"]) > 1)
 
 
 def test_all_of_samples_is_shown_unless_named_and_the_same_inputs_make_the_same_bytes(

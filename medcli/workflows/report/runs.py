@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from medcli.cost.macs import saving_percent
-from medcli.data.images import MANIFEST, NUMBERED
+from medcli.data.images import MANIFEST
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.guidance_phases import step_passes
-from medcli.engine.image_records import read_records
+from medcli.engine.image_records import Record, file_name
 from medcli.settings.sampler import ADAPTIVE_SOLVERS, PAPER_STEPS
 from medcli.workflows.image_cost import SamplingRun, recorded_run
 from medcli.workflows.report.commands import sample_command
@@ -50,7 +50,7 @@ class SampledRun:
     @property
     def num_images(self) -> int:
         """Number of finished images."""
-        return len(self.run.moves or ())
+        return self.run.num_images or 0
 
     @property
     def num_steps(self) -> int:
@@ -73,9 +73,13 @@ class SampledRun:
         dense, num_passes = self.total("gmacs_dense"), sum(self._passes()) if self.num_steps else 0
         return PAPER_STEPS * self.run.guidance.num_halves * dense / num_passes if dense and num_passes else None
 
-    def moves_to(self, place: int) -> tuple[int, ...]:
-        """Return the solver step of each image that moved to this ladder index."""
-        return tuple(made[place - 1] for made in self.run.moves or () if len(made) >= place)
+    def moves_to(self, place: int) -> Counter[int]:
+        """Return the number of images that moved to this ladder index by the solver step at which they did."""
+        steps = Counter[int]()
+        for made, count in (self.run.moves or {}).items():
+            if len(made) >= place:
+                steps[made[place - 1]] += count
+        return steps
 
     def step_costs(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Return mean GMACs per image of each solver step, and of full attention; None if the totals lack them."""
@@ -92,7 +96,7 @@ class SampledRun:
 
     def _means(self, passes: list[int], costs: list[float]) -> tuple[float, ...]:
         """Average over images; the step after the one that triggered a move uses the next ladder index."""
-        moved = [Counter(self.moves_to(place)) for place in range(1, len(costs))]
+        moved = [self.moves_to(place) for place in range(1, len(costs))]
         at_index = [self.num_images, *(0 for _ in moved)]
         means = []
         for step, num in enumerate(passes):
@@ -113,28 +117,48 @@ def read_run(folder: Path, num_pictures: int) -> SampledRun:
     Raises:
         DataError: If anything in it is not as `medcli sample` writes it.
     """
-    run = recorded_run(folder)
+    first = _FirstPictures(folder, num_pictures)
+    run = recorded_run(folder, see=first.see)
     manifest = read_json(folder / MANIFEST)
     promised = manifest.get("num_images")
     return SampledRun(
         name=str(folder),
         manifest=manifest,
         run=run,
-        num_promised=promised if isinstance(promised, int) else len(run.moves or ()),
-        pictures=_pictures(folder, num_pictures, manifest),
+        num_promised=promised if isinstance(promised, int) else run.num_images or 0,
+        pictures=first.pictures(look_up(manifest, "class_names")),
         command=sample_command(str(folder), manifest),
         sha256=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
     )
 
 
-def _pictures(folder: Path, most: int, manifest: Json) -> tuple[Picture, ...]:
-    records = (record for record in read_records(folder) if record and NUMBERED.fullmatch(record.file))
-    first = sorted({record.index: record.label for record in records}.items())
-    found = ((folder / f"{index:06d}.png", index, label) for index, label in first)
-    names = look_up(manifest, "class_names")
-    there = (
-        Picture(file=file, index=index, label=label, class_name=text(look_up(names, str(label)), "")[:SHOWN])
-        for file, index, label in found
-        if file.is_file()
-    )
-    return tuple(islice(there, most))
+class _FirstPictures:
+    """The pictures of the smallest numbers that are there, found in one pass over any number of records.
+
+    Args:
+        folder: The sample folder.
+        most: Pictures wanted.
+    """
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self._folder, self._most = folder, most
+        self._found: list[tuple[int, int]] = []
+
+    def see(self, record: Record) -> None:
+        """Keep a record if its picture is among the first."""
+        is_late = len(self._found) == self._most and (not self._most or record.index > self._found[-1][0])
+        if not is_late and (self._folder / record.file).is_file():
+            bisect.insort(self._found, (record.index, record.label))
+            del self._found[self._most :]
+
+    def pictures(self, class_names: Json) -> tuple[Picture, ...]:
+        """Return them in order."""
+        return tuple(
+            Picture(
+                file=self._folder / file_name(index),
+                index=index,
+                label=label,
+                class_name=text(look_up(class_names, str(label)), "")[:SHOWN],
+            )
+            for index, label in self._found
+        )
