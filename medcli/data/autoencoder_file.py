@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 HINT = "pass a folder with a diffusers AutoencoderKL, or a file of one or of VA-VAE: --vae PATH"
-PREFIXES = ("", "first_stage_model.", "vae.", "module.", "autoencoder.", "model.")
+PREFIXES = ("", "first_stage_model.", "vae.", "module.", "_orig_mod.", "autoencoder.", "model.")
 """Prefixes that autoencoders have in larger files."""
 ROOTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 GROUPS = 32

@@ -217,10 +217,12 @@ class Batches:
         return torch.where(draw_B < self.config.label_dropout, self.model.null_class, label_B)
 
     def _to_device(self, value: Tensor) -> Tensor:
-        """Copy to the device, to a GPU asynchronously from pinned memory."""
-        if self.device.type == "cuda":
-            return value.pin_memory().to(self.device, non_blocking=True)
-        return value.to(self.device)
+        return to_device(value, self.device)
+
+
+def to_device(value: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device, to a GPU asynchronously from pinned memory."""
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
 
 
 def counts_of_step(rule: str, counts: tuple[int, ...], seed: int, step: int, batch_size: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from medcli.diffusion.gaussian import NUM_TRAIN_TIMESTEPS
 from medcli.errors import CheckpointError
 from medcli.model.backbone import DiffusionTransformer
-from medcli.training.batches import TrainBatch
+from medcli.training.batches import TrainBatch, to_device
 from medcli.training.config import TrainConfig
 from medcli.training.distributed import Distributed, whole, write
 from medcli.training.ema import Ema
@@ -85,7 +85,8 @@ class Trainer:
         if self.timestep_sampler is None:
             return batch
         t_B, weight_B = self.timestep_sampler.sample(uniform_B)
-        return batch.with_timesteps(t_B.to(batch.t_B), weight_B.to(batch.data_BCYX))
+        parts = t_B.to(batch.t_B.dtype), weight_B.to(batch.data_BCYX.dtype)
+        return batch.with_timesteps(*(to_device(part, batch.t_B.device) for part in parts))
 
     def _observe(self, t_B: Tensor, rows_PB: Tensor) -> None:
         """Record the losses of all processes' rows, in the same order in each of them."""
