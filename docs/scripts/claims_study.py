@@ -16,7 +16,7 @@ import torch
 
 from medcli.cli.app import main as medcli
 from medcli.data.assets import CLASSIFIER, asset_path
-from medcli.engine.image_records import RECORDS, read_records
+from medcli.engine.image_records import read_records
 from medcli.engine.pictures import read_png
 from medcli.runtime.reporting import Silent
 from medcli.scores.classifier import class_labels, load_classifier
@@ -94,7 +94,7 @@ def scores(study: Study, name: str, checkpoint: str | Path, *flags: object) -> S
 
 def right_share(folder: Path, bundle: str) -> float:
     """Return the share of images that the bundled classifier takes for their class."""
-    records = [record for record in read_records(folder / RECORDS) if record is not None]
+    records = [record for record in read_records(folder) if record is not None]
     images = torch.from_numpy(np.stack([read_png(folder / record.file) for record in records]))
     extractor = load_classifier(asset_path(f"{bundle}{CLASSIFIER}"), bundle)
     labels = torch.tensor([record.label for record in records])
