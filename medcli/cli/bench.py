@@ -47,7 +47,7 @@ COMMAND = Command(
     details="Network calls, and sampling runs beside the papers' 250 steps; the defaults take one or two minutes.",
     examples=(
         "medcli bench",
-        "medcli bench digits --sampler ode --steps 12 --threads 1",
+        "medcli bench fashion --sampler ode --steps 12 --threads 1",
         "medcli bench SiT-XL/2 --res 512 --mediators 16,64 --layers 0-3 --dtype bf16 --compile",
     ),
 )

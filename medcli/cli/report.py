@@ -29,7 +29,7 @@ COMMAND = Command(
     examples=(
         "medcli report",
         "medcli report samples/a samples/b scores.json -o page.html",
-        "medcli report samples/a analysis/digits-sit-0 tuning",
+        "medcli report samples/a analysis/fashion-sit-0 tuning",
     ),
 )
 
