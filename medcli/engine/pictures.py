@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from medcli.data.image_files import read_image
 from medcli.errors import DataError
 from medcli.runtime.files import atomic_path
+from medcli.runtime.many_files import put_bytes
 
 # Dimension key: N images, Y X height and width.
 
@@ -38,8 +39,7 @@ def write_png(path: Path, pixels_YXC: npt.NDArray[np.uint8]) -> None:
     """Write an image atomically, replacing an older one; the disk has it before it gets its name."""
     content = io.BytesIO()
     Image.fromarray(pixels_YXC).save(content, format="PNG")
-    with atomic_path(path, force=True, sweeps=False, is_durable=True) as temporary:
-        temporary.write_bytes(content.getbuffer())
+    put_bytes(path, content.getbuffer())
 
 
 def is_whole_png(path: str | os.PathLike[str]) -> bool:

@@ -66,12 +66,10 @@ def atomic_path(
         EnvironmentProblem: If the place can't be written to or is full.
     """
     target = Path(path)
-    with _translated(target):
+    with translated(target):
         refuse_existing(target, force=force)
         if target.is_dir():
-            raise ConfigError(
-                f"{target} is a folder, expected a file name", hint=f"try --output {target / 'model.safetensors'}"
-            )
+            raise folder_error(target)
         if sweeps:
             sweep(target.parent, target)
     with _beside(target, is_folder=False) as temporary:
@@ -97,7 +95,7 @@ def atomic_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator
         EnvironmentProblem: If the place can't be written to or is full.
     """
     target = Path(path)
-    with _translated(target):
+    with translated(target):
         refuse_existing(target, force=force)
         if target.is_file():
             raise ConfigError(f"{target} is a file, expected a folder name", hint="choose another name with --output")
@@ -208,6 +206,13 @@ def require_space(path: Path, num_bytes: int, what: str) -> None:
         )
 
 
+def folder_error(target: Path) -> ConfigError:
+    """Return the error for a folder in the place of a file."""
+    return ConfigError(
+        f"{target} is a folder, expected a file name", hint=f"try --output {target / 'model.safetensors'}"
+    )
+
+
 def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
@@ -215,7 +220,7 @@ def _size(num_bytes: int) -> str:
 @contextmanager
 def _beside(target: Path, *, is_folder: bool) -> Iterator[Temporary]:
     """Make a temporary beside a target, and remove it when the block raises."""
-    with _translated(target), _parents_of(target):
+    with translated(target), _parents_of(target):
         temporary = make_temporary(target, is_folder=is_folder)
         try:
             yield temporary
@@ -241,7 +246,7 @@ def _parents_of(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _translated(target: Path) -> Iterator[None]:
+def translated(target: Path) -> Iterator[None]:
     """Turn refusals of the operating system about the output into errors with a hint."""
     try:
         yield

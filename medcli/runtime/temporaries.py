@@ -69,7 +69,7 @@ def make_temporary(target: Path, *, is_folder: bool = False) -> Temporary:
             descriptor = os.open(path, os.O_RDONLY)
         else:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        if _lock(descriptor, wait=True) is None or os.path.exists(path):
+        if _lock(descriptor, wait=True) is None or os.fstat(descriptor).st_nlink:
             return Temporary(path, descriptor)
         # Another process swept it between the two calls.
         os.close(descriptor)
