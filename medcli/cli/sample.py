@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from medcli.cli.command import Command
 from medcli.cli.drawings import histogram
 from medcli.cli.output import Output
+from medcli.cli.progress import duration
 from medcli.cli.table import table_of
 from medcli.cli.text import Prose
 from medcli.runtime.text import macs_text
@@ -18,9 +19,17 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from medcli.cli.table import FittedTable
+    from medcli.workflows.sample.dry_run import SamplePlan
     from medcli.workflows.sample.report import SampleReport
 
 COSTS = "MACs as the papers count them; executed: without the queries and keys that sampling does not compute"
+
+
+MEASURED = (
+    "time: network calls of one process, scaled from a call of each kind; decoding and writing run beside them\n"
+    "bounds: dynamic schedules decide by the image, so they hold for images that move never and at once"
+)
+MIB = 2**20
 
 
 def sample(request: SampleRequest, out: Output) -> None:
@@ -28,6 +37,12 @@ def sample(request: SampleRequest, out: Output) -> None:
     from medcli.runtime.processes import this_process
     from medcli.workflows.sample.run import sample as run
 
+    if request.dry_run:
+        from medcli.workflows.sample.dry_run import plan_sample
+
+        plan = plan_sample(request, out)
+        out.result(plan, plan_table(plan))
+        return
     report = run(request, out)
     if this_process().is_first:
         out.result(report, summary(report))
@@ -61,6 +76,33 @@ def summary(report: SampleReport) -> Group:
     totals = table_of(columns, [(report.num_images, report.num_new, *costs)], caption=caption, optional=optional)
     where = Prose(f"wrote {report.output}")
     return Group(where, totals, switch_table(report)) if len(report.counts) > 1 else Group(where, totals)
+
+
+def plan_table(plan: SamplePlan) -> FittedTable:
+    """Build the table of a planned run: what it makes, and what that takes."""
+    ladder = ", ".join(str(count) if count else "full" for count in plan.mediators)
+    how = f"{plan.schedule}, {ladder} mediators" if any(plan.mediators) else "full attention"
+    rho = f", rho {','.join(f'{value:g}' for value in plan.rho)}" if plan.rho else ""
+    calls = "as many calls as it chooses" if plan.nfe is None else f"{plan.nfe:,} network calls an image"
+    rows = [
+        ("model", f"{plan.model}, {plan.resolution_px} px"),
+        ("attention", f"{how}{rho}"),
+        ("sampler", f"{plan.sampler} {plan.solver}, {calls}"),
+        ("images", f"{plan.num_missing:,} missing of {plan.num_images:,}, in batches of {plan.batch_size}"),
+        ("MACs an image", _between(plan.gmacs_per_image_min, plan.gmacs_per_image_max, macs_text)),
+        ("full attention", "-" if plan.gmacs_dense is None else macs_text(plan.gmacs_dense)),
+        ("time", f"{_between(plan.seconds_min, plan.seconds_max, duration)} on {plan.device}, {plan.dtype}"),
+        ("disk", f"{plan.disk_bytes / MIB:,.1f} MiB at most"),
+        ("output", plan.output),
+    ]
+    return table_of(("run", ""), rows, caption=MEASURED)
+
+
+def _between(low: float | None, high: float | None, text: Callable[[float], str | None]) -> str | None:
+    """Write a value, or the two bounds of it; None is unknown."""
+    if low is None or high is None:
+        return "unknown"
+    return text(low) if text(low) == text(high) else f"{text(low)} to {text(high)}"
 
 
 def modulation_line(report: Mapping[str, Any]) -> str:

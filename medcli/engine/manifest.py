@@ -133,20 +133,26 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def require_image_space(path: Path, num_images: int, side_px: int, *, archive: bool) -> None:
-    """Check that the disk has room for the images.
+    """Check that the disk has room for the images; see `image_bytes`.
+
+    Raises:
+        EnvironmentProblem: If there is not enough room.
+    """
+    num_new = max(0, num_images - num_lines(path))
+    files.require_space(path, image_bytes(path, num_images, side_px, archive=archive), f"{num_new} more images")
+
+
+def image_bytes(path: Path, num_images: int, side_px: int, *, archive: bool) -> int:
+    """Return the bytes that the missing images and the archive take at most.
 
     Args:
         path: The folder, or where it will be. Existing images need no more room.
         num_images: Total images in the folder.
         side_px: Side of an image.
         archive: Whether an archive of all of them is asked for. It is written beside an older one that it replaces.
-
-    Raises:
-        EnvironmentProblem: If there is not enough room.
     """
     pixels = side_px * side_px * 3
     num_new = max(0, num_images - num_lines(path))
     has_archive = (path / ARCHIVE).exists()
     writes_archive = num_new > 0 if has_archive else archive
-    needed = num_new * (pixels + BYTES_BESIDE_PIXELS) + (num_images * pixels if writes_archive else 0)
-    files.require_space(path, needed, f"{num_new} more images")
+    return num_new * (pixels + BYTES_BESIDE_PIXELS) + (num_images * pixels if writes_archive else 0)

@@ -16,7 +16,7 @@ from medcli.settings.values import parse_float
 
 NOT_SHARED = (
     *("schedule", "mediators", "at", "rho", "stage", "plan", "save_plan", "cfg_power", "compile", "npz", "output"),
-    *("amm", "amm_blocks", "amm_form", "warmup_steps", "distance", "latents", "shard"),
+    *("amm", "amm_blocks", "amm_form", "warmup_steps", "distance", "latents", "shard", "dry_run"),
 )
 """Settings of `sample` that the other commands fix themselves."""
 TUNED = ("grid", "time_shift", "diffusion_form", "diffusion_norm", "last_step", "last_step_size", "cfg_interval")

@@ -282,6 +282,13 @@ class SampleRequest(
         metavar="FILE",
         short=True,
     )
+    dry_run: bool = setting(
+        False,
+        help="Show the run, its cost, time and disk space; write nothing.",
+        panel=OUTPUT,
+        letter="-n",
+        decides=False,
+    )
     save_plan: Path | None = setting(
         None, default_text="", help="Also write the run's plan file.", panel=OUTPUT, metavar="FILE", decides=False
     )

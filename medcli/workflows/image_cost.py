@@ -103,7 +103,7 @@ def image_cost(run: SamplingRun, config: ModelConfig) -> ImageCost:
     else:
         sampler = build_sampler(run.sampler)
         nfe, passes = sampler.nfe, num_passes(sampler, run.guidance)
-        passes_L, moves = step_passes(sampler, run.guidance), _possible_moves(run, sampler)
+        passes_L, moves = step_passes(sampler, run.guidance), possible_moves(run, sampler)
         gmacs, done = (gmacs_of_moves(passes_L, list(moves), each) for each in (costs, costs_done))
     is_open = run.schedule.is_dynamic and run.moves is None
     return ImageCost(
@@ -139,7 +139,7 @@ def _measured_nfe(run: SamplingRun) -> float:
     return run.measured_nfe
 
 
-def _possible_moves(run: SamplingRun, sampler: Sampler) -> Mapping[tuple[int, ...], int]:
+def possible_moves(run: SamplingRun, sampler: Sampler) -> Mapping[tuple[int, ...], int]:
     """Return the moves of the recorded images, else those of the cheapest and the most expensive image."""
     if run.moves is not None:
         return run.moves

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 NOT_OF_A_MODEL = frozenset(
     ("checkpoint", "family", "heads", "weights", "stage", "output", "npz", "latents", "save_plan", "device", "dtype")
-    + ("amm", "amm_blocks", "amm_form", "num_images", "classes", "seed", "shard")
+    + ("amm", "amm_blocks", "amm_form", "num_images", "classes", "seed", "shard", "dry_run")
 )
 """Settings of the command that are arguments here, or that a model in memory has no use for."""
 

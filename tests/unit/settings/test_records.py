@@ -159,7 +159,7 @@ def test_the_command_repeats_the_run(key: str, given: dict[str, Any]) -> None:
 def test_settings_of_the_machine_and_the_output_are_not_part_of_the_identity() -> None:
     plain = identity(request_of({}))
     given = {"batch_size": 3, "device": "cpu", "compile": True, "npz": True, "num_images": 7, "output": Path("x")}
-    given |= {"save_plan": Path("p.json"), "download": True, "latents": True, "shard": "1/2"}
+    given |= {"save_plan": Path("p.json"), "download": True, "latents": True, "shard": "1/2", "dry_run": True}
     assert {key for key, made in settings_of(SampleRequest).items() if not made.decides} == set(given)
     assert identity(request_of(given)) == plain
 
