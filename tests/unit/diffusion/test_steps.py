@@ -49,6 +49,28 @@ def run(sampler: Sampler, predict, x: Tensor, seed: int = 1) -> Tensor:  # type:
     return x
 
 
+ADAMS_BASHFORTH = {
+    1: (1.0,),
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}
+"""Weights of the slopes on an even grid, the newest first."""
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_multistep_solvers_weigh_the_slopes_they_remember_by_age(order: int) -> None:
+    sampler = build_sampler(SamplerConfig(sampler="ode", solver=f"adams{order}", steps=7))
+    x = expected = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    memory, slopes = torch.zeros(2, sampler.num_remembered, 1, 2, 2), list[Tensor]()
+    for step in range(7):
+        slopes.insert(0, network(expected, torch.full((2,), step / 7)))
+        weights = ADAMS_BASHFORTH[min(order, step + 1)]
+        expected = expected + sum(weight / 7 * slope for weight, slope in zip(weights, slopes, strict=False))
+        x = sampler.step(network, x, torch.full((2,), step), None, memory_BMCYX=memory)
+        torch.testing.assert_close(x, expected)
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_images_at_different_steps_share_a_batch_without_changing(config: SamplerConfig) -> None:
     sampler, predict = build_sampler(config), network_of(config)
