@@ -51,6 +51,13 @@ def class_numbers(asked: Sequence[int | str], names: Sequence[str]) -> tuple[int
     return tuple(one if isinstance(one, int) else _number(one, by_name) for one in asked)
 
 
+def renumbered(names: Sequence[str], model_names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return the classes of a data set that a model knows under another number only, with both numbers, by name."""
+    known = _by_name(model_names)
+    found = {name: (number, known.get(_key(name), [])) for number, name in enumerate(names)}
+    return {name: (ours, theirs[0]) for name, (ours, theirs) in found.items() if theirs and ours not in theirs}
+
+
 def _by_name(names: Sequence[str]) -> dict[str, list[int]]:
     """Return the numbers of the classes that have each name."""
     found: dict[str, list[int]] = {}

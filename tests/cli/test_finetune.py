@@ -326,6 +326,19 @@ def test_people_are_told_what_a_run_changes_or_leaves_out(run_cli, small_model):
     assert not [line for line in train(run_cli, "--steps", 1, "-o", "plain").err.splitlines() if "classes" in line]
 
 
+def test_classes_that_the_model_knows_under_other_numbers_are_named(run_cli, small_model):
+    save_classes(small_model.parent / "photos", {"cat": 3, "dog": 2}, size=(24, 20))
+    for names, count in (
+        (("dog", "cat", *"cdefghij"), 2),
+        (("cat", "Dog", *"cdefghij"), 0),
+        (("cat", *"bcdefgh", "dog, hound", "x"), 1),
+    ):
+        save_checkpoint("named.safetensors", SMALL, _fresh(), class_names=names, force=True)
+        told = train(run_cli, "--data", "photos", "--steps", 1, "--resume", "never", start=("named.safetensors",)).err
+        assert (f"{count} classes of photos have other numbers in the model" in told) == bool(count)
+        assert ("have other numbers" in told) == bool(count)
+
+
 def _fresh(**changes):
     return shaken(dataclasses.replace(SMALL, **changes)).state_dict()
 

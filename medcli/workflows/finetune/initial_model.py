@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medcli.checkpoint.class_names import renumbered
 from medcli.checkpoint.infer import PIXEL_CHANNELS
 from medcli.config import VAVAE, VAVAE_CHANNELS, ModelConfig
 from medcli.data.assets import BUNDLES
@@ -14,6 +15,7 @@ from medcli.data.bundled_set import bundled_set
 from medcli.data.latent_origin import LatentOrigin, latent_origin
 from medcli.data.latent_statistics import NO_STATISTICS
 from medcli.data.pixel_format import PixelFormat, pixel_format
+from medcli.data.training_set import TrainingSet
 from medcli.errors import ConfigError
 from medcli.model.backbone import fresh_model
 from medcli.network import Network, changed, open_network, require_statistics, with_autoencoder
@@ -214,3 +216,18 @@ def remark_on_changes(network: Network, reporter: Reporter, *, is_calibrated: bo
     num_new = len(network.surgery().new)
     if num_new and not is_calibrated:
         reporter.note(f"{num_new} new tensors start neutral; --calibrate would fit them before training")
+
+
+def remark_on_classes(data: TrainingSet, start: Network, reporter: Reporter) -> None:
+    """Note classes of the model that have no images, and those that have another number in the data."""
+    if start.info and (moved := renumbered(data.class_names, start.info.class_names)):
+        name, (ours, theirs) = next(iter(moved.items()))
+        reporter.note(
+            f"{len(moved)} classes of {data.name} have other numbers in the model ({name}: {ours}, not {theirs}) and "
+            "keep the data's; a labels.json can give them the model's"
+        )
+    if data.num_classes < start.config.num_classes:
+        reporter.note(
+            f"{data.name} has {data.num_classes} classes, the model {start.config.num_classes}: the others have no "
+            f"images; --num-classes {data.num_classes} removes them"
+        )

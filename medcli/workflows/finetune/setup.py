@@ -32,7 +32,7 @@ from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
 from medcli.training.train import check_device
 from medcli.workflows.finetune.epochs import steps_of, with_any_steps
-from medcli.workflows.finetune.initial_model import initial_network, remark_on_changes, with_classes
+from medcli.workflows.finetune.initial_model import initial_network, remark_on_changes, remark_on_classes, with_classes
 from medcli.workflows.finetune.loss import loss_of, remark_on_output, teacher_of
 from medcli.workflows.finetune.self_data import of_its_parent, open_data
 from medcli.workflows.sample.defaults import sampling_defaults
@@ -139,7 +139,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     note_remarks([start], first_reporter)
     remark_on_changes(start, first_reporter, is_calibrated=request.calibrate)
     remark_on_output(start, training.loss, first_reporter)
-    _remark_on_classes(data, start, first_reporter)
+    remark_on_classes(data, start, first_reporter)
     if remark := launch_remark():
         first_reporter.note(remark)
     return FinetuneSetup(
@@ -248,15 +248,6 @@ def _trained_counts(ladder: tuple[int, ...], train_dense: bool | None) -> tuple[
         return (0,)
     is_dense_trained = len(ladder) > 1 if train_dense is None else train_dense
     return (0, *ladder) if is_dense_trained else ladder
-
-
-def _remark_on_classes(data: LenientSet, start: Network, reporter: Reporter) -> None:
-    """Note classes of the model that have no images."""
-    if data.num_classes < start.config.num_classes:
-        reporter.note(
-            f"{data.name} has {data.num_classes} classes, the model {start.config.num_classes}: the others have no "
-            f"images; --num-classes {data.num_classes} removes them"
-        )
 
 
 def _identity(
