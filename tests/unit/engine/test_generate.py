@@ -175,15 +175,13 @@ def test_adams_remembers_the_guided_slope_and_keeps_its_order_over_an_interval(
     assert (image.calls, image.null_calls, image.passes) == ((10,), (guided_steps,), (10 + guided_steps,))
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 32])
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(scale=1.5)])
-def test_sampling_is_independent_of_batch_size(
-    model: DiffusionTransformer, batch_size: int, guidance: Guidance
-) -> None:
+def test_sampling_is_independent_of_batch_size(model: DiffusionTransformer, guidance: Guidance) -> None:
     reference = images_of(model, plan_of(batch_size=8, guidance=guidance), range(12))
-    images = images_of(model, plan_of(batch_size=batch_size, guidance=guidance), range(12))
-    assert images.keys() == reference.keys()
-    assert_same(images, reference, atol=GREY_LEVEL / 10)
+    for batch_size in (1, 5, 32):
+        images = images_of(model, plan_of(batch_size=batch_size, guidance=guidance), range(12))
+        assert images.keys() == reference.keys()
+        assert_same(images, reference, atol=GREY_LEVEL / 10)
 
 
 @pytest.mark.parametrize("schedule", [DYNAMIC, static(4), FULL])
