@@ -22,6 +22,7 @@ def failing_import(failures: list[Exception], monkeypatch: pytest.MonkeyPatch) -
     return declared
 
 
+@pytest.mark.slow
 def test_torch_fidelity_imports_in_a_fresh_process() -> None:
     code = (
         "from medcli.runtime.torchvision_guard import import_torchvision; import_torchvision(); import_torchvision();"
