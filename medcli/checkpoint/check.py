@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from medcli.checkpoint.tensor_record import FLOAT_DTYPES, TensorRecord, describe_tensor
 from medcli.config import ModelConfig
@@ -35,7 +36,8 @@ def check_content(tensors: Mapping[str, TensorRecord], config: ModelConfig, sour
         if names
     ]
     if problems:
-        is_other = unexpected and not missing and not misshapen
+        is_whole = _holds(tensors, replace(config, norm="layer", mlp="gelu", rope=False, qk_norm=False, has_shift=True))
+        is_other = is_whole or (unexpected and not missing and not misshapen)
         if is_other and config.family == "mdtv2":
             raise _first_version(source, f"it has {len(unexpected)} tensors more than an MDTv2")
         raise CheckpointError(
@@ -52,6 +54,15 @@ def check_content(tensors: Mapping[str, TensorRecord], config: ModelConfig, sour
             f"{source} has weights that are not floating point numbers ({listed(others, 3)})",
             hint="convert the original, unquantised checkpoint",
         )
+
+
+def _holds(tensors: Mapping[str, TensorRecord], config: ModelConfig) -> bool:
+    """Check that all tensors of a model are there, whatever else is."""
+    tables = position_tables(config)
+    return all(
+        name in tables or (name in tensors and tensors[name].shape == shape)
+        for name, shape in tensor_shapes(config).items()
+    )
 
 
 def refuse_first_mdt(names: Iterable[str], source: str) -> None:

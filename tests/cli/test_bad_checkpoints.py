@@ -74,6 +74,7 @@ def not_finite(path: Path) -> object:
     return flat(blocks__0__attn__qkv__weight=weight)(path)
 
 
+OTHER = "hint: all of that model is there and more, so it is another architecture"
 BAD_FILES: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
     "missing": ("sit.pt", lambda path: None, ("sit.pt does not exist",)),
     "empty": ("sit.pt", lambda path: path.touch(), ("sit.pt is empty",)),
@@ -95,6 +96,9 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
         ("blocks.0.mlp.fc2.bias (3,) instead of (384,)",),
     ),
     "missing tensor": ("sit.pt", flat(blocks__0__mlp__fc2__bias=None), ("1 missing (blocks.0.mlp.fc2.bias)",)),
+    "another tensor": ("sit.pt", flat(blocks__0__attn__gate=torch.ones(6)), (OTHER,)),
+    "parts of a q/k norm": ("sit.pt", flat(blocks__0__attn__q_norm__weight=torch.ones(64)), ("missing", OTHER)),
+    "parts of an RMSNorm": ("sit.pt", flat(blocks__0__norm1__weight=torch.ones(384)), ("missing", OTHER)),
     "NaN weights": ("sit.pt", not_finite, ("blocks.0.attn.qkv.weight", "NaN")),
     "unknown family": ("0400000.pt", flat(), ("--family dit or --family sit",)),
     "no EMA": (
