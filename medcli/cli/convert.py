@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medcli.cli.command import Command
-from medcli.cli.output import Output, printable
+from medcli.cli.output import Output
 from medcli.cli.table import table_of
+from medcli.cli.text import Prose
 from medcli.ladder import ranges
+from medcli.runtime.text import macs_text
 from medcli.settings.checkpoints import ConvertRequest
 
 if TYPE_CHECKING:
@@ -51,10 +53,9 @@ COMMAND = Command(
 def summary(report: ConvertReport) -> Group:
     """Show the output, its differences from the source, and the cost of a forward pass before and after."""
     from rich.console import Group
-    from rich.text import Text
 
     tables = [cost_table(report)] if report.config.mediators else []
-    return Group(Text(description(report)), *tables)
+    return Group(Prose(description(report)), *tables)
 
 
 def description(report: ConvertReport) -> str:
@@ -69,20 +70,18 @@ def description(report: ConvertReport) -> str:
     counts = [f"{len(report.copied)} tensors copied"]
     for names, verb in ((report.resized, "resized"), (report.new, "new"), (report.dropped, "dropped")):
         counts += [f"{len(names)} {verb}"] if names else []
-    return (
-        f"wrote {printable(str(report.output))} ({', '.join(counts)})\n{title}, {config.resolution_px} px, {attention}"
-    )
+    return f"wrote {report.output} ({', '.join(counts)})\n{title}, {config.resolution_px} px, {attention}"
 
 
 def cost_table(report: ConvertReport) -> FittedTable:
     """Build the table of the cost of a forward pass with full attention and with each mediator count."""
     everywhere = "saved % (--layers all)"
-    columns = ("attention", "GMACs", "saved %", "saved % (executed)", everywhere)
-    rows: list[tuple[object, ...]] = [("full, as before", f"{report.gmacs_dense:,.2f}", None, None, None)]
+    columns = ("attention", "MACs", "saved %", "saved % (executed)", everywhere)
+    rows: list[tuple[object, ...]] = [("full, as before", macs_text(report.gmacs_dense), None, None, None)]
     rows += [
         (
             f"{cost.num_mediators} mediators",
-            f"{cost.gmacs:,.2f}",
+            macs_text(cost.gmacs),
             f"{cost.saving_percent:.2f}",
             f"{cost.executed_saving_percent:.2f}",
             f"{cost.all_layers_saving_percent:.2f}",
@@ -90,4 +89,4 @@ def cost_table(report: ConvertReport) -> FittedTable:
         for cost in report.costs
     ]
     table = table_of(columns, rows, caption=CAPTION)
-    return table.without(everywhere) if report.is_in_all_layers else table
+    return table.without((everywhere,)) if report.is_in_all_layers else table

@@ -6,10 +6,13 @@ from medcli.cli.command import Command
 from medcli.cli.output import Output
 from medcli.cli.table import details_of
 from medcli.errors import listed
+from medcli.runtime.text import count_text, macs_text
 from medcli.settings.checkpoints import InspectRequest
 
 SHOWN_NAMES = 5
 """Class names shown to people; `--json` has all."""
+NAMES = {"num_params": "parameters", "resolution_px": "resolution (px)", "num_heads": "heads", "num_classes": "classes"}
+"""Names for people of keys that read otherwise."""
 
 
 def inspect(request: InspectRequest, out: Output) -> None:
@@ -20,7 +23,9 @@ def inspect(request: InspectRequest, out: Output) -> None:
     values = report.to_json()
     if "class_names" in values:
         values["class_names"] = listed(values["class_names"], SHOWN_NAMES)
-    out.result(report, details_of(values))
+    values["num_params"] = count_text(values["num_params"])
+    values["MACs"] = macs_text(values.pop("gmacs"))
+    out.result(report, details_of({NAMES.get(key, key): value for key, value in values.items()}))
 
 
 COMMAND = Command(
