@@ -1,4 +1,4 @@
-"""Batch size that a GPU's memory holds."""
+"""Batch size that a GPU's memory holds and that leaves few rows of the last batches empty."""
 
 from __future__ import annotations
 
@@ -8,6 +8,30 @@ import torch
 
 from medcli.engine.networks import LadderNetwork
 from medcli.engine.plan import SamplingPlan, forward_inputs
+
+SMALLEST_PART = 4
+"""A GPU's batch is reduced to this part at most, for which a large model's network call is still efficient."""
+POOLS = 4
+"""Times that the images in flight are exchanged in a run, where there are images enough."""
+
+
+def even_batch_size(plan: SamplingPlan, num_images: int, *, is_reduced: bool) -> int:
+    """Return the batch size, at most the plan's, whose rounds come out: no last round of a few images.
+
+    Images of a dynamic schedule are in several buckets, which run partly empty once no image is left to enter. On a
+    GPU the batch is therefore smaller, so that this end is a small part of the run.
+
+    Args:
+        plan: Sampling settings.
+        num_images: Images one process makes, at least 1.
+        is_reduced: Reduce it for dynamic schedules; False where each row costs its time, as on a CPU.
+    """
+    limit = plan.batch_size
+    if is_reduced and plan.schedule.is_dynamic:
+        num_buckets = len(plan.schedule.counts) * (2 if plan.guidance.is_partial else 1)
+        limit = max(-(-limit // SMALLEST_PART), min(limit, num_images // (POOLS * num_buckets)))
+    rounds = -(-num_images // limit)
+    return -(-num_images // rounds)
 
 
 @torch.no_grad()

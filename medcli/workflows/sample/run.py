@@ -10,6 +10,7 @@ import torch
 from medcli.data.autoencoder import open_decoder
 from medcli.data.images import MANIFEST
 from medcli.data.sampled_latents import SampledLatents
+from medcli.engine.batch_fit import even_batch_size
 from medcli.engine.effects import unreached_counts
 from medcli.engine.image_records import Record, num_lines
 from medcli.engine.line_check import LineCheck
@@ -83,7 +84,8 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
 
     with SampleFolder(setup.output, processes, is_whole) as folder:
         before = check_folder(setup.output, settings, is_possible)
-        setup = replace(setup, plan=replace(setup.plan, batch_size=_batch_size(setup, request, before, processes)))
+        size = _batch_size(setup, request, before, processes, device)
+        setup = replace(setup, plan=replace(setup.plan, batch_size=size))
         manifest = _manifest(setup, request, settings, before, device, run.costs)
         if before is None:  # lines of a run whose manifest was lost
             manifest["num_images"] = max(request.num_images, folder.num_done)
@@ -116,10 +118,16 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     return report
 
 
-def _batch_size(setup: SampleSetup, request: SampleRequest, before: dict[str, Any] | None, processes: Processes) -> int:
+def _batch_size(
+    setup: SampleSetup,
+    request: SampleRequest,
+    before: dict[str, Any] | None,
+    processes: Processes,
+    device: torch.device,
+) -> int:
     """Return the batch size: that of the run to continue, so that rounding agrees, else at most the new images.
 
-    Without `--batch-size` it is at most a process's share of them.
+    Without `--batch-size` a process's share of them is made in full batches.
     """
     if (
         before
@@ -128,8 +136,12 @@ def _batch_size(setup: SampleSetup, request: SampleRequest, before: dict[str, An
     ):
         return int(before["run"]["batch_size"])
     num_new = request.num_images - (before["num_images"] if before else 0)
-    share = num_new if request.batch_size else -(-num_new // processes.count)
-    return min(setup.plan.batch_size, share) if num_new > 0 else setup.plan.batch_size
+    if num_new <= 0:
+        return setup.plan.batch_size
+    if request.batch_size:
+        return min(request.batch_size, num_new)
+    share = -(-num_new // (processes.count * processes.num_shards))
+    return even_batch_size(setup.plan, share, is_reduced=device.type != "cpu")
 
 
 def _manifest(
