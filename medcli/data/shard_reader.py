@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from medcli.data.image_files import unreadable
 from medcli.errors import DataError
+from medcli.runtime.positional import read_at
 
 FEWEST_OPEN = 64
 """Files that are kept open even where the system allows few."""
@@ -62,7 +63,7 @@ class ShardReader:
         try:
             descriptor, is_kept = self._opened(place.file)
             try:
-                num_read = _read_at(descriptor, content, place.offset)
+                num_read = read_at(descriptor, content, place.offset)
             finally:
                 if not is_kept:
                     os.close(descriptor)
@@ -95,26 +96,6 @@ class ShardReader:
 def state_of(status: os.stat_result) -> FileState:
     """Return the size and time of a file."""
     return FileState(status.st_size, status.st_mtime_ns)
-
-
-def _read_at(descriptor: int, content: memoryview, offset: int) -> int:
-    """Fill `content` from a place of a file and return the number of bytes read, fewer only at its end."""
-    filled = 0
-    while filled < len(content):
-        if hasattr(os, "preadv"):
-            count = os.preadv(descriptor, [content[filled:]], offset + filled)
-        else:  # Windows: one thread at a time may move the place of a descriptor
-            with _SEEKING:
-                os.lseek(descriptor, offset + filled, os.SEEK_SET)
-                piece = os.read(descriptor, len(content) - filled)
-            content[filled : filled + len(piece)], count = piece, len(piece)
-        if not count:
-            break
-        filled += count
-    return filled
-
-
-_SEEKING = Lock()
 
 
 def _max_open() -> int:

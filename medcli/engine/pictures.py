@@ -6,7 +6,7 @@ import io
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from medcli.data.image_files import read_image
 from medcli.errors import DataError
-from medcli.runtime.files import atomic_path
 from medcli.runtime.many_files import put_bytes
 
 # Dimension key: N images, Y X height and width.
@@ -31,8 +30,6 @@ MAX_GRID_IMAGES = 100
 WHITE = 255
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-FIXED_DATE = (1980, 1, 1, 0, 0, 0)
-"""Time stamp in the archive: equal images make equal files."""
 
 
 def write_png(path: Path, pixels_YXC: npt.NDArray[np.uint8]) -> None:
@@ -114,26 +111,8 @@ def _title_row(names: Sequence[str], step: int, width: int) -> npt.NDArray[np.ui
     return np.asarray(row, dtype=np.uint8)
 
 
-def write_npz(path: Path, files: Iterable[Path], num_files: int, side_px: int) -> None:
-    """Gather image files into an archive of one array `arr_0`, (N, Y, X, 3) uint8, a file at a time.
-
-    The layout is that of the ADM suite's sample batches (reference-facts 7).
-    """
-    with (
-        atomic_path(path, force=True, is_durable=True) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
-    ):
-        entry = zipfile.ZipInfo("arr_0.npy", date_time=FIXED_DATE)
-        with archive.open(entry, "w", force_zip64=True) as member:
-            shape = (num_files, side_px, side_px, 3)
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(member, header)
-            for file in files:
-                member.write(read_png(file, side_px).tobytes())
-
-
 def is_whole_npz(path: Path, num_files: int, side_px: int) -> bool:
-    """Return True if a file is an archive as `write_npz` makes it, of this size; its pixels are not read."""
+    """Return True if a file is an archive as `ArchiveSlots` makes it, of this size; its pixels are not read."""
     if not path.is_file():
         return False
     try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from medcli.engine.archive_slots import ArchiveSlots, is_slots, remove_slots
 from medcli.engine.image_records import PICTURE, RECORDS, IndexSet, Record, file_name, read_records, record_files
 from medcli.engine.pictures import (
     grid_capacity,
@@ -29,7 +31,6 @@ from medcli.engine.pictures import (
     is_whole_npz,
     is_whole_png,
     read_png,
-    write_npz,
     write_png,
 )
 from medcli.engine.sessions import Session, read_sessions
@@ -75,6 +76,7 @@ class SampleFolder:
         self._part = processes.part if processes.is_divided else None
         self._has_records = processes.is_divided and processes.is_first and processes.num_shards == 1
         self._own: SharedLines | None = None
+        self._slots: ArchiveSlots | None = None
         self._readers: dict[Path, SharedLines] = {}
         self.sessions: list[Session] = []
         """Of this process, and of others whose lines it has merged."""
@@ -90,10 +92,14 @@ class SampleFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close_own()
+        if self._slots:
+            self._slots.close()
         self.work.close(failed=error is not None)
 
     def add(self, record: Record, pixels_YXC: npt.NDArray[np.uint8]) -> None:
         """Store a finished image: the picture first, then its line. Threads may do so at once."""
+        if self._slots:
+            self._slots.put(record.index, pixels_YXC)
         write_png(self.path / record.file, pixels_YXC)
         self.add_copied(record)
         self._made.add(record.index)
@@ -160,10 +166,25 @@ class SampleFolder:
         """Return True if there is a whole `samples.npz` of all images."""
         return is_whole_npz(self.path / ARCHIVE, self.num_done, side_px)
 
+    def fill_archive(self, num_images: int, side_px: int) -> None:
+        """Write each image that is added to its place in the coming archive of so many images, too."""
+        self._slots = ArchiveSlots(self.path, num_images, side_px)
+
     def write_archive(self, side_px: int) -> None:
-        """Make `samples.npz` of all images."""
-        files = (self.path / file_name(index) for index in self.done())
-        write_npz(self.path / ARCHIVE, files, self.num_done, side_px)
+        """Make `samples.npz` of all images: what its places lack is read from the pictures."""
+
+        def read(index: int) -> npt.NDArray[np.uint8]:
+            return read_png(self.path / file_name(index), side_px)
+
+        slots = ArchiveSlots(self.path, self.num_done, side_px)
+        try:
+            slots.finish(self.path / ARCHIVE, array("q", self.done()), read)
+        finally:
+            slots.close()
+
+    def drop_archive(self) -> None:
+        """Remove an unfinished archive that is no longer asked for."""
+        remove_slots(self.path)
 
     def _append(self, line: str) -> None:
         if self._own is None:
@@ -239,4 +260,4 @@ def _tidy(path: Path) -> IndexSet:
 
 def is_transient(name: str) -> bool:
     """Return True for files that a run may leave that was killed before it wrote its manifest."""
-    return name in (LOCK, SIGNS) or is_temporary(name)
+    return name in (LOCK, SIGNS) or is_slots(name) or is_temporary(name)

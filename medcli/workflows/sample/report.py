@@ -200,6 +200,8 @@ class FolderRun:
         is_wanted = npz or (folder.path / ARCHIVE).exists()
         if is_wanted and (changed or not folder.has_archive(self.side_px)):
             folder.write_archive(self.side_px)
+        else:
+            folder.drop_archive()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ from medcli.engine.manifest import (
     write_manifest,
 )
 from medcli.engine.plan_file import plan_file, write_plan
-from medcli.engine.sample_folder import SampleFolder
+from medcli.engine.sample_folder import ARCHIVE, SampleFolder
 from medcli.errors import ConfigError
 from medcli.network import note_remarks, require_statistics
 from medcli.runtime.device import use_device
@@ -92,6 +92,8 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
         if manifest != before and not (folder.work.is_alone or processes.is_divided):
             raise ConfigError(f"{setup.output} is being filled by a run to fewer images", hint="wait until it is done")
         num_before = folder.num_done
+        if request.npz or (setup.output / ARCHIVE).exists():
+            folder.fill_archive(manifest["num_images"], setup.config.resolution_px)
 
         def on_smaller_batch(size: int) -> None:
             if processes.is_first:

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcli.engine.pictures import TITLE_PX, grid_capacity, grid_columns, grid_of, read_png, write_npz, write_png
+from medcli.engine.pictures import TITLE_PX, grid_capacity, grid_columns, grid_of, read_png, write_png
 
 RNG = np.random.default_rng(0)
 
@@ -50,20 +50,6 @@ def test_a_grid_stays_bounded(side: int, capacity: int) -> None:
 )
 def test_each_column_shows_a_class_where_that_is_readable(num_images: int, num_classes: int, columns: int) -> None:
     assert grid_columns(num_images, num_classes) == columns
-
-
-def test_the_archive_is_what_numpy_would_read_and_always_the_same(tmp_path: Path) -> None:
-    images = pictures(5, 6)
-    files = [tmp_path / f"{index}.png" for index in range(5)]
-    for file, image in zip(files, images, strict=True):
-        write_png(file, image)
-    write_npz(tmp_path / "a.npz", files, len(files), 6)
-    write_npz(tmp_path / "b.npz", files, len(files), 6)
-    with np.load(tmp_path / "a.npz") as archive:
-        assert archive.files == ["arr_0"]
-        assert archive["arr_0"].dtype == np.uint8
-        assert np.array_equal(archive["arr_0"], np.stack(images))
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
 def test_names_stand_above_their_columns() -> None:
