@@ -54,13 +54,14 @@ def schedule_in_words(schedule: Schedule) -> str:
     """Describe a schedule in words."""
     if schedule.kind == "full":
         return "full attention"
-    counts = join(count or "full" for count in schedule.counts)
+    counts = f"{join(count for count in schedule.counts if count)} mediators"
     if schedule.kind == "static":
-        return f"{counts} mediators throughout"
+        return f"{counts} throughout"
+    counts += " in turn" if schedule.counts[-1] else ", then full attention"
     if schedule.is_timed:
-        return f"{counts} mediators in turn, from {join(f'{share:g}' for share in schedule.at)} of the steps on"
+        return f"{counts}, from {join(f'{share:g}' for share in schedule.at)} of the steps on"
     rho = join(f"{value:g}" for value in schedule.rho)
-    return f"{counts} mediators in turn, thresholds {rho} on {schedule.distance.upper()} change"
+    return f"{counts}, thresholds {rho} on {schedule.distance.upper()} change"
 
 
 def saving_text(percent: float) -> str:
