@@ -33,7 +33,9 @@ def test_the_set_up_commands_of_the_readme_are_the_two_promised() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "    pip install -e . && medcli demo\n" in readme
     assert "    pip install -e '.[dev]' && pytest\n" in readme
-    assert len(re.findall(r"^ +pip install ", readme, flags=re.MULTILINE)) == 2
+    found = re.findall(r"^ +pip install (.*)", readme, flags=re.MULTILINE)
+    assert len(found) == 3
+    assert found[0].endswith("https://download.pytorch.org/whl/cpu"), "before torch comes with CUDA"
 
 
 @each_command
