@@ -197,18 +197,29 @@ class MediatorAttention(Attention):
         query_constant_BHM = (mediator_BMHK * query_bias_D.unflatten(0, rows)).sum(-1).transpose(1, 2)
         return score(key_HKD, to_tokens_HMN), score(query_HKD, from_queries_HMN), query_constant_BHM
 
-    def mediate(self, scores_BHMN: Tensor, shares_BHMN: Tensor, value_BND: Tensor) -> Tensor:
-        """Aggregate values into mediators by the first scores, and into queries by the second: (B, N, D)."""
-        weight_BHMN, share_BHMN = scores_BHMN.softmax(dim=-1), shares_BHMN.softmax(dim=-2)
+    def mediate(
+        self, scores_BHMN: Tensor, shares_BHMN: Tensor, value_BND: Tensor, local_BND: Tensor | None = None
+    ) -> Tensor:
+        """Aggregate values into mediators by the first scores, and into queries by the second: (B, N, D).
+
+        Args:
+            scores_BHMN: Scores of mediators against keys.
+            shares_BHMN: Scores of queries against mediators.
+            value_BND: Values.
+            local_BND: Added to the result, and perhaps overwritten by it; None: nothing.
+        """
         value_BHNK = self.split_heads(value_BND)
-        if not _goes_by_image(value_BND):
-            return (share_BHMN.mT @ (weight_BHMN @ value_BHNK)).transpose(1, 2).flatten(2)
-        mixed_BND = value_BND.new_empty(value_BND.shape)
-        for weight, share, value, mixed in zip(
-            weight_BHMN, share_BHMN, value_BHNK, self.split_heads(mixed_BND), strict=True
+        if local_BND is None or not _goes_by_image(value_BND):
+            summary_BHMK = scores_BHMN.softmax(dim=-1) @ value_BHNK
+            mixed_BND = (shares_BHMN.softmax(dim=-2).mT @ summary_BHMK).transpose(1, 2).flatten(2)
+            return mixed_BND if local_BND is None else mixed_BND + local_BND
+        for scores, shares, value, mixed in zip(
+            scores_BHMN, shares_BHMN, value_BHNK, self.split_heads(local_BND), strict=True
         ):
-            mixed.copy_(torch.bmm(share.mT, torch.bmm(weight, value)))
-        return mixed_BND
+            # An image's softmax stays in the processor's cache until its product.
+            summary = torch.bmm(scores.softmax(dim=-1), value)
+            mixed.add_(torch.bmm(shares.softmax(dim=-2).mT, summary))
+        return local_BND
 
     def forward(
         self,
@@ -241,7 +252,7 @@ class MediatorAttention(Attention):
             query_BND, key_BND, value_BND = self.project(x_BND)
             scores = self.scores(query_BND, key_BND, num_mediators, biases)
         local_BND = self.dwc(self.grid(value_BND)).flatten(2).transpose(1, 2)
-        return self.mediate(*scores, value_BND) + local_BND
+        return self.mediate(*scores, value_BND, local_BND)
 
     def mix_in_kernels(self, x_BND: Tensor, num_mediators: int, is_absorbed: bool, biases: Biases = ()) -> Tensor:
         """Do what `mix` does by `medcli.kernels.mediator`; not with rotary positions."""
