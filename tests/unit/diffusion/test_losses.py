@@ -8,7 +8,8 @@ from torch import Tensor
 
 from medcli.diffusion.gaussian import gaussian_tables, respace
 from medcli.diffusion.interpolant import path_point
-from medcli.diffusion.losses import discretised_log_likelihood, dit_loss, normal_cdf, sit_loss
+from medcli.diffusion.losses import Teacher, discretised_log_likelihood, dit_loss, normal_cdf, sit_loss
+from medcli.diffusion.steps import Predict
 from medcli.settings.sampler import PredictionName
 
 TABLES = gaussian_tables(respace(""))
@@ -75,3 +76,18 @@ def test_level_probabilities_sum_to_one() -> None:
 def test_normal_cdf_is_close_to_the_exact_one() -> None:
     z = torch.linspace(-4, 4, 101)
     torch.testing.assert_close(normal_cdf(z), torch.special.ndtr(z), rtol=0, atol=5e-4)
+
+
+def test_the_teachers_weight_is_that_of_the_error_against_it() -> None:
+    data, noise = random_batch()
+    student: Predict = lambda x, t: 0.3 * x  # noqa: E731
+    teacher = Teacher(lambda x, t: torch.ones_like(x), 0.25)
+    step_B, time_B = torch.tensor([10, 300, 600, 990]), torch.tensor([0.1, 0.4, 0.6, 0.9])
+    dit = dit_loss(student, data, noise, step_B, tables=TABLES, teacher=teacher)
+    sit = sit_loss(student, data, noise, time_B, teacher=teacher)
+    state = path_point("linear", time_B).noised(data, noise)
+    noisy = TABLES.alphas_cumprod[step_B].sqrt().view(-1, 1, 1, 1) * data
+    noisy = noisy + (1 - TABLES.alphas_cumprod[step_B]).sqrt().view(-1, 1, 1, 1) * noise
+    for loss_B, x, target in ((dit.total, noisy, noise), (sit, state, data - noise)):
+        to_data, to_teacher = ((0.3 * x - other).square().flatten(1).mean(1) for other in (target, torch.ones_like(x)))
+        torch.testing.assert_close(loss_B.float(), (0.75 * to_data + 0.25 * to_teacher).float(), rtol=1e-4, atol=1e-6)

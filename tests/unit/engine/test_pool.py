@@ -7,6 +7,7 @@ from medcli.engine.pool import (
     NO_STEP,
     Pool,
     advance,
+    advance_by_progress,
     empty_pool,
     enter,
     leave,
@@ -137,3 +138,13 @@ def test_a_batch_beside_a_launched_one_is_a_full_one_of_others() -> None:
     assert pick_batch(pool, 2, 3, UNGUIDED, torch.tensor([0, 1, 2])) is None
     assert pick_batch(pool, 2, 3, UNGUIDED, torch.tensor([0, 1, 2, 3])) is None
     assert num_slots(3, 8, 1000, 8) == 30
+
+
+def test_by_progress_the_next_step_has_the_index_of_its_own_place() -> None:
+    pool, index_L = pool_with([0, 0, 0]), torch.tensor([0, 0, 1, 2])
+    pool.step_P[:] = torch.tensor([0, 1, 3])
+    pool.ladder_index_P[:] = torch.tensor([0, 0, 2])
+    advance_by_progress(pool, torch.arange(3), index_L)
+    assert pool.step_P.tolist() == [1, 2, 4]
+    assert pool.ladder_index_P.tolist() == [0, 1, 2]
+    assert pool.moved_at_PJ[:2].tolist() == [[NO_MOVE, NO_MOVE], [1, NO_MOVE]]

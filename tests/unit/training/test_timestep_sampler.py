@@ -77,6 +77,14 @@ def test_times_follow_the_losses_that_were_noted():
     assert drawn.weight_B.mean() == pytest.approx(1, abs=0.4)  # which keeps the mean of the loss
 
 
+def test_weights_keep_the_mean_over_evenly_drawn_times_exactly():
+    draws, num_draws = filled(NUM_TRAIN_TIMESTEPS), 400_000
+    value_T = torch.arange(NUM_TRAIN_TIMESTEPS, dtype=torch.float64) ** 2
+    t_B, weight_B = draws.sample((torch.arange(num_draws) + 0.5) / num_draws)
+    assert float((value_T[t_B] * weight_B).mean()) == pytest.approx(float(value_T.mean()), rel=2e-3)
+    assert float(weight_B.mean()) == pytest.approx(1, rel=2e-3)
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(learner_module, "LossSecondMomentResampler", filled)
     straight = by_loss(tmp_path / "straight")
