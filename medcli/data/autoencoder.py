@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from medcli.config import ModelConfig
+from medcli.config import SD_AUTOENCODER, SD_CHANNELS, ModelConfig
 from medcli.data.images import to_uint8
 from medcli.data.latent_space import latent_space
 from medcli.data.latent_statistics import denormalised, statistics_of
@@ -143,6 +143,11 @@ def open_decoder(
             raise ConfigError(f"a model of {config.in_channels} pixel channels makes no image (expected 1 or 3)")
         return PixelDecoder()
     name = autoencoder or config.autoencoder
+    if name == SD_AUTOENCODER and config.in_channels != SD_CHANNELS:
+        raise ConfigError(
+            f"nothing tells the autoencoder of this model's latents of {config.in_channels} channels",
+            hint="name it: --vae PATH",
+        )
     loaded = load_autoencoder(name, device, dtype)
     _check_shape(loaded, name, config)
     return LatentDecoder(loaded, config, _decode_batch(config, torch.device(device)))

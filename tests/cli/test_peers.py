@@ -80,6 +80,14 @@ def test_an_autoencoder_of_another_stride_is_refused(capsys: pytest.CaptureFixtu
     assert "4 channels at stride 8, the model 32 at stride 16" in capsys.readouterr().err
 
 
+def test_the_autoencoder_of_other_channels_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(file_of("ldit_wo_shift"), "lightningdit.pt")
+    shutil.copy(file_of("ldit_wo_shift").with_name("config.yaml"), "config.yaml")
+    torch.save({"mean": torch.zeros(1, 16, 1, 1), "std": torch.ones(1, 16, 1, 1)}, "latents_stats.pt")
+    assert main(["sample", "lightningdit.pt", *QUICK, "-o", "s"]) == 2
+    assert "nothing tells the autoencoder of this model's latents of 16 channels" in capsys.readouterr().err
+
+
 def test_statistics_beside_an_autoencoder_are_those_of_a_network_from_scratch(make_photos: None) -> None:
     import medcli
 

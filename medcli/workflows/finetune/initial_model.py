@@ -18,6 +18,7 @@ from medcli.data.pixel_format import PixelFormat, pixel_format
 from medcli.data.training_set import TrainingSet
 from medcli.errors import ConfigError
 from medcli.model.backbone import fresh_model
+from medcli.model.layout import position_tables
 from medcli.network import Network, changed, open_network, require_statistics, with_autoencoder
 from medcli.presets import preset_config, preset_of
 from medcli.runtime.reporting import Reporter
@@ -213,7 +214,7 @@ def remark_on_changes(network: Network, reporter: Reporter, *, is_calibrated: bo
     lost = [str(count) for count in info.config.mediators if count not in network.config.mediators]
     if lost:
         reporter.note(f"the tables for {', '.join(lost)} mediators of {network.name} are left out")
-    num_new = len(network.surgery().new)
+    num_new = len(set(network.surgery().new) - set(position_tables(network.config)))
     if num_new and not is_calibrated:
         reporter.note(f"{num_new} new tensors start neutral; --calibrate would fit them before training")
 
