@@ -36,11 +36,11 @@ def fid(request: FidRequest, out: Output) -> None:
     if isinstance(report, ReferenceReport):
         written = f"wrote {report.output}: {', '.join(report.keys)} of {report.num_images} images, {report.extractor}"
         out.result(report, written)
-        out.hint(f"medcli fid SAMPLES {report.output}")
+        out.hint(f"medcli fid SAMPLES {shlex.quote(report.output)}")
     elif isinstance(report, ExtractorReport):
         right = f"{report.held_out_accuracy:.1%} of {report.num_held_out:,} held-out images right"
         out.result(report, f"wrote {report.output}: {report.num_classes} classes, {right}")
-        out.hint(f"medcli fid SAMPLES REFERENCE --extractor {report.output}")
+        out.hint(f"medcli fid SAMPLES REFERENCE --extractor {shlex.quote(report.output)}")
     elif isinstance(report, CompareReport):
         out.result(report, markdown(report.rows) if request.markdown else comparison_table(report))
     elif report is not None:

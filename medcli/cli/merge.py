@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from medcli.cli.command import Command
 from medcli.cli.output import Output
 from medcli.settings.merging import MergeRequest
@@ -14,7 +16,7 @@ def merge(request: MergeRequest, out: Output) -> None:
 
     report = run(request, out)
     out.result(report, summary(report))
-    out.hint(f"medcli fid {report.output}")
+    out.hint(f"medcli fid {shlex.quote(report.output)}")
 
 
 COMMAND = Command(

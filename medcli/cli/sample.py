@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def sample(request: SampleRequest, out: Output) -> None:
     report = run(request, out)
     if this_process().is_first:
         out.result(report, summary(report))
-        out.hint(f"medcli fid {report.output}")
+        out.hint(f"medcli fid {shlex.quote(report.output)}")
 
 
 COMMAND = Command(

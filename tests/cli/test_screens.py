@@ -20,6 +20,7 @@ import pytest
 from medcli.cli import app
 from medcli.cli.output import Output
 from medcli.cli.text import LONG_WORD, WHOLE
+from medcli.data.assets import FOLDER as ASSETS
 from medcli.presets import DEFAULT_BUNDLE
 from tests.cli.test_fid import sample_folder
 from tests.conftest import RunCli
@@ -93,7 +94,9 @@ def words_of(lines: list[str]) -> set[str]:
 def check(name: str, results: Callable[[str], tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     result = results(name)
     monkeypatch.undo()
-    everything = words_of(drawn(result, 10_000, io.StringIO(), monkeypatch))
+    lines = drawn(result, 10_000, io.StringIO(), monkeypatch)
+    assert not any("site-packages" in line or str(ASSETS) in line for line in lines if name != "doctor")
+    everything = words_of(lines)
     for width in WIDTHS:
         for stream in (Terminal(), io.StringIO()):
             lines = drawn(result, width, stream, monkeypatch)
