@@ -22,6 +22,12 @@ CHUNK_BYTES = 1 << 20
 MAX_LINE = 1 << 16
 """Characters of a line that are read; real ones have about a hundred."""
 MAX_INDEX = 10**8 - 1
+_WHOLE, _DECIMAL = "(?:0|[1-9][0-9]{0,17})", "(?:\\.[0-9]{1,20})?(?:e-[0-9]{1,3})?"
+LINE = re.compile(
+    rf'\{{"index": ({_WHOLE}), "label": ({_WHOLE}), "file": "([0-9]+\.png)", '
+    rf'"switch_steps": \[((?:{_WHOLE}(?:, {_WHOLE})*)?)\], "gmacs": ({_WHOLE}{_DECIMAL})\}}\n?'
+)
+"""Form of the lines that `to_line` writes, which a million times is read faster than any JSON."""
 PICTURE = re.compile(r"\d{6}\.png|[1-9]\d{6,7}\.png", re.ASCII)
 """Names that `file_name` makes."""
 
@@ -48,6 +54,11 @@ class Record:
     @classmethod
     def of_line(cls, line: str) -> Record | None:
         """Read a line back; None if it is torn or of another form."""
+        if (match := LINE.fullmatch(line)) and (gmacs := float(match[5])) < math.inf:
+            steps = tuple(map(int, match[4].split(", "))) if match[4] else ()
+            index, label, file = int(match[1]), int(match[2]), match[3]
+            is_own = index <= MAX_INDEX and file == file_name(index)
+            return cls(index=index, label=label, file=file, switch_steps=steps, gmacs=gmacs) if is_own else None
         try:
             record = as_record(cls, parse_json(line, MAX_LINE))
         except InvalidJson:
