@@ -67,8 +67,8 @@ class Record:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """Return `images.jsonl` and the files of processes that are not merged into it yet; they need not exist."""
-    return [folder / RECORDS, *sorted((folder / SIGNS).glob("*.jsonl"))]
+    """Return `images.jsonl`, which need not exist, and the files of processes that are not merged into it yet."""
+    return [folder / RECORDS, *sorted(filter(Path.is_file, (folder / SIGNS).glob("*.jsonl")))]
 
 
 def read_records(folder: Path, is_good: Callable[[Record], bool] = lambda _record: True) -> Iterator[Record | None]:

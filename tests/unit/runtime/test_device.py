@@ -3,7 +3,7 @@ import torch
 
 from medcli.errors import ConfigError, EnvironmentProblem
 from medcli.runtime.device import pick_device, use_device
-from medcli.runtime.processes import Processes
+from medcli.runtime.processes import Processes, this_process
 
 
 def test_the_best_device_is_taken_when_none_is_named() -> None:
@@ -42,3 +42,15 @@ def test_each_process_of_a_launch_takes_a_gpu_of_its_own(monkeypatch: pytest.Mon
     assert used == current == [torch.device("cuda", 1)] * 2
     assert [str(use_device("cpu", ranks[1])), str(use_device())] == ["cpu", "cuda"]
     assert len(current) == 2
+
+
+def test_a_task_of_srun_takes_the_gpu_of_its_number_on_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    for name in ("RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (("SLURM_PROCID", "13"), ("SLURM_NTASKS", "16"), ("SLURM_LOCALID", "5")):
+        monkeypatch.setenv(name, value)
+    assert str(pick_device(None, this_process())) == "cuda:5"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # srun --gpus-per-task 1
+    assert str(pick_device(None, this_process())) == "cuda:0"
