@@ -62,13 +62,13 @@ def count_and_break(mode: str, pause: float, counts: Counter[str]) -> None:
         os.open, os.write = opened, written
     from medcli.engine import generate
 
-    pick = generate.pick_batch
+    pick = vars(generate)["pick_batch"]
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         time.sleep(pause)
         return pick(*args, **kwargs)
 
-    generate.pick_batch = slow
+    vars(generate)["pick_batch"] = slow
 
 
 def one_process(mode: str, pause: float, words: list[str]) -> int:
