@@ -227,7 +227,7 @@ def with_autoencoder(network: Network, vae: str | None, download: bool = False) 
         download: Download an autoencoder of the hub that is not in the cache.
 
     Raises:
-        ConfigError: If the network makes pixels.
+        ConfigError: If the network makes pixels, or latents of other channels.
         EnvironmentProblem: If the autoencoder is not on this machine.
     """
     info, config = network.info, network.config
@@ -244,6 +244,12 @@ def with_autoencoder(network: Network, vae: str | None, download: bool = False) 
     vae = asked_for(ALIASES.get(vae, vae) if download else vae, download)
     if info is None or not info.knows_latents:
         space = latent_space(vae)
+        if info is not None and space.channels != config.in_channels:
+            raise ConfigError(
+                f"the autoencoder {vae} has {space.channels} channels at stride {space.stride}, "
+                f"the model {config.in_channels}",
+                hint="pass the model's own autoencoder with --vae PATH",
+            )
         config = replace(
             config,
             latent_scale=config.latent_scale if space.scale is None else space.scale,

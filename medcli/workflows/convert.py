@@ -15,6 +15,7 @@ from medcli.checkpoint.tensor_record import TensorRecord, computed, from_bytes
 from medcli.checkpoint.writer import write_safetensors
 from medcli.config import ModelConfig
 from medcli.cost.macs import GIGA, closed_form_macs, saving_percent
+from medcli.errors import ConfigError
 from medcli.model.absorption import absorbed_saving
 from medcli.model.layout import BIAS_TABLES, num_params, position_tables
 from medcli.network import Network, note_remarks, open_network
@@ -117,6 +118,11 @@ def convert(request: ConvertRequest, reporter: Reporter | None = None) -> Conver
         EnvironmentProblem: If the output can't be written.
     """
     network = open_network(request.network, add_mediators=request.to == "medcli", vae=request.vae)
+    if request.vae is not None and network.opened.info.knows_latents:
+        raise ConfigError(
+            f"--vae does nothing: {network.name} says how its latents are made",
+            hint="leave --vae out, or give it to sample",
+        )
     return write_network(network, request, reporter or Silent())
 
 

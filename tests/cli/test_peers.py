@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from medcli.cli.app import main
 from tests.golden.peers_support import PEERS, file_of
+from tests.unit.checkpoint.builders import TINY, random_state
 from tests.unit.data.test_autoencoder import save_tiny_autoencoder
 
 QUICK = ["--steps", "2", "--num-images", "1", "--sampler", "ode", "-q"]
@@ -86,6 +88,18 @@ def test_the_autoencoder_of_other_channels_is_asked_for(capsys: pytest.CaptureFi
     torch.save({"mean": torch.zeros(1, 16, 1, 1), "std": torch.ones(1, 16, 1, 1)}, "latents_stats.pt")
     assert main(["sample", "lightningdit.pt", *QUICK, "-o", "s"]) == 2
     assert "nothing tells the autoencoder of this model's latents of 16 channels" in capsys.readouterr().err
+
+
+def test_convert_takes_an_autoencoder_that_fits_and_tells_something(capsys: pytest.CaptureFixture[str]) -> None:
+    save_tiny_autoencoder(Path("vae"))
+    torch.save(random_state(replace(TINY, in_channels=16)), "sit.pt")
+    torch.save(random_state(TINY), "sit4.pt")
+    flags = ["--heads", "2", "--vae", "vae", "-o", "m.safetensors"]
+    assert main(["convert", "sit.pt", *flags]) == 2
+    assert "the autoencoder vae has 4 channels at stride 8, the model 16" in capsys.readouterr().err
+    assert main(["convert", "sit4.pt", *flags, "-q"]) == 0
+    assert main(["convert", "m.safetensors", "--vae", "vae", "-o", "n.safetensors"]) == 2
+    assert "--vae does nothing: m.safetensors says how its latents are made" in capsys.readouterr().err
 
 
 def test_statistics_beside_an_autoencoder_are_those_of_a_network_from_scratch(make_photos: None) -> None:
