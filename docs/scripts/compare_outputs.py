@@ -1,6 +1,6 @@
 """Run the same commands on two checkouts of medcli and compare everything they produce.
 
-    python docs/scripts/compare_outputs.py OLD NEW [--only NAME ...] [--list] [--cache DIR]
+    python docs/scripts/compare_outputs.py OLD NEW [--only NAME]... [--list] [--cache DIR]
 
 OLD and NEW are checkouts. Compares exit codes, JSON, written files and the number of stderr lines of every command
 in `compare_cases.py`, except measured times and versions. OLD's results are cached by commit. Exits 6 on a difference.
