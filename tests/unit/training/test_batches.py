@@ -3,10 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from medcli.data.datasets import open_training_set
 from medcli.data.training_set import ArraySet
+from medcli.runtime.reporting import Silent
 from medcli.training import batches as batches_module
 from medcli.training.batches import Batches, DataOrder
-from tests.unit.training.runs import DATA, MODEL, RUN
+from medcli.training.train import train
+from tests.unit.data.tiny_data import LATENTS, save_store
+from tests.unit.training.runs import DATA, MODEL, RUN, fresh
 
 
 def drawn(step, config=RUN, model=MODEL, **options):
@@ -69,15 +73,28 @@ def large(num_images):
 
 @pytest.mark.parametrize("rows", [range(8), range(2, 5)])
 def test_a_run_expects_the_batches_it_reads_in_their_order_up_to_its_last_one(rows):
-    data, steps = large(90), range(3, 30)  # resumed after step 3, over three epochs
-    batches = Batches.of(data, replace(RUN, steps=30), MODEL, rows=rows)
+    data, steps = large(60), range(3, 20)  # resumed after step 3, over three epochs
+    batches = Batches.of(data, replace(RUN, steps=20), MODEL, rows=rows)
     for step in steps:
         batches.draw(step)
     assert data.expected == data.was_read[8:]
-    whole = large(90)
-    for step in range(30):
-        Batches.of(whole, replace(RUN, steps=30), MODEL, rows=rows).draw(step)
+    whole = large(60)
+    for step in range(20):
+        Batches.of(whole, replace(RUN, steps=20), MODEL, rows=rows).draw(step)
     assert whole.was_read[3:] == data.was_read
+
+
+def test_a_run_on_latents_read_ahead_is_the_same_after_a_restart(tmp_path):
+    store, config = save_store(tmp_path / "store", [number % 3 for number in range(40)]), replace(RUN, counts=(0,))
+
+    def weights(folder, *ends):
+        for end in ends:
+            model = fresh(LATENTS)
+            data = open_training_set(str(store), LATENTS)
+            train(model, data, replace(config, steps=end, save_every=3), tmp_path / folder, Silent())
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    assert torch.equal(weights("whole", 9), weights("restarted", 3, 9))
 
 
 def test_no_more_is_expected_than_an_epoch_holds_and_memory_allows(monkeypatch):
