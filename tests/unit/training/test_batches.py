@@ -73,12 +73,12 @@ def large(num_images):
 
 @pytest.mark.parametrize("rows", [range(8), range(2, 5)])
 def test_a_run_expects_the_batches_it_reads_in_their_order_up_to_its_last_one(rows):
-    data, steps = large(60), range(3, 20)  # resumed after step 3, over three epochs
+    data, steps = large(64), range(3, 20)  # resumed after step 3, over three epochs
     batches = Batches.of(data, replace(RUN, steps=20), MODEL, rows=rows)
     for step in steps:
         batches.draw(step)
     assert data.expected == data.was_read[8:]
-    whole = large(60)
+    whole = large(64)
     for step in range(20):
         Batches.of(whole, replace(RUN, steps=20), MODEL, rows=rows).draw(step)
     assert whole.was_read[3:] == data.was_read
