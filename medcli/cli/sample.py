@@ -57,7 +57,7 @@ COMMAND = Command(
     examples=(
         "medcli sample --schedule dynamic --rho 0.3,0.1",
         "medcli sample --classes 1,5,9 --num-images 24 -o clothes",
-        "medcli sample --schedule full --cfg-scale 1 --npz",
+        "medcli sample --num-images 50000 --npz --dry-run",
     ),
 )
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from medcli.config import ModelConfig
 from medcli.errors import ConfigError, require_complete
 from medcli.model.layout import blocks
-from medcli.settings.sampling import AmmForm
+from medcli.settings.modulation import AmmForm
 
 if TYPE_CHECKING:
     from medcli.model.backbone import DiffusionTransformer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Literal
 from medcli.settings.declare import (
     INPUT,
     MACHINE,
-    MODULATION,
     OUTPUT,
     SAMPLING,
     SCHEDULE,
@@ -21,16 +19,15 @@ from medcli.settings.declare import (
     settings_of,
 )
 from medcli.settings.machine import MachineSettings, output_setting, seed_setting
+from medcli.settings.modulation import ModulationSettings
 from medcli.settings.network import NetworkSource
 from medcli.settings.sampler import IN_CHECKPOINT, MAX_STEPS, SamplerSettings
-from medcli.settings.values import parse_count, parse_float, parse_int
+from medcli.settings.values import parse_count, parse_int
 
 ScheduleKind = Literal["full", "static", "dynamic", "timed"]
 DistanceName = Literal["l1", "l2"]
 LabelSampling = Literal["equal", "random"]
-AmmForm = Literal["exp", "cos"]
 
-AUTO = "auto"
 MAX_IMAGES = 10**8
 DEFAULT_WARMUP_STEPS = 3
 """The papers' published command uses 3 (reference-facts 4)."""
@@ -188,50 +185,6 @@ class LabelSettings:
     seed: int = seed_setting(SAMPLING)
 
 
-def parse_radius(text: str) -> float | Literal["auto"]:
-    """Parse `auto` or a radius in tokens."""
-    if text == AUTO:
-        return "auto"
-    radius = parse_float(text)
-    if not 0 <= radius < math.inf:
-        raise ValueError(text)
-    return radius
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModulationSettings:
-    """Attention modulation by distance (AMM)."""
-
-    amm: float | Literal["auto"] | None = setting(
-        None,
-        help="Weight attention by distance, without training, and cut it beyond R tokens; auto: almost nothing is cut. "
-        "Changes images, saves no work.",
-        panel=MODULATION,
-        metavar="auto|R",
-        minimum=0,
-        parse=parse_radius,
-        expects="auto or a radius in tokens",
-        default_text="off",
-        example="auto",
-    )
-    amm_blocks: tuple[int, ...] | None = setting(
-        None,
-        help="Blocks with modulated attention.",
-        panel=MODULATION,
-        metavar="N,...",
-        needs=Needs("amm", words="--amm auto"),
-        default_text="the references' for this size",
-        example="1,2,3",
-    )
-    amm_form: AmmForm | None = setting(
-        None,
-        help="exp: the paper's weight; cos: the reference code's for 512 px.",
-        panel=MODULATION,
-        needs=Needs("amm", words="--amm auto"),
-        default_text="exp",
-    )
-
-
 def parse_shard(text: str) -> tuple[int, int]:
     """Parse `I/N`; shards 0 and N are the same, so that I may count from 0 or from 1.
 
@@ -288,6 +241,7 @@ class SampleRequest(
         panel=OUTPUT,
         letter="-n",
         decides=False,
+        short=True,
     )
     save_plan: Path | None = setting(
         None, default_text="", help="Also write the run's plan file.", panel=OUTPUT, metavar="FILE", decides=False

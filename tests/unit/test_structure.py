@@ -54,6 +54,7 @@ TESTED_BY = {
     "settings/latents": "cli/test_latents",
     "settings/machine": "cli/test_sample_flags",
     "settings/merging": "cli/test_merge",
+    "settings/modulation": "cli/test_sample_flags",
     "settings/pages": "cli/test_report",
     "settings/sampling": "cli/test_sample_flags",
     "settings/scoring": "cli/test_fid",

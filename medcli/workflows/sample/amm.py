@@ -11,7 +11,7 @@ from medcli.errors import ConfigError
 from medcli.ladder import listing
 from medcli.model.amm import Amm, amm_multiplications, check_amm
 from medcli.presets import amm_blocks, preset_of
-from medcli.settings.sampling import ModulationSettings
+from medcli.settings.modulation import ModulationSettings
 
 
 def choose_amm(request: ModulationSettings, configs: Sequence[ModelConfig]) -> Amm | None:
