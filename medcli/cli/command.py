@@ -224,7 +224,8 @@ def _every_setting(name: str, request: Any) -> str:
         for key, value in effective_values(request).items()
         if value not in (None, (), {}) and (value is not False or declared[key].negatable)
     }
-    return command_line(name, type(request), values)
+    first = dict(sorted(values.items(), key=lambda item: not declared[item[0]].positional))
+    return command_line(name, type(request), first)
 
 
 def _parse_many(made: Setting, texts: list[str]) -> tuple[Any, ...]:
