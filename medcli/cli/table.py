@@ -141,7 +141,8 @@ def table_of(
     listed = [tuple(row) for row in rows]
     texts = tuple(tuple("-" if value is None else printable(str(value)) for value in row) for row in listed)
     numeric = [
-        all(row[place] is None or NUMBER.fullmatch(str(row[place])) for row in listed) for place in range(len(columns))
+        all(row[place] in (None, "-") or NUMBER.fullmatch(str(row[place])) for row in listed)
+        for place in range(len(columns))
     ]
     return FittedTable(
         columns=tuple(columns),
