@@ -72,7 +72,7 @@ def _noisy_steps(config: SamplerConfig) -> _NoisySteps | None:
     if isinstance(sampler, AncestralSampler):
         noise_L = torch.exp(sampler.tables.posterior_log_variance / 2).flip(0)
         return _NoisySteps(torch.arange(len(noise_L)) / len(noise_L), (noise_L**2 + 1 / len(noise_L) ** 2).sqrt())
-    if not isinstance(sampler, TransportSampler) or not sampler.noisy:
+    if not isinstance(sampler, TransportSampler) or not sampler.noisy or sampler.num_observed < 2:
         return None
     table, observed = sampler.table, sampler.num_observed
     variance_L = (table.noise_before_L**2 + table.noise_after_L**2)[:observed]

@@ -46,6 +46,7 @@ def test_every_falling_noise_has_thresholds_of_its_own(sampler: dict[str, Any]) 
 @pytest.mark.parametrize(
     "sampler",
     [
+        {"sampler": "sde", "steps": 2},
         {"diffusion_form": "constant"},
         {"diffusion_form": "increasing-decreasing"},
         {"sampler": "ddim"},
