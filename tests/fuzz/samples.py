@@ -14,7 +14,18 @@ from tests.golden.peers_support import PEERS
 
 SAMPLE = ("sample", "pix.safetensors", "--num-images", "6", "--steps", "6", "--rho", "0.98,0.9", "-o", "samp", "-q")
 TRAIN = (
-    *("finetune", "pix.safetensors", "--steps", "4", "--save-every", "2", "--global-batch-size", "4"),
+    *(
+        "finetune",
+        "pix.safetensors",
+        "--data",
+        "digits",
+        "--steps",
+        "4",
+        "--save-every",
+        "2",
+        "--global-batch-size",
+        "4",
+    ),
     *("--preview-every", "0", "-o", "run", "-q"),
 )
 LATENTS = (
