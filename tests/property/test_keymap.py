@@ -42,7 +42,10 @@ def configs(draw: st.DrawFn, *, ladder: bool = False) -> ModelConfig:
 @given(configs())
 def test_diffusers_names_and_back_give_every_byte(config: ModelConfig) -> None:
     records = {name: record_of(name, tensor) for name, tensor in random_state(config).items()}
-    back = from_diffusers(to_diffusers(records, config.depth), config.depth)
+    renamed = to_diffusers(records, config.depth)
+    parts = [renamed[f"transformer_blocks.0.attn1.to_{part}.weight"].read() for part in "qkv"]
+    assert b"".join(parts) == records["blocks.0.attn.qkv.weight"].read()
+    back = from_diffusers(renamed, config.depth)
     assert back.keys() == records.keys() - {"pos_embed"}
     for name, record in back.items():
         assert (record.name, record.dtype, record.shape) == (name, "F32", records[name].shape)
