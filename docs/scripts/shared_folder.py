@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 STALE_S = 3.0
@@ -28,6 +29,7 @@ def count_and_break(mode: str, pause: float, counts: Counter[str]) -> None:
     """Replace the calls of this process that are counted or broken."""
     lockf, replace, real_open, real_write = fcntl.lockf, os.replace, os.open, os.write
     ends: dict[int, list[float]] = {}
+    turn = Lock()  # pictures are written by several threads
 
     def locked(*args: Any) -> None:
         counts["locks"] += 1
@@ -37,7 +39,8 @@ def count_and_break(mode: str, pause: float, counts: Counter[str]) -> None:
             lockf(*args)
 
     def renamed(source: Any, target: Any) -> None:
-        counts["made"] += Path(target).stem.isdecimal()
+        with turn:
+            counts["made"] += Path(target).stem.isdecimal()
         replace(source, target)
 
     def opened(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
@@ -51,6 +54,10 @@ def count_and_break(mode: str, pause: float, counts: Counter[str]) -> None:
     def written(file: int, content: Any) -> int:
         if file not in ends:
             return real_write(file, content)
+        with turn:
+            return appended(file, content)
+
+    def appended(file: int, content: Any) -> int:
         end = ends[file]
         if time.monotonic() - end[1] > STALE_S:
             end[:] = [max(end[0], os.fstat(file).st_size), time.monotonic()]
