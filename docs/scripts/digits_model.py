@@ -16,13 +16,15 @@ from safetensors.torch import load
 
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.config import ModelConfig
-from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.data.assets import MODEL as MODEL_FILE
+from medcli.data.assets import asset_path
 from medcli.data.bundled_set import bundled_set
 from medcli.model.backbone import DiffusionTransformer, initialise
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.config import TrainConfig
 from medcli.training.train import train
 
+DIGITS = f"digits{MODEL_FILE}"
 LADDER = (1, 4, 16)
 DEPTH = 4
 
@@ -92,7 +94,7 @@ def train_digits(output_dir: Path, reporter: Reporter) -> Path:
     model = DiffusionTransformer(MODEL)
     initialise(model, TRAINING.seed)
     trained = train(model, bundled_set("digits"), TRAINING, output_dir, reporter)
-    return write_model(output_dir / BUNDLED_MODEL, trained.ema)
+    return write_model(output_dir / DIGITS, trained.ema)
 
 
 def write_model(target: Path, state: Mapping[str, torch.Tensor]) -> Path:
@@ -115,7 +117,7 @@ def main(argv: list[str]) -> None:
     """Train in the folder of the first argument, or write the header of the bundled file again."""
     torch.set_num_threads(1)
     if argv[0] == "header":
-        bundled = asset_path(BUNDLED_MODEL)
+        bundled = asset_path(DIGITS)
         write_model(bundled, load(bundled.read_bytes()))
     else:
         train_digits(Path(argv[0]), Silent())

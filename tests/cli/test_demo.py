@@ -21,6 +21,7 @@ def demo(tmp_path_factory):
     return folder, run_demo(DemoRequest(bundle="digits", num_images=10, output=folder), Silent()).to_json()
 
 
+@pytest.mark.slow
 def test_the_demo_compares_the_papers_run_with_few_calls_and_mediators(demo):
     folder, report = demo
     rows = {row["variant"]: row for row in report["rows"]}
@@ -45,6 +46,7 @@ def test_the_demo_compares_the_papers_run_with_few_calls_and_mediators(demo):
         assert Path(picture).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
+@pytest.mark.slow
 def test_the_demo_again_shows_the_finished_run_without_sampling(demo, run_cli):
     folder, report = demo
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.png")}

@@ -534,7 +534,7 @@ def test_self_made_data_need_a_parent_that_draws_them(run_cli, small_model, tiny
 
 
 def test_the_length_may_be_given_in_epochs(run_cli, small_model):
-    words = ("small.safetensors", "--global-batch-size", 8, "--preview-every", 0, "--epochs")
+    words = ("small.safetensors", "--data", "digits", "--global-batch-size", 8, "--preview-every", 0, "--epochs")
     result = run_cli("finetune", *words, 0.01, "-o", "run", "--json")
     assert json.loads(result.out)["steps"] == 3  # 17.97 images, 8 a step
     assert run_cli("finetune", "--config", "run/config.json", "-o", "run").code == 0

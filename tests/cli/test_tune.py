@@ -176,6 +176,7 @@ def test_seconds_are_measured_and_what_takes_longer_is_not_run_again(run_cli, em
     assert front == sorted(front)
 
 
+@pytest.mark.slow
 def test_a_score_decides_where_images_suffice_and_then_intervals_are_tried(run_cli, empty_folder, monkeypatch):
     monkeypatch.setattr("medcli.workflows.tune.judging.ENOUGH_PER_FEATURE", 1)
     save(empty_folder / "m.safetensors", sampling={**SAMPLING, "cfg_scale": 1.5}, reference="digits")
@@ -412,6 +413,7 @@ def test_the_table_shows_baseline_and_choice_and_the_command(tuned, run_cli):
     assert "too few for FID" in result.out
 
 
+@pytest.mark.slow
 def test_the_digits_model_saves_ninety_percent_with_an_error_of_three_percent_at_most(run_cli, empty_folder):
     report = json.loads(run_cli("tune", "digits", "--saving", "90%", "--json").out)
     assert report["chosen"]["saving_percent"] >= 90 - 1e-6

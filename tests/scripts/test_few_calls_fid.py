@@ -5,6 +5,7 @@ import pytest
 from few_calls_fid import PLANS, compare
 
 
+@pytest.mark.slow
 def test_plans_are_compared_seed_by_seed_and_found_again(tmp_path: Path) -> None:
     names, seeds = list(PLANS)[1:3], (0, 1)
     rows = compare(tmp_path, names, 10, seeds)

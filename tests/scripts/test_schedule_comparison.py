@@ -16,6 +16,7 @@ WORDS = ("m.safetensors", "--num-images", "10", "--seeds", "2", "-o", "out")
 RESULT = Path("out/comparison.json")
 
 
+@pytest.mark.slow
 def test_every_schedule_is_scored_for_every_seed_and_dynamic_ones_are_set_beside_static(
     capsys, empty_folder, monkeypatch
 ):

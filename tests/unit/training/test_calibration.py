@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import medcli
 from medcli.config import ModelConfig
-from medcli.data.assets import BUNDLED_MODEL, asset_path
+from medcli.data.assets import bundled_model
 from medcli.errors import ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.training.calibration import CalibrationConfig, calibrate, output_errors
@@ -50,9 +50,10 @@ def changed(model: DiffusionTransformer, before: dict[str, torch.Tensor]) -> set
     return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
 
 
+@pytest.mark.slow
 def test_calibration_halves_what_a_new_ladder_of_a_trained_model_gets_wrong() -> None:
     """Squared errors, on images that were not fitted to; the full-size figures are in docs/recovery.md."""
-    model = converted(medcli.load(asset_path(BUNDLED_MODEL)), (4, 16), (0, 1))
+    model = converted(medcli.load(bundled_model("digits")), (4, 16), (0, 1))
     config = CalibrationConfig(num_images=16, held_out=4, num_times=4, steps=40, network_steps=8, batch_size=16)
     before = output_errors(model, seed=3, config=config)
     errors = calibrate(model, seed=3, config=config)

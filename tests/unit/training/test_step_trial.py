@@ -50,7 +50,12 @@ def tried(config=CONFIG, model_config=LADDER_MODEL, what="all", teacher=None, **
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell the peak")
 @pytest.mark.parametrize(
     ("batch", "micro", "what", "family"),
-    [(6, 6, "all", "sit"), (6, 2, "attention", "sit"), (6, 6, "all", "edt"), (6, 3, "all", "mdtv2")],
+    [
+        pytest.param(6, 6, "all", "sit", marks=pytest.mark.slow),
+        (6, 2, "attention", "sit"),
+        pytest.param(6, 6, "all", "edt", marks=pytest.mark.slow),
+        pytest.param(6, 3, "all", "mdtv2", marks=pytest.mark.slow),
+    ],
 )
 def test_the_estimate_is_within_a_quarter_of_the_measured_peak(batch, micro, what, family):
     script = Path(__file__).with_name("measure_memory.py")

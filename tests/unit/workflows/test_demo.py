@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from medcli.workflows.demo.report import DemoRow, verdict
@@ -10,6 +12,8 @@ from medcli.workflows.demo.report import DemoRow, verdict
 def row(variant: str, nfe: float, gmacs: float, fid: float, error: float | None = 0.5) -> DemoRow:
     return DemoRow(
         variant=variant,
+        res=8,
+        num_images=10,
         mediators=(0,),
         nfe=nfe,
         gmacs_per_image=gmacs,
@@ -53,3 +57,11 @@ def test_the_verdict_is_the_cheapest_that_is_not_worse_with_its_reason(others: l
 
 def test_a_variant_is_described_as_soon_as_it_is_measured() -> None:
     assert row("dense", 10, 4.0, 5.5).line() == "dense: FID 5.50 ± 0.50; 4.00 G MACs an image"
+
+
+def test_the_verdict_ends_in_what_mediators_save_at_the_larger_size() -> None:
+    rows = [PAPERS, row("dense", 10, 4.0, 5.0)]
+    dense = replace(row("dense, 16 px", 10, 16.0, 0.0), fid=None, res=16)
+    mediated = replace(dense, variant="4 mediators, 16 px", mediators=(4,), saving_percent=55.4)
+    assert verdict([*rows, dense, mediated]) == verdict(rows) + "; at 16 px 4 mediators save 55 % of the same steps"
+    assert dense.line() == "dense, 16 px: 16.00 G MACs an image"
