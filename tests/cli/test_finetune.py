@@ -86,7 +86,7 @@ def test_a_run_leaves_what_repeats_it(run_cli, small_model):
     assert sorted(file.name for file in folder.glob("previews/*")) == ["step-000002.png", "step-000004.png"]
 
 
-@pytest.mark.parametrize("steps_before_the_kill", [2, 4])
+@pytest.mark.parametrize("steps_before_the_kill", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_kill_between_a_state_and_its_picture_costs_no_picture(
     run_cli, small_model, monkeypatch, steps_before_the_kill
 ):

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -28,6 +29,7 @@ def test_the_first_is_answered_at_once_on_a_terminal() -> None:
         seen = b""
         while b"ready" not in seen:
             seen += os.read(leader, 1024)
+        time.sleep(0.5)  # until the call has begun
         process.send_signal(signal.SIGINT)
         while ANSWER.encode() not in seen:
             seen += os.read(leader, 1024)

@@ -68,7 +68,8 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: int(line["index"]))
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_two_processes_make_what_one_makes_bit_for_bit(run_cli: RunCli, empty_folder: Path, launcher: str) -> None:
     save(empty_folder / "tiny.safetensors")
     result = launched(launcher, "two")

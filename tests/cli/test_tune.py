@@ -110,6 +110,7 @@ def without_times(value):
     return [without_times(one) for one in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_answer_and_another_may_not(tuned, run_cli, empty_folder):
     folder, found = tuned
     words = ("tune", folder / "m.safetensors", "--saving", "0.97", *SMALL, "--json")

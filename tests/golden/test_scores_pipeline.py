@@ -57,6 +57,7 @@ def scored(run_cli: RunCli, weights: Path, samples: Path, reference: Path, *opti
     return json.loads(result.out)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_was(
     inception_weights: Path, kept: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
