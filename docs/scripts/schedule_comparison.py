@@ -18,7 +18,7 @@ from typing import Any
 from medcli.charts.figure import save_png
 from medcli.checkpoint.reader import describe
 from medcli.config import ModelConfig
-from medcli.data.assets import bundled_model
+from medcli.data.assets import MODEL, asset_path
 from medcli.errors import ConfigError
 from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter, Silent
@@ -162,7 +162,7 @@ def compare_schedules(request: ComparisonRequest, reporter: Reporter) -> Compari
     Raises:
         MedcliError: As `sample` and `score_samples` do. Finished images are kept; the same request continues.
     """
-    checkpoint = request.checkpoint or bundled_model("digits")
+    checkpoint = request.checkpoint or asset_path(f"digits{MODEL}")
     config = describe(checkpoint).config
     variants = variants_of(config.mediators)
     seeds = tuple(range(request.seed, request.seed + request.num_seeds))

@@ -100,8 +100,12 @@ class FolderLocks:
         return range(start, stop)
 
     def _reset_cursor(self) -> None:
+        """Set the cursor to 0; a full disk is found here and not by `advance`."""
         if self.is_alone:
-            os.ftruncate(self._file, 0)
+            try:
+                os.pwrite(self._file, bytes(CURSOR_BYTES), 0)
+            except OSError as err:
+                raise unwritable(self._path.parent, err) from err
 
     def _enter(self) -> bool:
         """Become present; False if the last process removed the file meanwhile."""

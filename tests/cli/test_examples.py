@@ -35,7 +35,7 @@ SMALLER = {
     "medcli bench digits": "--repeats 1 --num-images 2 --batch-size 2",
     "medcli bench fashion": "--repeats 1 --num-images 2 --batch-size 2",
     "medcli bench sit_xl.pt": "--repeats 1 --batch-size 1",
-    "medcli demo": "--num-images 10",
+    "medcli demo": "digits --num-images 10",
     "medcli finetune --data": "--steps 2 --global-batch-size 4",
     "medcli finetune sit_xl.pt": "--global-batch-size 4",
     "medcli finetune --preset": "--steps 1 --global-batch-size 2",
@@ -103,6 +103,13 @@ def prepare(folder: Path, words: list[str], run_cli: RunCli) -> None:
     """Make what an earlier command would have left and an example names; remove what it writes itself."""
     if words[0] == "convert":
         (folder / "sit_xl-mediators.safetensors").unlink()
+    if words[0] == "merge":
+        for part in ("1", "2"):
+            shard = ("--shard", f"{part}/2", "-o", f"part-{part}", "-q")
+            assert run_cli("sample", *shlex.split(FEW), *shard).code == 0
+        if "part-*" in words:
+            words[words.index("part-*")] = "part-1"
+            words.insert(2, "part-2")
     if words[0] == "latents":
         shutil.rmtree(folder / "imagenet-latents")
     if words[0] in ("fid", "report"):

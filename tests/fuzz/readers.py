@@ -71,7 +71,7 @@ READERS: dict[str, Reader] = {
             ("sample", "pix.safetensors", *FEW),
             ("convert", "pix.safetensors", "--mediators", "4", "-o", "o.safetensors", "-q"),
             ("flops", "pix.safetensors", "--schedule", "static", "--steps", "5"),
-            ("finetune", "pix.safetensors", *ONE_STEP),
+            ("finetune", "pix.safetensors", "--data", "digits", *ONE_STEP),
         ),
     ),
     "diffusers": Reader(
@@ -225,7 +225,7 @@ FLAGS: dict[str, tuple[Words, tuple[str, ...]]] = {
         ),
     ),
     "finetune": (
-        ("finetune", "pix.safetensors", *ONE_STEP),
+        ("finetune", "pix.safetensors", "--data", "digits", *ONE_STEP),
         ("--data", "--lr", "--ema", "--grad-clip", "--label-dropout", "--steps", "--global-batch-size", "--resume")
         + ("--micro-batch-size", "--lr-decay", "--freeze", "--num-classes", "--mediators", "--layers", "--eval-images")
         + (

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +23,17 @@ from medcli.errors import MedcliError
 from medcli.model.backbone import empty_model
 from medcli.runtime.reporting import Reporter
 from medcli.schedule.spec import FULL, static
-from medcli.settings.sampling import SampleRequest
+from medcli.settings.sampler import SamplerSettings
+from medcli.settings.sampling import GuidanceSettings
 from medcli.training.config import NEVER
 from medcli.workflows.finetune.setup import FinetuneSetup
 from medcli.workflows.sample.defaults import sampling_defaults
-from medcli.workflows.sample.plan import choose_guidance, choose_sampler
+from medcli.workflows.sample.few_calls import few_calls_sampler
+from medcli.workflows.sample.plan import choose_guidance
 
 FOLDER = "previews"
 NAME = "step-{step:06d}.png"
 PATTERN = re.compile(r"step-(\d+)\.png")
-SOLVER_STEPS = 50
-"""Enough to see what is learned; a fifth of the references' 250."""
 COLUMNS = 8
 FEW_CLASSES = range(4, 11)
 """Numbers of classes of which all are shown."""
@@ -121,14 +120,14 @@ class Previews:
     def _plan(self, count: int) -> SamplingPlan:
         setup = self._setup
         config, loss, columns = setup.config, setup.training.loss, self._columns
-        request = SampleRequest(num_images=columns, steps=SOLVER_STEPS)
+        trained = SamplerSettings()
         if config.family == "sit":
-            request = replace(request, path=loss.path, prediction=loss.prediction)
+            trained = SamplerSettings(path=loss.path, prediction=loss.prediction)
         return SamplingPlan(
-            sampler=choose_sampler(request, config, sampling_defaults(setup.start)),
+            sampler=few_calls_sampler(trained, config, sampling_defaults(setup.start)),
             schedule=static(count) if count else FULL,
             labels=Labels(classes=tuple(column * config.num_classes // columns for column in range(columns))),
-            guidance=choose_guidance(request, config, sampling_defaults(setup.start)),
+            guidance=choose_guidance(GuidanceSettings(), config, sampling_defaults(setup.start)),
             seed=setup.training.seed,
             batch_size=columns,
         )

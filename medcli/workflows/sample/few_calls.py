@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from medcli.config import ModelConfig
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.effects import evenly
+from medcli.engine.plan import FAMILY_SAMPLERS
 from medcli.runtime.reporting import Reporter
-from medcli.settings.sampler import ADAPTIVE_SOLVERS, ODE_DEFAULTS, SamplerSettings
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, ODE_DEFAULTS, SamplerConfig, SamplerSettings
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.defaults import sampling_defaults
 from medcli.workflows.sample.plan import choose_sampler
@@ -19,15 +23,28 @@ FEW_CALLS = 20
 """Network calls of the solver it is told of, unless the checkpoint has its own."""
 
 
+def few_calls_sampler(settings: SamplerSettings, config: ModelConfig, defaults: Mapping[str, Any]) -> SamplerConfig:
+    """Choose the sampler of few network calls of a family: the checkpoint's own, else 20 calls of a multistep solver.
+
+    Args:
+        settings: Path and prediction, if they are not the checkpoint's.
+        config: Tells the family.
+        defaults: From the checkpoint.
+    """
+    name = FAMILY_SAMPLERS[config.family][1]
+    own = choose_sampler(replace(settings, sampler=name), config, defaults)
+    if own.is_multistep:
+        return own
+    return replace(own, solver=ODE_DEFAULTS["solver"] if name == "ode" else "multistep2", steps=FEW_CALLS)
+
+
 def hint_at_fewer_calls(setup: SampleSetup, request: SampleRequest, reporter: Reporter) -> None:
     """Name the flags of a sampler of few network calls, and its saving, to a run of many."""
     sampler, schedule = setup.plan.sampler, setup.plan.schedule
     if sampler.solver in ADAPTIVE_SOLVERS or (calls := build_sampler(sampler).nfe) <= MANY_CALLS:
         return
-    name, solver = ("ode", ODE_DEFAULTS["solver"]) if sampler.sampler in ("sde", "ode") else ("ddim", "multistep2")
-    own = choose_sampler(SamplerSettings(sampler=name), setup.config, sampling_defaults(setup.networks[0]))  # type: ignore[arg-type]
-    if not own.is_multistep:
-        own = replace(own, solver=solver, steps=FEW_CALLS)
+    own = few_calls_sampler(SamplerSettings(), setup.config, sampling_defaults(setup.networks[0]))
+    name = own.sampler
     # Flags of this run that would keep the other sampler from its own defaults.
     words = [f"--sampler {name}"]
     words += [f"--solver {own.solver}"] if request.solver or name == "ddim" else []

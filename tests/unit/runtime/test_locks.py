@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -102,3 +103,12 @@ def test_a_place_that_can_not_be_written_to_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EnvironmentProblem, match="can't write"):
         FolderLocks(tmp_path / "file/lock")
+
+
+def test_a_full_disk_is_found_on_entering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(EnvironmentProblem, match="No space left"):
+        FolderLocks(tmp_path / "x.lock")
