@@ -51,8 +51,8 @@ class DemoRequest:
         metavar="BUNDLE",
     )
     num_images: int = setting(
-        30,
-        help="Number of images of each variant; at the larger size a third of it.",
+        20,
+        help="Number of images of each variant; at the larger size a third of it, at least ten.",
         panel=SAMPLING,
         metavar="N",
         minimum=10,

@@ -38,7 +38,7 @@ from medcli.workflows.sample.report import SampleReport
 from medcli.workflows.sample.run import sample
 from medcli.workflows.sample.settings import set_up
 
-MOST_COMPARED = 10
+MOST_COMPARED = 4
 """Images whose distance to the exact path is measured."""
 ENLARGED = 2
 """The larger size, in the model's own."""
