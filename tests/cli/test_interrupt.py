@@ -14,7 +14,8 @@ import pytest
 from medcli.cli.interrupt import ANSWER, answer_interrupts
 
 BUSY = """
-import hashlib
+import hashlib, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 from medcli.cli.interrupt import answer_interrupts
 answer_interrupts()
 print("ready", flush=True)
