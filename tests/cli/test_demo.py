@@ -37,7 +37,7 @@ def test_the_demo_compares_the_papers_run_with_few_calls_and_mediators(demo):
     assert (papers["error"], dynamic["error"], large["error"], large["fid"]) == (None, None, None, None)
     assert large["saving_percent"] == 0
     assert large_static["saving_percent"] > 100 * (1 - static["gmacs_per_image"] / dense["gmacs_per_image"]) > 0
-    assert dense["error"] <= 0.016 < 0.03 < early["error"] < static["error"]
+    assert dense["error"] <= 0.016 < 0.02 < early["error"] < static["error"]  # of four images
     assert all(
         row["fid"] > 0 and row["label_agreement_percent"] >= 50 for row in (papers, dense, early, static, dynamic)
     )
