@@ -7,8 +7,6 @@ import pytest
 
 from medcli.workflows.demo.run import label_agreement
 
-NUM_IMAGES = 40
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
@@ -64,9 +62,9 @@ def test_too_few_images_are_refused(run_cli, empty_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bundle", "least"), [("digits", 0.95), ("fashion", 0.75)])
+@pytest.mark.parametrize(("bundle", "least", "num_images"), [("digits", 0.95, 40), ("fashion", 0.75, 12)])
 def test_at_its_defaults_a_bundled_model_draws_the_classes_asked_for_and_climbs_its_ladder(
-    run_cli, empty_folder, bundle, least
+    run_cli, empty_folder, bundle, least, num_images
 ):
     words = (
         "sample",
@@ -76,7 +74,7 @@ def test_at_its_defaults_a_bundled_model_draws_the_classes_asked_for_and_climbs_
         "--rho",
         "0.3,0.1",
         "--num-images",
-        NUM_IMAGES,
+        num_images,
         "-o",
         "s",
         "--json",
@@ -85,6 +83,6 @@ def test_at_its_defaults_a_bundled_model_draws_the_classes_asked_for_and_climbs_
     assert label_agreement(empty_folder / "s", bundle) >= least
     lines = (empty_folder / "s/images.jsonl").read_text().splitlines()
     moves = [len(json.loads(line)["switch_steps"]) for line in lines]
-    assert len(moves) == NUM_IMAGES
-    assert sum(count == 2 for count in moves) > 0.9 * NUM_IMAGES  # all three ladder indices
+    assert len(moves) == num_images
+    assert sum(count == 2 for count in moves) > 0.9 * num_images  # all three ladder indices
     assert report["gmacs_per_image"] < report["gmacs_dense"]
