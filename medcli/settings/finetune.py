@@ -58,16 +58,18 @@ class FinetuneRequest:
         res={"short": False},
     )
     """The network to begin with, and its changes."""
-    data: str = setting(
-        DEFAULT_BUNDLE,
+    data: str | None = setting(
+        None,
         help="Folder of images (a sub-folder per class, or a file of labels), latents, a bundled set, or self: images "
         "that the checkpoint draws.",
         panel=INPUT,
         metavar="PATH|NAME",
         parse=parse_name,
         expects="a path or a name",
+        default_text=f"the bundled set that the checkpoint names, else {DEFAULT_BUNDLE}",
         short=True,
     )
+    """None: chosen once the checkpoint is open."""
     num_images: int | None = setting(
         None,
         help="Number of images that the checkpoint draws, by full attention; it also becomes the teacher.",
@@ -263,3 +265,9 @@ class FinetuneRequest:
         letter="-n",
         short=True,
     )
+
+    @property
+    def data_name(self) -> str:
+        """Path or name of the data, of a request where it has been chosen."""
+        assert self.data is not None
+        return self.data

@@ -12,21 +12,52 @@ from medcli.checkpoint.infer import PIXEL_CHANNELS
 from medcli.config import VAVAE, VAVAE_CHANNELS, ModelConfig
 from medcli.data.assets import BUNDLES
 from medcli.data.bundled_set import bundled_set
+from medcli.data.datasets import open_training_set
 from medcli.data.latent_origin import LatentOrigin, latent_origin
 from medcli.data.latent_statistics import NO_STATISTICS
 from medcli.data.pixel_format import PixelFormat, pixel_format
 from medcli.data.training_set import TrainingSet
-from medcli.errors import ConfigError
+from medcli.errors import ConfigError, DataError
 from medcli.model.backbone import fresh_model
 from medcli.model.layout import position_tables
 from medcli.network import Network, changed, open_network, require_statistics, with_autoencoder
-from medcli.presets import preset_config, preset_of
+from medcli.presets import DEFAULT_BUNDLE, preset_config, preset_of
 from medcli.runtime.reporting import Reporter
 from medcli.settings.finetune import FinetuneRequest
 from medcli.settings.fresh import FreshNetwork
 from medcli.settings.training import PIXELS
 
 GREY, COLOUR = PIXEL_CHANNELS
+
+
+def with_data(request: FinetuneRequest, reporter: Reporter) -> FinetuneRequest:
+    """Return a request that names its data: the bundled set that the checkpoint names, else the default one.
+
+    Raises:
+        ConfigError: If the checkpoint names no set and its network does not fit the default one.
+    """
+    if request.data is not None:
+        return request
+    name = DEFAULT_BUNDLE
+    if request.fresh.given is None:
+        network = open_network(request.network)
+        named = None if network.info is None else network.info.reference
+        name = named if named in BUNDLES else DEFAULT_BUNDLE
+        if name != named:
+            _check_default(network)
+            reporter.note(f"{network.name} names no data: it is trained on the bundled {name}; --data names other data")
+    return replace(request, data=name)
+
+
+def _check_default(network: Network) -> None:
+    """Refuse the default data for a network that does not fit them."""
+    try:
+        open_training_set(DEFAULT_BUNDLE, network.config)
+    except DataError as err:
+        raise ConfigError(
+            f"{network.name} names no data, and the default does not fit it: {err.message}",
+            hint="name the data with --data PATH",
+        ) from err
 
 
 def initial_network(request: FinetuneRequest) -> Network:
@@ -45,10 +76,10 @@ def initial_network(request: FinetuneRequest) -> Network:
             raise ConfigError(f"{network.name} makes latents, not pixels", hint="name its autoencoder with --vae PATH")
         if autoencoder is None:
             network = with_autoencoder(network, None, source.download)
-        origin = None if network.knows_stride else latent_origin(request.data)
+        origin = None if network.knows_stride else latent_origin(request.data_name)
         if origin is not None and origin.channels == network.config.in_channels:
             return _of_latents(network, origin, keeps_stride=False)
-        return _with_statistics_of(network, request.data)
+        return _with_statistics_of(network, request.data_name)
     if source.checkpoint is not None:
         raise ConfigError(
             f"both a checkpoint ({source.checkpoint}) and {asked} are given",
@@ -74,11 +105,14 @@ def _latents(network: Network, request: FinetuneRequest) -> LatentOrigin | None:
     Raises:
         ConfigError: If `--channels` contradicts them.
     """
-    origin = None if network.config.autoencoder is None or request.data in BUNDLES else latent_origin(request.data)
+    origin = (
+        None if network.config.autoencoder is None or request.data_name in BUNDLES else latent_origin(request.data_name)
+    )
     asked = request.fresh.channels
     if origin is not None and asked not in (None, origin.channels):
         raise ConfigError(
-            f"--channels {asked}, but the latents of {request.data} have {origin.channels}", hint="leave --channels out"
+            f"--channels {asked}, but the latents of {request.data_name} have {origin.channels}",
+            hint="leave --channels out",
         )
     return origin
 
@@ -155,15 +189,15 @@ def _sized(request: FinetuneRequest) -> ModelConfig:
 def _in_space(config: ModelConfig, request: FinetuneRequest) -> tuple[ModelConfig, int]:
     """Return the network for latents, or for pixels where the data are grey or it is asked for; and the image side."""
     fresh, side = request.fresh, request.network.res
-    if request.data in BUNDLES:
-        channels, bundled_side, _ = bundled_set(request.data).shape_CYX
-        return _of_pixels(config, _agreed_channels(fresh, channels, request.data)), side or bundled_side
+    if request.data_name in BUNDLES:
+        channels, bundled_side, _ = bundled_set(request.data_name).shape_CYX
+        return _of_pixels(config, _agreed_channels(fresh, channels, request.data_name)), side or bundled_side
     images = _images(request)
     if not _is_of_pixels(request, images):
         channels = fresh.channels or config.in_channels
         return replace(config, in_channels=channels), side or config.resolution_px
     found = GREY if images is not None and images.is_grey else None
-    channels = _agreed_channels(fresh, found, request.data)
+    channels = _agreed_channels(fresh, found, request.data_name)
     side = side or (images.side_px if images else None)
     if side is None:
         raise ConfigError("a model of pixels needs its resolution", hint="add --res 32")
@@ -172,7 +206,7 @@ def _in_space(config: ModelConfig, request: FinetuneRequest) -> tuple[ModelConfi
 
 def _images(request: FinetuneRequest) -> PixelFormat | None:
     """Return the format of the data's images; None without images, or if an autoencoder is to encode them."""
-    path = Path(request.data)
+    path = Path(request.data_name)
     return pixel_format(path) if path.exists() and request.vae in (None, PIXELS) else None
 
 

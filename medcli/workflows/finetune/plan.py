@@ -233,7 +233,7 @@ def _files(setup: FinetuneSetup) -> tuple[str, ...]:
     """List the files the run will write."""
     request = setup.request
     wanted = {
-        f"{SAMPLES}/": request.data == SELF,
+        f"{SAMPLES}/": request.data_name == SELF,
         RECORD: True,
         METRICS: True,
         STATES: True,

@@ -102,7 +102,7 @@ def load_teacher(setup: FinetuneSetup) -> DiffusionTransformer | None:
 
 def _reference_of(setup: FinetuneSetup) -> str | None:
     """Return the bundled reference that the trained network's samples are scored against; None: there is none."""
-    if setup.request.data == SELF and setup.start.info is not None:
+    if setup.request.data_name == SELF and setup.start.info is not None:
         return setup.start.info.reference
     return setup.data.name if setup.data.name in BUNDLED else None
 

@@ -35,7 +35,7 @@ def of_its_parent(request: FinetuneRequest, start: Network) -> FinetuneRequest:
     Raises:
         ConfigError: If there is no parent, or it draws other images than the trained network takes.
     """
-    if request.data != SELF:
+    if request.data_name != SELF:
         return request
     if start.info is None:
         raise ConfigError(
@@ -62,7 +62,7 @@ def open_data(
     Raises:
         MedcliError: If the data or the parent can't be used.
     """
-    name = request.data
+    name = request.data_name
     if name == SELF and request.dry_run:
         return _stand_in(request, start)
     if name == SELF:

@@ -32,7 +32,13 @@ from medcli.training.objective import LossConfig
 from medcli.training.selection import Selection, select
 from medcli.training.train import check_device
 from medcli.workflows.finetune.epochs import steps_of, with_any_steps
-from medcli.workflows.finetune.initial_model import initial_network, remark_on_changes, remark_on_classes, with_classes
+from medcli.workflows.finetune.initial_model import (
+    initial_network,
+    remark_on_changes,
+    remark_on_classes,
+    with_classes,
+    with_data,
+)
 from medcli.workflows.finetune.loss import loss_of, remark_on_output, teacher_of
 from medcli.workflows.finetune.self_data import of_its_parent, open_data
 from medcli.workflows.sample.defaults import sampling_defaults
@@ -124,10 +130,11 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     device = use_device(request.device, processes)
     check_device(request.training.dtype, device)
     equal_share(request.training.global_batch_size, processes.count)
+    request = with_data(request, first_reporter)
     start = initial_network(request)
     request = of_its_parent(request, start)
     training = _in_pieces(_training(with_any_steps(request), start), start.config, device, processes)
-    output = request.output or RUNS / Path(request.data).resolve().name
+    output = request.output or RUNS / Path(request.data_name).resolve().name
     _check_places(output, request.training.resume, has_control=request.control)
     teacher = None if request.distill is None else teacher_of(request.distill, start.config, training)
     data = LenientSet(open_data(request, start, output, device, first_reporter))
