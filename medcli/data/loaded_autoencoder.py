@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medcli.data.autoencoder_file import load_network
 from medcli.data.latent_space import LatentSpace, autoencoder_config, autoencoder_place, latent_space
+from medcli.runtime.extras import require_extra
 
 # Dimension key: B images, C latent channels, Y X height and width.
 
@@ -18,8 +19,9 @@ def load_autoencoder(name: str, device: torch.device | str, dtype: torch.dtype) 
     """Read an autoencoder, a diffusers `AutoencoderKL`, without touching the network.
 
     Raises:
-        EnvironmentProblem: If it is not on this machine, or no usable autoencoder.
+        EnvironmentProblem: If it is not on this machine, or no usable autoencoder, or diffusers is not installed.
     """
+    require_extra("diffusers")
     latent_space(name)
     place = autoencoder_place(name)
     loaded = load_network(place, autoencoder_config(place), dtype)

@@ -14,6 +14,7 @@ from torch import Tensor
 from medcli.diffusion.interpolant import ode_drift, path_point
 from medcli.diffusion.intervals import ode_interval
 from medcli.diffusion.steps import Predict
+from medcli.runtime.extras import require_extra
 from medcli.settings.sampler import SamplerConfig
 
 # Dimension key: T grid points, B batch, C latent channels, Y X latent height and width.
@@ -71,7 +72,11 @@ def solve(
 
     Returns:
         The states with a leading time axis, initial state first, result last.
+
+    Raises:
+        EnvironmentProblem: If torchdiffeq is not installed.
     """
+    require_extra("torchdiffeq")
     from torchdiffeq import odeint
 
     low, high = ode_interval(config.path, config.prediction)

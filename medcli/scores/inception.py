@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from medcli.errors import DataError, EnvironmentProblem
+from medcli.runtime.extras import require_extra
 from medcli.runtime.precision import float32_products
 from medcli.runtime.torchvision_guard import import_torchvision
 from medcli.scores.extractor import CPU, INCEPTION, LOGITS, POOL, SPATIAL
@@ -106,6 +107,7 @@ def load_inception(weights_path: Path | None = None, *, device: torch.device = C
         EnvironmentProblem: If there is no such file, or torch-fidelity does not import.
         DataError: If the file is damaged, needs pickled objects, or holds another network.
     """
+    require_extra("torch-fidelity")
     path, weights, sha256 = read_weights(weights_path)
     original = _original(path, weights)
     class_weight_KD = original.get_submodule("fc").get_parameter("weight").detach().clone()

@@ -17,7 +17,7 @@ import torch
 
 from medcli.data import assets, latent_space
 from medcli.errors import EnvironmentProblem
-from medcli.runtime import precision, torchvision_guard
+from medcli.runtime import extras, precision, torchvision_guard
 from medcli.scores import inception_weights
 from medcli.workflows.doctor import hardware
 from medcli.workflows.doctor import run as doctor_checks
@@ -173,8 +173,25 @@ def test_a_missing_package_is_named_with_its_use(monkeypatch: pytest.MonkeyPatch
     ]
 
 
+def test_an_extra_that_is_not_installed_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = metadata.version
+
+    def version(name: str) -> str:
+        if name in extras.EXTRAS:
+            raise metadata.PackageNotFoundError(name)
+        return held(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    lost = {finding.name: finding.remedy for finding in doctor_checks.versions() if finding.name in extras.EXTRAS}
+    assert lost == {package: f"pip install 'medcli[{extra.name}]'" for package, extra in extras.EXTRAS.items()}
+    assert list(doctor_checks.torchvision()) == []  # nothing that is installed imports it
+
+
 def test_a_package_whose_files_are_gone_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_checks, "find_spec", lambda name: None if name == "PIL" else name)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "PIL" else name)
     lost = [finding for finding in doctor_checks.versions() if finding.status == "missing"]
     assert [(finding.name, finding.found) for finding in lost] == [("pillow", "its files are missing")]
 
@@ -195,6 +212,8 @@ def test_a_folder_that_was_removed_and_a_cache_that_is_a_file_are_named(
 def test_every_package_medcli_depends_on_is_looked_at() -> None:
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     listed = project.partition("dependencies = [")[2].partition("]")[0].split('"')[1::2]
+    for extra in extras.EXTRAS.values():
+        listed += project.partition(f"\n{extra.name} = [")[2].partition("]")[0].split('"')[1::2]
     listed = [word for word in listed if ";" not in word or sys.version_info < (3, 11)]  # tomli is for 3.10
     names = {word.split(">")[0].split("=")[0] for word in listed}
     assert names == set(doctor_checks.NEEDED_FOR)

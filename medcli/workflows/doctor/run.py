@@ -12,12 +12,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.presets import DEFAULT_BUNDLE
+from medcli.runtime.extras import EXTRAS, is_installed
 from medcli.version import __version__
 from medcli.workflows.doctor.finding import Check, Finding
 from medcli.workflows.doctor.hardware import GIB, accelerators, bfloat16, compilation, fused_attention, processor
@@ -29,19 +29,15 @@ NEEDED_FOR = {
     "pillow": "reading and writing images",
     "matplotlib": "the charts of demo, analyze, tune and report",
     "fvcore": "flops",
-    "torch-fidelity": "fid with the Inception extractor",
-    "torchdiffeq": "the solver dopri5",
-    "diffusers": "autoencoders: images from latents, latents from images",
     "accelerate": "finetune",
     "jinja2": "report",
     "pyyaml": "settings beside LightningDiT's checkpoints",
     "typer": "the command line",
     "rich": "tables and progress bars",
     **({"tomli": "--config with TOML files"} if sys.version_info < (3, 11) else {}),
+    **{package: extra.use for package, extra in EXTRAS.items()},
 }
 """Consequence of each missing dependency."""
-MODULES = {"pillow": "PIL", "pyyaml": "yaml"}
-"""Modules that are not named as their package."""
 LITTLE_DISK_GIB = 1
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -55,16 +51,20 @@ def versions() -> Iterator[Finding]:
             version, lack = metadata.version(package), "its files are missing"
         except metadata.PackageNotFoundError:
             version, lack = "", "not installed"
-        if version and _is_importable(MODULES.get(package, package.replace("-", "_"))):
+        if version and is_installed(package):
             held[package] = version
         else:
             remedy = f"pip install {'--force-reinstall ' if version else ''}{package}"
+            if package in EXTRAS and not version:
+                remedy = EXTRAS[package].command
             yield Finding(name=package, status="missing", found=lack, disables=use, remedy=remedy)
     yield Finding(name="packages", status="ok", found=", ".join(f"{name} {version}" for name, version in held.items()))
 
 
 def torchvision() -> Iterator[Finding]:
-    """Check torchvision, which diffusers and torch-fidelity import."""
+    """Check torchvision, which torch-fidelity needs, and diffusers imports where it is installed."""
+    if not (is_installed("torchvision") or is_installed("torch-fidelity")):
+        return
     from medcli.runtime.torchvision_guard import import_torchvision
 
     disables = "fid with the Inception extractor"
@@ -191,14 +191,6 @@ CHECKS: tuple[Check, ...] = (
     inception_weights, cache, disk,
 )  # fmt: skip
 """All checks in display order."""
-
-
-def _is_importable(module: str) -> bool:
-    """Return whether a module's files are there; nothing is imported."""
-    try:
-        return find_spec(module) is not None
-    except ValueError:  # imported, without a spec
-        return module in sys.modules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medcli.data.images import ImageSource
 from medcli.errors import ConfigError
+from medcli.runtime.extras import require_extra
 from medcli.runtime.processes import this_process
 from medcli.runtime.reporting import Reporter
 from medcli.scores.extractor import INCEPTION, FeatureExtractor
@@ -88,6 +89,7 @@ def load_feature_computer(features: FeatureOptions, name: str, reporter: Reporte
         name = weights.name if weights.stem in EXTRACTORS else weights.stem  # a file is none of these extractors
     workers = plan_workers(features.device, features.num_workers, weights, processes)
     if features.download and name == INCEPTION:
+        require_extra("torch-fidelity")  # before a long download
         download_inception(reporter=reporter)
     return FeatureComputer(
         extractor=load_extractor(name, weights_path=weights, device=workers.devices[0]),

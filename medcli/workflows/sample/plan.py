@@ -18,10 +18,11 @@ from medcli.engine.plan import FAMILY_SAMPLERS, Labels, SamplingPlan, check_plan
 from medcli.engine.plan_file import PlannedSampling, follow, read_plan
 from medcli.errors import ConfigError, require_complete
 from medcli.network import Network
+from medcli.runtime.extras import require_extra
 from medcli.schedule.spec import Schedule, check_held, choose_schedule, static
 from medcli.settings.build import refuse_idle_choices, value_of
 from medcli.settings.declare import settings_of
-from medcli.settings.sampler import ODE_DEFAULTS, SamplerConfig, SamplerSettings
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, ODE_DEFAULTS, SamplerConfig, SamplerSettings
 from medcli.settings.sampling import PLANNED, GuidanceSettings, SampleRequest
 from medcli.workflows.sample.defaults import own_tuple, require_known_training, sampling_defaults
 
@@ -148,6 +149,7 @@ def choose_sampler(
 
     Raises:
         ConfigError: If a value is unknown or out of range.
+        EnvironmentProblem: If the solver's package is not installed.
     """
     own, first = defaults.get("sampler"), FAMILY_SAMPLERS[model.family][0]
     # The dynamic rule reads nothing off the ODE.
@@ -161,6 +163,8 @@ def choose_sampler(
     flags = {name: getattr(request, name, None) for name in names}
     values.update({name: value for name, value in flags.items() if value is not None})
     config = SamplerConfig(**{**values, "sampler": sampler})
+    if config.solver in ADAPTIVE_SOLVERS:
+        require_extra("torchdiffeq")
     if sampler == "ode" and flags["last_step"] is not None and not config.ends_by_euler:
         raise ConfigError(
             f"--last-step {flags['last_step']} does nothing with --sampler ode --solver {config.solver}",
