@@ -56,8 +56,10 @@ def problem_of(err: BaseException, *, command: str = "") -> MedcliError:
         return err
     if isinstance(err, USAGE_ERROR):
         return _usage_problem(err, f"medcli {command}".strip())
-    if isinstance(err, typer.Abort) or _stems_from_interrupt(err):
-        return Interrupted("interrupted", hint="nothing half-written is left; run the same command again")
+    interrupt = _interrupt_behind(err)
+    if interrupt is not None or isinstance(err, typer.Abort):
+        text = str(interrupt or "")  # of one that a workflow raised, what is saved
+        return Interrupted("interrupted", hint=text or "nothing half-written is left; run the same command again")
     if isinstance(err, OSError) and err.errno and (err.errno in DISK_HINTS or err.filename):
         where = f": {err.filename}" if err.filename else ""
         hint = DISK_HINTS.get(err.errno, PATH_HINT)
@@ -76,15 +78,15 @@ def _usage_problem(err: Exception, program: str) -> ConfigError:
     return ConfigError(message, hint=f"did you mean {near[0]}?" if near else f"see {program} --help")
 
 
-def _stems_from_interrupt(err: BaseException | None) -> bool:
-    """Check for Ctrl-C behind an exception: an import that is cut off fails in its own way."""
+def _interrupt_behind(err: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the Ctrl-C behind an exception: an import that is cut off fails in its own way."""
     seen: set[int] = set()
     while err is not None and id(err) not in seen:
         if isinstance(err, KeyboardInterrupt):
-            return True
+            return err
         seen.add(id(err))
         err = err.__cause__ or err.__context__
-    return False
+    return None
 
 
 def _is_out_of_memory(err: BaseException) -> bool:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 HELD_SECS = 2.0
 """Time after which a line on stderr is not held back."""
+WARNING = "warning: "
 ONE_LINE = ("error: ", "hint: ")
 """Labels of lines that are never broken."""
 
@@ -122,8 +123,9 @@ class Output:
             self._show(details_of(report.to_json()) if table is None else table)
 
     def note(self, text: str) -> None:
-        """Write one line, unless `--quiet`."""
-        self._say("", text, "")
+        """Write one line, unless `--quiet`; a workflow's warning starts with its label."""
+        label = WARNING if text.startswith(WARNING) else ""
+        self._say(label, text.removeprefix(label), "yellow" if label else "")
 
     def detail(self, text: str) -> None:
         """Write one line if `--verbose`."""
@@ -136,7 +138,7 @@ class Output:
 
     def warning(self, text: str) -> None:
         """Write a warning, unless `--quiet`."""
-        self._say("warning: ", text, "yellow")
+        self.note(WARNING + text)
 
     def error(self, message: str, hint: str | None = None) -> None:
         """Write an error and, if known, the way out: one line each."""

@@ -76,6 +76,11 @@ class TrainConfig(TrainingSettings):
                 f"--lr-warmup {self.lr_warmup} leaves none of {self.steps} steps at the whole rate", hint="use fewer"
             )
 
+    @property
+    def resuming_command(self) -> str:
+        """The command that resumes the run after an interruption, in words."""
+        return "the same command" if self.resume == AUTO else "the same command without --resume"
+
     def check_family(self, family: Family) -> None:
         """Refuse settings that a family can't be trained with.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from medcli.runtime.interrupts import Answering
 from medcli.training.distributed import Distributed
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
@@ -25,10 +27,12 @@ class Interrupt:
 
     Args:
         distributed: Processes of the run; all stop after the same step.
+        answer: Called from another thread as soon as the first signal arrives.
     """
 
-    def __init__(self, distributed: Distributed) -> None:
-        self._distributed = distributed
+    def __init__(self, distributed: Distributed, answer: Callable[[], None]) -> None:
+        self._distributed, self._answer = distributed, answer
+        self._answering: Answering | None = None
         self._has_signal = False
         self._before: dict[signal.Signals, Any] = {}
         # Requests are exchanged between CPUs, so that no device waits for them.
@@ -41,11 +45,14 @@ class Interrupt:
                 number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
             ]  # nohup ignores one
             self._before = {number: signal.signal(number, self._handle) for number in handled}
+            self._answering = Answering(handled, self._answer)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._answering is not None:
+            self._answering.close()
         for number, handler in self._before.items():
             if handler is not None:  # None: not set by Python
                 signal.signal(number, handler)

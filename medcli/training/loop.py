@@ -146,9 +146,7 @@ class TrainingLoop:
                 if is_stopped or is_saved:
                     self._save_and_call()
                 if is_stopped:
-                    option = "" if self._config.resume == AUTO else " without --resume"
-                    self._note(f"stopped after step {done}; run the same command{option} to resume")
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt(f"step {done} is saved; {self._config.resuming_command} resumes there")
         return None
 
     def _readable(self, drawn: Iterator[tuple[int, TrainBatch]]) -> Iterator[tuple[int, TrainBatch]]:

@@ -22,7 +22,7 @@ from medcli.runtime.compilation import require_compiler
 from medcli.runtime.files import require_space
 from medcli.runtime.locks import FolderLocks
 from medcli.runtime.precision import DTYPES, tf32, warn_if_slow
-from medcli.runtime.reporting import Reporter
+from medcli.runtime.reporting import Reporter, Silent
 from medcli.training.batches import CPU, Batches
 from medcli.training.block_autocast import called_with
 from medcli.training.checkpoints import CheckpointFolder
@@ -111,6 +111,8 @@ def train(
         distributed.broadcast_object(checkpoints.clean)
         stack.enter_context(numerics(model, teacher, config, distributed))
         trainer = Trainer(model, teacher, config, distributed)
+        first_reporter = reporter if distributed.is_first else Silent()
+        answer = partial(_answer_interrupt, first_reporter, output_dir, config, distributed)
         loop = TrainingLoop(
             trainer,
             Batches.of(data, config, model.config, rows=rows, device=device),
@@ -118,7 +120,7 @@ def train(
             data=data,
             checkpoints=checkpoints,
             metrics=MetricsLog(output_dir / METRICS_FILE),
-            interrupt=stack.enter_context(Interrupt(distributed)),
+            interrupt=stack.enter_context(Interrupt(distributed, answer)),
             callbacks=Callbacks(reporter=reporter, on_start=on_start, on_save=on_save, on_log=on_log),
         )
         loop.run()
@@ -143,6 +145,14 @@ def check_device(dtype: str, device: torch.device) -> None:
         raise ConfigError(
             f"--dtype fp16 needs a CUDA device, this run is on {device.type}", hint="use --dtype fp32, or bf16"
         )
+
+
+def _answer_interrupt(reporter: Reporter, folder: Path, config: TrainConfig, distributed: Distributed) -> None:
+    """Report what the first Ctrl-C saves and how to resume, while the step is still computed."""
+    again = "; Ctrl-C again stops at once and keeps the last checkpoint" if distributed.is_alone else ""
+    reporter.note(
+        f"stopping after this step: it is saved in {folder}, and {config.resuming_command} resumes there{again}"
+    )
 
 
 def _check_dtype(config: TrainConfig, distributed: Distributed, reporter: Reporter) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
 from typing import Any
 
 import pytest
@@ -119,6 +121,40 @@ def test_no_colour_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch, name:
     Output(Stream(), plain).error("no good", "do better")
     assert "\x1b[" in coloured.getvalue()
     assert plain.getvalue() == "error: no good\nhint: do better\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_coloured"),
+    [
+        ({"TERM": "xterm-256color"}, True),
+        ({"TERM": "xterm"}, True),
+        ({"TERM": "linux"}, True),
+        ({"TERM": "xterm-256color", "COLORTERM": "truecolor"}, True),
+        ({"TERM": "dumb"}, False),
+        ({"TERM": "xterm-256color", "NO_COLOR": "1"}, False),
+    ],
+)
+def test_warnings_are_yellow_and_errors_red_on_a_real_terminal(
+    variables: dict[str, str], is_coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    leader, follower = pty.openpty()
+    with open(follower, "w", encoding="utf-8") as stream:
+        output = Output(Stream(), stream)
+        output.progress(1, 1, "images")
+        output.note("plain")
+        output.note("warning: hot")
+        output.error("no good")
+    drawn = os.read(leader, 10_000).decode().replace("\r\n", "\n")
+    os.close(leader)
+    lines = drawn[drawn.index("plain") :].splitlines()
+    if is_coloured:
+        assert lines == ["plain", "\x1b[33mwarning: \x1b[0mhot", "\x1b[1;31merror: \x1b[0mno good"]
+    else:
+        assert lines == ["plain", "warning: hot", "error: no good"]
 
 
 def test_force_color_does_not_put_escape_codes_into_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,7 @@ def test_a_signal_to_the_launcher_stops_all_after_the_same_step_and_saves(tmp_pa
     assert stopped >= 3
     first, second = said(tmp_path / "two")
     assert first == {
-        "notes": [f"stopped after step {stopped}; run the same command to resume"],
+        "notes": [f"stopping after this step: it is saved in {tmp_path / 'two'}, and the same command resumes there"],
         "interrupted": True,
     }
     assert second == {"notes": [], "interrupted": True}

@@ -17,12 +17,16 @@ def ask(number, *, after):
 def test_a_signal_saves_the_run_and_the_same_call_goes_on(tmp_path, number):
     straight = run(tmp_path / "a", steps=10, save_every=100, log_every=1)
     told, before = Told(), signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         run(tmp_path / "b", told=told, steps=10, save_every=100, log_every=1, on=ask(number, after=4))
     assert signal.getsignal(number) is before
     stopped = int(last_state(tmp_path / "b").stem.split("-")[1])
     assert stopped in (4, 5)
-    assert told.notes == [f"stopped after step {stopped}; run the same command to resume"]
+    assert told.notes == [
+        f"stopping after this step: it is saved in {tmp_path / 'b'}, and the same command resumes there; Ctrl-C again "
+        "stops at once and keeps the last checkpoint"
+    ]
+    assert str(caught.value) == f"step {stopped} is saved; the same command resumes there"
     resumed = run(tmp_path / "b", steps=10, save_every=100, log_every=1)
     assert same_average(straight, resumed)
     assert same_tensors(last_state(tmp_path / "a"), last_state(tmp_path / "b"))
@@ -40,9 +44,9 @@ def test_a_hangup_that_nohup_ignores_stays_ignored(tmp_path):
 
 def test_a_run_that_was_started_over_names_the_option_to_leave_out(tmp_path):
     told = Told()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="; the same command without --resume resumes there"):
         run(tmp_path, told=told, steps=9, log_every=1, resume="never", on=ask(signal.SIGTERM, after=4))
-    assert told.notes[-1].endswith("run the same command without --resume to resume")
+    assert "and the same command without --resume resumes there" in told.notes[-1]
 
 
 def test_a_second_signal_is_obeyed_at_once(tmp_path):
