@@ -148,9 +148,12 @@ def test_warnings_are_yellow_and_errors_red_on_a_real_terminal(
         output.note("plain")
         output.note("warning: hot")
         output.error("no good")
-    drawn = os.read(leader, 10_000).decode().replace("\r\n", "\n")
+        seen = b""
+        while b"no good" not in seen:
+            seen += os.read(leader, 1024)
     os.close(leader)
-    lines = drawn[drawn.index("plain") :].splitlines()
+    drawn = seen.decode()
+    lines = drawn[drawn.index("plain") :].replace("\r", "").splitlines()
     if is_coloured:
         assert lines == ["plain", "\x1b[33mwarning: \x1b[0mhot", "\x1b[1;31merror: \x1b[0mno good"]
     else:
