@@ -57,7 +57,13 @@ CASES: dict[str, Case] = {
             "inspect in/pixel-dit.safetensors",
         )
     ),
-    "flops": Case(("flops", "flops --res 256,512 --mediators 4,16 --layers all", "flops EDT-S MDTv2-S/2 DiT-B/4")),
+    "flops": Case(
+        (
+            "flops --layers 0-3",
+            "flops --res 256,512 --mediators 4,16 --layers all",
+            "flops EDT-S MDTv2-S/2 DiT-B/4 --layers 0-3",
+        )
+    ),
     "flops-images": Case(
         (
             "flops SiT-S/2 --schedule dynamic --rho 0.3,0.1 --steps 50 --cfg-scale 1.5",
@@ -97,8 +103,8 @@ CASES: dict[str, Case] = {
     "sample-mdtv2": Case(("sample in/mdtv2.pt --heads 4 --vae in/vae -o s --num-images 2 --steps 4 --device cpu",)),
     "sample-bundled": Case(
         (
-            "sample --sampler sde --schedule dynamic --steps 8 --num-images 4 -o s",
-            "sample --sampler sde --schedule full --steps 4 --num-images 2",
+            "sample in/digits-sit.safetensors --sampler sde --schedule dynamic --steps 8 --num-images 4 -o s",
+            "sample in/digits-sit.safetensors --sampler sde --schedule full --steps 4 --num-images 2",
         )
     ),
     "latents": Case(("latents in/photos --vae in/vae --res 64 --shard-size 4 --device cpu -o out",) * 2),

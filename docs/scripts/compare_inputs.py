@@ -81,11 +81,14 @@ def save_pixel_model(path: Path, family: str, *, learn_sigma: bool, **header: An
     save_file(state, path, metadata={"medcli": json.dumps(values, sort_keys=True, separators=(",", ":"))})
 
 
-def save_checkpoints(folder: Path, golden: Path) -> None:
-    """Write official, training, EDT, MDTv2 and pixel checkpoints."""
+def save_checkpoints(folder: Path, old: Path) -> None:
+    """Write official, training, EDT, MDTv2, pixel checkpoints and the old checkout's bundled model of digits."""
     import torch
     from safetensors.torch import load_file
 
+    golden = old / "tests" / "golden" / "data"
+    bundled = next((old / "medcli" / "assets").rglob("digits-sit.safetensors"))
+    shutil.copyfile(bundled, folder / "digits-sit.safetensors")
     dit, sit, ema = official_state(4, 8, 8, 0), official_state(4, 8, 8, 1), official_state(4, 8, 8, 2)
     torch.save(dit, folder / "dit.pt")
     torch.save({"model": sit, "ema": ema, "opt": {"state": {}, "param_groups": []}}, folder / "sit.pt")
@@ -151,6 +154,6 @@ def save_autoencoder(folder: Path) -> None:
 
 if __name__ == "__main__":
     place, old = Path(sys.argv[1]), Path(sys.argv[2])
-    save_checkpoints(place, old / "tests" / "golden" / "data")
+    save_checkpoints(place, old)
     save_images(place)
     save_autoencoder(place)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from medcli.data.assets import CLASSIFIER, IMAGES, REFERENCE, asset_path
 from medcli.data.bundled_set import bundled_images, bundled_pixels
-from medcli.data.images import ImageArray
+from medcli.data.image_source import ImageArray
 from medcli.errors import ConfigError
 from medcli.runtime.files import atomic_path
 from medcli.runtime.reporting import Silent
@@ -130,7 +130,7 @@ def make_images(target: Path) -> dict[str, object]:
 def make_reference(target: Path) -> dict[str, object]:
     """Write the features of all digits under the bundled classifier, and their statistics."""
     extractor = load_extractor("digits")
-    digits = ImageArray(name="digits", images_NYXC=torch.from_numpy(bundled_pixels("digits")))
+    digits = ImageArray.of("digits", torch.from_numpy(bundled_pixels("digits")))
     wanted = Wanted(gaussians=frozenset({POOL}), rows=frozenset({POOL}))
     features = extract(digits, extractor, wanted, batch_size=256, reporter=Silent())
     with atomic_path(target, force=True) as temporary:

@@ -20,7 +20,7 @@ MAX_DEPTH = 4
 EMA_NAME = re.compile(r"(?<![a-z])(ema|averaged|shadow|swa)(?![a-z])")
 """A word in a key or prefix of averaged weights."""
 ONLINE_NAME = "online_model"
-"""What ema-pytorch calls the weights that are averaged, beside their average."""
+"""Key of ema-pytorch for the weights that are averaged, beside their average."""
 AVERAGE_COUNTER = "n_averaged"
 """A number that torch's AveragedModel keeps beside its weights."""
 

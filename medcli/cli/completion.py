@@ -14,7 +14,7 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 PRESETS = ("MODEL", "preset")
 """Placeholders and keys for which a preset may be given."""
 BUNDLED = (*CHECKPOINTS, "data", "reference")
-"""Those for which a bundle may be given."""
+"""Placeholders and keys for which a bundle may be given."""
 
 
 def suggestions(made: Setting, incomplete: str) -> list[str]:

@@ -33,7 +33,7 @@ class HeatMap:
     rows: Sequence[Sequence[float]]
     """Whole percents, 0 to 99 or a little above; all rows are equally long."""
     labels: Sequence[str]
-    """Of the rows."""
+    """Label of each row."""
     ends: tuple[str, str]
     """Labels of the first and the last column."""
 

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 
 from medcli.data.image_files import file_identity
+from medcli.data.image_source import ImageSource
 from medcli.data.npz import Array, ArrayHeader, npz_keys, opened_array, pieces, read_array
 from medcli.errors import DataError, listed
-from medcli.runtime.reporting import Reporter
 
 IMAGES_KEY = "arr_0"
 """Key of an unnamed array in `numpy.savez`; DiT, SiT and ADM store their images under it."""
@@ -26,58 +26,18 @@ RGB_BYTES = "uint8 in 0..255, shape (N, height, width, 3)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImageArchive:
+class ImageArchive(ImageSource):
     """Images of an npz file, streamed from the zip in order."""
 
     path: Path
-    places: Sequence[int]
-    """Numbers of the images that are read, rising."""
-    bytes_per_image: int
-    """Bytes of an image as RGB."""
     key: str = IMAGES_KEY
-    remarks: tuple[str, ...] = ()
-    """Remarks for the user on how the images are read."""
-
-    @property
-    def name(self) -> str:
-        """Name in messages and reports."""
-        return str(self.path)
-
-    @property
-    def num_images(self) -> int:
-        """Number of images that are read."""
-        return len(self.places)
-
-    @property
-    def image_bytes(self) -> Sequence[int]:
-        """Bytes of each image as RGB; all have one size."""
-        return [self.bytes_per_image] * self.num_images
-
-    def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
-        """Yield (B, Y, X, 3) uint8 batches in file order, B = `batch_size` except for the last; reports the remarks.
-
-        Raises:
-            DataError: If the archive is damaged, or a value is not a whole number in 0..255.
-        """
-        for remark in self.remarks:
-            reporter.note(remark)
-        starts = range(0, self.num_images, batch_size)
-        yield from self._spans(range(start, min(start + batch_size, self.num_images)) for start in starts)
 
     def read(self, ranges: Iterable[range]) -> Iterator[list[torch.Tensor]]:
-        """Yield the images of each range, (Y, X, 3) uint8. Images between them are read and skipped, as in any zip.
-
-        Raises:
-            DataError: If the archive is damaged, or a value is not a whole number in 0..255.
-        """
+        """Yield the images of each range, (Y, X, 3) uint8. Images between them are read and skipped, as in any zip."""
         return (list(images_NYXC) for images_NYXC in self._spans(ranges))
 
     def identity(self, span: range) -> bytes | None:
-        """Return the SHA-256 of the archive's size, times and sampled bytes, and of the numbers of the images.
-
-        Raises:
-            EnvironmentProblem: If it can't be read.
-        """
+        """Return the SHA-256 of the archive's size, times and sampled bytes, and of the numbers of the images."""
         state = file_identity(self.path)
         return hashlib.sha256(state + f"{self.key} {list(self.places[span.start : span.stop])}".encode()).digest()
 
@@ -142,13 +102,9 @@ def open_archive(path: Path, num_images: int | None = None, seed: int | None = N
             first = b"" if header.is_fortran else b"".join(pieces(member, size if header.shape[0] else 0))
             _check_values(path, key, header, np.frombuffer(first, header.dtype))
             remarks = (f"{path}: images are stored as {header.dtype} and converted to uint8",)
-    return ImageArchive(
-        path=path,
-        places=chosen_places(path, header.shape[0], num_images, seed),
-        bytes_per_image=math.prod(header.shape[1:]),
-        key=key,
-        remarks=remarks,
-    )
+    places = chosen_places(path, header.shape[0], num_images, seed)
+    image_bytes = [math.prod(header.shape[1:])] * len(places)
+    return ImageArchive(name=str(path), places=places, image_bytes=image_bytes, remarks=remarks, path=path, key=key)
 
 
 def _image_key(path: Path, keys: frozenset[str]) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,94 +14,16 @@ from PIL import Image
 
 from medcli.data.image_archive import chosen_places, open_archive
 from medcli.data.image_files import content_remarks, find_images, unreadable
-from medcli.data.image_folder import ImageFolder, survey
+from medcli.data.image_folder import open_folder
+from medcli.data.image_source import ImageSource
 from medcli.errors import DataError
 from medcli.runtime.files import require_regular
 from medcli.runtime.json_records import InvalidJson, read_json
-from medcli.runtime.reporting import Reporter
 
 MANIFEST = "manifest.json"
 """File in a sample folder that describes its run."""
 NUMBERED = re.compile(r"\d+\.png")
 """File names of samples in a sample folder; other pictures, such as `grid.png`, are no samples."""
-
-
-class ImageSource(Protocol):
-    """A finite, ordered set of images that can be read again."""
-
-    @property
-    def name(self) -> str:
-        """Name in messages and reports."""
-
-    @property
-    def num_images(self) -> int:
-        """Number of images."""
-
-    @property
-    def image_bytes(self) -> Sequence[int]:
-        """Bytes of each image as RGB, 3 Y X, known before reading."""
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """Remarks for the user on how the images are read."""
-
-    @property
-    def places(self) -> Sequence[int]:
-        """Number of each image in its set, rising: in a sample folder that of its file."""
-
-    def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
-        """Yield (B, Y, X, 3) uint8 RGB batches, B at most `batch_size`, in index order; reports the remarks."""
-
-    def read(self, ranges: Iterable[range]) -> Iterator[list[torch.Tensor]]:
-        """Yield the images of each range, (Y, X, 3) uint8 RGB.
-
-        Ranges rise and do not overlap; each is taken when its images are needed.
-        """
-
-    def identity(self, span: range) -> bytes | None:
-        """Return what identifies the images of a range without decoding them; None: their pixels alone do."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageArray:
-    """Images already in memory."""
-
-    name: str
-    """Name in messages and reports."""
-    images_NYXC: torch.Tensor
-    """(N, Y, X, 3) uint8 RGB."""
-
-    @property
-    def num_images(self) -> int:
-        """Number of images."""
-        return len(self.images_NYXC)
-
-    @property
-    def places(self) -> Sequence[int]:
-        """Position of each image."""
-        return range(self.num_images)
-
-    @property
-    def image_bytes(self) -> Sequence[int]:
-        """Bytes of each image's pixels."""
-        return [self.images_NYXC[0].numel()] * self.num_images
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """None: the images are used as they are."""
-        return ()
-
-    def batches(self, batch_size: int, reporter: Reporter) -> Iterator[torch.Tensor]:
-        """Yield batches in order, `batch_size` images each but for the last."""
-        yield from torch.split(self.images_NYXC, batch_size)
-
-    def read(self, ranges: Iterable[range]) -> Iterator[list[torch.Tensor]]:
-        """Yield the images of each range."""
-        for span in ranges:
-            yield list(self.images_NYXC[span.start : span.stop])
-
-    def identity(self, span: range) -> bytes | None:
-        """Return None: there are no files."""
 
 
 def open_images(path: Path, num_images: int | None = None, seed: int | None = None) -> ImageSource:
@@ -177,7 +97,7 @@ def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
     return (127.5 * pixels.float() + 128).clamp(0, 255).to(torch.uint8)
 
 
-def _open_folder(folder: Path, num_images: int | None, seed: int | None) -> ImageFolder:
+def _open_folder(folder: Path, num_images: int | None, seed: int | None) -> ImageSource:
     manifest = read_manifest(folder)
     remarks: list[str] = []
     limit = None
@@ -200,8 +120,7 @@ def _open_folder(folder: Path, num_images: int | None, seed: int | None) -> Imag
         limit = promised if num_images is None else None
     found = sorted(found, key=lambda file: _numeric_order(file.relative_to(folder)))[:limit]
     files = [found[place] for place in chosen_places(folder, len(found), num_images, seed)]
-    image_bytes, more = survey(folder, files)
-    return ImageFolder(path=folder, files=tuple(files), image_bytes=image_bytes, remarks=(*remarks, *more))
+    return open_folder(folder, files, remarks)
 
 
 def _numeric_order(path: Path) -> list[tuple[bool, int, str]]:

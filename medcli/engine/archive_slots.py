@@ -167,16 +167,13 @@ def _entry(head: bytes, pixel_bytes: int, crc: int) -> zipfile.ZipInfo:
 def _directory(entry: zipfile.ZipInfo, end: int) -> bytes:
     """Return the central directory of a zip with one member that ends at `end`."""
     written = _After(end)
-    archive = zipfile.ZipFile(written, "w")
-    archive.filelist.append(entry)
-    archive.NameToInfo[entry.filename] = entry
-    archive.start_dir, archive._didModify = end, True  # type: ignore[attr-defined]
-    archive.close()
+    with zipfile.ZipFile(written, "w") as archive:
+        archive.infolist().append(entry)  # the archive's own list, which it writes when it is closed
     return written.getvalue()
 
 
 class _After(io.BytesIO):
-    """What is written to a file from a place on, of which nothing before is held."""
+    """End of a file, from `start` on, in memory."""
 
     def __init__(self, start: int) -> None:
         super().__init__()

@@ -79,7 +79,7 @@ class SampleFolder:
         self._slots: ArchiveSlots | None = None
         self._readers: dict[Path, SharedLines] = {}
         self.sessions: list[Session] = []
-        """Of this process, and of others whose lines it has merged."""
+        """Sessions of this process, and of others whose lines it has merged."""
         self.work = SharedWork(
             path / LOCK, is_done=self.is_done, refresh=self.read_on, mend=self._mend, processes=processes
         )

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from medcli.data.images import ImageSource
+from medcli.data.image_source import ImageSource
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.runtime.reporting import Reporter
 from medcli.scores.extractor import LOGITS, POOL, FeatureExtractor

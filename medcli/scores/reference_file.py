@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medcli.data.image_archive import IMAGES_KEY, spread
-from medcli.data.images import ImageSource
+from medcli.data.image_source import ImageSource
 from medcli.errors import DataError
 from medcli.runtime.reporting import Reporter
 from medcli.scores.extractor import FeatureExtractor

@@ -10,12 +10,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import torch
 
-from medcli.data.image_folder import equal_sizes
-from medcli.data.images import ImageSource
+from medcli.data.image_source import ImageSource
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.runtime.files import FileSizeLimit
 from medcli.runtime.shared_work import SharedWork
@@ -252,7 +253,7 @@ def network_rows(
         if call == max(0, len(starts) - PREFETCH_BATCHES):
             nearly_done()
         batch = images[start : start + size]
-        seen = torch.cat([extractor.prepare(torch.stack(run)) for run in equal_sizes(batch)])
+        seen = torch.cat([extractor.prepare(torch.stack([*run])) for _, run in groupby(batch, attrgetter("shape"))])
         padding = seen[-1:].expand(size - len(batch), *seen.shape[1:])
         found = extractor.run(torch.cat([seen, padding]) if len(padding) else seen)
         for kind, kept in rows.items():

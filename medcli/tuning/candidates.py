@@ -26,7 +26,7 @@ INTERVALS: tuple[Interval, ...] = (ALWAYS, (0.3, 1.0))
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """How images are made."""
+    """Sampling plan of a candidate: solver steps, networks by progress, guidance interval."""
 
     steps: int
     """Solver steps; network calls of a multistep solver."""

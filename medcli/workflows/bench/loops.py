@@ -18,17 +18,18 @@ from medcli.engine.plan import FAMILY_SAMPLERS, FinishedImage, SamplingPlan
 from medcli.network import Network
 from medcli.schedule.spec import FULL
 from medcli.settings.costs import BenchRequest
-from medcli.settings.sampler import FEW_CALL_SOLVERS, PAPER_STEPS, SamplerSettings
+from medcli.settings.sampler import PAPER_STEPS, SamplerSettings
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.bench.variants import DENSE, TimedVariant
 from medcli.workflows.sample.defaults import sampling_defaults
+from medcli.workflows.sample.few_calls import with_few_calls
 from medcli.workflows.sample.plan import choose_sampler, make_plan
 
 BASELINE = "baseline"
 """Full attention with the papers' sampler and number of steps."""
 PLAN = "plan"
 """A plan that is compared with it."""
-FEW_CALLS = 12
+NUM_CALLS = 12
 """Network calls of a plan where neither flags nor checkpoint name any."""
 MEASURED_GMACS = {"cpu": 1e3}
 """Most GMACs of a run that is timed from start to end; of a longer one, as many steps as the plans have are timed."""
@@ -77,9 +78,7 @@ def _asked(request: BenchRequest, network: Network) -> SampleRequest:
         asked = replace(asked, mediators=rungs)
     is_dynamic = asked.schedule == "dynamic" or asked.rho is not None
     if asked.sampler is None and "sampler" not in defaults and not is_dynamic:
-        name = FAMILY_SAMPLERS[config.family][1]
-        solver = asked.solver or FEW_CALL_SOLVERS[name]
-        asked = replace(asked, sampler=name, solver=solver, steps=asked.steps or FEW_CALLS)
+        asked = with_few_calls(asked, config, NUM_CALLS)
     return asked if asked.cfg_scale is not None else replace(asked, cfg_scale=defaults.get("cfg_scale", 1.0))
 
 

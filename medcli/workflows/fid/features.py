@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcli.data.images import ImageSource
+from medcli.data.image_source import ImageSource
 from medcli.errors import ConfigError
 from medcli.runtime.extras import require_extra
 from medcli.runtime.processes import this_process

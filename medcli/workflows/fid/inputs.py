@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medcli.data.image_archive import IMAGES_KEY
-from medcli.data.images import MANIFEST, ImageSource, open_images, read_manifest
+from medcli.data.image_source import ImageSource
+from medcli.data.images import MANIFEST, open_images, read_manifest
 from medcli.data.npz import npz_keys
 from medcli.errors import ConfigError, DataError
 from medcli.runtime.reporting import Reporter

@@ -18,15 +18,16 @@ from medcli.runtime.reporting import Reporter
 from medcli.runtime.shared_work import POLL_S
 from medcli.settings.finetune import SELF, FinetuneRequest
 from medcli.settings.network import NetworkSource
+from medcli.settings.sampler import SamplerSettings
 from medcli.settings.sampling import SampleRequest
+from medcli.workflows.sample.defaults import sampling_defaults
+from medcli.workflows.sample.few_calls import few_calls_sampler
 from medcli.workflows.sample.run import sample
 
 SAMPLES = "self-data"
 """Sample folder of the data in that of the run."""
 DEFAULT_NUM = 10_000
 """Number of images, as CLEAR and LinFusion found enough to change a transformer's attention."""
-GAUSSIAN_SOLVER, GAUSSIAN_CALLS = "multistep2", 20
-"""Solver of few calls of families without a default one."""
 
 
 def of_its_parent(request: FinetuneRequest, start: Network) -> FinetuneRequest:
@@ -89,13 +90,13 @@ def drawing_request(request: FinetuneRequest, start: Network, output: Path) -> S
     Guided images would be trained on as if the model's unguided output were theirs, and guided again when sampled.
     """
     assert start.info is not None
-    is_gaussian = start.config.is_gaussian
+    few = few_calls_sampler(SamplerSettings(), start.config, sampling_defaults(start))
     return SampleRequest(
         network=NetworkSource(checkpoint=start.info.path, family=start.config.family, weights=start.info.weights),
         schedule="full",
-        sampler="ddim" if is_gaussian else "ode",
-        solver=GAUSSIAN_SOLVER if is_gaussian else None,
-        steps=GAUSSIAN_CALLS if is_gaussian else None,
+        sampler=few.sampler,
+        solver=few.solver,
+        steps=few.steps,
         cfg_scale=1.0,
         num_images=request.num_images or DEFAULT_NUM,
         seed=request.training.seed,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from medcli.config import ModelConfig
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.effects import evenly
 from medcli.engine.plan import FAMILY_SAMPLERS
 from medcli.runtime.reporting import Reporter
-from medcli.settings.sampler import ADAPTIVE_SOLVERS, ODE_DEFAULTS, SamplerConfig, SamplerSettings
+from medcli.settings.sampler import ADAPTIVE_SOLVERS, FEW_CALL_SOLVERS, SamplerConfig, SamplerSettings
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.defaults import sampling_defaults
 from medcli.workflows.sample.plan import choose_sampler
@@ -21,6 +21,15 @@ MANY_CALLS = 100
 """Network calls of an image beyond which a run is told of solvers that need few."""
 FEW_CALLS = 20
 """Network calls of the solver it is told of, unless the checkpoint has its own."""
+
+Asked = TypeVar("Asked", bound=SamplerSettings)
+
+
+def with_few_calls(asked: Asked, config: ModelConfig, num_calls: int) -> Asked:
+    """Fill in the family's sampler without noise, its solver for few network calls, and their number."""
+    name = asked.sampler or FAMILY_SAMPLERS[config.family][1]
+    solver, steps = asked.solver or FEW_CALL_SOLVERS.get(name), asked.steps or num_calls
+    return replace(asked, sampler=name, solver=solver, steps=steps)
 
 
 def few_calls_sampler(settings: SamplerSettings, config: ModelConfig, defaults: Mapping[str, Any]) -> SamplerConfig:
@@ -35,7 +44,7 @@ def few_calls_sampler(settings: SamplerSettings, config: ModelConfig, defaults: 
     own = choose_sampler(replace(settings, sampler=name), config, defaults)
     if own.is_multistep:
         return own
-    return replace(own, solver=ODE_DEFAULTS["solver"] if name == "ode" else "multistep2", steps=FEW_CALLS)
+    return replace(own, solver=FEW_CALL_SOLVERS[name], steps=FEW_CALLS)
 
 
 def hint_at_fewer_calls(setup: SampleSetup, request: SampleRequest, reporter: Reporter) -> None:

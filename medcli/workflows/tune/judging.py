@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from medcli.data.autoencoder import Decoder, open_decoder
-from medcli.data.images import ImageArray
+from medcli.data.image_source import ImageArray
 from medcli.errors import ConfigError, MedcliError
 from medcli.runtime.precision import DTYPES
 from medcli.runtime.reporting import Reporter, Silent
@@ -47,7 +47,7 @@ class Judge:
         """Return the FID of images; None if they are judged by the error."""
         if self.yardstick is None or self.decoder is None:
             return None
-        source = ImageArray(name="samples", images_NYXC=decoded(self.decoder, latent_ICYX, device))
+        source = ImageArray.of("samples", decoded(self.decoder, latent_ICYX, device))
         return measure(self.yardstick, Side(name="samples", source=source), Silent()).scores.estimates["fid"]
 
 

@@ -23,7 +23,7 @@ from medcli.network import Network
 from medcli.runtime.json_records import read_json
 from medcli.schedule.spec import FULL, Schedule, check_held
 from medcli.settings.analysis import TuneRequest
-from medcli.settings.sampler import FEW_CALL_SOLVERS, PAPER_STEPS
+from medcli.settings.sampler import PAPER_STEPS
 from medcli.tuning.candidates import (
     ALWAYS,
     CALLS,
@@ -35,6 +35,7 @@ from medcli.tuning.candidates import (
     calls_up_to,
 )
 from medcli.tuning.store import SETTINGS
+from medcli.workflows.sample.few_calls import with_few_calls
 from medcli.workflows.sample.settings import image_settings, set_up
 from medcli.workflows.tune.request import Budget, budget_of
 
@@ -122,11 +123,9 @@ def set_up_tuning(request: TuneRequest, device: torch.device) -> TuneSetup:
     budget, sampling = budget_of(request), replace(request.sampling, schedule="full")
     plain = set_up(replace(sampling, sampler=None, solver=None, steps=None), device.type)
     network = plain.networks[0]
-    first, usual = FAMILY_SAMPLERS[network.config.family]
-    few = sampling.sampler or usual
-    solver, steps = sampling.solver or FEW_CALL_SOLVERS.get(few), sampling.steps or FEWEST_STEPS
+    first = FAMILY_SAMPLERS[network.config.family][0]
     baseline = set_up(replace(sampling, sampler=first, solver=None, steps=PAPER_STEPS), device.type, earlier=plain)
-    start = set_up(replace(sampling, sampler=few, solver=solver, steps=steps), device.type, earlier=plain)
+    start = set_up(with_few_calls(sampling, network.config, FEWEST_STEPS), device.type, earlier=plain)
     held = network.config.mediators
     counts = held if request.mediators is None else request.mediators
     check_held(counts, held)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from medcli.data.image_archive import open_archive
+from medcli.data.image_archive import ImageArchive, open_archive
 from medcli.errors import DataError
-from medcli.runtime.reporting import Silent
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 5, 4, 3), dtype=np.uint8)
 
@@ -22,15 +21,20 @@ def saved(folder: Path, *arrays: Any, **named: Any) -> Path:
 
 
 def read(path: Path, batch_size: int = 3, num_images: int | None = None) -> torch.Tensor:
-    return torch.cat(list(open_archive(path, num_images).batches(batch_size, Silent())))
+    return torch.stack([image for images in batches_of(open_archive(path, num_images), batch_size) for image in images])
+
+
+def batches_of(archive: ImageArchive, size: int) -> list[list[torch.Tensor]]:
+    number = archive.num_images
+    return list(archive.read(range(start, min(start + size, number)) for start in range(0, number, size)))
 
 
 def test_images_stream_out_in_order(tmp_path: Path) -> None:
     archive = open_archive(saved(tmp_path, IMAGES))
-    batches = list(archive.batches(3, Silent()))
+    batches = batches_of(archive, 3)
     assert [len(batch) for batch in batches] == [3, 3, 1]
     assert archive.num_images == 7
-    np.testing.assert_array_equal(torch.cat(batches), IMAGES)
+    np.testing.assert_array_equal(torch.stack(sum(batches, [])), IMAGES)
 
 
 def test_compressed_fortran_ordered_and_accompanied_arrays_read_the_same(tmp_path: Path) -> None:
@@ -69,9 +73,9 @@ def test_what_is_no_rgb_bytes_is_refused_saying_what_it_is(tmp_path: Path, array
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_whole_numbers_are_images_with_a_remark(tmp_path: Path, dtype: Any, order: Any) -> None:
     archive = open_archive(saved(tmp_path, np.asarray(IMAGES, dtype=dtype, order=order)))
-    np.testing.assert_array_equal(torch.cat(list(archive.batches(3, Silent()))), IMAGES)
-    np.testing.assert_array_equal(next(archive.read([range(4, 6)])), IMAGES[4:6])
-    assert archive.bytes_per_image == IMAGES[0].size
+    np.testing.assert_array_equal(read(tmp_path / "images.npz"), IMAGES)
+    np.testing.assert_array_equal(torch.stack(next(archive.read([range(4, 6)]))), IMAGES[4:6])
+    assert list(archive.image_bytes) == [IMAGES[0].size] * 7
     assert "converted to uint8" in archive.remarks[0]
 
 

@@ -12,7 +12,6 @@ from medcli.data.image_files import read_header
 from medcli.data.image_folder import MAX_SURVEYED, survey
 from medcli.data.images import open_images
 from medcli.errors import DataError
-from medcli.runtime.reporting import Silent
 
 SIZE = (4, 3)
 
@@ -71,7 +70,7 @@ def test_what_the_sample_did_not_show_is_refused_when_it_is_read(tmp_path: Path)
     files[1].write_bytes(sixteen_bits(bytes(content)))
     source = open_images(tmp_path)
     with pytest.raises(DataError, match=r"00001.png is stored as 16-bit RGB, expected 8 bits per channel"):
-        list(source.batches(64, Silent()))
+        list(source.read([range(64)]))
 
 
 def sixteen_bits(png: bytes) -> bytes:

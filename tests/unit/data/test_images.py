@@ -11,17 +11,9 @@ import torch
 from PIL import Image
 
 from medcli.data.image_folder import ImageFolder
-from medcli.data.images import ImageArray, center_crop, open_images, read_manifest, to_uint8
+from medcli.data.image_source import ImageSource
+from medcli.data.images import center_crop, open_images, read_manifest, to_uint8
 from medcli.errors import DataError
-from medcli.runtime.reporting import Silent
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
 
 
 def save(path: Path, level: int, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> None:
@@ -29,9 +21,14 @@ def save(path: Path, level: int, size: tuple[int, int] = (4, 4), mode: str = "RG
     Image.new("L", size, level).convert(mode).save(path)
 
 
-def levels(path: Path, batch_size: int = 3) -> list[int]:
-    batches = open_images(path).batches(batch_size, Silent())
-    return [int(image[0, 0, 0]) for batch in batches for image in batch]
+def images_of(source: ImageSource, size: int = 3) -> list[torch.Tensor]:
+    """Read all images, a few at a time."""
+    ranges = (range(start, min(start + size, source.num_images)) for start in range(0, source.num_images, size))
+    return [image for images in source.read(ranges) for image in images]
+
+
+def levels(path: Path) -> list[int]:
+    return [int(image[0, 0, 0]) for image in images_of(open_images(path))]
 
 
 @pytest.mark.parametrize("pattern", ["{}.png", "{:06d}.png", "image-{}.png", "part{}/a.png"])
@@ -41,13 +38,13 @@ def test_files_are_read_in_numeric_order(tmp_path: Path, pattern: str) -> None:
     assert levels(tmp_path) == [0, 2, 9, 10, 100]
 
 
-def test_batches_are_rgb_bytes_and_end_where_the_size_changes(tmp_path: Path) -> None:
+def test_images_are_rgb_bytes_of_their_own_sizes(tmp_path: Path) -> None:
     for number, size in enumerate([(4, 4), (4, 4), (6, 5), (4, 4)]):
         save(tmp_path / f"{number}.png", number, size)
     source = open_images(tmp_path)
-    batches = list(source.batches(8, Silent()))
-    assert [tuple(batch.shape) for batch in batches] == [(2, 4, 4, 3), (1, 5, 6, 3), (1, 4, 4, 3)]
-    assert all(batch.dtype == torch.uint8 for batch in batches)
+    images = images_of(source)
+    assert [tuple(image.shape) for image in images] == [(4, 4, 3), (4, 4, 3), (5, 6, 3), (4, 4, 3)]
+    assert all(image.dtype == torch.uint8 for image in images)
     assert source.num_images == 4
 
 
@@ -66,10 +63,10 @@ def test_a_part_of_an_archive_is_read_without_the_images_between(tmp_path: Path,
     source = open_images(tmp_path / "a.npz", 10)
     assert list(source.places) == list(range(0, 1000, 100))
     tracemalloc.start()
-    batches = list(source.batches(4, Silent()))
+    found = images_of(source)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert [int(image[0, 0, 0]) for batch in batches for image in batch] == [place % 251 for place in source.places]
+    assert [int(image[0, 0, 0]) for image in found] == [place % 251 for place in source.places]
     assert order == "F" or peak < images.nbytes / 4
 
 
@@ -77,18 +74,17 @@ def test_a_part_of_an_archive_is_read_without_the_images_between(tmp_path: Path,
 def test_other_modes_are_converted_to_rgb_and_said_once(tmp_path: Path, mode: str) -> None:
     for number in range(3):
         save(tmp_path / f"{number}.png", 50, mode=mode)
-    notes = Notes()
-    batches = list(open_images(tmp_path).batches(2, notes))
-    assert [batch.shape[-1] for batch in batches] == [3, 3]
-    assert int(batches[0][0, 0, 0, 0]) == 50
-    assert len(notes.texts) == 1
-    assert mode in notes.texts[0]
+    source = open_images(tmp_path)
+    assert [image.shape[-1] for image in images_of(source)] == [3, 3, 3]
+    assert levels(tmp_path) == [50, 50, 50]
+    assert len(source.remarks) == 1
+    assert mode in source.remarks[0]
 
 
 def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)).save(tmp_path / "0.png")
     with pytest.raises(DataError, match="expected 8 bits"):
-        list(open_images(tmp_path).batches(1, Silent()))
+        images_of(open_images(tmp_path))
 
 
 @pytest.mark.parametrize(("content", "what"), [(b"", "is empty"), (b"<html>", "is not an image")])
@@ -105,7 +101,7 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
     content = (tmp_path / "0.png").read_bytes()
     (tmp_path / "0.png").write_bytes(content[:-900])
     with pytest.raises(DataError, match="0.png is not a whole image"):
-        list(open_images(tmp_path).batches(1, Silent()))
+        images_of(open_images(tmp_path))
 
 
 def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path: Path) -> None:
@@ -157,14 +153,6 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(DataError, match="manifest.json"):
         read_manifest(tmp_path)
-
-
-def test_images_in_memory_come_in_batches() -> None:
-    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 2, 2, 3)
-    source = ImageArray(name="five", images_NYXC=images)
-    batches = list(source.batches(2, Silent()))
-    assert [len(batch) for batch in batches] == [2, 2, 1]
-    assert torch.equal(torch.cat(batches), images)
 
 
 def test_center_crop_takes_the_middle_of_the_longer_side() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from medcli.data.images import ImageArray
+from medcli.data.image_source import ImageArray
 from medcli.scores.extractor import LOGITS, POOL, SPATIAL
 
 
@@ -40,4 +40,4 @@ class Corners:
 def images(num: int) -> ImageArray:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (num, 2, 2, 3), dtype=torch.uint8, generator=generator)
-    return ImageArray(name="random", images_NYXC=pixels)
+    return ImageArray.of("random", pixels)

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from medcli.data import image_archive, image_folder
 from medcli.data.image_files import read_image
-from medcli.data.images import ImageSource, open_images
+from medcli.data.image_source import ImageSource
+from medcli.data.images import open_images
 from medcli.runtime.reporting import Silent
 from medcli.scores.extractor import POOL, SPATIAL
 from medcli.scores.feature_cache import FeatureCache, default_cache_folder

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from medcli.data.bundled_set import bundled_pixels
-from medcli.data.images import ImageArray
+from medcli.data.image_source import ImageArray
 from medcli.errors import ConfigError, EnvironmentProblem
 from medcli.runtime.locks import HAS_LOCKS
 from medcli.runtime.processes import Processes
@@ -116,7 +116,7 @@ def test_the_shard_of_a_program_that_is_killed_is_taken_over(tmp_path: Path) -> 
 
 
 def test_helpers_work_and_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = ImageArray(name="digits", images_NYXC=torch.from_numpy(bundled_pixels("digits")[:24]))
+    source = ImageArray.of("digits", torch.from_numpy(bundled_pixels("digits")[:24]))
     run, num_here = ClassifierExtractor.run, [0]
 
     def slow(self: ClassifierExtractor, prepared: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from medcli.data.images import ImageArray, open_images
+from medcli.data.image_source import ImageArray
+from medcli.data.images import open_images
 from medcli.errors import DataError
 from medcli.runtime.reporting import Silent
 from medcli.scores.extractor import POOL, SPATIAL
@@ -21,9 +22,7 @@ EXTRACTOR = load_extractor("digits")
 
 
 def images(num: int) -> ImageArray:
-    return ImageArray(
-        name="x", images_NYXC=torch.arange(num, dtype=torch.uint8).view(num, 1, 1, 1).expand(num, 2, 4, 3)
-    )
+    return ImageArray.of("x", torch.arange(num, dtype=torch.uint8).view(num, 1, 1, 1).expand(num, 2, 4, 3))
 
 
 def features(num: int, *kinds: str) -> FeatureSet:
