@@ -182,7 +182,8 @@ def _request(
 ) -> tuple[Any, tuple[str, ...]]:
     """Build the request from the flags and the configuration file; flags win. Also return the flags the file sets."""
     from medcli.settings.build import build
-    from medcli.settings.values import parse_pairs, parse_path, parse_text
+    from medcli.settings.parsers import parse_path
+    from medcli.settings.values import parse_pairs, parse_text
 
     settings = command.settings
     parsed: dict[str, Any] = {}

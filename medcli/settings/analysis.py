@@ -9,10 +9,10 @@ from typing import Literal
 from medcli.settings.declare import ANALYSIS, BUDGET, SEARCH, Needs, group, setting
 from medcli.settings.machine import force_setting, output_setting
 from medcli.settings.network import parse_mediators, parse_name
+from medcli.settings.parsers import parse_float
 from medcli.settings.sampler import ADAPTIVE_SOLVERS, MAX_STEPS, MULTISTEP_ORDERS, SOLVERS
 from medcli.settings.sampling import DEFAULT_WARMUP_STEPS, MAX_IMAGES, SampleRequest
 from medcli.settings.scoring import FeatureOptions
-from medcli.settings.values import parse_float
 
 NOT_SHARED = (
     *("schedule", "mediators", "at", "rho", "stage", "plan", "save_plan", "cfg_power", "compile", "npz", "output"),

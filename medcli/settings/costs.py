@@ -9,8 +9,8 @@ from typing import Any
 from medcli.settings.declare import MACHINE, MODEL, SAMPLING, SCHEDULE, TIMING, group, setting
 from medcli.settings.machine import MachineSettings
 from medcli.settings.network import MAX_RES, NetworkSource
+from medcli.settings.parsers import parse_path
 from medcli.settings.sampling import MAX_IMAGES, SampleRequest, parse_counts
-from medcli.settings.values import parse_path
 
 OF_AN_IMAGE = ("schedule", "rho", "warmup_steps", "sampler", "solver", "steps", "cfg_scale")
 """Settings of `sample` that decide what an image costs."""

@@ -11,10 +11,10 @@ from medcli.settings.declare import INPUT, LADDER, LOGGING, LOSS, OUTPUT, TRAINI
 from medcli.settings.fresh import FreshNetwork
 from medcli.settings.machine import DEVICE, output_setting
 from medcli.settings.network import NetworkSource, parse_name
+from medcli.settings.parsers import parse_float
 from medcli.settings.sampler import PathName, PredictionName
 from medcli.settings.sampling import MAX_IMAGES
 from medcli.settings.training import MAX_STEPS, MaskPlace, Range, TrainingSettings, Weighting
-from medcli.settings.values import parse_float
 
 CALIBRATES = Needs("calibrate", words="--calibrate")
 SELF = "self"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medcli.settings.declare import MODULATION, Needs, setting
-from medcli.settings.values import parse_float
+from medcli.settings.parsers import parse_float
 
 AmmForm = Literal["exp", "cos"]
 

@@ -9,7 +9,7 @@ from medcli.config import FAMILIES, Positions
 from medcli.errors import ConfigError
 from medcli.presets import auto_layers
 from medcli.settings.declare import INPUT, MODEL, Needs, setting
-from medcli.settings.values import parse_ints, parse_path
+from medcli.settings.parsers import parse_ints, parse_path
 
 MAX_HEADS, MAX_RES, MAX_CLASSES = 4096, 16384, 10**7
 """Bounds far above any network's, so that a slip of the finger is a message and not a full memory."""

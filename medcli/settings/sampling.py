@@ -21,8 +21,8 @@ from medcli.settings.declare import (
 from medcli.settings.machine import MachineSettings, output_setting, seed_setting
 from medcli.settings.modulation import ModulationSettings
 from medcli.settings.network import NetworkSource
+from medcli.settings.parsers import parse_count, parse_int
 from medcli.settings.sampler import IN_CHECKPOINT, MAX_STEPS, SamplerSettings
-from medcli.settings.values import parse_count, parse_int
 
 ScheduleKind = Literal["full", "static", "dynamic", "timed"]
 DistanceName = Literal["l1", "l2"]

@@ -17,7 +17,7 @@ from medcli.settings.declare import (
 )
 from medcli.settings.machine import MAX_BATCH, seed_setting
 from medcli.settings.network import parse_name
-from medcli.settings.values import parse_float, parse_int
+from medcli.settings.parsers import parse_float, parse_int
 
 OptimizerName = Literal["adamw", "adan"]
 LadderRule = Literal["sandwich", "split"]

@@ -1,18 +1,14 @@
-"""History of a run: losses and skipped steps, which are saved with its checkpoints, and the log `metrics.jsonl`."""
+"""History of a run: losses and skipped steps, which are saved with its checkpoints."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from medcli.runtime.files import require_regular, write_text
-from medcli.runtime.json_records import InvalidJson, as_record, parse_json
+from medcli.runtime.json_records import InvalidJson, as_record
 
 KEPT_ROWS = 1024
 """Number of recent steps whose losses are kept."""
@@ -179,41 +175,3 @@ class _HistoryRecord:
     unreadable: list[int] = field(default_factory=list)
     resumed_from: dict[str, Any] | None = None
     dropped: Sums = field(default_factory=Sums)
-
-
-class MetricsLog:
-    """Log file with a line every `log_every` steps, none missing and none twice however often a run resumes.
-
-    Args:
-        path: The file; its folder exists.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def add(self, line: Mapping[str, Any]) -> None:
-        """Append a line; it has a `step`."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def cut(self, done: int, log_every: int, num_steps: int) -> None:
-        """Remove lines beyond the steps done, and a line cut by a kill.
-
-        Also removes a last line of fewer than `log_every` steps, written at the end of a shorter run: the next line
-        covers its steps again, unless all `num_steps` steps are done.
-
-        Raises:
-            DataError, OSError: If something else than a file is in its place.
-        """
-        require_regular(self._path)
-        try:
-            self._path.stat()
-        except FileNotFoundError:
-            return
-        kept = []
-        for text in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                step = parse_json(text, allow_nan=True)["step"]
-                if step < done or (step == done and (done % log_every == 0 or done >= num_steps)):
-                    kept.append(text + "\n")
-        write_text(self._path, "".join(kept), force=True)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
@@ -20,8 +19,9 @@ from medcli.training.batches import Batches, TrainBatch
 from medcli.training.checkpoints import CheckpointFolder, CheckpointHeader, open_training_checkpoint
 from medcli.training.config import AUTO, NEVER, TrainConfig
 from medcli.training.distributed import whole
-from medcli.training.history import BadStep, History, MetricsLog, Row
+from medcli.training.history import BadStep, History, Row
 from medcli.training.interrupt import Interrupt
+from medcli.training.metrics_log import MetricsLog
 from medcli.training.spikes import find_origin, judge, stop_if_repeated, stop_untrained
 from medcli.training.trainer import StepResult, Trainer
 
@@ -87,7 +87,6 @@ class TrainingLoop:
         """Steps this session trained on, undone ones included."""
         self._pending: list[tuple[int, StepResult]] = []
         self._num_noted = 0
-        self._mark = (monotonic(), 0)
         self._measured = ""
         """Loss and speed of the last line of the log."""
 
@@ -216,7 +215,7 @@ class TrainingLoop:
             bad_step = judge(row, recent, self._config.spike_factor, may_overflow=may_overflow)
             if bad_step is not None:
                 return bad_step
-            self.history.add(row, self._line_before(done))
+            self.history.add(row, self._metrics.line_before(done))
         return None
 
     def _roll_back(self, bad_step: BadStep) -> None:
@@ -264,45 +263,21 @@ class TrainingLoop:
                 self._callbacks.on_save(self.history.done, {name: value.clone() for name, value in averaged.items()})
 
     def _log(self) -> None:
-        """Log means over the steps since the last line that an uninterrupted run would have written."""
-        done = self.history.done
-        (then, before), self._mark = self._mark, (monotonic(), self.num_trained)
         if not self._distributed.is_first:
             return
-        since = self._line_before(done)
-        images = (self.num_trained - before) * self._config.global_batch_size
-        skipped = {bad_step.step for bad_step in self.history.bad_steps} | set(self._config.skip_steps)
-        names = ("loss", "grad_norm", *(() if self._config.masking is None else ("full_loss", "masked_loss")))
-        line = {
-            "step": done,
-            **{name: self._mean(name, since) for name in names},
-            "images_per_sec": round(images / (monotonic() - then), 2),
-            "skipped": sum(step <= done for step in skipped),
-        }
-        if self.history.unreadable:
-            line["unreadable_images"] = len(self.history.unreadable)
-        self._metrics.add(line)
+        line = self._metrics.add(self.history, self.num_trained)
         loss = "" if line["loss"] is None else f"loss {line['loss']:.4f}, "
         self._measured = f"{loss}{line['images_per_sec']:.3g} images/s"
         if self._callbacks.on_log is not None:
             self._callbacks.on_log(line)
 
-    def _line_before(self, step: int) -> int:
-        """Return the step of the log line before a step's own."""
-        return (step - 1) // self._config.log_every * self._config.log_every
-
-    def last_mean(self, name: str) -> float | None:
-        """Return the mean of the last log line, of `loss` or another of its names; None without a good step."""
-        return self._mean(name, self._line_before(self.history.done))
-
-    def _mean(self, name: str, since: int) -> float | None:
-        mean = self.history.mean(name, since)
-        return None if mean is None else round(mean, 6)
+    def last_loss(self) -> float | None:
+        """Return the mean loss over the steps of the last log line; None without a good step."""
+        return self._metrics.mean("loss", self.history)
 
     def _cut_metrics(self) -> None:
-        self._mark = (monotonic(), self.num_trained)
         if self._distributed.is_first:
-            self._metrics.cut(self.history.done, self._config.log_every, self._config.steps)
+            self._metrics.cut(self.history.done, self.num_trained)
 
     def _note(self, text: str) -> None:
         if self._distributed.is_first:

@@ -28,9 +28,10 @@ from medcli.training.block_autocast import called_with
 from medcli.training.checkpoints import CheckpointFolder
 from medcli.training.config import TrainConfig
 from medcli.training.distributed import Distributed
-from medcli.training.history import BadStep, MetricsLog
+from medcli.training.history import BadStep
 from medcli.training.interrupt import Interrupt
 from medcli.training.loop import Callbacks, OnLog, OnSave, OnStart, TrainingLoop
+from medcli.training.metrics_log import MetricsLog
 from medcli.training.optimizers import NUM_MOMENTS
 from medcli.training.run_identity import identity_of
 from medcli.training.trainer import Trainer
@@ -119,7 +120,7 @@ def train(
             config,
             data=data,
             checkpoints=checkpoints,
-            metrics=MetricsLog(output_dir / METRICS_FILE),
+            metrics=MetricsLog(output_dir / METRICS_FILE, config),
             interrupt=stack.enter_context(Interrupt(distributed, answer)),
             callbacks=Callbacks(reporter=reporter, on_start=on_start, on_save=on_save, on_log=on_log),
         )
@@ -218,7 +219,7 @@ def _result_of(loop: TrainingLoop, trainer: Trainer, seconds: float) -> TrainRes
     return TrainResult(
         ema=trainer.averaged_weights(),
         steps=history.done,
-        loss=loop.last_mean("loss"),
+        loss=loop.last_loss(),
         skipped=history.bad_steps,
         unreadable=history.unreadable,
         resumed_from=history.resumed_from,

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 from random import Random
 from statistics import fmean
 from unittest.mock import patch
@@ -10,30 +9,7 @@ from hypothesis import strategies as st
 
 from medcli.runtime.json_records import InvalidJson
 from medcli.training import history
-from medcli.training.history import BadStep, History, MetricsLog, Row, Sums
-
-
-@pytest.mark.parametrize(
-    ("done", "num_steps", "kept"),
-    [
-        *((0, 40, []), (5, 40, []), (10, 40, [10]), (15, 40, [10]), (20, 40, [10, 20]), (25, 40, [10, 20])),
-        *((30, 40, [10, 20, 25]), (25, 25, [10, 20, 25]), (25, 20, [10, 20, 25])),
-    ],
-)
-def test_lines_beyond_the_steps_that_are_done_go(tmp_path, done, num_steps, kept):
-    log = MetricsLog(tmp_path / "metrics.jsonl")
-    for step in (10, 20, 25):
-        log.add({"step": step, "loss": 1.0})
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write("[" * 100_000 + "\n" + '{"step": 3')
-    log.cut(done, 10, num_steps)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == kept
-
-
-def test_a_log_that_is_not_there_needs_no_cut(tmp_path):
-    MetricsLog(tmp_path / "metrics.jsonl").cut(0, 10, 40)
-    assert list(tmp_path.iterdir()) == []
+from medcli.training.history import BadStep, History, Row, Sums
 
 
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**32 - 1))
@@ -92,12 +68,3 @@ def test_a_journal_that_was_tampered_with_is_refused(key, value):
     values = json.loads(json.dumps(full_history().to_json()))
     with pytest.raises(InvalidJson):
         History.from_json({**values, key: value})
-
-
-def test_a_log_that_is_a_circle_of_links_or_a_folder_is_named_before_training(tmp_path: Path) -> None:
-    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
-    (tmp_path / "folder.jsonl").mkdir()
-    for name in ("loop.jsonl", "folder.jsonl"):
-        with pytest.raises(OSError, match=name):
-            MetricsLog(tmp_path / name).cut(4, 2, 8)
-    MetricsLog(tmp_path / "none.jsonl").cut(4, 2, 8)
