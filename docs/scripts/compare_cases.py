@@ -2,6 +2,7 @@
 
 In the lines, `in/` is the folder of inputs (`compare_inputs.py`); every case starts in an empty folder.
 `tune` is missing: it was built anew, with another budget, search and report. `--calibrate` is: its sizes changed.
+Layers and the model of digits are named, so that changed defaults hide no difference.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Case:
     """Compare the JSON's keys and the exit codes, no values and no files: measured times and memory."""
     ignored_keys: tuple[str, ...] = ()
     """Keys of this case's JSON whose values may differ, beside `IGNORED_KEYS`."""
+    needs: str = ""
+    """File of the package without which OLD has no such command or flag; the case is skipped then."""
 
 
 CASES: dict[str, Case] = {
@@ -106,6 +109,10 @@ CASES: dict[str, Case] = {
             "sample in/digits-sit.safetensors --sampler sde --schedule dynamic --steps 8 --num-images 4 -o s",
             "sample in/digits-sit.safetensors --sampler sde --schedule full --steps 4 --num-images 2",
         )
+    ),
+    "sample-shards": Case(
+        (f"{SAMPLE} --shard 1/2", f"{SAMPLE} --shard 2/2".replace("-o s", "-o b"), "merge s b -o whole", "merge s"),
+        needs="medcli/cli/merge.py",
     ),
     "latents": Case(("latents in/photos --vae in/vae --res 64 --shard-size 4 --device cpu -o out",) * 2),
     "fid-folders": Case((f"{FULL_RUN} --npz", "fid full --metrics fid,kid,precision,recall", "fid full/samples.npz")),

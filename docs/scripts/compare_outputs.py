@@ -107,7 +107,7 @@ def run_case(program: Program, case: Case, inputs: Path) -> Result:
         for line in case.lines:
             code, out, err = program.run(line, folder)
             commands.append({"line": line, "code": code, "json": read_json(out, folder), "err": err.splitlines()})
-        files = {} if case.keys_only else {name: describe(folder / name, folder) for name in files_of(folder)}
+        files = {} if case.keys_only else {lasting(name): describe(folder / name, folder) for name in files_of(folder)}
     return {"commands": commands, "files": files}
 
 
@@ -116,6 +116,11 @@ def files_of(folder: Path) -> list[str]:
     return sorted(
         str((Path(where) / name).relative_to(folder)) for where, _, names in os.walk(folder) for name in names
     )
+
+
+def lasting(name: str) -> str:
+    """Replace the random name of the lines that a process leaves in a part of a sample folder."""
+    return re.sub(r"(\.processes)/[0-9a-f]+\.jsonl", r"\1/lines.jsonl", name)
 
 
 def read_json(text: str, folder: Path) -> Any:
@@ -136,7 +141,8 @@ def describe(path: Path, folder: Path) -> Any:
     if path.suffix in (".json", ".jsonl"):
         value = read_json(path.read_text(), folder)
         # Lines are appended as images finish, by several threads.
-        return sorted(value, key=lambda line: line["index"]) if path.name == "images.jsonl" else value
+        is_of_images = path.name == "images.jsonl" or path.parent.name == ".processes"
+        return sorted(value, key=lambda line: line.get("index", -1)) if is_of_images else value
     data = path.read_bytes()
     if path.suffix == ".safetensors":
         length = int.from_bytes(data[:8], "little")
@@ -288,6 +294,9 @@ def show(name: str, old: Side, new: Side) -> bool:
     """Run one case on both sides and print a line; whether they differ."""
     begun = time.perf_counter()
     case = CASES[name]
+    if case.needs and not (old.checkout / case.needs).exists():
+        print(f"skipped {name:24}{old.checkout} has no {case.needs}", flush=True)
+        return False
     found = compare(case, old.result(name, case), new.result(name, case))
     print(f"{'differs' if found else 'same':8}{name:24}{time.perf_counter() - begun:6.1f} s", flush=True)
     for text in found[:12]:
