@@ -65,7 +65,6 @@ def load(
         family: `dit` or `sit`, where neither the file's contents nor its name tells.
         num_heads: Attention heads, of an EDT those of each stage, where the tensors can't tell.
         weights: `ema` or `model`, for training checkpoints that hold both.
-        device: Where the parameters go.
         dtype: Parameter type; None keeps the file's.
         amm: Blocks whose attention is modulated by distance, or all of its settings; None leaves attention alone.
 
@@ -89,7 +88,6 @@ def new(config: ModelConfig, seed: int = 0) -> DiffusionTransformer:
     """Build a model with fresh weights, initialised as the reference code initialises them.
 
     Args:
-        config: The architecture.
         seed: Random seed; the same seed gives the same weights. torch's global generator is left alone.
 
     Returns:
@@ -116,7 +114,6 @@ def sample(
         model: The model, from `load` or `new`; it decides the defaults of its settings.
         num_images: Number of images N; with initial states in `noise`, theirs.
         classes: One label or class name, or one an image; None: the classes in turn.
-        seed: Random seed.
         noise: Initial states (N, C, Y, X) in place of the seed's, or a function (image numbers, draws) -> states, which
             also replaces the noise of later steps: draw 0 is the initial state, draw k + 1 that of solver step k.
         decode: Decode latents by the model's autoencoder, or by `vae` of the settings.

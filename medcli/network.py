@@ -131,7 +131,6 @@ class Network:
         """Build the model; see `medcli.checkpoint.load.build_model`.
 
         Args:
-            device: Where the parameters go.
             dtype: Parameter type; None keeps the checkpoint's.
             amm: Attention modulation; None leaves attention alone.
 
@@ -222,7 +221,6 @@ def with_autoencoder(network: Network, vae: str | None, download: bool = False) 
     Other checkpoints do not, so scale, shift and stride are the autoencoder's, and of a preset its channels, too.
 
     Args:
-        network: The network.
         vae: Value of `--vae`; None: the autoencoder of a pipeline folder, else the configuration's.
         download: Download an autoencoder of the hub that is not in the cache.
 
@@ -287,7 +285,6 @@ def identities(networks: Sequence[Network], earlier: object = None) -> list[dict
     """Return the identities of several checkpoints; see `Network.identity`.
 
     Args:
-        networks: The checkpoints.
         earlier: A list of records to be compared with, if there is one.
     """
     before = list(earlier) if isinstance(earlier, list) and len(earlier) == len(networks) else [None] * len(networks)

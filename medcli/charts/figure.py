@@ -84,7 +84,6 @@ def save_png(path: Path, draw: Draw, *, title: str, size: tuple[float, float] = 
     """Draw a chart into a PNG file, which is replaced if it exists.
 
     Args:
-        path: The file.
         draw: Fills the figure.
         title: Heading of the picture.
         size: Width and height in inches.

@@ -63,7 +63,6 @@ def read_folder(path: Path, tensors_of: Callable[[Path], dict[str, TensorRecord]
     """Find a folder's configuration and weights and rename its tensors to upstream's names.
 
     Args:
-        path: The folder.
         tensors_of: Lists the tensors of a weight file.
 
     Raises:

@@ -45,11 +45,8 @@ def write_official(
     """Write a flat state dict as torch.save would, readable with `torch.load(path, weights_only=True)`.
 
     Args:
-        path: Where to.
         records: The tensors, in file order.
-        config: The model.
         source: What to call the input in errors.
-        force: Whether an existing file may be replaced.
         reporter: Told the tensors finished.
 
     Returns:
@@ -169,7 +166,6 @@ def write_diffusers(
     Args:
         path: The folder to make.
         records: The tensors, under upstream's names.
-        config: The model.
         source: What to call the input in errors.
         force: Whether an existing folder may be replaced.
         reporter: Told the tensors finished.

@@ -79,7 +79,6 @@ def with_settings(raw: RawCheckpoint, shapes: Shapes, family: str | None) -> Raw
     """Add training settings to a file of LightningDiT that has none: those of a yaml file beside it, else assumed ones.
 
     Args:
-        raw: The checkpoint.
         shapes: Shapes of its tensors.
         family: Value of `--family`; None: not given.
     """
@@ -203,7 +202,6 @@ def read_statistics(path: Path, channels: int | None = None) -> tuple[tuple[floa
     """Read the mean and standard deviation of each latent channel from `latents_stats.pt`.
 
     Args:
-        path: The file.
         channels: Channels of the latents; None: any.
 
     Raises:

@@ -32,10 +32,8 @@ def build_model(
     """Build a model around tensors in files.
 
     Args:
-        config: The architecture.
         records: All of its tensors.
         source: Name of the checkpoint for error messages.
-        device: Where the parameters go.
         dtype: Parameter type; None keeps the file's.
         amm: Attention modulation; None leaves attention alone.
 

@@ -14,7 +14,6 @@ def neutral_counts(records: Mapping[str, TensorRecord], config: ModelConfig, cou
 
     Args:
         records: Tensors of the checkpoint, by name.
-        config: The network.
         counts: Counts of its ladder to check; 0, full attention, is never neutral.
     """
     layers = [blocks(config)[layer].name for layer in config.mediator_layers]

@@ -47,7 +47,6 @@ def as_sit(
     """Turn a checkpoint of REPA into one of SiT; any other is returned as it is.
 
     Args:
-        raw: The checkpoint.
         tensors: The weight set to read.
         family: Value of `--family`; None: not given.
 

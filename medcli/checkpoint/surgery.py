@@ -97,7 +97,6 @@ def default_layers(config: ModelConfig, largest: int) -> tuple[int, ...]:
     """Return the blocks that get mediators by default: all, of an EDT those on whose grid they save or at least fit.
 
     Args:
-        config: The network.
         largest: Largest count of the ladder.
     """
     tokens = {layer: block.num_tokens for layer, block in enumerate(blocks(config))}

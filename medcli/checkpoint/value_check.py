@@ -18,7 +18,6 @@ class ValueCheck:
     """Checks the chunks of one tensor; `finish` comes last.
 
     Args:
-        record: The tensor.
         source: Name of its file in error messages.
     """
 

@@ -36,11 +36,9 @@ def write_safetensors(
     """Write tensors and metadata as a safetensors file.
 
     Args:
-        path: Where to.
         records: The tensors; kept in this order within each element size.
         metadata: Texts for the header.
         source: What to call the input in errors.
-        force: Whether an existing file may be replaced.
         digest: Whether to hash what is written, which takes longer than writing it.
         reporter: Told the tensors finished.
 
@@ -90,7 +88,6 @@ def save_checkpoint(
     """Write a model from memory as a medcli checkpoint.
 
     Args:
-        path: Where to.
         config: The architecture; goes into the header.
         tensors: The state dict, all of `tensor_shapes(config)` and nothing else.
         weights: `ema` or `model`: weight set.
@@ -98,7 +95,6 @@ def save_checkpoint(
         reference: Name of the bundled reference set its samples are scored against.
         training: Training settings and history, for people.
         class_names: Name of each class; empty if they have none.
-        force: Whether an existing file may be replaced.
 
     Returns:
         SHA-256 of the file, in hexadecimal.

@@ -32,7 +32,6 @@ def closed_form_macs(
     """Return the multiply-adds of a forward pass of one image.
 
     Args:
-        config: The network.
         resolution_px: Side of the square image; None keeps the configuration's.
         num_mediators: A count of the ladder; None the largest, 0 full attention in every block.
 
@@ -51,7 +50,6 @@ def macs_by_operator(config: ModelConfig, *, num_mediators: int | None = None) -
     sampling resizes them once.
 
     Args:
-        config: The network.
         num_mediators: A count of the ladder; None the largest, 0 full attention in every block.
 
     Returns:

@@ -28,7 +28,6 @@ def margins(
     """Resolve the margins of a path and a prediction.
 
     Args:
-        path: The interpolant.
         prediction: What the network predicts.
         train_eps: The user's training margin, None for the default.
         sample_eps: The user's sampling margin, None for the default. Each falls back by itself: in SiT's code one given
@@ -69,7 +68,6 @@ def sde_interval(
     """Return the interval of the SDE's grid, noise end first.
 
     Args:
-        path: The interpolant.
         prediction: What the network predicts.
         form: Shape of the noise; `sbdm` is infinite at t = 0 on the linear and GVP paths, so it starts a margin later.
         last_step_size: Time covered by the last step; 0: no last step.

@@ -73,7 +73,6 @@ def sit_loss(
         data_BCYX: Scaled latents.
         noise_BCYX: Standard normal.
         t_B: float32 times inside the training interval.
-        path: The interpolant.
         prediction: What the network predicts.
         weighting: Weight W of noise and score losses over time; velocity has none, as in the reference.
         teacher: A second target, for distillation.

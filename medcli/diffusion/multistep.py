@@ -98,7 +98,6 @@ def exponential_weights(
     x' = alpha' D + sigma' (rho u + sqrt(1 - rho^2) z) with rho = exp(-integral of w / sigma^2).
 
     Args:
-        path: The interpolant.
         grid_T: Strictly rising times in [0, 1]. A last time of 1 needs no special last step.
         order: Data predictions used at most.
         form: Shape w(t) of the injected noise; None for the probability-flow ODE.
@@ -197,7 +196,6 @@ def multistep_table(config: SamplerConfig, rows: MultistepRows) -> StepTable:
     """Lay the rows of a multistep solver out as a table of steps.
 
     Args:
-        config: The solver.
         rows: Its rows, or others for the same kind of slope: velocities for `ode`, data predictions else.
     """
     time_L = torch.from_numpy(rows.time_L.copy())

@@ -73,7 +73,6 @@ class Sampler(Protocol):
         """Advance every image by its own step.
 
         Args:
-            predict: The network.
             x_BCYX: States, float32.
             step_B: int64 step number of each image, on the sampler's device.
             noise_BCYX: Standard normal noise, finite everywhere; None if no image's step uses noise.

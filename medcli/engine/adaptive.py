@@ -27,12 +27,9 @@ def integrate_groups(
     """Generate images group by group.
 
     Args:
-        network: The network.
         plan: Sampling settings with an adaptive solver.
         indices: Numbers of the images to generate, those of a group consecutive.
-        device: Device of the network.
         noise: Source of the initial states.
-        reporter: Receives progress in images.
 
     Yields:
         The requested images, one group at a time.

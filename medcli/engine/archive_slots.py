@@ -38,7 +38,6 @@ class ArchiveSlots:
     """The place of each image in an unfinished archive. Threads and processes may fill places at once.
 
     Args:
-        folder: The sample folder.
         num_images: Images of the archive.
         side_px: Side of an image.
     """

@@ -43,7 +43,6 @@ def fitting_batch_size(networks: Sequence[LadderNetwork], plan: SamplingPlan, de
     Args:
         networks: The network of each ladder index.
         plan: Sampling settings.
-        device: Device of the networks.
 
     Raises:
         torch.OutOfMemoryError: If not even one image fits.

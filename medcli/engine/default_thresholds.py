@@ -34,7 +34,6 @@ def with_default_thresholds(schedule: Schedule, config: SamplerConfig) -> Schedu
 
     Args:
         schedule: The schedule, with the thresholds of `DEFAULT_RHO`.
-        config: The sampler.
     """
     steps, warmup_steps = _noisy_steps(config), schedule.warmup_steps
     if steps is None or len(steps.time_L) <= warmup_steps + 1:

@@ -65,8 +65,6 @@ def unreached_counts(schedule: Schedule, sampler: SamplerConfig, switch_steps: S
     """Return which counts of a dynamic schedule no image reached, and thresholds that would be; None if none or static.
 
     Args:
-        schedule: The schedule.
-        sampler: The sampler.
         switch_steps: Moves of each image.
     """
     farthest = max(map(len, switch_steps), default=0)

@@ -54,7 +54,6 @@ def fine_latents(
         dense: The network with full attention.
         plan: The plan whose fine path is followed.
         indices: Numbers of the images.
-        device: Where the network is.
     """
     return final_latents(list(generate([dense], fine_plan(plan), indices, device=device)))
 

@@ -70,7 +70,6 @@ def generate(
         plan: Sampling settings.
         indices: Numbers of the images to generate, each once; consumed one by one, as slots become free.
         max_in_flight: Maximum number of images in flight; None: as many as keep every batch full.
-        device: Device of the networks.
         noise: Replaces the seeded noise, for comparison with recorded runs.
         observer: Called for every batch; needs a fixed-step solver.
         reporter: Receives progress in images, of those in flight the share of their solver steps.

@@ -65,7 +65,6 @@ def graphed(network: LadderNetwork, device: torch.device) -> LadderNetwork:
 
     Args:
         network: The network; its weights may change in place only.
-        device: Where it is.
     """
     return replace(network, forward=GraphedNetwork(network.forward)) if device.type == "cuda" else network
 

@@ -161,7 +161,6 @@ def guided(network: LadderNetwork, label_B: Tensor, guidance: Guidance) -> Predi
     """Return the function a solver calls: the network under fixed labels, with guidance.
 
     Args:
-        network: The network.
         label_B: int64 label of each image.
         guidance: Guidance settings; without guidance only the conditional half runs.
     """

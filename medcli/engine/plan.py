@@ -150,7 +150,6 @@ def check_plan(config: ModelConfig, plan: SamplingPlan) -> None:
 
     Args:
         config: The model, or any of the models of a schedule with several.
-        plan: The plan.
 
     Raises:
         ConfigError: If the classes, the sampler or guidance do not fit the model.

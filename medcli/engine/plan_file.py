@@ -219,7 +219,6 @@ def follow(plan: PlanFile, path: Path, config: ModelConfig, trained_on: dict[str
     """Turn a plan file into the settings of a run.
 
     Args:
-        plan: The plan.
         path: Its file, for messages.
         config: The model that is to follow it.
         trained_on: Path and prediction the checkpoint names.

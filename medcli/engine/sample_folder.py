@@ -55,7 +55,6 @@ class SampleFolder:
     Finished images take a byte each; all else about them stays in the file.
 
     Args:
-        path: The folder.
         processes: The launch that fills it.
         is_possible: Returns False for a line that this run can't have written: its image is generated again.
 

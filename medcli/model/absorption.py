@@ -33,7 +33,6 @@ def absorbed_saving(config: ModelConfig, *, num_mediators: int | None = None) ->
     Subtract them from `medcli.cost.macs.closed_form_macs` for the executed multiply-adds.
 
     Args:
-        config: The network.
         num_mediators: A count of the ladder; None the largest, 0 full attention, which has nothing to absorb.
 
     Raises:

@@ -44,9 +44,6 @@ class DiffusionTransformer(nn.Module):
 
     The model has no modes: the mediator count is an argument of the call, and label dropout belongs to the trainer.
     Weights are uninitialised until a checkpoint is loaded or `medcli.model.backbone.initialise` is called.
-
-    Args:
-        config: The architecture.
     """
 
     # All families but MDTv2.

@@ -53,7 +53,6 @@ class Block(nn.Module):
     """An adaLN-zero transformer block with the given attention.
 
     Args:
-        config: The network.
         geometry: Place and size of the block.
         attention: Attention of the block.
     """

@@ -27,9 +27,6 @@ def cpp_compiler() -> str:
 def require_compiler(device: torch.device) -> None:
     """Check that `torch.compile` finds its compiler; nothing is compiled.
 
-    Args:
-        device: Device of the compiled code.
-
     Raises:
         EnvironmentProblem: If there is no C++ compiler for a CPU, or no Triton for a CUDA device.
     """

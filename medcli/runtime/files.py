@@ -142,7 +142,6 @@ def require_regular(path: Path, error: type[MedcliError] = DataError) -> None:
     """Refuse a pipe, a device or a socket, whose reading may never end. Missing paths and folders pass.
 
     Args:
-        path: An input.
         error: Raised.
     """
     try:

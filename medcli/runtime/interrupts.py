@@ -18,7 +18,6 @@ class Answering:
     Only the main thread may construct and close it. The signals need a Python handler.
 
     Args:
-        numbers: The signals.
         answer: Called once, with nothing.
     """
 

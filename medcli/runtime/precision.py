@@ -24,7 +24,6 @@ def number_format(name: str, device: torch.device) -> Any:
     Args:
         name: A key of `DTYPES`, or `auto`: bf16 on a CUDA device that has instructions for it (compute capability 8.0
             and later), else fp32.
-        device: Where.
 
     Raises:
         ConfigError: If the device does not compute in it.

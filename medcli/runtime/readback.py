@@ -10,9 +10,6 @@ class Readback:
     """A copy on the CPU of a tensor on a device; on CUDA the host does other work until it needs the numbers.
 
     Work that is launched on the device in between is not waited for.
-
-    Args:
-        values: The tensor.
     """
 
     def __init__(self, values: Tensor) -> None:

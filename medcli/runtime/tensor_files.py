@@ -42,7 +42,6 @@ def write_tensors(
     """Write tensors, replacing an older file.
 
     Args:
-        path: The file.
         tensors: On the CPU.
         metadata: Texts for the header.
         is_durable: See `atomic_path`.

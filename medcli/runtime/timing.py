@@ -53,7 +53,6 @@ def clock_for(device: torch.device, num_threads: int) -> Clock:
     synchronisations, so that the launching of its kernels counts where it is what limits.
 
     Args:
-        device: Where the work runs.
         num_threads: Threads of an operation on the CPU.
     """
     if device.type == "cuda":

@@ -131,7 +131,6 @@ def load_classifier(path: Path, name: str, *, device: torch.device = CPU) -> Cla
     Args:
         path: Its safetensors file.
         name: Name of the extractor.
-        device: Where the network runs.
 
     Raises:
         EnvironmentProblem: If the file is missing.

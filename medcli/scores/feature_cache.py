@@ -72,7 +72,6 @@ class FeatureCache:
         """Return the name of the features of some images.
 
         Args:
-            extractor: The network.
             digests: SHA-256 of each image, in order.
         """
         about = {**_about(extractor), "images": [digest.hex() for digest in digests]}
@@ -92,7 +91,6 @@ class FeatureCache:
         """Read features.
 
         Args:
-            extractor: The network.
             key: As `key` gives it.
             num_images: Images they are of.
             kinds: Kinds of features to read; None reads all that are stored.

@@ -90,7 +90,6 @@ def features_in_order(job: FeatureJob, workers: FeatureWorkers | None, reporter:
     """Yield the features of every shard of the job, in order.
 
     Args:
-        job: The pass.
         workers: Processes to start for it; they need a cache.
         reporter: Receives progress, and a remark if the cache can't be used.
 

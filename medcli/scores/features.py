@@ -72,11 +72,8 @@ def extract(
     size only where the device rounds differently for it.
 
     Args:
-        source: The images.
-        extractor: The network.
         wanted: Results to keep. Large ones, such as spatial maps, take little memory as a Gaussian.
         batch_size: Most images in one network call.
-        reporter: Receives progress and remarks on the images.
         cache: The feature cache; None keeps features in memory.
         workers: Processes to start for the work; None: this one alone.
 

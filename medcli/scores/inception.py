@@ -101,7 +101,6 @@ def load_inception(weights_path: Path | None = None, *, device: torch.device = C
     Args:
         weights_path: torch-fidelity's or pytorch-fid's `.pth`, or the same tensors as safetensors; None looks where
             torch.hub would have put it.
-        device: Where the network runs.
 
     Raises:
         EnvironmentProblem: If there is no such file, or torch-fidelity does not import.
@@ -145,7 +144,6 @@ class InceptionNetwork(nn.Module):
 
     Args:
         original: `FeatureExtractorInceptionV3`, loaded. Its convolutions are replaced.
-        device: Where it will run.
     """
 
     def __init__(self, original: nn.Module, device: torch.device) -> None:

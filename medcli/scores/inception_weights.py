@@ -86,7 +86,6 @@ def download_inception(
 
     Args:
         folder: Destination; None: `weights_folder`.
-        reporter: Receives progress in MB.
         url: Source.
         sha256: Required prefix of its SHA-256.
 

@@ -53,10 +53,8 @@ class RandomHalves:
         """Count reference images inside balls, given squared distances of some samples to some reference images.
 
         Args:
-            rows: The samples.
             columns: The reference images.
             distance_NM: Squared distances times `unit`, on any device.
-            unit: Their scale.
         """
         ball_NH, hits_MH = self._ball_NH[rows] * unit, self._hits_MH[columns]
         reach_N1 = ball_NH.amax(dim=1, keepdim=True).to(distance_NM)

@@ -26,11 +26,7 @@ NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class ReferenceFile:
-    """An npz that is being written, one array at a time.
-
-    Args:
-        path: The file; it is replaced.
-    """
+    """An npz that is being written, one array at a time."""
 
     def __init__(self, path: Path) -> None:
         self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
@@ -48,7 +44,6 @@ class ReferenceFile:
         Args:
             source: At least as many images; those chosen are read one at a time.
             num_images: How many to keep.
-            reporter: Receives progress.
 
         Raises:
             DataError: If their sizes differ, so that no array can hold them.

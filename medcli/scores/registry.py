@@ -24,7 +24,6 @@ def load_extractor(name: str, *, weights_path: Path | None = None, device: torch
         name: `inception`, a bundle, or any other name with `weights_path`.
         weights_path: Its file, which for other names is a TorchScript module or a classifier of our own; None: the
             default location (`inception`) or the bundled file.
-        device: Where the network runs.
 
     Raises:
         ConfigError: If the name is unknown.

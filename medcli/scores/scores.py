@@ -155,7 +155,6 @@ def score(
         samples: Features of the samples.
         reference: Features of the reference.
         extractor: The network that computed them.
-        reporter: Receives progress.
         device: Device of row-by-row comparisons, if it supports float64 (MPS does not).
 
     Raises:

@@ -175,7 +175,6 @@ def shard_features(job: FeatureJob, numbers: Iterable[int], progress: Callable[[
     """Yield the features of shards, from the cache or the network; the next shard is read meanwhile.
 
     Args:
-        job: The pass.
         numbers: Shards, rising; each number is taken shortly before it is read.
         progress: Called with the number of images done since the last call.
 
@@ -240,7 +239,6 @@ def network_rows(
     Every network call has the same shape, the last one too, so no rounding depends on the number of images.
 
     Args:
-        job: The pass.
         images: (Y, X, 3) uint8 each.
         progress: Called with the number of images of each call.
         nearly_done: Called once, `PREFETCH_BATCHES` calls before the end.

@@ -20,7 +20,6 @@ def build(cls: type[T], given: Mapping[str, Any]) -> T:
     """Build a dataclass of settings.
 
     Args:
-        cls: The request.
         given: Checked values by key; the rest keeps its default.
 
     Raises:
@@ -163,8 +162,6 @@ def command_line(name: str, cls: type[Any], values: Mapping[str, Any]) -> str:
     """Write the command line that gives a command these settings, ready for a shell.
 
     Args:
-        name: The command.
-        cls: Its request.
         values: Values by key, in the order they are to be written.
     """
     declared = settings_of(cls)

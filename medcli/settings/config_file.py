@@ -105,7 +105,6 @@ def unknown_setting(name: str, declared: Mapping[str, Setting], source: str) -> 
     """Return the error of a name that is no setting, with the nearest that is.
 
     Args:
-        name: The name.
         declared: The settings there are.
         source: Name of the file or function it was given to.
     """

@@ -164,7 +164,6 @@ def optional(cls: Any, key: str, default_text: str, *, short: bool = False) -> A
 
     Args:
         cls: The dataclass that declares it.
-        key: The setting.
         default_text: Origin of the value when the setting is not given; `{}` stands for the declared default.
         short: True: `-h` lists it.
     """

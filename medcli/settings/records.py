@@ -64,8 +64,6 @@ def repeated_command(name: str, cls: type[Any], values: Values) -> str:
     """Write the command that repeats a run.
 
     Args:
-        name: The command.
-        cls: Its request.
         values: JSON values by key; those of settings the command does not have are left out.
 
     Raises:

@@ -31,7 +31,6 @@ def parse_text(made: Setting, text: str, label: str | None = None) -> Any:
     """Parse what was written for a setting on the command line, and check it.
 
     Args:
-        made: The setting.
         text: The flag's value.
         label: Source of the text for the message; None: the flag.
 

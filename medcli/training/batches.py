@@ -86,7 +86,6 @@ class DataOrder:
 
     Args:
         num_images: Number of images in the data set.
-        seed: Of the run.
     """
 
     def __init__(self, num_images: int, seed: int) -> None:
@@ -138,9 +137,7 @@ class Batches:
         """Create the batches of a run.
 
         Args:
-            data: The data set.
             config: Seed, batch size, counts, label dropout and loss.
-            model: The network.
             rows: Rows of the global batch that this process trains on; None: all.
             device: Where the network is. The integers of noise are exact on all devices; their transform to normals
                 may differ in its last bit.
@@ -236,7 +233,6 @@ def counts_of_step(rule: str, counts: tuple[int, ...], seed: int, step: int, bat
             (the sandwich rule of slimmable networks, arXiv 1903.05134), and one pass over the whole batch is faster
             than one over each part of it. `split`: each count gets an equal run of rows of every step.
         counts: Counts to train, 0 for full attention; `split` hands out rows in this order.
-        seed: Random seed.
         step: Number of the step, from 0.
         batch_size: Rows of the global batch; `split` needs one per count.
 

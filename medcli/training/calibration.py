@@ -110,7 +110,6 @@ def calibrate(
         config: Amount of sampling and fitting.
         loss: Path and prediction of a SiT model, for sampling.
         parameters: State-dict names that may change; None: all of the mediators'.
-        reporter: Receives progress in layers, then in steps.
 
     Returns:
         The error before and after, of each layer and count that was fitted.

@@ -98,7 +98,6 @@ class History:
         """Record a step.
 
         Args:
-            row: The step.
             since: Step of the log line before it.
         """
         if len(self.rows) == KEPT_ROWS and self.rows[0].step > since:

@@ -155,7 +155,6 @@ class Layer:
         """Sum of squared differences between the residual updates of a count and of full attention.
 
         Args:
-            reading: The rows.
             num_mediators: The count.
             values: Attention parameters by name that replace its own.
         """

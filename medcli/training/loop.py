@@ -57,7 +57,6 @@ class TrainingLoop:
     Args:
         trainer: Network, optimizer and average.
         batches: Rows of each batch that this process trains on.
-        config: Settings of the run.
         data: Data set of the batches.
         checkpoints: Checkpoints in the run's folder.
         metrics: Log of the run.

@@ -96,9 +96,7 @@ def draw_masks(config: ModelConfig, masking: Masking, seed: int, step: int, posi
     """Draw the masks of some rows of a step's batch.
 
     Args:
-        config: The network.
         masking: Sites and ranges.
-        seed: Of the run.
         step: Optimizer step; all its processes and micro-batches draw the same shares.
         position_B: (B,) int64 positions of the rows in the run's sequence of draws.
 

@@ -19,7 +19,6 @@ class MetricsLog:
 
     Args:
         path: The file; its folder exists.
-        config: Settings of the run.
     """
 
     def __init__(self, path: Path, config: TrainConfig) -> None:

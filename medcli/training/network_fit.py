@@ -37,7 +37,6 @@ def fit_network(
     The effect of a layer's error on the output is thus taken into account. Steps alternate between the counts.
 
     Args:
-        model: The network.
         states: Inputs.
         start: Initial mediator parameters, by state-dict name.
         counts: Mediator counts.

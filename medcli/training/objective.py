@@ -100,7 +100,6 @@ class LadderObjective(nn.Module):
     teacher always uses full attention and gets no gradient.
 
     Args:
-        model: The network.
         loss: Settings of the loss.
         teacher: The dense parent, or another network of the same family and latents; it is frozen here.
 

@@ -79,7 +79,6 @@ def select(config: ModelConfig, train: str = "all", freeze: tuple[str, ...] = ()
     """Select the parameters to train.
 
     Args:
-        config: The model.
         train: `all`; or `attention`: of the blocks with mediators, the attention alone (projections, depth-wise
             convolution, bias tables).
         freeze: Names of tensors or modules, such as `blocks.0` or `y_embedder`, that are frozen.

@@ -37,7 +37,6 @@ def judge(row: Row, recent: Sequence[float], spike_factor: float, *, may_overflo
     both reject 6; of batches of 32, neither rejects any. The rule is this program's own.
 
     Args:
-        row: The step.
         recent: Losses of earlier good steps with the same mediator counts: after a conversion, few mediators have a far
             larger loss than many.
         spike_factor: The first limit above.

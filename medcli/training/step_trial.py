@@ -129,9 +129,6 @@ def try_step(
     Args:
         model: The network, which is changed; what requires a gradient is trained.
         teacher: Teacher of a distillation.
-        data: The data set.
-        config: The run.
-        device: Where it runs.
         num_images: Number of images of a step in this process.
         micro_batch_size: Number of images of a forward pass.
         num_tried: Number of images of the measured micro-batch, at most `micro_batch_size`; results are scaled.

@@ -84,8 +84,6 @@ def train(
 
     Args:
         model: Initialised or pretrained network, float32. Parameters that require no gradient stay as they are.
-        data: The data set.
-        config: The run.
         output_dir: Folder of checkpoints, `metrics.jsonl` and a lock during the run. Only rank 0 uses it.
         reporter: Receives progress, skipped steps and damaged checkpoints, in rank 0.
         device: This process's device.

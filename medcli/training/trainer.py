@@ -53,7 +53,6 @@ class Trainer:
     Args:
         model: Network with float32 weights; parameters that need no gradient stay as they are.
         teacher: Teacher of the distillation, or None.
-        config: Settings of the run.
         distributed: Processes of the run.
     """
 
@@ -100,7 +99,6 @@ class Trainer:
         """Do one optimizer step on this process's rows of a batch.
 
         Args:
-            batch: The rows.
             step: Number of the step, from 1, which decides learning rate and averaging; None: the run's own values.
         """
         for group in self.optimizer.param_groups:

@@ -56,7 +56,6 @@ class Stepper:
     Args:
         model: Holds the plan's counts, on the device.
         plan: A plan of a multistep solver.
-        device: Where the model is.
     """
 
     def __init__(self, model: DiffusionTransformer, plan: SamplingPlan, device: torch.device) -> None:
@@ -121,11 +120,8 @@ def record_path(
     """Record the fine path of the dense parent.
 
     Args:
-        model: The model.
         fine: A plan of a multistep solver and many calls, full attention.
         numbers: Image indices.
-        device: Where the model is.
-        reporter: Notified of steps.
     """
     stepper = Stepper(model, fine, device)
     state_IF, num_steps = stepper.start(numbers), stepper.sampler.num_steps
@@ -172,7 +168,6 @@ def best_times(path: Path, config: SamplerConfig, num_steps: int) -> list[int]:
 
     Args:
         path: The recorded path; needs more times than steps.
-        config: The sampler.
         num_steps: Number of steps.
 
     Returns:
@@ -208,12 +203,9 @@ def fitted_rows(
     """Fit times and weights of a plan.
 
     Args:
-        model: The model.
         plan: A plan of a multistep solver; its networks and guidance by step are kept.
         path: The dense parent's path of the same images, of more times than the plan has steps.
         numbers: Their indices.
-        device: Where the model is.
-        reporter: Notified of steps.
     """
     places = best_times(path, plan.sampler, plan.sampler.steps)
     own = multistep_rows(plan.sampler, path.time_T[places])

@@ -43,9 +43,7 @@ def run_plan(
 
     Args:
         model: A model on the device that holds every count of the plan's schedule.
-        plan: The plan.
         numbers: Image indices.
-        device: Where the model is.
         clock: Clock of that device.
         reporter: Notified of finished solver steps.
     """

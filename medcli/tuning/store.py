@@ -110,7 +110,6 @@ class Store:
         """Read a stored array of finite numbers, or compute and store it.
 
         Args:
-            name: Its file.
             shape: Its shape.
             make: Computes it.
 

@@ -109,7 +109,6 @@ def convert(request: ConvertRequest, reporter: Reporter | None = None) -> Conver
     """Convert a checkpoint.
 
     Args:
-        request: Settings.
         reporter: Receives progress in tensors, and warnings.
 
     Raises:

@@ -87,7 +87,6 @@ def image_cost(run: SamplingRun, config: ModelConfig) -> ImageCost:
     """Compute the cost of an image.
 
     Args:
-        run: The run.
         config: The network, its ladder holding the schedule's counts.
 
     Raises:
@@ -153,7 +152,6 @@ def earliest_moves(schedule: Schedule, sampler: Sampler) -> tuple[int, ...]:
 
     Args:
         schedule: A dynamic schedule.
-        sampler: Its sampler.
     """
     rule = schedule.rule()
     state, moves = rule.start(), list[int]()

@@ -62,7 +62,6 @@ def make_latents(request: LatentsRequest, reporter: Reporter) -> LatentsReport |
 
     Args:
         request: Settings. The same request again continues.
-        reporter: Receives progress and remarks.
 
     Returns:
         Contents of the folder; None for the processes of a launch but rank 0, which waits for the others.

@@ -49,7 +49,6 @@ def plans_of(request: BenchRequest, network: Network, batch_size: int) -> list[N
 
     Args:
         request: Settings; flags come first, then the checkpoint's defaults.
-        network: The network.
         batch_size: Number of images of a network call.
 
     Raises:
@@ -113,8 +112,6 @@ def loop_variants(
         networks: The network at each count, 0 for full attention.
         plans: How to sample.
         baseline: The papers' way.
-        num_images: Number of images of a run.
-        device: Where the networks are.
         dtype: Name of the networks' number format.
         compiled: True: the networks are compiled.
     """
@@ -148,9 +145,7 @@ def loop_variant(
         networks: The network at each count.
         kind: `baseline`, `dense` or `plan`.
         named: How to sample.
-        num_images: Number of images of a run.
         scale: Cost of all steps over that of the plan's.
-        device: Where the networks are.
         dtype: Name of the networks' number format.
         compiled: True: the networks are compiled.
     """
@@ -199,8 +194,6 @@ def error_measure(
     Args:
         dense: The network with full attention.
         plans: Plans of the variants.
-        num_images: Number of images of a run.
-        device: Where the network is.
     """
     exact: list[tuple[SamplingPlan, Tensor]] = []
     for plan in plans:

@@ -146,7 +146,6 @@ def measure(
         untimed: Number of warm-up runs, at least 1; memory is measured in the last, after any compilation.
         repeats: Number of timed rounds.
         clock: Clock of the timing.
-        device: Where the work runs.
         after_run: Called after each run, timed or not.
     """
     peaks: list[float | None] = []

@@ -87,7 +87,6 @@ def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = No
     Variants of a group are timed in interleaved rounds, after each has run untimed with its weights on the device.
 
     Args:
-        request: Settings.
         reporter: Notified of finished runs and of omissions.
         clock: Replaces the device's clock.
 

@@ -83,7 +83,6 @@ def forward_variants(
         networks: The network at each count, 0 for full attention, which comes first.
         unabsorbed: The network without absorption, at each count that has any.
         batch_size: Number of images of a call.
-        device: Where the network is.
         dtype: Name of the network's number format.
         compiled: True: the networks are compiled.
     """

@@ -130,7 +130,6 @@ class _Measure:
     Args:
         bundle: Name of the bundled model.
         requests: Settings of `sample` by variant.
-        reporter: Receives progress.
     """
 
     def __init__(self, bundle: str, requests: Mapping[str, SampleRequest], reporter: Reporter) -> None:

@@ -216,11 +216,7 @@ class DoctorReport:
 
 
 def examine(checks: Sequence[Check] = CHECKS) -> DoctorReport:
-    """Run all checks. A check that raises becomes a finding too, since this also runs on broken installations.
-
-    Args:
-        checks: The checks.
-    """
+    """Run all checks. A check that raises becomes a finding too, since this also runs on broken installations."""
     return DoctorReport(findings=tuple(finding for check in checks for finding in _findings(check)))
 
 

@@ -123,7 +123,6 @@ def compare_samples(
     Args:
         sets: Two or more sets as in `ScoreRequest.samples`, or reports of `medcli fid --json`.
         common: Scoring options; its `samples` is ignored.
-        reporter: Receives progress and warnings.
         force: Show scores even if their protocols differ.
 
     Raises:

@@ -28,7 +28,6 @@ def drawn_samples(path: Path, request: ScoreRequest, reporter: Reporter) -> Path
     Args:
         path: What is to be scored.
         request: Tells the number of images, their seed, and the reference if it is not the checkpoint's.
-        reporter: Receives progress.
 
     Raises:
         ConfigError: If several processes were launched, which do not share this work.

@@ -64,7 +64,6 @@ def load_feature_computer(features: FeatureOptions, name: str, reporter: Reporte
     Args:
         features: Options.
         name: Name or file of the extractor.
-        reporter: Receives progress.
 
     Raises:
         ConfigError: If the extractor or a device is unknown, or processes of a launch have no cache to share.

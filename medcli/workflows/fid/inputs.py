@@ -84,7 +84,6 @@ def survey(path: Path, num_images: int | None = None, seed: int | None = None) -
     """Inspect a path, and check what can be checked without a network.
 
     Args:
-        path: The set.
         num_images, seed: See `open_images`.
 
     Raises:

@@ -29,7 +29,6 @@ def keep_scores(row: Row, reporter: Reporter) -> None:
 
     Args:
         row: As returned by `FidReport.to_json`.
-        reporter: Receives the remark.
     """
     folder = scored_folder(row["samples"])
     if not (folder / MANIFEST).is_file():

@@ -49,7 +49,6 @@ def write_reference(request: FidRequest, reporter: Reporter) -> ReferenceReport:
     Args:
         request: Its samples are the images, its `write_reference` is the output; without an extractor that of the
             images' manifest is taken, else Inception.
-        reporter: Receives progress.
 
     Raises:
         ConfigError: If the file exists and `force` is off, or the extractor is unknown.

@@ -107,10 +107,7 @@ def load_yardstick(
     """Load the extractor, check the request, and compute the features of the reference.
 
     Args:
-        request: Options.
-        reference: The reference.
         samples: Paths and contents of the sample sets; the first decides if nothing names the extractor.
-        reporter: Receives progress.
 
     Raises:
         ConfigError: If the extractor is unknown or not the reference's.

@@ -55,7 +55,6 @@ def train_extractor(request: FidRequest, reporter: Reporter) -> ExtractorReport:
 
     Args:
         request: Its `train_extractor` is the folder, its `output` the file.
-        reporter: Receives progress in steps.
 
     Raises:
         ConfigError: If the file exists and `force` is off.

@@ -135,8 +135,6 @@ def plan_finetune(request: FinetuneRequest, reporter: Reporter, *, clock: Clock 
     Compilation, previews and saving are not included.
 
     Args:
-        request: The run.
-        reporter: Notified of warnings.
         clock: Replaces the device's clock.
 
     Raises:

@@ -43,7 +43,6 @@ class Previews:
     """Draw preview images at some of a run's checkpoints.
 
     Args:
-        setup: The run.
         reporter: Receives notes about previews that can't be drawn.
     """
 

@@ -121,7 +121,6 @@ class _FinetuneRun:
     """A run from its initial weights to its checkpoint.
 
     Args:
-        setup: The run.
         reporter: Silent in all processes but rank 0.
     """
 

@@ -20,7 +20,6 @@ class Trackers:
     """The requested trackers, in the first process of a launch.
 
     Args:
-        setup: The run.
         record: Configuration shown on wandb.
         step: First step that is tracked; what an interrupted run logged from it on is purged, for it is repeated.
     """

@@ -22,7 +22,6 @@ def sample_command(folder: str, manifest: Json) -> str | None:
 
     Args:
         folder: Name of the folder.
-        manifest: Its manifest.
     """
     try:
         values = manifest_values(manifest, Path(folder))

@@ -136,7 +136,6 @@ class _FirstPictures:
     """The pictures of the smallest numbers that are there, found in one pass over any number of records.
 
     Args:
-        folder: The sample folder.
         most: Pictures wanted.
     """
 

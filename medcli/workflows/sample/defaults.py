@@ -78,7 +78,6 @@ def require_known_training(network: Network, settings: object) -> None:
     """Refuse a network that was trained with a path or prediction medcli does not know, unless a flag replaces it.
 
     Args:
-        network: The network.
         settings: Its attributes `path` and `prediction` are the flags; None: not given.
 
     Raises:

@@ -74,8 +74,6 @@ def plan_sample(request: SampleRequest, reporter: Reporter, *, clock: Clock | No
     """Set up a run, time a network call at each ladder index and scale it to the run.
 
     Args:
-        request: The run.
-        reporter: Notified of remarks.
         clock: Replaces the device's clock.
 
     Raises:

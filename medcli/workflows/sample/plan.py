@@ -52,7 +52,6 @@ def make_plan(
     """Fill in and check the plan of a request.
 
     Args:
-        request: What to sample.
         networks: The network of each ladder index, or one for all.
         held: The ladder they form.
         batch_size: Images of a network call.
@@ -221,7 +220,6 @@ def default_batch_size(config: ModelConfig, device_type: str) -> int:
     """Images of one network call where the user names no number.
 
     Args:
-        config: The model.
         device_type: `cuda` takes as many as keep a GPU busy; any other, the largest power of two whose widest
             activation, the MLP's hidden layer in float32, stays in the caches.
     """

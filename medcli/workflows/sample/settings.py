@@ -59,7 +59,6 @@ def set_up(
     """Fill in and check a request, reading no weights.
 
     Args:
-        request: What to sample.
         device_type: `cpu`, `cuda` or `mps`, for the default batch size.
         reads_distances: See `choose_sampler`; a dynamic schedule does in any case.
         earlier: Result for another request on the same checkpoint, which is then not opened again.
@@ -120,8 +119,6 @@ def image_settings(setup: SampleSetup, request: SampleRequest, earlier: object =
     Two runs with equal settings may fill one folder.
 
     Args:
-        setup: The run.
-        request: Its request.
         earlier: `checkpoints` of a run to compare with: an older one that holds whole hashes is compared by those.
     """
     plan = setup.plan

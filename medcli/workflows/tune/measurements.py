@@ -58,11 +58,9 @@ class Workbench:
     """Measurements of one tuning.
 
     Args:
-        setup: The tuning.
         model: The model, on the device.
         judge: Judges images.
         store: Store of the measurements.
-        reporter: Notified of progress.
     """
 
     def __init__(
@@ -97,7 +95,6 @@ class Workbench:
         """Run a plan, or read what an earlier run of it measured.
 
         Args:
-            file: The plan.
             is_baseline: True: its images are not compared with the exact ones, and unless they are scored one batch
                 is run, for its time.
         """

@@ -184,7 +184,6 @@ def steps_to_try(
     """List the numbers of steps to try: those that the budget allows, as far as that is known before running.
 
     Args:
-        setup: The tuning.
         baseline: GMACs of an image of the dense baseline.
         schedule: Networks by progress.
         interval: Guidance interval.
