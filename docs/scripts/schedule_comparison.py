@@ -9,17 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from medcli.charts.figure import save_png
+from medcli.charts.plots import Point, Series, scatter
 from medcli.checkpoint.reader import describe
 from medcli.config import ModelConfig
 from medcli.data.assets import MODEL, asset_path
-from medcli.errors import ConfigError
+from medcli.errors import ConfigError, DataError
 from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.settings.network import NetworkSource
@@ -29,7 +30,8 @@ from medcli.tuning.running import mean_and_error
 from medcli.workflows.fid.inputs import common_reference, survey, survey_reference
 from medcli.workflows.fid.scoring import load_yardstick, measure
 from medcli.workflows.image_cost import image_cost, recorded_run
-from medcli.workflows.report.result_charts import comparison_chart
+from medcli.workflows.report.json_access import Json, number, rows_of, text
+from medcli.workflows.report.result_charts import COST_LABELS, ERROR_LABELS, KINDS
 from medcli.workflows.sample.run import sample
 
 RESULT = "comparison.json"
@@ -187,6 +189,45 @@ def compare_schedules(request: ComparisonRequest, reporter: Reporter) -> Compari
     title = f"{made.num_images} images, {len(made.seeds)} seeds; bars: one standard error"
     save_png(request.output / PICTURE, comparison_chart(made.to_json()), title=title)
     return made
+
+
+def comparison_chart(result: Json) -> Callable[[Any], None]:
+    """Chart FID against cost: static schedules as a line, dynamic ones by distance, full attention.
+
+    Args:
+        result: The content of `comparison.json`; rows without numbers are left out.
+
+    Raises:
+        DataError: If no row has numbers.
+    """
+    groups: dict[tuple[str, str], list[Json]] = {}
+    for row in rows_of(result.get("rows")):
+        kind, distance = text(row.get("schedule")), text(row.get("distance"))
+        if kind in KINDS:
+            groups.setdefault((kind, distance), []).append(row)
+    series = [
+        Series(
+            name=KINDS[kind][0] + (f", {distance.upper()}" if distance in get_args(DistanceName) else ""),
+            marker="^" if distance == "l2" else KINDS[kind][1],
+            points=points,
+            kind="line" if kind == "static" else "points",
+        )
+        for (kind, distance), rows in groups.items()
+        if (points := _compared(rows, has_label=kind == "static"))
+    ]
+    if not series:
+        raise DataError("no rows with gmacs and fid", hint="run the comparison again")
+    return lambda figure: scatter(figure.subplots(), series, x=COST_LABELS["gmacs"], y=ERROR_LABELS["fid"])
+
+
+def _compared(rows: Sequence[Json], *, has_label: bool) -> tuple[Point, ...]:
+    found = ((row, number(row.get("gmacs")), number(row.get("fid"))) for row in rows)
+    points = [
+        Point(x=x, y=y, name=text(row.get("variant")), error=number(row.get("fid_standard_error")), has_label=has_label)
+        for row, x, y in found
+        if x is not None and y is not None
+    ]
+    return tuple(sorted(points, key=lambda point: point.x))
 
 
 def _folder(request: ComparisonRequest, variant: ComparedSchedule, seed: int) -> Path:

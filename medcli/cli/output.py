@@ -136,10 +136,6 @@ class Output:
         """Suggest the next command, unless `--quiet`."""
         self._say("hint: ", text, "dim")
 
-    def warning(self, text: str) -> None:
-        """Write a warning, unless `--quiet`."""
-        self.note(WARNING + text)
-
     def error(self, message: str, hint: str | None = None) -> None:
         """Write an error and, if known, the way out: one line each."""
         self._end_progress()

@@ -9,7 +9,6 @@ from torch import Tensor
 from medcli.config import ModelConfig
 from medcli.cost.macs import GIGA, closed_form_macs
 from medcli.engine.generate import calls_by_ladder_index
-from medcli.engine.networks import Guidance
 from medcli.model.absorption import absorbed_saving
 
 # Dimension key: L solver steps.
@@ -23,11 +22,6 @@ def pass_gmacs(config: ModelConfig, num_mediators: int) -> float:
 def done_gmacs(config: ModelConfig, num_mediators: int) -> float:
     """Return the GMACs executed in a forward pass: without absorbed queries and keys (`medcli.model.absorption`)."""
     return pass_gmacs(config, num_mediators) - absorbed_saving(config, num_mediators=num_mediators) / GIGA
-
-
-def call_gmacs(config: ModelConfig, num_mediators: int, guidance: Guidance) -> float:
-    """Return the GMACs of a network call of one image inside the guidance interval, both halves included."""
-    return guidance.num_halves * pass_gmacs(config, num_mediators)
 
 
 def image_gmacs(calls: Sequence[int], gmacs_a_call: Sequence[float]) -> float:

@@ -164,17 +164,6 @@ def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False, 
     write_bytes(path, text.encode("utf-8"), force=force, is_durable=is_durable)
 
 
-def reserve(path: Path, num_bytes: int) -> None:
-    """Allocate the blocks of a file, so that a full disk is found now and not while writing.
-
-    Raises:
-        OSError: If the disk is full.
-    """
-    if hasattr(os, "posix_fallocate") and num_bytes:
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, num_bytes)
-
-
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder's files in name order, in hexadecimal."""
     digest = hashlib.sha256()

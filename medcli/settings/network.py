@@ -175,12 +175,6 @@ def parse_layers(text: str, depth: int) -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
-def format_layers(layers: tuple[int, ...]) -> str:
-    """Format block numbers as `parse_layers` reads them: `0-3`, `0,2,5` or `none`."""
-    is_run = len(layers) > 1 and layers == tuple(range(layers[0], layers[-1] + 1))
-    return f"{layers[0]}-{layers[-1]}" if is_run else ",".join(map(str, layers)) or "none"
-
-
 def _is_number(text: str) -> bool:
     """Check for plain ASCII digits, few enough to convert: `int` also reads `1_6` and other scripts' digits."""
     return text.isascii() and text.isdecimal() and len(text) < 19

@@ -210,7 +210,7 @@ def test_quiet_shows_no_progress_notes_hints_or_warnings_but_errors() -> None:
     output.progress(3, 9, "images")
     output.note("note")
     output.hint("hint")
-    output.warning("warning")
+    output.note("warning: slow")
     assert err.getvalue() == ""
     output.error("no good")
     assert err.getvalue() == "error: no good\n"

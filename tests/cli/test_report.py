@@ -145,14 +145,6 @@ TUNING = {
     "front": [CANDIDATE],
     "candidates": [CANDIDATE, {**CANDIDATE, "gmacs": 2.0, "error": 0.1, "schedule": "full"}],
 }
-ROW = {"variant": "static 4", "schedule": "static", "gmacs": 1.5, "fid": 3.0, "fid_standard_error": 0.1}
-COMPARISON = {
-    "kind": "medcli-schedule-comparison",
-    "num_images": 8,
-    "seeds": [0, 1],
-    "reference": "digits",
-    "rows": [ROW],
-}
 
 
 def written(path: Path, content: object) -> Path:
@@ -254,11 +246,11 @@ def test_scores_that_do_not_compare_are_shown_and_said_to_differ(place: Path, ru
     assert "*" not in page.text
 
 
-def test_analyses_tunings_and_comparisons_are_recognised_by_what_they_hold(place: Path, run_cli: RunCli) -> None:
+def test_analyses_and_tunings_are_recognised_by_what_they_hold(place: Path, run_cli: RunCli) -> None:
     written(Path("an/analysis.json"), ANALYSIS)
     written(Path("t/tuning.json"), TUNING)
-    page = read(run_cli, "an", "t", written(Path("any.name"), COMPARISON))
-    assert page.tags.count("svg") == 3
+    page = read(run_cli, "an", "t")
+    assert page.tags.count("svg") == 2
     for wanted in (
         "few queries differ",
         "0.5 75 % 3.5",
@@ -267,7 +259,6 @@ def test_analyses_tunings_and_comparisons_are_recognised_by_what_they_hold(place
         "medcli sample --plan chosen/plan.json",
         "dense 250 40 - 0.25 -",
         "8 calls: 4, full from 0.5 8 1.5 - 0.25 0.2",
-        "static 4 1.5 3 ± 0.1",
     ):
         assert wanted in page.text
     assert "2 layers by 2 points of the way" in page.said[0]
@@ -318,8 +309,7 @@ def test_text_from_files_is_text_and_nothing_else(place: Path, run_cli: RunCli) 
     analysis = {**ANALYSIS, "model": HOSTILE, "convert": HOSTILE, "suggestion": {"reason": HOSTILE}}
     tuning = {**TUNING, "model": HOSTILE, "front": [{**CANDIDATE, "ladder": [HOSTILE], "at": HOSTILE}]}
     tuning |= {"command": HOSTILE, "dense": {"calls": HOSTILE}}
-    comparison = {**COMPARISON, "rows": [{**ROW, "variant": HOSTILE}]}
-    files = [written(Path(f"{place}.json"), one) for place, one in enumerate((analysis, tuning, comparison))]
+    files = [written(Path(f"{place}.json"), one) for place, one in enumerate((analysis, tuning))]
     page = read(run_cli, folder, row, *files, "--title", HOSTILE)  # the reader refuses tags and attributes
     assert "\u202e" not in Path("page.html").read_text(encoding="utf-8")
     assert page.text.count("<img src=x onerror=alert(1)>&") >= 10
@@ -339,7 +329,7 @@ def test_values_of_odd_types_never_stop_a_page(place: Path, run_cli: RunCli, odd
     kept = ("kind", "redundancy", "progress", "candidates", "rows")
     files = [
         written(Path(f"{place}.json"), {key: value if key in kept else odd for key, value in one.items()})
-        for place, one in enumerate((ANALYSIS, TUNING, COMPARISON))
+        for place, one in enumerate((ANALYSIS, TUNING))
     ]
     assert read(run_cli, STATIC, row, *files).tags.count("section") >= 5
 
@@ -448,7 +438,6 @@ def test_nothing_to_show_points_to_sample(empty_folder: Path, run_cli: RunCli) -
         ("x.json", json.dumps({**ANALYSIS, "progress": [0.5, 0.0]}), "is no layers by progress"),
         ("x.json", json.dumps({**ANALYSIS, "redundancy": [["a", "b"]]}), "no list of numbers"),
         ("x.json", json.dumps({**TUNING, "candidates": []}), "no candidates"),
-        ("x.json", json.dumps({**COMPARISON, "rows": 3}), "no rows"),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be_is_named(

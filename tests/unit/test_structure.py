@@ -18,7 +18,6 @@ TESTED_BY = {
     "checkpoint/pickle_values": "unit/checkpoint/test_unpickle",
     "checkpoint/stream": "unit/checkpoint/test_writer",
     "cli/progress": "cli/test_output",
-    "cli/tune_table": "cli/test_tune",
     "diffusion/solver_tables": "golden/test_transport",
     "engine/adaptive": "unit/engine/test_generate",
     "engine/manifest": "cli/test_sample",

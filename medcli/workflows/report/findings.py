@@ -1,4 +1,4 @@
-"""Sections of a page for results of `analyze`, `tune` and comparisons of schedules."""
+"""Sections of a page for results of `analyze`, `tune` and `bench`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,12 @@ from medcli.workflows.report.json_access import (
 from medcli.workflows.report.result_charts import (
     COST_LABELS,
     ERROR_LABELS,
-    comparison_chart,
     plan_text,
     tuning_axes,
     tuning_chart,
 )
 
-ANALYSIS, TUNING, COMPARISON = "medcli-analysis", "medcli-tuning", "medcli-schedule-comparison"
-BENCH = "medcli-bench"
+ANALYSIS, TUNING, BENCH = "medcli-analysis", "medcli-tuning", "medcli-bench"
 BENCH_TABLES = (
     ("loop", "sampling run", "Error: relative distance of the latents to the exact path of full attention."),
     ("forward", "mediators", "One network call."),
@@ -141,12 +139,14 @@ def tuning_section(name: str, found: Json, anchor: str) -> Section:
     cost, metric = tuning_axes(found)
     labels = COST_LABELS[cost], ERROR_LABELS[metric]
     rows, front = rows_of(found.get("candidates")), rows_of(found.get("front"))
-    figure = _figure(
-        name,
-        tuning_chart,
-        found,
+    try:
+        draw = tuning_chart(found)
+    except DataError as err:
+        raise DataError(f"{name}: {err.message}", hint=err.hint) from err
+    description = f"{name}: {len(rows)} candidates, {labels[1]} against {labels[0]}; {len(front)} on the front."
+    figure = Figure(
+        svg=svg(draw, height=270, description=description),
         title="Error against cost",
-        description=f"{len(rows)} candidates, {labels[1]} against {labels[0]}; {len(front)} on the front.",
         caption="Each point is a plan that was run; no other run beats those on the front in both.",
     )
     heading = [("dense", found["dense"])] if isinstance(found.get("dense"), Mapping) else []
@@ -166,61 +166,9 @@ def tuning_section(name: str, found: Json, anchor: str) -> Section:
     )
 
 
-def _figure(name: str, chart: Any, found: Json, *, title: str, description: str, caption: str) -> Figure:
-    """Draw one of the result charts.
-
-    Raises:
-        DataError: If the file has nothing to draw.
-    """
-    try:
-        draw = chart(found)
-    except DataError as err:
-        raise DataError(f"{name}: {err.message}", hint=err.hint) from err
-    return Figure(svg=svg(draw, height=270, description=f"{name}: {description}"), title=title, caption=caption)
-
-
 def _budget(found: Json) -> str:
     kind, value = text(look_up(found, "budget", "kind"), ""), rounded(look_up(found, "budget", "value"))
     return f"budget {kind} {value}; " if kind else ""
-
-
-def comparison_section(name: str, found: Json, anchor: str) -> Section:
-    """Return the section of a comparison of schedules: FID against cost, with standard errors over seeds.
-
-    Raises:
-        DataError: If it holds no rows.
-    """
-    rows, num_seeds = rows_of(found.get("rows")), len(as_list(found.get("seeds")))
-    figure = _figure(
-        name,
-        comparison_chart,
-        found,
-        title="Dynamic and static schedules",
-        description=f"FID against cost of {len(rows)} schedules over {num_seeds} seeds, as in the table below.",
-        caption="Bars: one standard error over seeds.",
-    )
-    cells = tuple(
-        (
-            text(row.get("variant")),
-            rounded(row.get("gmacs")),
-            _with_error(row, "fid"),
-            _with_error(row, "against_static"),
-        )
-        for row in rows
-    )
-    headings = ("schedule", "GMACs per image", "FID", "FID less static at equal cost")
-    return Section(
-        title=f"Schedules: {name}",
-        anchor=anchor,
-        lead=f"{rounded(found.get('num_images'))} images, {num_seeds} seeds, against {text(found.get('reference'))}.",
-        figures=(figure,),
-        tables=(Table(headings=headings, rows=cells),),
-    )
-
-
-def _with_error(row: Json, key: str) -> str:
-    value, error = rounded(row.get(key)), rounded(row.get(f"{key}_standard_error"), 2)
-    return value if "-" in (value, error) else f"{value} ± {error}"
 
 
 def bench_section(name: str, found: Json, anchor: str) -> Section:
@@ -258,6 +206,6 @@ def bench_section(name: str, found: Json, anchor: str) -> Section:
 
 
 SECTIONS: Mapping[str, Callable[[str, Json, str], Section]] = MappingProxyType(
-    {ANALYSIS: analysis_section, TUNING: tuning_section, COMPARISON: comparison_section, BENCH: bench_section}
+    {ANALYSIS: analysis_section, TUNING: tuning_section, BENCH: bench_section}
 )
 """Section of each kind of file, by its key `kind`."""

@@ -1,14 +1,13 @@
-"""Charts of what `tune` and comparisons of schedules wrote, for their PNG and for a page."""
+"""Chart of what `tune` wrote, for its PNG and for a page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from medcli.charts.plots import Point, Series, scatter
 from medcli.errors import DataError
-from medcli.schedule.spec import DistanceName
-from medcli.workflows.report.json_access import Json, as_list, join, look_up, number, rounded, rows_of, text
+from medcli.workflows.report.json_access import Json, as_list, join, look_up, number, rounded, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,42 +73,3 @@ def tuning_chart(result: Json) -> Callable[[Figure], None]:
 def _points(rows: Sequence[Json], cost: str, metric: str) -> tuple[Point, ...]:
     found = ((row, number(row.get(cost)), number(row.get(metric))) for row in rows)
     return tuple(Point(x=x, y=y, name=plan_text(row)) for row, x, y in found if x is not None and y is not None)
-
-
-def comparison_chart(result: Json) -> Callable[[Figure], None]:
-    """Chart FID against cost: static schedules as a line, dynamic ones by distance, full attention.
-
-    Args:
-        result: The content of `comparison.json`; rows without numbers are left out.
-
-    Raises:
-        DataError: If no row has numbers.
-    """
-    groups: dict[tuple[str, str], list[Json]] = {}
-    for row in rows_of(result.get("rows")):
-        kind, distance = text(row.get("schedule")), text(row.get("distance"))
-        if kind in KINDS:
-            groups.setdefault((kind, distance), []).append(row)
-    series = [
-        Series(
-            name=KINDS[kind][0] + (f", {distance.upper()}" if distance in get_args(DistanceName) else ""),
-            marker="^" if distance == "l2" else KINDS[kind][1],
-            points=points,
-            kind="line" if kind == "static" else "points",
-        )
-        for (kind, distance), rows in groups.items()
-        if (points := _compared(rows, has_label=kind == "static"))
-    ]
-    if not series:
-        raise DataError("no rows with gmacs and fid", hint="run the comparison again")
-    return lambda figure: scatter(figure.subplots(), series, x=COST_LABELS["gmacs"], y=ERROR_LABELS["fid"])
-
-
-def _compared(rows: Sequence[Json], *, has_label: bool) -> tuple[Point, ...]:
-    found = ((row, number(row.get("gmacs")), number(row.get("fid"))) for row in rows)
-    points = [
-        Point(x=x, y=y, name=text(row.get("variant")), error=number(row.get("fid_standard_error")), has_label=has_label)
-        for row, x, y in found
-        if x is not None and y is not None
-    ]
-    return tuple(sorted(points, key=lambda point: point.x))

@@ -27,8 +27,8 @@ from medcli.workflows.report.run_section import run_section, saving_text, schedu
 from medcli.workflows.report.runs import SampledRun, read_run
 from medcli.workflows.report.scores import score_sections
 
-RESULTS = ("analysis.json", "tuning.json", "comparison.json")
-"""Files that folders of `analyze`, `tune` and comparisons of schedules hold."""
+RESULTS = ("analysis.json", "tuning.json")
+"""Files that folders of `analyze` and `tune` hold."""
 HEAD_BYTES = 1000
 """Part of a page that names its generator."""
 HINT = "a page shows sample folders, reports of medcli fid --json and bench --json, and what analyze and tune wrote"
@@ -45,7 +45,7 @@ class PageReport:
     scores: tuple[str, ...]
     """Names of the sample sets whose scores are shown."""
     findings: tuple[str, ...]
-    """Files of `analyze`, `tune` and comparisons of schedules."""
+    """Files of `analyze`, `tune` and `bench`."""
     lead: str
     """Contents, in numbers."""
     opening: tuple[str, ...]

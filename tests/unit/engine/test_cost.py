@@ -4,15 +4,12 @@ import pytest
 import torch
 
 from medcli.cost.macs import closed_form_macs
-from medcli.engine.cost import call_gmacs, done_gmacs, gmacs_of_moves, image_gmacs, pass_gmacs
-from medcli.engine.networks import Guidance
+from medcli.engine.cost import done_gmacs, gmacs_of_moves, image_gmacs, pass_gmacs
 from tests.unit.engine.tiny import PIXELS
 
 
-def test_a_guided_call_costs_two_passes() -> None:
+def test_a_pass_costs_what_the_closed_form_counts() -> None:
     assert pass_gmacs(PIXELS, 4) == closed_form_macs(PIXELS, num_mediators=4) / 1e9
-    assert call_gmacs(PIXELS, 4, Guidance()) == pass_gmacs(PIXELS, 4)
-    assert call_gmacs(PIXELS, 4, Guidance(scale=1.5)) == 2 * pass_gmacs(PIXELS, 4)
 
 
 def test_absorption_saves_only_what_mediators_allow() -> None:

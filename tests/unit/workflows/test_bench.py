@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from medcli.engine.cost import call_gmacs
-from medcli.engine.networks import Guidance
+from medcli.engine.cost import pass_gmacs
 from medcli.engine.plan import FinishedImage
 from medcli.engine.plan_file import plan_file, write_plan
 from medcli.errors import ConfigError
@@ -115,13 +114,13 @@ def test_seconds_are_median_and_quartiles_of_the_clock_and_the_walls_median_besi
 
 def test_multiply_adds_are_those_of_the_calls_really_made(report: BenchReport) -> None:
     for row in report.rows[:6]:
-        assert row.gmacs == call_gmacs(PIXELS, row.mediators[0] if row.mediators else 0, Guidance())
+        assert row.gmacs == pass_gmacs(PIXELS, row.mediators[0] if row.mediators else 0)
     baseline, dense, plan = report.rows[6:]
     assert (baseline.calls, dense.calls) == ((250,), (6,))
     assert baseline.gmacs == pytest.approx(250 / 6 * dense.gmacs)
     assert plan.calls is not None
     assert sum(plan.calls) == 6
-    costs = [call_gmacs(PIXELS, count, Guidance()) for count in LADDER]
+    costs = [pass_gmacs(PIXELS, count) for count in LADDER]
     assert plan.gmacs == pytest.approx(sum(n * cost for n, cost in zip(plan.calls, costs, strict=True)))
 
 
@@ -226,7 +225,7 @@ def test_the_checkpoints_own_sampling_is_timed_and_its_distance_to_the_exact_pat
     assert (plan.title, plan.mediators) == ("16, 8 calls", (16,))
     assert baseline.sampling is not None
     assert baseline.sampling["sampler"]["diffusion_form"] == "constant"
-    assert baseline.gmacs == pytest.approx(2 * 250 * call_gmacs(PIXELS, 0, Guidance()))
+    assert baseline.gmacs == pytest.approx(2 * 250 * pass_gmacs(PIXELS, 0))
     assert baseline.error is None
     assert dense.error is not None
     assert plan.error is not None
