@@ -18,6 +18,7 @@ from threading import Lock
 import numpy as np
 import numpy.typing as npt
 
+from medcli.errors import ConfigError
 from medcli.runtime.files import translated
 from medcli.runtime.positional import read_at, write_at
 
@@ -54,6 +55,7 @@ class ArchiveSlots:
         """Write the pixels of an image to its place, then their checksum.
 
         Raises:
+            ConfigError: If something else has the name of the unfinished file.
             EnvironmentProblem: If the disk is full.
         """
         if index < self._num_images:
@@ -137,7 +139,7 @@ def remove_slots(folder: Path) -> None:
 def is_slots(name: str) -> bool:
     """Return True for the name of a file of an unfinished archive."""
     middle, _, kind = name.removeprefix(BEGINNING).partition(".")
-    return name.startswith(BEGINNING) and middle.isdecimal() and kind in ("part", "crc")
+    return name.startswith(BEGINNING) and middle.isascii() and middle.isdecimal() and kind in ("part", "crc")
 
 
 def _in_blocks(make: Callable[[int], bytes | bytearray], number: int) -> Iterator[bytes | bytearray]:
@@ -187,6 +189,8 @@ class _After(io.BytesIO):
 
 def _sized(path: Path, num_bytes: int) -> int:
     """Open a file of at least this size, made if it is missing; its blocks are allocated when they are written."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"{path} is in the way of an unfinished archive", hint="remove it")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     if os.fstat(descriptor).st_size < num_bytes:
         os.ftruncate(descriptor, num_bytes)

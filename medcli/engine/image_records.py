@@ -22,12 +22,16 @@ CHUNK_BYTES = 1 << 20
 MAX_LINE = 1 << 16
 """Characters of a line that are read; real ones have about a hundred."""
 MAX_INDEX = 10**8 - 1
+MAX_GMACS = 1e18
+"""Bound on costs, so that their sums are finite."""
 _WHOLE, _DECIMAL = "(?:0|[1-9][0-9]{0,17})", "(?:\\.[0-9]{1,20})?(?:e-[0-9]{1,3})?"
 LINE = re.compile(
     rf'\{{"index": ({_WHOLE}), "label": ({_WHOLE}), "file": "([0-9]+\.png)", '
     rf'"switch_steps": \[((?:{_WHOLE}(?:, {_WHOLE})*)?)\], "gmacs": ({_WHOLE}{_DECIMAL})\}}\n?'
 )
 """Form of the lines that `to_line` writes, which a million times is read faster than any JSON."""
+LINES_OF_PROCESS = re.compile(r"[0-9a-f]{16}\.jsonl")
+"""Names of the files of processes; others that someone keeps there are left alone."""
 PICTURE = re.compile(r"\d{6}\.png|[1-9]\d{6,7}\.png", re.ASCII)
 """Names that `file_name` makes."""
 
@@ -45,7 +49,7 @@ class Record:
     label: int = field(metadata={"min": 0})
     file: str
     switch_steps: tuple[int, ...] = field(metadata={"min": 0})
-    gmacs: float = field(metadata={"min": 0})
+    gmacs: float = field(metadata={"min": 0, "max": MAX_GMACS})
 
     def to_line(self) -> str:
         """Return one JSON object and a line end."""
@@ -54,7 +58,7 @@ class Record:
     @classmethod
     def of_line(cls, line: str) -> Record | None:
         """Read a line back; None if it is torn or of another form."""
-        if (match := LINE.fullmatch(line)) and (gmacs := float(match[5])) < math.inf:
+        if (match := LINE.fullmatch(line)) and (gmacs := float(match[5])) <= MAX_GMACS:
             steps = tuple(map(int, match[4].split(", "))) if match[4] else ()
             index, label, file = int(match[1]), int(match[2]), match[3]
             is_own = index <= MAX_INDEX and file == file_name(index)
@@ -68,7 +72,8 @@ class Record:
 
 def record_files(folder: Path) -> list[Path]:
     """Return `images.jsonl`, which need not exist, and the files of processes that are not merged into it yet."""
-    return [folder / RECORDS, *sorted(filter(Path.is_file, (folder / SIGNS).glob("*.jsonl")))]
+    others = (path for path in (folder / SIGNS).glob("*.jsonl") if LINES_OF_PROCESS.fullmatch(path.name))
+    return [folder / RECORDS, *sorted(filter(Path.is_file, others))]
 
 
 def read_records(folder: Path, is_good: Callable[[Record], bool] = lambda _record: True) -> Iterator[Record | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ TITLE_PX = 14
 MAX_GRID_IMAGES = 100
 WHITE = 255
 PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_SIDES = slice(16, 24)
+"""Bytes of width and height."""
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -39,17 +42,23 @@ def write_png(path: Path, pixels_YXC: npt.NDArray[np.uint8]) -> None:
     put_bytes(path, content.getbuffer())
 
 
-def is_whole_png(path: str | os.PathLike[str]) -> bool:
-    """Return True if a file starts and ends as a PNG does: one that was cut, or is empty, does not."""
+def is_whole_png(path: str | os.PathLike[str], side_px: int | None = None) -> bool:
+    """Return True if a file starts and ends as a PNG does: one that was cut, or is empty, does not.
+
+    Args:
+        path: The file.
+        side_px: Side it must have; None: any.
+    """
     if not os.path.isfile(path):
         return False
     try:
         with open(path, "rb", buffering=0) as file:
-            starts = file.read(len(PNG_START)) == PNG_START
+            start = file.read(PNG_SIDES.stop)
             file.seek(-len(PNG_END), os.SEEK_END)
-            return starts and file.read() == PNG_END
+            is_whole = start.startswith(PNG_START) and file.read() == PNG_END
     except OSError:
         return False
+    return is_whole and (side_px is None or start[PNG_SIDES] == struct.pack(">II", side_px, side_px))
 
 
 def read_png(path: Path, side_px: int | None = None) -> npt.NDArray[np.uint8]:

@@ -239,13 +239,18 @@ def follow(plan: PlanFile, path: Path, config: ModelConfig, trained_on: dict[str
                 hint="make a plan for this model with --save-plan or medcli tune",
             )
     try:
-        rows = _rows(plan)
+        rows = solver_rows(plan)
         return PlannedSampling(plan.sampler, rows, _schedule(plan), _guidance(plan, rows))
     except ConfigError as err:
         raise ConfigError(f"{path} can't be followed: {err.message}", hint=err.hint) from err
 
 
-def _rows(plan: PlanFile) -> MultistepRows | None:
+def solver_rows(plan: PlanFile) -> MultistepRows | None:
+    """Return the rows of a plan's multistep solver; None for other solvers, whose times follow from their settings.
+
+    Raises:
+        ConfigError: If the plan's times or rows are not of its solver.
+    """
     config = plan.sampler
     if not config.is_multistep:
         if plan.times != build_sampler(config).times:

@@ -57,6 +57,7 @@ class SampleFolder:
     Args:
         processes: The launch that fills it.
         is_possible: Returns False for a line that this run can't have written: its image is generated again.
+        side_px: Side of its images: one of another size is generated again; None: any.
 
     Raises:
         DataError: If its lines are no regular file.
@@ -68,8 +69,9 @@ class SampleFolder:
         path: Path,
         processes: Processes = ALONE,
         is_possible: Callable[[Record], bool] = lambda _record: True,
+        side_px: int | None = None,
     ) -> None:
-        self.path, self._is_possible = path, is_possible
+        self.path, self._is_possible, self._side_px = path, is_possible, side_px
         require_regular(path / RECORDS)
         self._done, self._made = IndexSet(), IndexSet()
         self._part = processes.part if processes.is_divided else None
@@ -201,7 +203,7 @@ class SampleFolder:
         assert self._part
         if record.index not in self._part.of(record.index + 1):
             return False
-        return not (self._is_possible(record) and is_whole_png(self.path / record.file))
+        return not (self._is_possible(record) and is_whole_png(self.path / record.file, self._side_px))
 
     def _mend(self) -> None:
         """Remove half-written files, torn lines and lines whose picture is gone, and merge the lines of all processes.
@@ -209,7 +211,7 @@ class SampleFolder:
         This process is alone.
         """
         self._close_own()
-        self._done = _mended(self.path, self._is_possible)
+        self._done = _mended(self.path, self._is_possible, self._side_px)
         for file in record_files(self.path)[1:]:
             self.sessions += [session for session in read_sessions(file) if session not in self.sessions]
             file.unlink(missing_ok=True)
@@ -222,14 +224,16 @@ def _lines_of(presence: Presence) -> Path:
     return presence.folder / f"{presence.id}.jsonl"
 
 
-def _mended(path: Path, is_possible: Callable[[Record], bool]) -> IndexSet:
+def _mended(path: Path, is_possible: Callable[[Record], bool], side_px: int | None) -> IndexSet:
     """Make a folder's lines agree with its pictures, in one file; return the finished images."""
-    pictures, seen = _tidy(path), IndexSet()
+    pictures, seen = _tidy(path, side_px), IndexSet()
 
     def is_good(record: Record) -> bool:
         return record.index in pictures and is_possible(record)
 
-    is_whole = len(record_files(path)) == 1 and ends_a_line(path / RECORDS)
+    # Lines that are appended to a linked file would land in another folder.
+    is_linked = (path / RECORDS).is_symlink()
+    is_whole = len(record_files(path)) == 1 and ends_a_line(path / RECORDS) and not is_linked
     for record in read_records(path, is_good):
         if record is None:
             is_whole = False
@@ -242,7 +246,7 @@ def _mended(path: Path, is_possible: Callable[[Record], bool]) -> IndexSet:
     return seen
 
 
-def _tidy(path: Path) -> IndexSet:
+def _tidy(path: Path, side_px: int | None) -> IndexSet:
     """Remove half-written files and rename folders that take a picture's place; return images with a whole picture."""
     sweep(path, owned=True)
     pictures = IndexSet()
@@ -250,7 +254,7 @@ def _tidy(path: Path) -> IndexSet:
         for entry in entries:
             if not PICTURE.fullmatch(entry.name):
                 continue
-            if entry.is_file() and is_whole_png(entry.path):
+            if entry.is_file() and is_whole_png(entry.path, side_px):
                 pictures.add(int(entry.name[:-4]))
             elif entry.is_dir():
                 os.replace(entry.path, path / f"{entry.name}.{secrets.token_hex(4)}")

@@ -7,19 +7,21 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from medcli.engine.image_records import MAX_LINE
+from medcli.engine.image_records import MAX_INDEX, MAX_LINE
 from medcli.runtime.json_records import InvalidJson, as_record, parse_json
 
 KEY = "session"
+MAX_SECONDS = 1e11
+"""Bound on times, 3,000 years, so that their sums are finite."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
     """A part of a manifest, and the last line of a process's own file."""
 
-    images: int = field(metadata={"min": 0})
-    seconds: float = field(metadata={"min": 0})
-    start: float | None = None
+    images: int = field(metadata={"min": 0, "max": MAX_INDEX + 1})
+    seconds: float = field(metadata={"min": 0, "max": MAX_SECONDS})
+    start: float | None = field(default=None, metadata={"min": 0, "max": MAX_SECONDS})
     """Seconds since 1970; None in manifests of earlier versions, whose sessions did not overlap."""
 
     def to_json(self) -> dict[str, float]:

@@ -99,7 +99,7 @@ def atomic_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator
         refuse_existing(target, force=force)
         if target.is_file():
             raise ConfigError(f"{target} is a file, expected a folder name", hint="choose another name with --output")
-        if Path.cwd().is_relative_to(target.resolve()):
+        if Path.cwd().is_relative_to(os.path.realpath(target)):
             raise ConfigError(
                 f"{target} holds the current folder, which can't be replaced", hint="name a new folder with --output"
             )

@@ -9,6 +9,8 @@ from threading import Lock
 
 MAX_LINE = 1 << 20
 """Bytes of a line that are read; real ones have fewer."""
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+"""Flag that refuses a link, whose lines would land in another folder."""
 
 
 class SharedLines:
@@ -30,7 +32,7 @@ class SharedLines:
         with self._opening:
             if self._file < 0:
                 is_torn = not ends_a_line(self.path)
-                self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+                self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666)
                 if is_torn:
                     os.write(self._file, b"\n")
         os.write(self._file, line.encode())

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from os.path import dirname, realpath
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,7 @@ class CheckpointFolder:
 
     def is_own(self, path: Path) -> bool:
         """Return whether a checkpoint is in this folder."""
-        return path.resolve().parent == self._folder.resolve()
+        return dirname(realpath(path)) == realpath(self._folder)
 
     def clean(self) -> None:
         """Remove temporary files of killed processes; no other process may use the folder."""

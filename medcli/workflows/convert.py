@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from os.path import realpath
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,7 +169,7 @@ def stored_as(surgery: Surgery, dtype: StorageName | None) -> Surgery:
 
 def default_name(source: Path, target: ModelConfig, to: Target) -> str:
     """Return the default name of the output, in the current folder."""
-    path = source.resolve() if source.is_dir() else source  # a file of the hub's cache is a link to a hash
+    path = Path(realpath(source)) if source.is_dir() else source  # a file of the hub's cache is a link to a hash
     stem = hub_title(path) if path.is_dir() else path.stem
     if to == "diffusers":
         return f"{stem}-diffusers"

@@ -12,11 +12,13 @@ from typing import Any
 from medcli.config import ModelConfig
 from medcli.cost.macs import saving_percent
 from medcli.data.images import MANIFEST, read_manifest
+from medcli.diffusion.multistep import MultistepRows
 from medcli.diffusion.steps import Sampler, build_sampler
 from medcli.engine.cost import done_gmacs, gmacs_of_moves, pass_gmacs
 from medcli.engine.guidance_phases import num_passes, step_passes
 from medcli.engine.image_records import RECORDS, Record, read_records
 from medcli.engine.networks import Guidance
+from medcli.engine.plan_file import PlanFile, solver_rows
 from medcli.errors import ConfigError, DataError
 from medcli.runtime.json_records import InvalidJson, as_record, json_fields
 from medcli.schedule.spec import Schedule
@@ -30,6 +32,8 @@ class SamplingRun:
     schedule: Schedule
     sampler: SamplerConfig
     guidance: Guidance
+    rows: MultistepRows | None = None
+    """Rows of a multistep solver from a plan file; None: its own."""
     moves: Mapping[tuple[int, ...], int] | None = None
     """Number of images of a recorded run by their `switch_steps`; None: planned."""
     measured_nfe: float | None = None
@@ -41,6 +45,10 @@ class SamplingRun:
     def num_images(self) -> int | None:
         """Images of a recorded run; None: planned."""
         return None if self.moves is None else sum(self.moves.values())
+
+    def solver(self) -> Sampler:
+        """Build the solver, if it does not choose its own steps."""
+        return build_sampler(self.sampler, rows=self.rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +108,7 @@ def image_cost(run: SamplingRun, config: ModelConfig) -> ImageCost:
         moves: Mapping[tuple[int, ...], int] = {(): 1}
         gmacs, done = [passes * costs[0]], [passes * costs_done[0]]
     else:
-        sampler = build_sampler(run.sampler)
+        sampler = run.solver()
         nfe, passes = sampler.nfe, num_passes(sampler, run.guidance)
         passes_L, moves = step_passes(sampler, run.guidance), possible_moves(run, sampler)
         gmacs, done = (gmacs_of_moves(passes_L, list(moves), each) for each in (costs, costs_done))
@@ -182,7 +190,8 @@ def recorded_run(
     moves = _count_moves(folder, num_images, see)
     try:
         values = as_record(_Manifest, manifest, ignore_unknown=True)
-    except InvalidJson as err:
+        rows = None if values.settings.plan is None else solver_rows(values.settings.plan)
+    except (InvalidJson, ConfigError) as err:
         raise DataError(
             f"{folder / MANIFEST} is not a manifest of this version of medcli ({err})",
             hint="make the samples again with medcli sample",
@@ -193,6 +202,7 @@ def recorded_run(
         schedule=settings.schedule,
         sampler=settings.sampler,
         guidance=settings.guidance or Guidance(),
+        rows=rows,
         moves=moves,
         checkpoint_files=tuple(checkpoint.file for checkpoint in settings.checkpoints),
         measured_nfe=nfe if isinstance(nfe, int | float) and 0 <= nfe < math.inf else None,
@@ -233,6 +243,7 @@ class _Settings:
     sampler: SamplerConfig
     guidance: Guidance | None
     checkpoints: tuple[_Checkpoint, ...]
+    plan: PlanFile | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

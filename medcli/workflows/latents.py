@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def _source(request: LatentsRequest) -> Path:
 
 
 def _default_output(request: LatentsRequest) -> Path:
-    path = Path(request.data).resolve()
+    path = Path(realpath(request.data))
     return Path(f"{path.name if path.is_dir() else path.stem}-latents-{request.resolution_px}")
 
 
@@ -171,7 +172,7 @@ def _check_resolution(resolution_px: int, encoder: LatentEncoder) -> None:
 def _index(request: LatentsRequest, listing: ImageListing, encoder: LatentEncoder) -> LatentIndex:
     side = request.resolution_px // encoder.stride
     return LatentIndex(
-        source=str(Path(request.data).resolve()),
+        source=str(Path(realpath(request.data))),
         source_fingerprint=listing.fingerprint,
         num_images=listing.num_images,
         num_classes=listing.num_classes,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from filecmp import cmp
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +40,28 @@ def merge(request: MergeRequest, reporter: Reporter) -> SampleReport:
     first = manifests[request.folders[0]]
     for source in manifests:
         check_folder(source, first["settings"])
-    try:
-        run = FolderRun.of_manifest(first)
-    except InvalidJson as err:
-        raise DataError(
-            f"{request.folders[0] / MANIFEST} is not of this version of medcli ({err})",
-            hint="run the medcli sample command again in one folder",
-        ) from err
+    runs = {source: _run_of(source, manifest) for source, manifest in manifests.items()}
+    run = runs[request.folders[0]]
+    for source, other in runs.items():
+        if (other.side_px, other.costs) != (run.side_px, run.costs):
+            raise DataError(
+                f"{source / MANIFEST} and {request.folders[0] / MANIFEST} differ in the size or the cost of an image",
+                hint="merge folders that one version of medcli wrote",
+            )
     before = check_folder(output, first["settings"])
     num_images = max(manifest["num_images"] for manifest in [*manifests.values(), *([before] if before else [])])
     require_image_space(output, num_images, run.side_px, archive=request.npz)
-    with SampleFolder(output) as folder:
+    with SampleFolder(output, is_possible=run.lines.is_possible, side_px=run.side_px) as folder:
         if not folder.work.is_alone:
             raise EnvironmentProblem(f"{output} is being filled by another process", hint="wait until it is done")
-        sources = [source for source in request.folders if source.resolve() != output.resolve()]
+        sources = [source for source in request.folders if realpath(source) != realpath(output)]
         sessions = _sessions([*([before] if before else []), *(manifests[source] for source in sources)], sources)
         recorded = [session.to_json() for session in sessions]
         kept = {name: value for name, value in (before or first).items() if name != "totals"}
         write_manifest(output, {**kept, "num_images": num_images, "sessions": recorded})
         num_before = folder.num_done
         for source in sources:
-            _copy(source, folder, num_images, reporter)
+            _copy(source, folder, run, num_images, reporter)
         if missing := folder.num_missing(num_images):
             raise DataError(
                 f"{missing} of {num_images} images are in none of the folders; the others are in {output}",
@@ -76,6 +79,16 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def _run_of(folder: Path, manifest: Mapping[str, Any]) -> FolderRun:
+    try:
+        return FolderRun.of_manifest(manifest)
+    except InvalidJson as err:
+        raise DataError(
+            f"{folder / MANIFEST} is not of this version of medcli ({err})",
+            hint="run the medcli sample command again in one folder",
+        ) from err
+
+
 def _sessions(manifests: Sequence[dict[str, Any]], folders: Sequence[Path]) -> list[Session]:
     """Return the sessions of manifests and of lines that are not merged yet, each once."""
     found = [as_record(Session, session) for manifest in manifests for session in manifest["sessions"]]
@@ -85,11 +98,18 @@ def _sessions(manifests: Sequence[dict[str, Any]], folders: Sequence[Path]) -> l
     return list(dict.fromkeys(found))
 
 
-def _copy(source: Path, folder: SampleFolder, num_images: int, reporter: Reporter) -> None:
-    """Copy the finished images of a folder that are missing in another."""
+def _copy(source: Path, folder: SampleFolder, run: FolderRun, num_images: int, reporter: Reporter) -> None:
+    """Copy the finished images of a folder that are missing in another; note those that it has with other pictures."""
+    is_possible, num_others = run.lines.is_possible, 0
 
     def is_wanted(record: Record) -> bool:
-        return not folder.is_done(record.index) and is_whole_png(source / record.file)
+        nonlocal num_others
+        if not (is_possible(record) and is_whole_png(source / record.file, run.side_px)):
+            return False
+        if not folder.is_done(record.index):
+            return True
+        num_others += not cmp(source / record.file, folder.path / record.file, shallow=False)
+        return False
 
     for record in filter(None, read_records(source, is_wanted)):
         names = [Path(record.file), Path(LATENTS) / row_name(record.index)]
@@ -98,3 +118,5 @@ def _copy(source: Path, folder: SampleFolder, num_images: int, reporter: Reporte
                 shutil.copyfile(source / name, temporary)
         folder.add_copied(record)
         reporter.progress(folder.num_done, num_images, "images")
+    if num_others:
+        reporter.note(f"{num_others} images of {source} are other pictures in {folder.path}, which are kept")

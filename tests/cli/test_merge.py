@@ -6,8 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from medcli.cli.app import main
+from medcli.engine.pictures import write_png
 from medcli.errors import ExitCode
 from tests.cli.test_sample_processes import COMMAND, contents_of, lines_of
 from tests.conftest import RunCli
@@ -16,13 +19,23 @@ from tests.unit.engine.tiny import save
 NUM_IMAGES = 6
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards, and the same run by one process."""
+    folder = tmp_path_factory.mktemp("made")
+    save(folder / "tiny.safetensors")
+    command = (*COMMAND, "--num-images", str(NUM_IMAGES), "-q")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*command, "-o", "one"]) == 0
+        for part in (0, 1):
+            assert main([*command, "-o", f"part-{part}", "--shard", f"{part}/2"]) == 0
+    return folder
+
+
 @pytest.fixture
-def parts(run_cli: RunCli, empty_folder: Path) -> tuple[str, ...]:
-    save(empty_folder / "tiny.safetensors")
-    command = (*COMMAND, "--num-images", str(NUM_IMAGES))
-    assert run_cli(*command, "-o", "one").code == 0
-    for part in (0, 1):
-        assert run_cli(*command, "-o", f"part-{part}", "--shard", f"{part}/2").code == 0
+def parts(made: Path, empty_folder: Path) -> tuple[str, ...]:
+    shutil.copytree(made, empty_folder, dirs_exist_ok=True)
     return ("part-0", "part-1")
 
 
@@ -79,3 +92,44 @@ def test_folders_of_other_runs_are_refused(run_cli: RunCli, parts: tuple[str, ..
     result = run_cli("merge", "old", "-o", "whole")
     assert result.code == ExitCode.DATA
     assert "not of this version" in result.err
+
+
+def test_lines_that_no_run_writes_are_not_merged(run_cli: RunCli, parts: tuple[str, ...]) -> None:
+    [path] = Path(parts[1]).glob(".processes/*.jsonl")
+    first, *rest = path.read_text().splitlines(keepends=True)
+    changes = ({"switch_steps": list(range(1, 8))}, {"gmacs": 1e308}, {"gmacs": 1e-3}, {"label": 9})
+    for number, change in enumerate((*changes, {"switch_steps": [10**12]})):
+        path.write_text(json.dumps(json.loads(first) | change) + "\n" + "".join(rest))
+        result = run_cli("merge", *parts, "-o", f"whole-{number}")
+        assert result.code == ExitCode.DATA
+        assert "1 of 6 images are in none of the folders" in result.err
+
+
+def test_pictures_of_another_size_are_not_merged_and_other_pictures_are_noted(
+    run_cli: RunCli, parts: tuple[str, ...]
+) -> None:
+    write_png(Path(parts[1]) / "000003.png", np.zeros((8, 8, 3), np.uint8))
+    result = run_cli("merge", "one", *parts, "-o", "whole")
+    assert result.code == 0, result.err
+    assert "1 images of part-1 are other pictures in whole, which are kept" in result.err
+    assert contents_of(Path("whole")).items() <= contents_of(Path("one")).items()
+    write_png(Path(parts[1]) / "000003.png", np.zeros((9, 9, 3), np.uint8))
+    result = run_cli("merge", *parts, "-o", "second")
+    assert "1 of 6 images are in none of the folders" in result.err
+
+
+def test_manifests_of_other_costs_and_sizes_are_refused(run_cli: RunCli, parts: tuple[str, ...]) -> None:
+    for change in ({"resolution_px": 16}, {"run": read("part-1")["run"] | {"gmacs": {"per_pass": [1.0]}}}):
+        before = read("part-1")
+        (Path("part-1") / "manifest.json").write_text(json.dumps(before | change))
+        result = run_cli("merge", *parts, "-o", "whole")
+        assert result.code == ExitCode.DATA, result.err
+        assert not Path("whole").exists()
+        (Path("part-1") / "manifest.json").write_text(json.dumps(before))
+
+
+def test_a_folder_that_links_to_itself_is_refused(run_cli: RunCli, parts: tuple[str, ...]) -> None:
+    Path("loop").symlink_to("loop")
+    assert run_cli("merge", "loop", *parts, "-o", "whole").code == ExitCode.ENVIRONMENT
+    result = run_cli("merge", *parts, "-o", "loop")
+    assert (result.code, result.err.count("\n")) == (ExitCode.ENVIRONMENT, 2), result.err

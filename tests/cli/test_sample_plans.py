@@ -208,3 +208,20 @@ def test_a_ladder_that_no_flag_asks_to_climb_is_static_under_the_ode(empty_folde
     schedule = json.loads(Path("out/manifest.json").read_text())["settings"]["schedule"]
     assert schedule == {"kind": "static", "counts": [16]}
     assert run_cli(*argv, "--rho", "0.5,0.2").code == 2
+
+
+def test_guided_steps_of_a_plan_with_its_own_times_count_as_they_are(run_cli: RunCli, model: str) -> None:
+    ode = ("--schedule", "full", "--sampler", "ode", "--solver", "adams2", "--steps", "8")
+    guided = ("--cfg-scale", "2", "--cfg-interval", "0.3,0.7")
+    assert run_cli("sample", model, *FEW, *ode, *guided, "--save-plan", "p.json", "-o", "a").code == 0
+    plan = json.loads(Path("p.json").read_text())
+    plan |= {"rows": None, "times": [0, 0.02, 0.05, 0.1, 0.2, 0.45, 0.8, 0.9]}
+    plan["guidance"]["by_step"] = [False, True, True, True, True, True, False, False]
+    del plan["sha256"]
+    Path("p.json").write_text(json.dumps(plan))
+    report = json.loads(run_cli("sample", model, *FEW, "--plan", "p.json", "-o", "b", "--json").out)
+    [cost] = json.loads(run_cli("flops", model, "--manifest", "b", "--json").out)["images"]
+    merged = json.loads(run_cli("merge", "b", "-o", "c", "--json").out)
+    a_pass = report["gmacs_per_image"] / (8 + 5)
+    for dense in (report["gmacs_dense"], cost["gmacs_dense"], cost["gmacs"], merged["gmacs_dense"]):
+        assert dense == pytest.approx(13 * a_pass)  # all of them are full attention

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from os.path import realpath
 from pathlib import Path
 
 from medcli.checkpoint.plain_folder import SUFFIXES
@@ -45,7 +46,7 @@ def drawn_samples(path: Path, request: ScoreRequest, reporter: Reporter) -> Path
     if request.reference is None and (network.info is None or network.info.reference is None):
         raise DataError(f"{checkpoint} names no reference to score against", hint=f"medcli fid {path} REFERENCE")
     is_state = fnmatch.fnmatch(checkpoint.name, STATES) or path.is_dir()
-    stem = f"{checkpoint.parent.resolve().name}-{checkpoint.stem}" if is_state else checkpoint.stem
+    stem = f"{Path(realpath(checkpoint.parent)).name}-{checkpoint.stem}" if is_state else checkpoint.stem
     seed = request.seed or 0
     folder = SAMPLES / f"{stem}-{seed}"
     count = request.num_images or DEFAULT_NUM

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def train_extractor(request: FidRequest, reporter: Reporter) -> ExtractorReport:
     """
     folder = request.train_extractor
     assert folder is not None
-    output = request.output or Path(f"{folder.resolve().name}-classifier.safetensors")
+    output = request.output or Path(f"{Path(realpath(folder)).name}-classifier.safetensors")
     if output.exists() and not request.force:
         raise ConfigError(f"{output} already exists", hint="pass --force to replace it, or another name")
     listing, form = list_images(folder, reporter), pixel_format(folder)

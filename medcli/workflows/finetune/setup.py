@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def set_up(request: FinetuneRequest, reporter: Reporter) -> FinetuneSetup:
     start = initial_network(request)
     request = of_its_parent(request, start)
     training = _in_pieces(_training(with_any_steps(request), start), start.config, device, processes)
-    output = request.output or RUNS / Path(request.data_name).resolve().name
+    output = request.output or RUNS / Path(realpath(request.data_name)).name
     _check_places(output, request.training.resume, has_control=request.control)
     teacher = None if request.distill is None else teacher_of(request.distill, start.config, training)
     data = LenientSet(open_data(request, start, output, device, first_reporter))

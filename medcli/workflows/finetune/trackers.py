@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Trackers:
             self._trackers.append(tracker)
         if setup.processes.is_first and setup.request.wandb:
             # The folder's name as id makes a resumed run continue the same curve.
-            name = setup.output.resolve().name
+            name = Path(realpath(setup.output)).name
             about = {"name": name, "id": name, "resume": "allow", "dir": str(setup.output), "config": dict(record)}
             self._trackers.append(WandBTracker(WANDB_PROJECT, **about))
         for tracker in self._trackers:

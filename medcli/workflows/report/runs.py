@@ -10,7 +10,6 @@ from pathlib import Path
 
 from medcli.cost.macs import saving_percent
 from medcli.data.images import MANIFEST
-from medcli.diffusion.steps import build_sampler
 from medcli.engine.guidance_phases import step_passes
 from medcli.engine.image_records import Record, file_name
 from medcli.settings.sampler import ADAPTIVE_SOLVERS, PAPER_STEPS
@@ -55,7 +54,7 @@ class SampledRun:
     @property
     def num_steps(self) -> int:
         """Solver steps of an image; 0 for adaptive solvers."""
-        return 0 if self.run.sampler.solver in ADAPTIVE_SOLVERS else build_sampler(self.run.sampler).num_steps
+        return 0 if self.run.sampler.solver in ADAPTIVE_SOLVERS else self.run.solver().num_steps
 
     def total(self, name: str) -> float | None:
         """Return one of the manifest's totals."""
@@ -92,7 +91,7 @@ class SampledRun:
         return self._means(passes, known), tuple(dense_pass * num for num in passes)
 
     def _passes(self) -> list[int]:
-        return [int(num) for num in step_passes(build_sampler(self.run.sampler), self.run.guidance)]
+        return [int(num) for num in step_passes(self.run.solver(), self.run.guidance)]
 
     def _means(self, passes: list[int], costs: list[float]) -> tuple[float, ...]:
         """Average over images; the step after the one that triggered a move uses the next ladder index."""

@@ -11,13 +11,16 @@ from medcli.data.images import read_manifest
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.cost import done_gmacs, gmacs_of_moves, pass_gmacs
 from medcli.engine.guidance_phases import step_passes
-from medcli.engine.image_records import totals_of
+from medcli.engine.image_records import MAX_GMACS, totals_of
+from medcli.engine.line_check import LineCheck
 from medcli.engine.manifest import write_manifest
 from medcli.engine.networks import Guidance
+from medcli.engine.plan import Labels, SamplingPlan
+from medcli.engine.plan_file import PlanFile, solver_rows
 from medcli.engine.sample_folder import ARCHIVE, SampleFolder
 from medcli.engine.sessions import Session, wall_seconds
-from medcli.errors import DataError
-from medcli.runtime.json_records import as_record
+from medcli.errors import ConfigError, DataError
+from medcli.runtime.json_records import InvalidJson, as_record
 from medcli.schedule.spec import Schedule
 from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.workflows.sample.amm import amm_report
@@ -75,11 +78,11 @@ class SampleReport:
 class PassCosts:
     """GMACs of one forward pass of an image."""
 
-    per_pass: tuple[float, ...] = field(metadata={"min": 0})
+    per_pass: tuple[float, ...] = field(metadata={"above": 0, "max": MAX_GMACS})
     """At each ladder index, in the papers' convention."""
-    done_per_pass: tuple[float, ...] = field(metadata={"min": 0})
+    done_per_pass: tuple[float, ...] = field(metadata={"above": 0, "max": MAX_GMACS})
     """At each ladder index, without the queries and keys that are never computed."""
-    dense: float = field(metadata={"min": 0})
+    dense: float = field(metadata={"above": 0, "max": MAX_GMACS})
     """With full attention in every layer."""
 
     def to_json(self) -> dict[str, Any]:
@@ -91,15 +94,16 @@ class PassCosts:
 class FolderRun:
     """Values of a run that its totals and pictures follow from."""
 
-    sampler: SamplerConfig
-    guidance: Guidance
-    counts: tuple[int, ...]
+    plan: SamplingPlan
     costs: PassCosts
     side_px: int
-    columns: tuple[int, ...]
-    """Classes of the grid's columns; empty if classes are drawn at random."""
     class_names: Mapping[str, str]
     amm: dict[str, Any] | None = None
+
+    @property
+    def lines(self) -> LineCheck:
+        """Check of the lines of the run's images."""
+        return LineCheck(self.plan, self.costs.per_pass)
 
     @classmethod
     def of(cls, setup: SampleSetup) -> FolderRun:
@@ -107,16 +111,13 @@ class FolderRun:
         plan, configs = setup.plan, setup.configs
         each = list(zip(configs, plan.schedule.counts, strict=True))
         return cls(
-            sampler=plan.sampler,
-            guidance=plan.guidance,
-            counts=plan.schedule.counts,
+            plan=plan,
             costs=PassCosts(
                 per_pass=tuple(pass_gmacs(*one) for one in each),
                 done_per_pass=tuple(done_gmacs(*one) for one in each),
                 dense=pass_gmacs(configs[-1], 0),
             ),
             side_px=setup.config.resolution_px,
-            columns=plan.labels.classes if plan.labels.sampling == "equal" else (),
             class_names=setup.class_names,
             amm=None if setup.amm is None else amm_report(setup.amm, setup.config),
         )
@@ -129,16 +130,23 @@ class FolderRun:
             InvalidJson: If it is damaged, or of a version that did not record the costs.
         """
         values = as_record(_Manifest, manifest, ignore_unknown=True)
-        settings = values.settings
-        return cls(
+        settings, costs = values.settings, values.run.gmacs
+        num_costs, num_counts = {len(costs.per_pass), len(costs.done_per_pass)}, len(settings.schedule.counts)
+        if num_costs != {num_counts}:
+            raise InvalidJson(f"run.gmacs has {max(num_costs)} costs, the schedule {num_counts} counts")
+        try:
+            rows = None if settings.plan is None else solver_rows(settings.plan)
+        except ConfigError as err:
+            raise InvalidJson(f"settings.plan: {err.message}") from err
+        plan = SamplingPlan(
             sampler=settings.sampler,
+            schedule=settings.schedule,
+            labels=settings.labels,
             guidance=settings.guidance or Guidance(),
-            counts=settings.schedule.counts,
-            costs=values.run.gmacs,
-            side_px=values.resolution_px,
-            columns=settings.labels.classes if settings.labels.sampling == "equal" else (),
-            class_names=values.class_names,
+            rows=rows,
+            seed=settings.seed,
         )
+        return cls(plan=plan, costs=costs, side_px=values.resolution_px, class_names=values.class_names)
 
     def complete(self, folder: SampleFolder, *, num_new: int, npz: bool, is_new: bool = False) -> SampleReport:
         """Write grid, archive and totals; this process is alone in the folder.
@@ -163,14 +171,15 @@ class FolderRun:
 
     def report(self, folder: SampleFolder, sessions: Sequence[Session]) -> SampleReport:
         """Add up all images of a folder."""
-        totals = totals_of(folder.records(), len(self.counts) - 1)
-        if self.sampler.solver in ADAPTIVE_SOLVERS:
-            nfe, num_steps = round(totals.gmacs / (self.costs.per_pass[0] * self.guidance.num_halves), 3), 0
-            passes = nfe * self.guidance.num_halves
+        plan = self.plan
+        totals = totals_of(folder.records(), len(plan.schedule.counts) - 1)
+        if plan.sampler.solver in ADAPTIVE_SOLVERS:
+            nfe, num_steps = round(totals.gmacs / (self.costs.per_pass[0] * plan.guidance.num_halves), 3), 0
+            passes = nfe * plan.guidance.num_halves
             done = [passes * self.costs.done_per_pass[0]]
         else:
-            sampler = build_sampler(self.sampler)
-            passes_L = step_passes(sampler, self.guidance)
+            sampler = build_sampler(plan.sampler, rows=plan.rows)
+            passes_L = step_passes(sampler, plan.guidance)
             nfe, num_steps, passes = sampler.nfe, sampler.num_steps, int(passes_L.sum())
             done = gmacs_of_moves(passes_L, totals.switch_steps, self.costs.done_per_pass)
         seconds = wall_seconds(sessions)
@@ -186,7 +195,7 @@ class FolderRun:
             images_per_sec=made / seconds if seconds else None,
             switch_steps_mean=totals.switch_steps_mean,
             switch_steps=totals.switch_steps,
-            counts=self.counts,
+            counts=plan.schedule.counts,
             num_steps=num_steps,
             amm=self.amm,
             gmacs_per_pass=self.costs.per_pass,
@@ -195,8 +204,9 @@ class FolderRun:
     def _write_pictures(self, folder: SampleFolder, *, npz: bool, changed: bool) -> None:
         """Write the grid and the archive if images were added or they are missing."""
         if changed or not folder.has_grid():
-            names = [self.class_names.get(str(label), "") for label in self.columns]
-            folder.write_grid(len(self.columns), self.side_px, names)
+            labels = self.plan.labels  # drawn at random, they have no columns
+            columns = labels.classes if labels.sampling == "equal" else ()
+            folder.write_grid(len(columns), self.side_px, [self.class_names.get(str(label), "") for label in columns])
         is_wanted = npz or (folder.path / ARCHIVE).exists()
         if is_wanted and (changed or not folder.has_archive(self.side_px)):
             folder.write_archive(self.side_px)
@@ -205,17 +215,13 @@ class FolderRun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Labels:
-    classes: tuple[int, ...]
-    sampling: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _Settings:
     schedule: Schedule
     sampler: SamplerConfig
     guidance: Guidance | None
-    labels: _Labels
+    labels: Labels
+    seed: int
+    plan: PlanFile | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,6 @@ from medcli.data.sampled_latents import SampledLatents
 from medcli.engine.batch_fit import even_batch_size
 from medcli.engine.effects import unreached_counts
 from medcli.engine.image_records import Record, num_lines
-from medcli.engine.line_check import LineCheck
 from medcli.engine.manifest import (
     FORMAT_VERSION,
     check_folder,
@@ -67,7 +66,7 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     if decoder.content_id is not None:
         settings["autoencoder_id"] = decoder.content_id
     run = FolderRun.of(setup)
-    is_possible = LineCheck(setup.plan, run.costs.per_pass).is_possible
+    is_possible = run.lines.is_possible
     is_continued = (setup.output / MANIFEST).exists()
     before = check_folder(setup.output, settings, is_possible)
     latents = SampledLatents.beside(
@@ -82,7 +81,7 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     def is_whole(record: Record) -> bool:
         return is_possible(record) and (latents is None or latents.holds(record.index))
 
-    with SampleFolder(setup.output, processes, is_whole) as folder:
+    with SampleFolder(setup.output, processes, is_whole, side_px=setup.config.resolution_px) as folder:
         before = check_folder(setup.output, settings, is_possible)
         size = _batch_size(setup, request, before, processes, device)
         setup = replace(setup, plan=replace(setup.plan, batch_size=size))

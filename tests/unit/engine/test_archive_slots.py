@@ -12,7 +12,7 @@ import pytest
 from medcli.engine import archive_slots
 from medcli.engine.archive_slots import ArchiveSlots, _directory, _entry, _head, is_slots, remove_slots
 from medcli.engine.pictures import is_whole_npz
-from medcli.errors import DataError, EnvironmentProblem
+from medcli.errors import ConfigError, DataError, EnvironmentProblem
 
 NUM, SIDE = 7, 6
 PIXELS = np.random.default_rng(0).integers(0, 256, (NUM, SIDE, SIDE, 3), dtype=np.uint8)
@@ -145,3 +145,11 @@ def test_only_unfinished_archives_are_removed(tmp_path: Path) -> None:
     assert [is_slots(name) for name in names] == [True, True, False, False, False, False]
     remove_slots(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted(names[2:])
+
+
+def test_a_link_in_the_place_of_the_unfinished_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / f".samples-{NUM}.part").symlink_to(tmp_path / "mine")
+    with pytest.raises(ConfigError, match="in the way of an unfinished archive"):
+        ArchiveSlots(tmp_path, NUM, SIDE).put(0, PIXELS[0])
+    assert (tmp_path / "mine").read_bytes() == b"mine"

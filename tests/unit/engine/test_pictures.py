@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcli.engine.pictures import TITLE_PX, grid_capacity, grid_columns, grid_of, read_png, write_png
+from medcli.engine.pictures import TITLE_PX, grid_capacity, grid_columns, grid_of, is_whole_png, read_png, write_png
 
 RNG = np.random.default_rng(0)
 
@@ -63,3 +63,10 @@ def test_names_stand_above_their_columns() -> None:
     assert not ((dark > 12) & (dark < 66)).any()
     assert (dark > 110).any()
     assert np.array_equal(grid_of(images, 2, ("", "")), plain)
+
+
+def test_a_whole_picture_may_have_to_be_of_a_size(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", np.zeros((8, 9, 3), np.uint8))
+    write_png(tmp_path / "b.png", np.zeros((8, 8, 3), np.uint8))
+    assert is_whole_png(tmp_path / "a.png")
+    assert [is_whole_png(tmp_path / name, 8) for name in ("a.png", "b.png")] == [False, True]

@@ -7,8 +7,10 @@ import pytest
 
 from medcli.engine.image_records import Record
 from medcli.engine.manifest import check_folder, require_image_space, write_manifest
+from medcli.engine.pictures import write_png
 from medcli.engine.sample_folder import SampleFolder
 from medcli.errors import ConfigError, DataError, EnvironmentProblem
+from medcli.runtime.shared_lines import SharedLines
 
 SETTINGS = {"seed": 0, "schedule": {"kind": "full"}}
 MANIFEST = {
@@ -204,3 +206,34 @@ def test_a_line_given_twice_counts_once_and_goes_away(filled: Path) -> None:
     with SampleFolder(filled) as folder:
         assert len(list(folder.records())) == folder.num_done == 3
     assert len((filled / "images.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_picture_of_another_size_does_not_count(filled: Path) -> None:
+    write_png(filled / "000001.png", np.zeros((8, 9, 3), np.uint8))
+    with SampleFolder(filled, side_px=8) as folder:
+        assert list(folder.done()) == [0, 2]
+
+
+def test_files_that_are_linked_from_another_folder_stay_as_they_are(filled: Path, tmp_path: Path) -> None:
+    copy, notes = tmp_path / "copy", tmp_path / "notes"
+    copy.mkdir()
+    notes.mkdir()
+    (notes / "images.jsonl").write_text("mine\n")
+    for path in filled.iterdir():
+        (copy / path.name).symlink_to(path)
+    (copy / ".processes").symlink_to(notes)
+    before = (filled / "images.jsonl").read_bytes()
+    with SampleFolder(copy) as folder:
+        assert list(folder.done()) == [0, 1, 2]
+        folder.add(record_of(3), picture(3))
+    with SampleFolder(copy) as folder:
+        assert list(folder.done()) == [0, 1, 2, 3]
+    assert (filled / "images.jsonl").read_bytes() == before
+    assert (notes / "images.jsonl").read_text() == "mine\n"
+    with pytest.raises(OSError, match="symbolic"):
+        linked(tmp_path / "lines.jsonl", filled / "images.jsonl").append("x\n")
+
+
+def linked(path: Path, target: Path) -> SharedLines:
+    path.symlink_to(target)
+    return SharedLines(path)
