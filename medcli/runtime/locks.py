@@ -83,6 +83,10 @@ class FolderLocks:
         """Claim a number, from 0, unless another live process has it."""
         return self._try_lock(FIRST_NUMBER + number, alone=True, wait=False)
 
+    def cursor(self) -> int:
+        """Return a lower bound of the first free item, without a lock: a network file system may show an older one."""
+        return int.from_bytes(os.pread(self._file, CURSOR_BYTES, 0), "little")
+
     def advance(self, moved: Callable[[int], int]) -> range:
         """Take items that nobody has taken since a process was last alone, and move the cursor behind them.
 
@@ -91,7 +95,7 @@ class FolderLocks:
         """
         self._try_lock(CURSOR, alone=True, wait=True)
         try:
-            start = int.from_bytes(os.pread(self._file, CURSOR_BYTES, 0), "little")
+            start = self.cursor()
             stop = moved(start)
             os.pwrite(self._file, stop.to_bytes(CURSOR_BYTES, "little"), 0)
         finally:

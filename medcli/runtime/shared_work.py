@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from medcli.errors import EnvironmentProblem
+from medcli.runtime.claim_runs import LONGEST_RUN, run_length
 from medcli.runtime.locks import FolderLocks
 from medcli.runtime.presence import LOST_S, Presence, Sign
 from medcli.runtime.processes import Part, Processes
@@ -36,6 +37,8 @@ class Claims:
 
     items: Iterator[int]
     num_missing: int
+    share: int
+    """An even share of them for each process that is there."""
 
     def __iter__(self) -> Iterator[int]:
         return self.items
@@ -115,13 +118,14 @@ class SharedWork:
         """Claim a number unless another live process has it."""
         return self._locks is None or self._locks.claim(number)
 
-    def claims(self, num_items: int, group_size: int = 1, longest: int = 1) -> Claims:
+    def claims(self, num_items: int, group_size: int = 1, batch: int | None = None) -> Claims:
         """Return the missing items in order, each taken when it is iterated over: no two live processes get the same.
 
         Args:
             num_items: Items of the whole work.
             group_size: Items that are always completed by one process: consecutive ones.
-            longest: Most groups taken at once, where they are not divided; fewer towards the end.
+            batch: Groups that a process completes side by side; those of several batches may be taken at once. None:
+                one group at a time is taken, where they are not divided.
         """
 
         def missing_of(group: int) -> list[int]:
@@ -133,8 +137,9 @@ class SharedWork:
             if items := missing_of(group):
                 missing.append(group)
                 num_missing += len(items)
-        taken = self._taken(missing, longest) if self._locks and not self.is_alone else missing
-        return Claims((item for group in taken for item in missing_of(group)), num_missing)
+        taken = self._taken(missing, batch, LONGEST_RUN // group_size) if self._locks and not self.is_alone else missing
+        count = self.presence.count() if self.presence and self._locks else 1
+        return Claims((item for group in taken for item in missing_of(group)), num_missing, -(-num_missing // count))
 
     def run(self, num_items: int, fill: Callable[[], None]) -> bool:
         """Complete all items.
@@ -204,23 +209,21 @@ class SharedWork:
         part = self._processes.part
         return part.of_launch(num_groups) if self._takes_all else part.of(num_groups)
 
-    def _taken(self, missing: Sequence[int], longest: int) -> Iterator[int]:
-        """Yield those of the missing groups that this process takes from the cursor, a run at a time.
-
-        A run is half of an equal share of the rest: all processes end together, within the last item of each.
-        """
+    def _taken(self, missing: Sequence[int], batch: int | None, longest: int) -> Iterator[int]:
+        """Yield those of the missing groups that this process takes from the cursor, a run at a time."""
         assert self._locks
         place = 0
-        while place < len(missing):
 
-            def moved(start: int) -> int:
-                nonlocal place
-                place = bisect_left(missing, start)
-                rest = len(missing) - place
-                count = self.presence.count() if self.presence else 1
-                length = max(1, min(longest, rest // (2 * count)))
-                return missing[place + length - 1] + 1 if rest else start
+        def moved(start: int) -> int:
+            nonlocal place
+            place = bisect_left(missing, start)
+            if not (rest := len(missing) - place):
+                return start
+            count = self.presence.count() if self.presence else 1
+            length = 1 if batch is None else run_length(rest, count, batch, longest)
+            return missing[place + length - 1] + 1
 
+        while place < len(missing) and self._locks.cursor() <= missing[-1]:
             run = self._locks.advance(moved)
             while place < len(missing) and missing[place] < run.stop:
                 if self.presence or self.claim(missing[place]):

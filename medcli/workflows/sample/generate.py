@@ -34,8 +34,6 @@ from medcli.settings.sampler import ADAPTIVE_SOLVERS
 from medcli.settings.sampling import SampleRequest
 from medcli.workflows.sample.settings import SampleSetup
 
-LONGEST_RUN = 128
-"""Images that a process which shares work by locks takes at once: two locks an image would be felt by a file server."""
 LOOK_S = 1.0
 """Seconds between two looks at what other processes have made."""
 
@@ -184,12 +182,15 @@ class ImageGeneration:
 
     def _images(self, networks: tuple[LadderNetwork, ...]) -> Iterator[FinishedImage]:
         plan, num_images = self.setup.plan, self.request.num_images
-        group_size = plan.batch_size if plan.sampler.solver in ADAPTIVE_SOLVERS else 1
-        claims = self.folder.work.claims(num_images, group_size, max(1, LONGEST_RUN // group_size))
+        # An adaptive solver makes a group at a time.
+        sizes = (plan.batch_size, 1) if plan.sampler.solver in ADAPTIVE_SOLVERS else (1, plan.batch_size)
+        claims = self.folder.work.claims(num_images, *sizes)
         return generate(
             networks,
             plan,
             claims,
+            # Slots for more would leave other processes without images.
+            max_in_flight=-(-claims.share // plan.batch_size) * plan.batch_size,
             device=self.device,
             # Alone, solver steps can be counted; among others, the folder's images.
             reporter=Silent() if self.processes.is_divided else self.reporter,

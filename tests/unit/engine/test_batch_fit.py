@@ -52,15 +52,23 @@ def plan_of(schedule: Schedule, batch_size: int = 256) -> SamplingPlan:
     return SamplingPlan(sampler=SamplerConfig(), schedule=schedule, labels=Labels(classes=(1,)), batch_size=batch_size)
 
 
-def full_rows(num_images: int, batch_size: int, schedule: Schedule, num_steps: int = 50) -> float:
-    """Run the scheduling of a process without its network; return the share of rows that were not padding."""
+def full_rows(
+    num_images: int, batch_size: int, schedule: Schedule, num_steps: int = 50, last_slots: int | None = None
+) -> float:
+    """Run the scheduling of a process without its network; return the share of rows that were not padding.
+
+    With `last_slots`, the pool shrinks to so many images once fewer are left than it holds.
+    """
     ladder_length, rule = len(schedule.counts), schedule.rule() if schedule.is_dynamic else None
     pool = empty_pool(num_slots(ladder_length, batch_size, num_images), (1, 1, 1), ladder_length - 1, CPU)
     # Distances fall from 1; each image has a pace of its own, so that its moves come earlier or later.
     pace_N = 1 + 0.25 * torch.randn(num_images, generator=torch.Generator().manual_seed(0))
     queue, num_batches, phase_L = list(range(num_images)), 0, torch.full((num_steps,), Phase.BEFORE)
     while queue or not pool.is_empty:
-        free = pool.free_slots()[: len(queue)]
+        free = pool.free_slots()
+        if last_slots is not None and len(queue) < len(pool.index_P):
+            free = free[: max(0, last_slots - len(pool.index_P) + len(free))]
+        free = free[: len(queue)]
         index_B = torch.tensor(queue[: len(free)], dtype=torch.int64)
         del queue[: len(free)]
         enter(pool, free, index_B, index_B, torch.zeros(len(free), 1, 1, 1))
@@ -90,6 +98,12 @@ def test_a_dynamic_schedule_ends_with_few_empty_rows() -> None:
     assert size == 61
     assert full_rows(share, 256, plan.schedule) < 0.85
     assert full_rows(share, size, plan.schedule) > 0.93
+
+
+def test_a_pool_that_shrinks_at_the_end_fills_fewer_rows() -> None:
+    as_it_is = full_rows(60, 8, DYNAMIC, 20)
+    assert full_rows(60, 8, DYNAMIC, 20, last_slots=16) < as_it_is - 0.05
+    assert full_rows(60, 8, DYNAMIC, 20, last_slots=8) < as_it_is - 0.3
 
 
 def test_a_batch_is_no_larger_than_asked_for_and_no_smaller_than_a_quarter() -> None:

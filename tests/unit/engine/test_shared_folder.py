@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ def fill(path: Path, num_images: int, processes: Processes, pictures: int) -> bo
 
         def make() -> None:
             before = folder.num_made
-            for index in folder.work.claims(num_images, longest=8):
+            for index in folder.work.claims(num_images, batch=4):
                 os.write(pictures, f"{index}\n".encode())
                 name = f"{index:06d}.png"
                 folder.add(Record(index=index, label=0, file=name, switch_steps=(), gmacs=1.0), picture(0))
@@ -74,21 +76,66 @@ def fill(path: Path, num_images: int, processes: Processes, pictures: int) -> bo
                 folder.end_session(Session(images=folder.num_made - before, seconds=1.0, start=time.time()))
 
         is_last = folder.work.run(num_images, make)
-        if is_last and folder.sessions:
-            # One process completes the folder; those that end later find it complete.
-            (path / "sessions").write_text("\n".join(str(session.images) for session in folder.sessions))
+        if is_last:
+            # Plain processes that end later add their own session, as `sample` does in the manifest.
+            lines = {f"{session.start} {session.images}" for session in folder.sessions}
+            with suppress(FileNotFoundError):
+                lines.update((path / "sessions").read_text().splitlines())
+            (path / "sessions").write_text("\n".join(lines))
         return is_last
 
 
-def run_all(path: Path, num_images: int, launches: list[Processes]) -> list[int]:
+def as_it_is(path: Path, number: int) -> Path:
+    """Stay on this machine."""
+    return path
+
+
+def on_own_machine(path: Path, number: int) -> Path:
+    """Enter a mount and a process namespace in which the folder has a path of its own, as on another machine."""
+    libc, own = ctypes.CDLL(None, use_errno=True), path.with_name(f"machine{number}")
+
+    def mount(source: Path | str, target: Path | str, kind: str | None, flags: int) -> None:
+        if libc.mount(*(text and os.fsencode(text) for text in (source, target, kind)), flags, None):
+            raise OSError(ctypes.get_errno(), f"can't mount {target}")
+
+    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID):
+        raise OSError(ctypes.get_errno(), "no namespaces")
+    if child := os.fork():  # which is in the new process namespace
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    mount("proc", "/proc", "proc", 0)
+    own.mkdir()
+    mount(path.parent / "shared", own, None, MS_BIND)
+    return own / path.name
+
+
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x20000, 0x10000000, 0x20000000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+
+
+def has_namespaces(path: Path) -> bool:
+    """Return whether the system lets this process make namespaces and mount in them."""
+    if not (child := os.fork()):
+        code = 1
+        try:
+            on_own_machine(path, -1)
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def run_all(
+    path: Path, num_images: int, launches: list[Processes], machine: Callable[[Path, int], Path] = as_it_is
+) -> list[int]:
     """Run the processes side by side; return the pictures they made."""
     reader, writer = os.pipe()
     children = []
-    for processes in launches:
+    for number, processes in enumerate(launches):
         if not (child := os.fork()):
             code = 1
             try:
-                fill(path, num_images, processes, writer)
+                fill(machine(path, number), num_images, processes, writer)
                 code = 0
             finally:
                 os._exit(code)
@@ -111,6 +158,11 @@ def check(path: Path, num_images: int, pictures: list[int]) -> None:
     assert names == {"images.jsonl", *(f"{index:06d}.png" for index in range(num_images))}
 
 
+def made_in_sessions(path: Path) -> list[int]:
+    """Return the images of each process's session."""
+    return sorted(int(line.split()[1]) for line in (path / "sessions").read_text().splitlines())
+
+
 RANKS = [Processes(rank=rank, count=8) for rank in range(8)]
 FILE_SYSTEMS = (good, without_locks, with_idle_locks, with_stale_ends)
 
@@ -122,7 +174,7 @@ def test_ranks_make_each_picture_once_on_any_file_system(
     file_system(monkeypatch)
     path = tmp_path / "out"
     check(path, 100, run_all(path, 100, RANKS))
-    assert sorted(map(int, (path / "sessions").read_text().split())) == [12] * 4 + [13] * 4
+    assert made_in_sessions(path) == [12] * 4 + [13] * 4
 
 
 @pytest.mark.parametrize("number", [4, pytest.param(32, marks=pytest.mark.slow)])
@@ -136,13 +188,29 @@ def test_plain_processes_make_each_picture_once(
     file_system(monkeypatch)
     path = tmp_path / "out"
     check(path, 12 * number, run_all(path, 12 * number, [Processes()] * number))
+    assert sum(made_in_sessions(path)) == 12 * number
+
+
+@pytest.mark.parametrize("number", [4, pytest.param(32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("divides", [True, False], ids=["ranks", "plain"])
+def test_processes_of_several_machines_make_each_picture_once(tmp_path: Path, number: int, divides: bool) -> None:
+    path, shared = tmp_path / "out", tmp_path / "shared"
+    shared.mkdir()
+    if not has_namespaces(path):
+        pytest.skip("no mount namespaces on this system")
+    launches = [Processes(rank=rank, count=number) if divides else Processes() for rank in range(number)]
+    pictures = run_all(path, 12 * number, launches, on_own_machine)
+    check(shared / "out", 12 * number, pictures)
+    sessions = made_in_sessions(shared / "out")
+    assert sum(sessions) == 12 * number
+    assert not divides or sessions == [12] * number
 
 
 def test_shards_of_several_ranks_make_each_picture_once(tmp_path: Path) -> None:
     path = tmp_path / "out"
     parts = [Processes(rank=rank, count=2, shard=shard, num_shards=3) for rank in range(2) for shard in range(3)]
     check(path, 60, run_all(path, 60, parts))
-    assert sorted(map(int, (path / "sessions").read_text().split())) == [10] * 6
+    assert made_in_sessions(path) == [10] * 6
 
 
 def test_a_folder_that_was_begun_in_one_file_by_all_goes_on(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import pytest
 
 from medcli.errors import EnvironmentProblem
 from medcli.runtime import locks, presence, shared_work
+from medcli.runtime.claim_runs import run_length
 from medcli.runtime.processes import Processes
 from medcli.runtime.shared_lines import SharedLines
 from medcli.runtime.shared_work import SharedWork
+from tests.unit.runtime.test_claim_runs import runs_of
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
@@ -189,32 +191,22 @@ def test_the_same_part_twice_at_a_time_is_refused_and_so_are_claims_beside_parts
         Files(tmp_path, Processes(rank=0, count=2)).work.close()
 
 
-@pytest.mark.parametrize("number", [50_000, 100_000])
-def test_claims_by_runs_take_few_lock_calls_whatever_their_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    # The cursor is moved as often whether one process or 64 move it.
-    with Files(tmp_path, Processes()).work as work:
-        assert work.presence
-        monkeypatch.setattr(work.presence, "count", lambda: 64)
-        work.share()
-        calls, lockf = list[int](), locks.fcntl.lockf
-        monkeypatch.setattr(locks.fcntl, "lockf", lambda *args: calls.append(1) or lockf(*args))
-        monkeypatch.setattr(work, "_is_done", lambda _item: False)
-        assert list(work.claims(number, longest=128)) == list(range(number))
-    assert len(calls) / number <= 0.05
-
-
-def test_runs_shrink_so_that_the_last_are_single_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Files(tmp_path, Processes()).work as work:
-        work.share()
-        assert work._locks
-        runs, advance = list[int](), work._locks.advance
-        monkeypatch.setattr(work._locks, "advance", lambda moved: runs.append(len(run := advance(moved))) or run)
-        assert len(list(work.claims(1000, longest=128))) == 1000
-    assert runs[0] == 128
-    assert runs == sorted(runs, reverse=True)
-    assert runs[-2:] == [1, 1]
+def test_a_run_takes_two_lock_calls_and_the_end_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, calls, lockf = Files(tmp_path, Processes()), list[int](), locks.fcntl.lockf
+    assert files.work.presence
+    monkeypatch.setattr(files.work.presence, "count", lambda: 8)
+    files.work.share()
+    monkeypatch.setattr(locks.fcntl, "lockf", lambda *args: calls.append(1) or lockf(*args))
+    claims = files.work.claims(1000, batch=16)
+    assert claims.share == 125
+    first, other = iter(claims), iter(files.work.claims(1000, batch=16))
+    assert [next(first) for _ in range(81)] == list(range(81))  # 80 are most of 3/4 of 125
+    assert list(other) == list(range(80 + run_length(920, 8, 16), 1000))
+    assert len(calls) == 2 * len(runs_of(1000, 8, 16))
+    num_calls = len(calls)
+    assert list(first) == list(range(81, 80 + run_length(920, 8, 16)))
+    assert not list(files.work.claims(1000, batch=16))
+    assert len(calls) == num_calls
 
 
 def test_waiting_gives_the_result_or_the_claim_of_a_process_that_ended(tmp_path: Path) -> None:
