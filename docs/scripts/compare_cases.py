@@ -38,8 +38,8 @@ CASES: dict[str, Case] = {
     "convert-prefixed": Case(("convert in/sit_prefixed.pt --heads 2 --weights model -o out.safetensors",)),
     "convert-training-file": Case(("convert in/sit_train.pt --heads 2 -o out.safetensors",)),
     "convert-mediators": Case(("convert in/mediator_epoch_004.pt -o out.safetensors",)),
-    "convert-edt": Case(("convert in/edt.pt -o out.safetensors",)),
-    "convert-mdtv2": Case(("convert in/mdtv2.pt --heads 4 -o out.safetensors",)),
+    "convert-edt": Case(("convert in/edt.pt --layers 0-3 -o out.safetensors",)),
+    "convert-mdtv2": Case(("convert in/mdtv2.pt --heads 4 --layers 0-3 -o out.safetensors",)),
     "convert-diffusers": Case(("convert in/diffusers_dit -o out.safetensors",)),
     "convert-diffusers-bin": Case(("convert in/diffusers_dit_legacy --layers none -o out.safetensors",)),
     "convert-to-official": Case(
@@ -213,6 +213,8 @@ EXISTENCE_ONLY: dict[str, str] = {
 """Patterns of files that must exist on both sides but may hold other bytes, each with the reason."""
 
 ALLOWED: dict[str, str] = {
+    r"command \d JSON\.(costs|gmacs_dense) is new": "convert names the cost of each count beside full attention",
+    r".*\.class_names is new": "class names of a pipeline are kept",
     r".*\.(source|fingerprint)(\..*)? is new": "converted headers and manifests name their source by a fingerprint",
     r".*\bsha256: .*": "hashes of files whose header names its source; their tensors are compared one by one",
     r".*\.medcli\.(sampling\.(path|prediction)|training\.args) is new": "settings of a training file are defaults",

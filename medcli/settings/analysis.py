@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from medcli.settings.declare import ANALYSIS, BUDGET, SEARCH, Needs, group, setting
+from medcli.settings.declare import ANALYSIS, BUDGET, SEARCH, Needs, count_setting, group, setting
 from medcli.settings.machine import force_setting, output_setting
-from medcli.settings.network import parse_mediators, parse_name
+from medcli.settings.network import name_setting, parse_mediators
 from medcli.settings.parsers import parse_float
 from medcli.settings.sampler import ADAPTIVE_SOLVERS, MAX_STEPS, MULTISTEP_ORDERS, SOLVERS
 from medcli.settings.sampling import DEFAULT_WARMUP_STEPS, MAX_IMAGES, SampleRequest
@@ -40,22 +40,18 @@ class AnalyzeRequest:
         num_images={"default": 32, "minimum": 2, "help": "Number of images."},
     )
     """Sampling settings; the schedule is full attention."""
-    points: int = setting(
+    points: int = count_setting(
         20,
+        MAX_STEPS,
         help="Number of solver steps at which attention is scored, evenly spaced.",
         panel=ANALYSIS,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_STEPS,
         short=True,
     )
-    pairs: int = setting(
+    pairs: int = count_setting(
         256 * 255 // 2,
+        2**31,
         help="Number of query pairs compared in each head; the default is all pairs of 256 tokens.",
         panel=ANALYSIS,
-        metavar="N",
-        minimum=1,
-        maximum=2**31,
     )
     """Beyond the default, a score costs no more per query and key than there."""
     attention: bool = setting(
@@ -76,13 +72,11 @@ class AnalyzeRequest:
         example="0.5,0.3,0.1",
         short=True,
     )
-    warmup_steps: int = setting(
+    warmup_steps: int = count_setting(
         DEFAULT_WARMUP_STEPS,
+        MAX_STEPS,
         help="Number of first distances averaged into the thresholds' baseline.",
         panel=ANALYSIS,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_STEPS,
     )
     output: Path | None = output_setting(
         metavar="DIR", help="Output folder.", default_text="analysis/<checkpoint>-<seed>"
@@ -146,14 +140,13 @@ class TuneRequest:
         example="0.5",
         short=True,
     )
-    calls: int | None = setting(
+    calls: int | None = count_setting(
         None,
+        MAX_STEPS,
         default_text="",
         help="Budget: network calls of an image.",
         panel=BUDGET,
-        metavar="N",
         minimum=2,
-        maximum=MAX_STEPS,
         example="12",
         short=True,
     )
@@ -173,16 +166,8 @@ class TuneRequest:
         panel=SEARCH,
         short=True,
     )
-    reference: str | None = setting(
-        None,
-        help="Reference of FID.",
-        panel=SEARCH,
-        metavar="NAME|PATH",
-        parse=parse_name,
-        expects="a path or a name",
-        needs=SCORED,
-        default_text="the checkpoint's",
-        short=True,
+    reference: str | None = name_setting(
+        None, help="Reference of FID.", panel=SEARCH, needs=SCORED, default_text="the checkpoint's", short=True
     )
     features: FeatureOptions = group(
         FeatureOptions,
@@ -201,13 +186,11 @@ class TuneRequest:
         example="4,16",
         short=True,
     )
-    finalists: int | None = setting(
+    finalists: int | None = count_setting(
         None,
+        MAX_IMAGES,
         help="Maximum number of candidates to run, evenly spread over the costs within the budget.",
         panel=SEARCH,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_IMAGES,
         default_text="all",
         example="12",
     )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from medcli.settings.declare import INPUT, OUTPUT, group, setting
 from medcli.settings.machine import force_setting, output_setting
-from medcli.settings.network import NetworkSource, parse_name
+from medcli.settings.network import NetworkSource, name_setting
 
 LayoutName = Literal["medcli", "official", "diffusers"]
 StorageName = Literal["fp32", "bf16", "fp16"]
@@ -35,13 +35,10 @@ class ConvertRequest:
         num_classes={"short": True},
     )
     """The checkpoint and its changes; without `mediators` and `layers` a dense one gets the default ladder."""
-    vae: str | None = setting(
+    vae: str | None = name_setting(
         None,
         help="Autoencoder of a bare file's latents, whose stride, scale and shift the result records.",
         panel=INPUT,
-        metavar="NAME|PATH",
-        parse=parse_name,
-        expects="a path or a name",
         default_text="the source's",
     )
     output: Path | None = output_setting(default_text="SOURCE-mediators.safetensors here")

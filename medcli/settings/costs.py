@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcli.settings.declare import MACHINE, MODEL, SAMPLING, SCHEDULE, TIMING, group, setting
+from medcli.settings.declare import MACHINE, MODEL, SAMPLING, SCHEDULE, TIMING, count_setting, group, setting
 from medcli.settings.machine import MachineSettings
 from medcli.settings.network import MAX_RES, NetworkSource
 from medcli.settings.parsers import parse_path
@@ -48,14 +48,13 @@ class FlopsRequest:
         layers={"default_text": "the checkpoint's, else all"},
     )
     """Hints and changes for every model; `mediators` are the counts to compare."""
-    resolutions_px: tuple[int, ...] = setting(
+    resolutions_px: tuple[int, ...] = count_setting(
         (),
+        MAX_RES,
         key="res",
         help="Sides of the square image in pixels.",
         panel=MODEL,
         metavar="PX,...",
-        minimum=1,
-        maximum=MAX_RES,
         default_text="the model's",
         example="256,512",
         short=True,
@@ -121,26 +120,16 @@ class BenchSettings(MachineSettings):
         panel=MACHINE,
         short=True,
     )
-    num_threads: int | None = setting(
+    num_threads: int | None = count_setting(
         None,
+        MAX_THREADS,
         key="threads",
         help="Number of CPU threads; with 1, CPU time is measured, which other programs hardly affect.",
         panel=MACHINE,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_THREADS,
         default_text="torch's",
         short=True,
     )
-    repeats: int = setting(
-        3,
-        help="Number of timed rounds.",
-        panel=TIMING,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_REPEATS,
-        short=True,
-    )
+    repeats: int = count_setting(3, MAX_REPEATS, help="Number of timed rounds.", panel=TIMING, short=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +167,6 @@ class BenchRequest:
         expects="comma-separated paths",
         short=True,
     )
-    num_images: int | None = setting(
-        None,
-        help="Number of images of a sampling run.",
-        panel=SAMPLING,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_IMAGES,
-        default_text="one batch",
+    num_images: int | None = count_setting(
+        None, MAX_IMAGES, help="Number of images of a sampling run.", panel=SAMPLING, default_text="one batch"
     )

@@ -159,6 +159,11 @@ def setting(default: Any = MISSING, *, key: str = "", needs: Needs | tuple[Needs
     return field(default=default, metadata={KEY: made})
 
 
+def count_setting(default: Any, maximum: int, *, minimum: int = 1, metavar: str = "N", **declaration: Any) -> Any:
+    """Make the field of a setting that is a whole number of things, or a list of such; see `setting`."""
+    return setting(default, metavar=metavar, minimum=minimum, maximum=maximum, **declaration)
+
+
 def optional(cls: Any, key: str, default_text: str, *, short: bool = False) -> Any:
     """Make the field of a setting that another dataclass declares; its default is None.
 

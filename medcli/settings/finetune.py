@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from medcli.presets import DEFAULT_BUNDLE
-from medcli.settings.declare import INPUT, LADDER, LOGGING, LOSS, OUTPUT, TRAINING, Needs, group, setting
+from medcli.settings.declare import INPUT, LADDER, LOGGING, LOSS, OUTPUT, TRAINING, Needs, count_setting, group, setting
 from medcli.settings.fresh import FreshNetwork
 from medcli.settings.machine import DEVICE, output_setting
-from medcli.settings.network import NetworkSource, parse_name
+from medcli.settings.network import NetworkSource, name_setting
 from medcli.settings.parsers import parse_float
 from medcli.settings.sampler import PathName, PredictionName
 from medcli.settings.sampling import MAX_IMAGES
@@ -58,37 +58,31 @@ class FinetuneRequest:
         res={"short": False},
     )
     """The network to begin with, and its changes."""
-    data: str | None = setting(
+    data: str | None = name_setting(
         None,
         help="Folder of images (a sub-folder per class, or a file of labels), latents, a bundled set, or self: images "
         "that the checkpoint draws.",
         panel=INPUT,
         metavar="PATH|NAME",
-        parse=parse_name,
-        expects="a path or a name",
         default_text=f"the bundled set that the checkpoint names, else {DEFAULT_BUNDLE}",
         short=True,
     )
     """None: chosen once the checkpoint is open."""
-    num_images: int | None = setting(
+    num_images: int | None = count_setting(
         None,
+        MAX_IMAGES,
         help="Number of images that the checkpoint draws, by full attention; it also becomes the teacher.",
         panel=INPUT,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_IMAGES,
         needs=Needs("data", (SELF,), words=f"--data {SELF}"),
         default_text="10000",
     )
     fresh: FreshNetwork = group(FreshNetwork)
     """A network from scratch, instead of a checkpoint."""
-    vae: str | None = setting(
+    vae: str | None = name_setting(
         None,
         help="Autoencoder, a folder or a cached hub name; none: a preset for pixels.",
         panel=INPUT,
         metavar="NAME|PATH|none",
-        parse=parse_name,
-        expects="a path or a name",
         default_text="the checkpoint's",
     )
     flip: bool = setting(True, help="Mirror images at random; bundled ones never are.", panel=INPUT, negatable=True)
@@ -129,31 +123,22 @@ class FinetuneRequest:
     calibrate: bool = setting(
         False, help="First fit the mediators to full attention, without data.", panel=LADDER, short=True
     )
-    calibration_images: int = setting(
+    calibration_images: int = count_setting(
         16,
+        MAX_IMAGES,
         help="Number of images drawn from noise that mediators are fitted on.",
         panel=LADDER,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_IMAGES,
         needs=CALIBRATES,
     )
-    calibration_steps: int = setting(
-        20,
-        help="Number of steps on each layer alone.",
-        panel=LADDER,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_STEPS,
-        needs=CALIBRATES,
+    calibration_steps: int = count_setting(
+        20, MAX_STEPS, help="Number of steps on each layer alone.", panel=LADDER, needs=CALIBRATES
     )
-    calibration_network_steps: int = setting(
+    calibration_network_steps: int = count_setting(
         12,
+        MAX_STEPS,
         help="Number of steps on all layers together; 0: none.",
         panel=LADDER,
-        metavar="N",
         minimum=0,
-        maximum=MAX_STEPS,
         needs=CALIBRATES,
     )
     distill: Path | None = setting(
@@ -178,14 +163,13 @@ class FinetuneRequest:
         help="Also train with full attention alone for as many steps, and compare the losses.",
         panel=LADDER,
     )
-    num_evaluated: int | None = setting(
+    num_evaluated: int | None = count_setting(
         None,
+        MAX_IMAGES,
         key="eval_images",
         help="Number of images for the loss of each count before and after.",
         panel=LADDER,
-        metavar="N",
         minimum=0,
-        maximum=MAX_IMAGES,
         default_text="512 with --control, else 0",
     )
     path: PathName | None = setting(
@@ -247,13 +231,12 @@ class FinetuneRequest:
         example="0.15-0.25",
     )
     device: str | None = setting(None, **DEVICE)
-    preview_every: int = setting(
+    preview_every: int = count_setting(
         1000,
+        MAX_STEPS,
         help="Number of steps between previews, drawn with the next training checkpoint and at the end; 0: none.",
         panel=LOGGING,
-        metavar="N",
         minimum=0,
-        maximum=MAX_STEPS,
     )
     tensorboard: bool = setting(False, help="Also write TensorBoard event files.", panel=LOGGING)
     wandb: bool = setting(False, help="Also log to Weights & Biases.", panel=LOGGING)

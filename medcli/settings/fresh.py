@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medcli.config import MAX_SIZE
-from medcli.settings.declare import INPUT, MODEL, setting
+from medcli.settings.declare import INPUT, MODEL, count_setting, setting
 from medcli.settings.network import MAX_RES
 
 
@@ -21,40 +21,26 @@ class FreshNetwork:
         default_text="",
         short=True,
     )
-    width: int | None = setting(
-        None,
-        help="From scratch: width of the tokens.",
-        panel=MODEL,
-        metavar="D",
-        minimum=1,
-        maximum=MAX_SIZE,
-        default_text="the preset's",
+    width: int | None = count_setting(
+        None, MAX_SIZE, help="From scratch: width of the tokens.", panel=MODEL, metavar="D", default_text="the preset's"
     )
-    depth: int | None = setting(
-        None,
-        help="From scratch: number of blocks.",
-        panel=MODEL,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_SIZE,
-        default_text="the preset's",
+    depth: int | None = count_setting(
+        None, MAX_SIZE, help="From scratch: number of blocks.", panel=MODEL, default_text="the preset's"
     )
-    patch: int | None = setting(
+    patch: int | None = count_setting(
         None,
+        MAX_RES,
         help="From scratch: side of a patch.",
         panel=MODEL,
         metavar="P",
-        minimum=1,
-        maximum=MAX_RES,
         default_text="the preset's, else 2",
     )
-    channels: int | None = setting(
+    channels: int | None = count_setting(
         None,
+        MAX_SIZE,
         help="From scratch: channels of the latents; 1 and 3 make a model of grey or colour pixels.",
         panel=MODEL,
         metavar="C",
-        minimum=1,
-        maximum=MAX_SIZE,
         default_text="the data's",
     )
     learn_sigma: bool | None = setting(
@@ -64,13 +50,12 @@ class FreshNetwork:
         negatable=True,
         default_text="on",
     )
-    positions_res: int | None = setting(
+    positions_res: int | None = count_setting(
         None,
+        MAX_RES,
         help="From scratch: image side whose positions are spread over the image, for training at a lower --res first.",
         panel=MODEL,
         metavar="PX",
-        minimum=1,
-        maximum=MAX_RES,
         default_text="--res",
     )
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from medcli.settings.declare import INPUT, OUTPUT, group, setting
+from medcli.settings.declare import INPUT, OUTPUT, count_setting, group, setting
 from medcli.settings.machine import MachineSettings, output_setting
-from medcli.settings.network import MAX_RES, parse_name
+from medcli.settings.network import MAX_RES, name_setting, parse_name
 from medcli.settings.sampling import MAX_IMAGES
 
 
@@ -23,23 +23,13 @@ class LatentsRequest:
         parse=parse_name,
         expects="a path",
     )
-    resolution_px: int = setting(
-        256,
-        key="res",
-        help="Side of the square crop in pixels.",
-        panel=INPUT,
-        metavar="PX",
-        minimum=1,
-        maximum=MAX_RES,
-        short=True,
+    resolution_px: int = count_setting(
+        256, MAX_RES, key="res", help="Side of the square crop in pixels.", panel=INPUT, metavar="PX", short=True
     )
-    vae: str | None = setting(
+    vae: str | None = name_setting(
         None,
         help="Autoencoder: a diffusers folder, or a hub name in the cache.",
         panel=INPUT,
-        metavar="NAME|PATH",
-        parse=parse_name,
-        expects="a path or a name",
         default_text="stabilityai/sd-vae-ft-ema",
         short=True,
     )
@@ -48,13 +38,8 @@ class LatentsRequest:
     )
     flip: bool = setting(True, help="Also encode mirrored images.", panel=OUTPUT, negatable=True, short=True)
     storage: Literal["fp32", "fp16"] = setting("fp32", help="Number format on disk.", panel=OUTPUT, short=True)
-    shard_size: int = setting(
-        512,
-        help="Number of images per file, at most lost when the process is killed.",
-        panel=OUTPUT,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_IMAGES,
+    shard_size: int = count_setting(
+        512, MAX_IMAGES, help="Number of images per file, at most lost when the process is killed.", panel=OUTPUT
     )
     """The default is seconds of work on a GPU, and files of 32 MiB for 256 px with flips."""
     machine: MachineSettings = group(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medcli.settings.declare import MACHINE, OUTPUT, setting
+from medcli.settings.declare import MACHINE, OUTPUT, count_setting, setting
 
 Dtype = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
@@ -32,13 +32,11 @@ class MachineSettings:
         help="Number format of the network; auto: bf16 on GPUs that have it, else fp32. tf32 and fp16 need CUDA.",
         panel=MACHINE,
     )
-    batch_size: int | None = setting(
+    batch_size: int | None = count_setting(
         None,
+        MAX_BATCH,
         help="Batch size.",
         panel=MACHINE,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_BATCH,
         default_text="by device and model",
         short=True,
         decides=False,
@@ -58,4 +56,4 @@ def force_setting(text: str = "Overwrite existing output.") -> Any:
 
 def seed_setting(panel: str) -> Any:
     """Make the `--seed` setting; noise is keyed by 64 bits, so a larger seed would repeat a smaller one."""
-    return setting(0, help="Random seed.", panel=panel, metavar="N", minimum=0, maximum=2**64 - 1, short=True)
+    return count_setting(0, 2**64 - 1, help="Random seed.", panel=panel, minimum=0, short=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import Any
 
 from medcli.config import FAMILIES, Positions
 from medcli.errors import ConfigError
 from medcli.presets import auto_layers
-from medcli.settings.declare import INPUT, MODEL, Needs, setting
+from medcli.settings.declare import INPUT, MODEL, Needs, count_setting, setting
 from medcli.settings.parsers import parse_ints, parse_path
 
 MAX_HEADS, MAX_RES, MAX_CLASSES = 4096, 16384, 10**7
@@ -18,6 +19,11 @@ MAX_HEADS, MAX_RES, MAX_CLASSES = 4096, 16384, 10**7
 def parse_name(text: str) -> str:
     """Parse a path or a name, also of the hub; refuse empty text."""
     return text if text.startswith("hf://") else str(parse_path(text))
+
+
+def name_setting(default: Any = MISSING, *, metavar: str = "NAME|PATH", **declaration: Any) -> Any:
+    """Make the field of a setting that is a name or a path; see `setting`."""
+    return setting(default, metavar=metavar, parse=parse_name, expects="a path or a name", **declaration)
 
 
 def parse_mediators(text: str) -> tuple[int, ...]:
@@ -56,13 +62,12 @@ class NetworkSource:
         choices=(*FAMILIES, "repa", "lightningdit"),
         default_text="from the checkpoint",
     )
-    heads: int | tuple[int, ...] | None = setting(
+    heads: int | tuple[int, ...] | None = count_setting(
         None,
+        MAX_HEADS,
         help="Number of heads; needed only if the width matches no preset.",
         panel=INPUT,
         metavar="H",
-        minimum=1,
-        maximum=MAX_HEADS,
         default_text="from the checkpoint",
     )
     """Number of attention heads, of an EDT those of each stage."""
@@ -92,13 +97,12 @@ class NetworkSource:
         short=True,
     )
     """See `parse_layers`."""
-    res: int | None = setting(
+    res: int | None = count_setting(
         None,
+        MAX_RES,
         help="Side of the square image in pixels.",
         panel=MODEL,
         metavar="PX",
-        minimum=1,
-        maximum=MAX_RES,
         default_text="the checkpoint's",
         example="256",
         short=True,
@@ -110,13 +114,12 @@ class NetworkSource:
         needs=Needs("res", words="--res PX"),
         default_text="interpolate",
     )
-    num_classes: int | None = setting(
+    num_classes: int | None = count_setting(
         None,
+        MAX_CLASSES,
         help="Number of classes, excluding the null class.",
         panel=MODEL,
         metavar="K",
-        minimum=1,
-        maximum=MAX_CLASSES,
         default_text="the checkpoint's",
         example="1000",
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcli.presets import DEFAULT_BUNDLE
-from medcli.settings.declare import OUTPUT, SAMPLING, setting
+from medcli.settings.declare import OUTPUT, SAMPLING, count_setting, setting
 from medcli.settings.machine import DEVICE, force_setting, output_setting, seed_setting
 from medcli.settings.sampling import MAX_IMAGES
 
@@ -26,15 +26,8 @@ class ReportRequest:
     title: str | None = setting(
         None, help="Heading of the page.", panel=OUTPUT, metavar="TEXT", default_text="by contents", short=True
     )
-    num_pictures: int = setting(
-        24,
-        key="pictures",
-        help="Number of images shown of each run.",
-        panel=OUTPUT,
-        metavar="N",
-        minimum=0,
-        maximum=MAX_IMAGES,
-        short=True,
+    num_pictures: int = count_setting(
+        24, MAX_IMAGES, key="pictures", help="Number of images shown of each run.", panel=OUTPUT, minimum=0, short=True
     )
     force: bool = force_setting()
 
@@ -50,13 +43,12 @@ class DemoRequest:
         positional=True,
         metavar="BUNDLE",
     )
-    num_images: int = setting(
+    num_images: int = count_setting(
         20,
+        MAX_IMAGES,
         help="Number of images of each variant; at the larger size a third of it, at least ten.",
         panel=SAMPLING,
-        metavar="N",
         minimum=10,
-        maximum=MAX_IMAGES,
         short=True,
     )
     seed: int = seed_setting(SAMPLING)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from medcli.errors import ConfigError, require_complete
-from medcli.settings.declare import SAMPLING, Needs, optional, setting
+from medcli.settings.declare import SAMPLING, Needs, count_setting, optional, setting
 from medcli.settings.values import check_values
 
 SamplerName = Literal["sde", "ode", "ddpm", "ddim"]
@@ -65,13 +65,12 @@ class SamplerConfig:
         needs=SOLVED,
     )
     """`euler` of DDIM is DDIM itself."""
-    steps: int = setting(
+    steps: int = count_setting(
         PAPER_STEPS,
+        MAX_STEPS,
         help="Number of solver steps; network calls for adams, exp and multistep solvers.",
         panel=SAMPLING,
-        metavar="N",
         minimum=2,
-        maximum=MAX_STEPS,
         example="50",
     )
     """SDE and ODE: grid points (the references' `num_steps`). Multistep solvers: network calls. DDPM and DDIM:

@@ -14,13 +14,14 @@ from medcli.settings.declare import (
     SAMPLING,
     SCHEDULE,
     Needs,
+    count_setting,
     group,
     setting,
     settings_of,
 )
 from medcli.settings.machine import MachineSettings, output_setting, seed_setting
 from medcli.settings.modulation import ModulationSettings
-from medcli.settings.network import NetworkSource
+from medcli.settings.network import NetworkSource, name_setting
 from medcli.settings.parsers import parse_count, parse_int
 from medcli.settings.sampler import IN_CHECKPOINT, MAX_STEPS, SamplerSettings
 
@@ -85,13 +86,11 @@ class ScheduleSettings:
         example="0.3,0.1",
         short=True,
     )
-    warmup_steps: int | None = setting(
+    warmup_steps: int | None = count_setting(
         None,
+        MAX_STEPS,
         help="Number of first distances averaged into the dynamic schedule's baseline.",
         panel=SCHEDULE,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_STEPS,
         needs=DYNAMIC,
         default_text=IN_CHECKPOINT.format(DEFAULT_WARMUP_STEPS),
     )
@@ -220,11 +219,10 @@ class SampleRequest(
         metavar="N|full=PATH",
         example="4=a.safetensors",
     )
-    vae: str | None = setting(
+    vae: str | None = name_setting(
         None,
         help="Autoencoder of the latents: a diffusers folder, or a hub name already in the cache.",
         panel=INPUT,
-        metavar="NAME|PATH",
         default_text="the checkpoint's",
     )
     plan: Path | None = setting(
@@ -246,15 +244,8 @@ class SampleRequest(
     save_plan: Path | None = setting(
         None, default_text="", help="Also write the run's plan file.", panel=OUTPUT, metavar="FILE", decides=False
     )
-    num_images: int = setting(
-        16,
-        help="Total images in the output folder.",
-        panel=SAMPLING,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_IMAGES,
-        short=True,
-        decides=False,
+    num_images: int = count_setting(
+        16, MAX_IMAGES, help="Total images in the output folder.", panel=SAMPLING, short=True, decides=False
     )
     compiled: bool = setting(
         False,

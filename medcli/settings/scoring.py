@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcli.errors import ConfigError
-from medcli.settings.declare import INPUT, MACHINE, OUTPUT, SCORING, Needs, group, setting
+from medcli.settings.declare import INPUT, MACHINE, OUTPUT, SCORING, Needs, count_setting, group, setting
 from medcli.settings.machine import MAX_BATCH, force_setting, output_setting
-from medcli.settings.network import parse_name
+from medcli.settings.network import name_setting, parse_name
 from medcli.settings.sampling import MAX_IMAGES
 
 METRICS = ("fid", "sfid", "is", "precision", "recall", "kid")
@@ -45,9 +45,7 @@ class FeatureOptions:
         short=True,
     )
     """None looks where they belong."""
-    batch_size: int = setting(
-        64, help="Batch size.", panel=MACHINE, metavar="N", minimum=1, maximum=MAX_BATCH, short=True
-    )
+    batch_size: int = count_setting(64, MAX_BATCH, help="Batch size.", panel=MACHINE, short=True)
     device: str | None = setting(
         None,
         help="cpu, cuda, mps, or several as in cuda:0,1.",
@@ -56,15 +54,8 @@ class FeatureOptions:
         default_text="the fastest available",
         short=True,
     )
-    num_workers: int | None = setting(
-        None,
-        key="workers",
-        help="Number of processes.",
-        panel=MACHINE,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_WORKERS,
-        default_text="one per device",
+    num_workers: int | None = count_setting(
+        None, MAX_WORKERS, key="workers", help="Number of processes.", panel=MACHINE, default_text="one per device"
     )
     cache_dir: Path | None = setting(
         None,
@@ -109,13 +100,11 @@ class ScoreRequest:
         positional=True,
         default_text="the newest folder under ./samples",
     )
-    reference: str | None = setting(
+    reference: str | None = name_setting(
         None,
         help="The same, an ADM reference npz, or a bundled name.",
         metavar="REFERENCE",
         positional=True,
-        parse=parse_name,
-        expects="a path or a name",
         default_text="what the samples' manifest names",
     )
     metrics: tuple[str, ...] | None = setting(
@@ -128,23 +117,21 @@ class ScoreRequest:
         example="fid",
         short=True,
     )
-    num_images: int | None = setting(
+    num_images: int | None = count_setting(
         None,
+        MAX_IMAGES,
         help="Score N samples only, spread evenly over them or chosen by --seed; of a checkpoint, draw N.",
         panel=SCORING,
-        metavar="N",
         minimum=2,
-        maximum=MAX_IMAGES,
         default_text="all; 1000 of a checkpoint",
         short=True,
     )
-    seed: int | None = setting(
+    seed: int | None = count_setting(
         None,
+        2**64 - 1,
         help="Choose the N samples at random by this seed.",
         panel=SCORING,
-        metavar="N",
         minimum=0,
-        maximum=2**64 - 1,
         needs=Needs("num_images", words="--num-images N"),
         default_text="spread evenly",
     )
@@ -174,15 +161,13 @@ class FidRequest:
         positional=True,
         needs=Needs("compare", words="--compare"),
     )
-    named_reference: str | None = setting(
+    named_reference: str | None = name_setting(
         None,
         spelled="reference",
         default_text="",
         help="The reference, as REFERENCE above; the way to name it with --compare.",
         panel=INPUT,
         metavar="REFERENCE",
-        parse=parse_name,
-        expects="a path or a name",
         needs=SCORES,
         short=True,
     )
@@ -201,13 +186,12 @@ class FidRequest:
         metavar="PATH",
         short=True,
     )
-    reference_images: int | None = setting(
+    reference_images: int | None = count_setting(
         None,
+        MAX_IMAGES,
         help="Number of images to store in it; 0 stores statistics alone.",
         panel=OUTPUT,
-        metavar="N",
         minimum=0,
-        maximum=MAX_IMAGES,
         needs=Needs("write_reference", words="--write-reference PATH"),
         default_text="10000",
     )

@@ -13,6 +13,7 @@ from medcli.settings.declare import (
     MACHINE,
     TRAINING,
     Needs,
+    count_setting,
     setting,
 )
 from medcli.settings.machine import MAX_BATCH, seed_setting
@@ -53,42 +54,27 @@ def format_lr_decay(value: LrDecay) -> str:
 class TrainingSettings:
     """Steps, optimizer, number format and checkpoints of a training run."""
 
-    steps: int = setting(
+    steps: int = count_setting(
         1000,
+        MAX_STEPS,
         help="Total number of optimizer steps, those before a resume included.",
         panel=TRAINING,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_STEPS,
         short=True,
     )
-    global_batch_size: int = setting(
-        256,
-        help="Number of images per optimizer step, over all processes.",
-        panel=TRAINING,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_BATCH,
-        short=True,
+    global_batch_size: int = count_setting(
+        256, MAX_BATCH, help="Number of images per optimizer step, over all processes.", panel=TRAINING, short=True
     )
-    micro_batch_size: int | None = setting(
+    micro_batch_size: int | None = count_setting(
         None,
+        MAX_BATCH,
         help="Number of images per forward pass of a process; fewer need less memory.",
         panel=TRAINING,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_BATCH,
         default_text="all on a GPU, a few on a CPU",
     )
     lr: float = setting(1e-4, help="Learning rate.", panel=TRAINING, metavar="X", above=0, example="1e-4", short=True)
     """Peak value, after the warm-up."""
-    lr_warmup: int = setting(
-        0,
-        help="Number of steps over which the learning rate rises from 0.",
-        panel=TRAINING,
-        metavar="N",
-        minimum=0,
-        maximum=MAX_STEPS,
+    lr_warmup: int = count_setting(
+        0, MAX_STEPS, help="Number of steps over which the learning rate rises from 0.", panel=TRAINING, minimum=0
     )
     lr_decay: LrDecay = setting(
         "none",
@@ -164,22 +150,10 @@ class TrainingSettings:
         parse=parse_name,
         expects="auto, never or a path",
     )
-    save_every: int = setting(
-        500,
-        help="Number of steps between training checkpoints.",
-        panel=CHECKPOINTS,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_STEPS,
+    save_every: int = count_setting(
+        500, MAX_STEPS, help="Number of steps between training checkpoints.", panel=CHECKPOINTS
     )
-    keep_last: int = setting(
-        2, help="Number of training checkpoints to keep.", panel=CHECKPOINTS, metavar="N", minimum=1, maximum=MAX_STEPS
-    )
-    log_every: int = setting(
-        100,
-        help="Number of steps between lines of metrics.jsonl.",
-        panel=LOGGING,
-        metavar="N",
-        minimum=1,
-        maximum=MAX_STEPS,
+    keep_last: int = count_setting(2, MAX_STEPS, help="Number of training checkpoints to keep.", panel=CHECKPOINTS)
+    log_every: int = count_setting(
+        100, MAX_STEPS, help="Number of steps between lines of metrics.jsonl.", panel=LOGGING
     )
