@@ -12,6 +12,7 @@ Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from enum import IntEnum
 
 import torch
@@ -25,6 +26,8 @@ WORD_MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
+CACHED_GROUPS = 1 << 16
+"""Groups of words that are drawn at a time on a CPU core: a tensor of them takes 512 KiB."""
 
 
 class Stream(IntEnum):
@@ -46,12 +49,6 @@ class Stream(IntEnum):
     QUERY_ORDER = 17
 
 
-def _multiply(value: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """Return the high and low words of a 32 x 32 bit product. int64 wraps modulo 2^64, so all 64 bits are right."""
-    product = value * multiplier
-    return (product >> 32) & WORD_MASK, product & WORD_MASK
-
-
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Philox4x32-10 on int64 tensors that hold 32-bit words.
 
@@ -65,11 +62,18 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
-        high0, low0 = _multiply(c0, MULTIPLIERS[0])
-        high1, low1 = _multiply(c2, MULTIPLIERS[1])
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        # int64 wraps modulo 2^64, so all 64 bits are right. High words are cut when they are combined, low words last.
+        product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0 = _combined(product1 >> 32, c1).bitwise_xor_(k0).bitwise_and_(WORD_MASK)
+        c2 = _combined(product0 >> 32, c3).bitwise_xor_(k1).bitwise_and_(WORD_MASK)
+        c1, c3 = product1, product0
         k0, k1 = (k0 + KEY_STEPS[0]) & WORD_MASK, (k1 + KEY_STEPS[1]) & WORD_MASK
-    return c0, c1, c2, c3
+    return c0, c1 & WORD_MASK, c2, c3 & WORD_MASK
+
+
+def _combined(high: Tensor, low: Tensor) -> Tensor:
+    """Combine words by exclusive or, in place where the first has the shape of both."""
+    return high.bitwise_xor_(low) if high.shape == low.shape else high ^ low
 
 
 def words(seed: int, index_B: Tensor, step_B: Tensor, count: int, stream: Stream) -> Tensor:
@@ -85,10 +89,18 @@ def words(seed: int, index_B: Tensor, step_B: Tensor, count: int, stream: Stream
     Returns:
         (B, count) int64 in [0, 2^32), on the device of `index_B`.
     """
+    return _interleaved(_words(seed, index_B, step_B, count, stream), count)
+
+
+def _words(seed: int, index_B: Tensor, step_B: Tensor, count: int, stream: Stream) -> tuple[Tensor, ...]:
+    """Draw at least `count` words for each image: the first, second, third and fourth of each group, (B, G) each."""
     group_1G = torch.arange(math.ceil(count / 4), device=index_B.device)[None]
     index_B1, step_B1 = index_B[:, None], step_B[:, None]
     counter = (group_1G, step_B1, index_B1 & WORD_MASK, (index_B1 >> 32) | (int(stream) << 16))
-    parts = philox(counter, (seed & WORD_MASK, (seed >> 32) & WORD_MASK))
+    return philox(counter, (seed & WORD_MASK, (seed >> 32) & WORD_MASK))
+
+
+def _interleaved(parts: Sequence[Tensor], count: int) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*parts), dim=-1).flatten(1)[:, :count]
 
 
@@ -133,8 +145,18 @@ def _in_kernel(seed: int, index_B: Tensor, step_B: Tensor, size: int, stream: St
 
 
 def _in_torch(seed: int, index_B: Tensor, step_B: Tensor, size: int, stream: Stream) -> Tensor:
+    """Draw (B, size) normal numbers, on a CPU so many images at a time that their words stay in its cache."""
+    rows = len(index_B)
+    if index_B.is_cpu:
+        rows = max(1, CACHED_GROUPS * torch.get_num_threads() // math.ceil(size / 4))
+    pieces = zip(index_B.split(max(1, rows)), step_B.split(max(1, rows)), strict=True)
+    drawn = [_normal_of_words(_words(seed, *piece, 2 * math.ceil(size / 2), stream), size) for piece in pieces]
+    return drawn[0] if len(drawn) == 1 else torch.cat(drawn)
+
+
+def _normal_of_words(parts: Sequence[Tensor], size: int) -> Tensor:
     half = math.ceil(size / 2)
-    unit_BW = (words(seed, index_B, step_B, 2 * half, stream).float() + 0.5) * 2.0**-32
+    unit_BW = _interleaved([(part.float() + 0.5) * 2.0**-32 for part in parts], 2 * half)
     radius = torch.sqrt(-2.0 * torch.log(unit_BW[:, :half]))
     angle = unit_BW[:, half:] * (2.0 * math.pi)
     pairs = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
