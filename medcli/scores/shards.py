@@ -28,8 +28,8 @@ SHARD_IMAGES = 1024
 SHARD_BYTES = 192 * 2**20
 """Most pixels of a shard: those of 1024 images of 256 x 256. They are held until their hash is known."""
 PREFETCH_BATCHES = 4
-"""Network calls left of a shard when the next one is claimed and read: early enough to hide the reading, late enough to
-leave it to another process that is idle."""
+"""Network calls on a CPU left of a shard when the next one is claimed and read: early enough to hide the reading, late
+enough to leave it to another process that is idle. A GPU is faster than the reading, which begins with the shard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,14 +241,15 @@ def network_rows(
     Args:
         images: (Y, X, 3) uint8 each.
         progress: Called with the number of images of each call.
-        nearly_done: Called once, `PREFETCH_BATCHES` calls before the end.
+        nearly_done: Called once, `PREFETCH_BATCHES` calls before the end, on a GPU at the start.
     """
     extractor = job.extractor
     size = min(job.batch_size, extractor.rows_per_call or job.batch_size)
     rows = {kind: torch.empty(len(images), extractor.dims[kind]) for kind in kinds_to_store(extractor)}
     starts = range(0, len(images), size)
+    left = PREFETCH_BATCHES if extractor.device_type == "cpu" else len(starts)
     for call, start in enumerate(starts):
-        if call == max(0, len(starts) - PREFETCH_BATCHES):
+        if call == max(0, len(starts) - left):
             nearly_done()
         batch = images[start : start + size]
         seen = torch.cat([extractor.prepare(torch.stack([*run])) for _, run in groupby(batch, attrgetter("shape"))])

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcli.scores.shards import FeatureJob, content_sha256, image_digest, plan_shards, read_shards
+from medcli.scores.shards import FeatureJob, content_sha256, image_digest, network_rows, plan_shards, read_shards
 from tests.unit.scores.corners import Corners, images
 
 
@@ -32,6 +33,17 @@ def test_shards_are_read_in_the_order_asked_for() -> None:
     assert [shard.number for shard in found] == [0, 2]
     assert found[1].images is not None
     assert torch.equal(torch.stack(list(found[1].images)), source.images_NYXC[8:])
+
+
+@pytest.mark.parametrize(("device", "num_before"), [("cpu", 2), ("cuda", 0)])
+def test_the_next_shard_is_read_from_the_start_of_this_one_on_a_gpu_and_near_its_end_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, num_before: int
+) -> None:
+    source, events = images(12), list[str]()
+    monkeypatch.setattr(Corners, "device_type", device)
+    job = FeatureJob(source=source, extractor=Corners(), shards=(range(12),), batch_size=2, cache=None)
+    network_rows(job, source.images_NYXC, lambda _number: events.append("batch"), lambda: events.append("next"))
+    assert events == ["batch"] * num_before + ["next"] + ["batch"] * (6 - num_before)
 
 
 def test_a_digest_tells_shape_and_pixels() -> None:
