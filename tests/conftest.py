@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,10 @@ import hypothesis
 import pytest
 
 from medcli.cli.app import main
+
+# Toy sizes are slower with more threads, and their number changes the last digits. Read when torch is loaded, here and
+# in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # A busy machine is no fault of the code.
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -63,13 +67,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep features of a test away from the user's own, and from other tests."""
     monkeypatch.setenv("MEDCLI_CACHE", str(tmp_path_factory.getbasetemp() / f"features-{uuid4().hex}"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Let torch, where a test module has loaded it, use one thread: toy sizes are slower with more."""
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ class DemoRequest:
         metavar="BUNDLE",
     )
     num_images: int = count_setting(
-        20,
+        10,
         MAX_IMAGES,
         help="Number of images of each variant; at the larger size a third of it, at least ten.",
         panel=SAMPLING,
