@@ -64,7 +64,7 @@ class FinetuneRequest:
         "that the checkpoint draws.",
         panel=INPUT,
         metavar="PATH|NAME",
-        default_text=f"the bundled set that the checkpoint names, else {DEFAULT_BUNDLE}",
+        default_text=f"the bundled set that the checkpoint names, else one that fits it, {DEFAULT_BUNDLE} first",
         short=True,
     )
     """None: chosen once the checkpoint is open."""

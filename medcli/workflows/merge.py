@@ -60,8 +60,7 @@ def merge(request: MergeRequest, reporter: Reporter) -> SampleReport:
         kept = {name: value for name, value in (before or first).items() if name != "totals"}
         write_manifest(output, {**kept, "num_images": num_images, "sessions": recorded})
         num_before = folder.num_done
-        for source in sources:
-            _copy(source, folder, run, num_images, reporter)
+        others = {source: _copy(source, folder, run, num_images, reporter) for source in sources}
         if missing := folder.num_missing(num_images):
             raise DataError(
                 f"{missing} of {num_images} images are in none of the folders; the others are in {output}",
@@ -69,7 +68,11 @@ def merge(request: MergeRequest, reporter: Reporter) -> SampleReport:
             )
         if (output / LATENTS).is_dir():
             reporter.note(f"the medcli sample command with -o {output} completes {output / LATENTS}")
-        return run.complete(folder, num_new=folder.num_done - num_before, npz=request.npz, is_new=bool(sources))
+        report = run.complete(folder, num_new=folder.num_done - num_before, npz=request.npz, is_new=bool(sources))
+    for source, number in others.items():
+        if number:
+            reporter.note(f"{number} images of {source} are other pictures in {output}, which are kept")
+    return report
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -98,8 +101,8 @@ def _sessions(manifests: Sequence[dict[str, Any]], folders: Sequence[Path]) -> l
     return list(dict.fromkeys(found))
 
 
-def _copy(source: Path, folder: SampleFolder, run: FolderRun, num_images: int, reporter: Reporter) -> None:
-    """Copy the finished images of a folder that are missing in another; note those that it has with other pictures."""
+def _copy(source: Path, folder: SampleFolder, run: FolderRun, num_images: int, reporter: Reporter) -> int:
+    """Copy the finished images of a folder that are missing in another; count those that it has as other pictures."""
     is_possible, num_others = run.lines.is_possible, 0
 
     def is_wanted(record: Record) -> bool:
@@ -118,5 +121,4 @@ def _copy(source: Path, folder: SampleFolder, run: FolderRun, num_images: int, r
                 shutil.copyfile(source / name, temporary)
         folder.add_copied(record)
         reporter.progress(folder.num_done, num_images, "images")
-    if num_others:
-        reporter.note(f"{num_others} images of {source} are other pictures in {folder.path}, which are kept")
+    return num_others

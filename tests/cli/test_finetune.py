@@ -493,24 +493,27 @@ def test_without_data_the_set_is_the_one_the_checkpoint_names(run_cli, small_mod
     assert (result.code, json.loads(result.out)["data"], "names no data" in result.err) == (0, "digits", False)
 
 
-def test_without_data_a_checkpoint_that_names_none_gets_the_default_and_a_remark(run_cli, empty_folder):
-    config = dataclasses.replace(SMALL, latent_size=32, patch_size=8)
-    save_checkpoint("wide.safetensors", config, shaken(config).state_dict())
-    result = run_cli(*WITHOUT_DATA, "wide.safetensors")
-    assert (result.code, json.loads(result.out)["data"]) == (0, "fashion"), result.err
-    assert "wide.safetensors names no data: it is trained on the bundled fashion" in result.err
+@pytest.mark.parametrize(("side", "data"), [(32, "fashion"), (8, "digits")])
+def test_without_data_a_checkpoint_that_names_none_gets_the_set_that_fits_and_a_remark(
+    run_cli, empty_folder, side, data
+):
+    config = dataclasses.replace(SMALL, latent_size=side, patch_size=side // 4)
+    save_checkpoint("plain.safetensors", config, shaken(config).state_dict())
+    result = run_cli(*WITHOUT_DATA, "plain.safetensors")
+    assert (result.code, json.loads(result.out)["data"]) == (0, data), result.err
+    assert f"plain.safetensors names no data: it is trained on the bundled {data}" in result.err
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({}, "holds pixels of shape (1, 32, 32), the model takes (1, 8, 8)"),
+        ({"latent_size": 16}, "holds pixels of shape (1, 32, 32), the model takes (1, 16, 16)"),
         ({"latent_size": 32, "patch_size": 8, "in_channels": 3}, "the model takes (3, 32, 32)"),
         ({"latent_size": 32, "patch_size": 8, "num_classes": 3}, "fashion has 10 classes, the model 3"),
         ({"in_channels": 4, "autoencoder": "vae", "latent_downsample": 8}, "the model takes latents"),
     ],
 )
-def test_without_data_a_model_that_does_not_fit_the_default_is_refused(run_cli, empty_folder, change, said):
+def test_without_data_a_model_that_fits_no_bundled_set_is_refused(run_cli, empty_folder, change, said):
     config = dataclasses.replace(SMALL, **change)
     save_checkpoint("other.safetensors", config, shaken(config).state_dict())
     result = run_cli(*WITHOUT_DATA, "other.safetensors")

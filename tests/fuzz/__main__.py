@@ -28,7 +28,7 @@ from random import Random
 import torch
 
 from medcli.cli.app import main as program
-from tests.fuzz.mutators import replace_file
+from tests.fuzz.mutators import folder_changed, replace_file
 from tests.fuzz.readers import FLAG_LINES, READERS, Words, nonsense
 from tests.fuzz.samples import make_good_inputs
 
@@ -120,6 +120,9 @@ def damage(reader: str, number: int, seed: int, folder: Path) -> Words:
         return nonsense(chance)
     chosen = READERS[reader]
     words = chance.choice(chosen.commands)
+    if chosen.folders and chance.random() < 0.5:
+        folder_changed(folder / chance.choice(chosen.folders), chance)
+        return words
     files = sorted({path for pattern in chosen.files for path in folder.glob(pattern) if path.is_file()})
     if files:
         path = chance.choice(files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -170,6 +171,108 @@ def lines_changed(data: bytes, chance: Random) -> bytes:
     at = chance.randrange(len(lines))
     lines[at] = chance.choice((b"\n", lines[at] * 2, json_changed(lines[at].strip() or b"{}", chance) + b"\n"))
     return b"".join(lines)
+
+
+RECORD_CHANGES: tuple[tuple[str, Any], ...] = (
+    ("index", -1),
+    ("index", 10**8 - 1),
+    ("index", 10**8),
+    ("index", 2**63),
+    ("index", 1.0),
+    ("index", "1"),
+    ("label", 99),
+    ("label", 2**62),
+    ("file", "../samp/000000.png"),
+    ("file", "000000.png"),
+    ("switch_steps", [1] * 300),
+    ("switch_steps", [2**62]),
+    ("switch_steps", [5, 2]),
+    ("gmacs", 1e308),
+    ("gmacs", float("nan")),
+    ("gmacs", 0),
+)
+TEXT_CHANGES = (("0", "٠"), ("1", "１"), ("{", "\0{"), ('"', "'"), (": ", ":"), ("\n", "\r\n"), ("}", ', "x": 1}'))
+SESSIONS = tuple(
+    json.dumps({"session": value})
+    for value in (
+        {},
+        None,
+        {"images": 1e300, "seconds": 1},
+        {"images": 1, "seconds": 1e308},
+        {"images": 1, "seconds": -1},
+    )
+)
+
+
+def record_lines_changed(data: bytes, chance: Random) -> bytes:
+    """Change lines of images: hostile numbers, other digits, lines cut, doubled, exchanged or of another kind."""
+    lines = data.decode().splitlines(keepends=True)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        at, kind = chance.randrange(len(lines)), chance.randrange(6)
+        if kind == 0:
+            lines[at] = lines[at][: chance.randrange(len(lines[at]))]
+        elif kind == 1:
+            lines.insert(at, chance.choice(lines) * chance.choice((1, 3, 2000)))
+        elif kind == 2:
+            lines.insert(at, chance.choice((*SESSIONS, "[" * 70_000, "\0" * 100_000, "x" * 3_000_000)) + "\n")
+        elif kind == 3:
+            lines[at] = lines[at].replace(*chance.choice(TEXT_CHANGES))
+        elif lines[at].startswith("{") and "index" in lines[at]:
+            try:
+                record = json.loads(lines[at])
+            except ValueError:  # an earlier change
+                continue
+            lines[at] = json.dumps(record | dict([chance.choice(RECORD_CHANGES)])) + "\n"
+    return "".join(lines).encode()
+
+
+def any_changed(data: bytes, chance: Random) -> bytes:
+    """Change JSON as JSON, and anything else as bytes."""
+    return json_changed(data, chance) if data.lstrip()[:1] in (b"{", b"[") else bytes_changed(data, chance)
+
+
+def folder_changed(folder: Path, chance: Random) -> None:
+    """Damage a folder of samples: links out of it and in circles, other pictures, files of another folder."""
+    pictures = sorted(folder.glob("0*.png"))
+    picture, kind = chance.choice(pictures), chance.randrange(8)
+    if kind == 0:
+        picture.unlink()
+    elif kind == 1:
+        other_picture(picture, chance.choice((1, 8, 9, 4000)))
+    elif kind == 2:
+        picture.unlink()
+        picture.symlink_to(chance.choice(("/dev/zero", "/etc/passwd", picture.name, "../pix.safetensors", "..")))
+    elif kind == 3:
+        name = chance.choice((".processes", ".lock", "images.jsonl", "manifest.json", "latents", "samples.npz"))
+        remove(folder / name)
+        (folder / name).symlink_to(
+            chance.choice(("..", name, "/dev/zero", "../samp", "../samp/images.jsonl", "/proc/1"))
+        )
+    elif kind == 4:
+        other = folder.parent / chance.choice(("samp", "planned", "part-1"))
+        (folder / "manifest.json").write_bytes((other / "manifest.json").read_bytes())
+    elif kind == 5:
+        shutil.copy(chance.choice(pictures), folder / f"{chance.randrange(10**6):06d}.png")
+    elif kind == 6:
+        remove(folder)
+        folder.symlink_to(chance.choice((folder.name, "samp", ".", "/", "pix.safetensors")))
+    else:
+        picture.write_bytes(chance.choice(pictures).read_bytes())
+
+
+def other_picture(path: Path, side: int) -> None:
+    """Replace a picture by a white one of another size."""
+    from PIL import Image
+
+    Image.new("RGB", (side, side), "white").save(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def text_changed(data: bytes, chance: Random) -> bytes:

@@ -7,7 +7,7 @@ from random import Random
 
 from tests.fuzz import containers as c
 from tests.fuzz import mutators as m
-from tests.fuzz.samples import ANALYZE, CLASSIFIER, LATENTS, REFERENCE, SAMPLE, SCORE, TRAIN, TUNE
+from tests.fuzz.samples import ANALYZE, CLASSIFIER, LATENTS, REFERENCE, SAMPLE, SCORE, SCORED, SHARDS, TRAIN, TUNE
 
 Words = tuple[str, ...]
 
@@ -22,6 +22,8 @@ class Reader:
     files: tuple[str, ...]
     mutator: m.Mutator
     commands: tuple[Words, ...]
+    folders: tuple[str, ...] = ()
+    """Folders one of which is now and then damaged as a folder is: links, other pictures, exchanged files."""
 
 
 def official(name: str) -> tuple[Words, ...]:
@@ -50,6 +52,7 @@ TRAIN_PHOTOS = ("finetune", "rgb.safetensors", "--data", "photos", *ONE_STEP)
 TRAIN_ON = with_value(TRAIN, "--steps", "6")
 SAMPLE_AGAIN = with_value(SAMPLE, "--num-images", "8")
 REPORT = ("report", "samp", "-o", "r.html", "-q")
+MERGE = ("merge", "part-0", "part-1", "-o", "m", "-q")
 FROM_STORE = ("finetune", "lat.safetensors", "--data", "store", *ONE_STEP)
 
 LIGHTNING = (
@@ -134,6 +137,43 @@ READERS: dict[str, Reader] = {
         ("samp/images.jsonl",),
         m.lines_changed,
         (REPORT, ("flops", "pix.safetensors", "--manifest", "samp"), SAMPLE_AGAIN),
+    ),
+    "lines of processes": Reader(
+        ("part-*/.processes/*.jsonl",),
+        m.record_lines_changed,
+        (
+            MERGE,
+            (*SHARDS[1], "--npz"),
+            (*SAMPLE[:-3], "-o", "part-1", "-q"),
+            ("report", "part-1", "-o", "r.html", "-q"),
+            ("flops", "pix.safetensors", "--manifest", "part-1"),
+        ),
+    ),
+    "merge": Reader(
+        ("part-*/manifest.json", "part-*/0*.png", "samp/*.json*"),
+        m.any_changed,
+        (MERGE, (*MERGE, "--npz"), ("merge", "part-0", "part-1", "-q"), ("merge", "part-1", "part-1", "samp")),
+        folders=("part-0", "part-1", "samp", "slots"),
+    ),
+    "scores of a folder": Reader(
+        ("samp/scores.json",), m.json_changed, (REPORT, SCORED, ("fid", "samp", "--metrics", "fid,is", "-q"))
+    ),
+    "unfinished archive": Reader(
+        ("slots/.samples-*",),
+        m.bytes_changed,
+        ((*with_value(SAMPLE_AGAIN, "-o", "slots"), "--npz"), ("merge", "slots", "--npz", "-q")),
+        folders=("slots",),
+    ),
+    "timed header": Reader(
+        ("timed.safetensors",),
+        c.safetensors_changed,
+        (
+            ("sample", "timed.safetensors", *FEW),
+            ("sample", "timed.safetensors", "--num-images", "1", "--dry-run", "-q"),
+            ("analyze", "timed.safetensors", *FEW, "--steps", "6", "--points", "2"),
+            ("bench", "timed.safetensors", "--repeats", "1", "--num-images", "1", "-q"),
+            ("finetune", "timed.safetensors", "--data", "digits", *ONE_STEP),
+        ),
     ),
     "latents index": Reader(("store/latents.json",), m.json_changed, (LATENTS, FROM_STORE)),
     "latents": Reader(("store/*.safetensors",), c.safetensors_changed, (LATENTS, FROM_STORE)),

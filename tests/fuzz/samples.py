@@ -61,6 +61,8 @@ PLANNED = (
     *("sample", "pix.safetensors", "--num-images", "1", "--sampler", "ode", "--schedule", "timed"),
     *("--mediators", "1,4", "--at", "0.5", "--steps", "4", "--save-plan", "plan.json", "-o", "planned", "-q"),
 )
+SHARDS = tuple((*SAMPLE[:-3], "--shard", f"{number}/2", "-o", f"part-{number}", "-q") for number in (0, 1))
+SCORED = ("fid", "samp", "-q")
 ANALYZE = ("analyze", "pix.safetensors", "--num-images", "2", "--steps", "6", "--points", "2", "-o", "a", "-f", "-q")
 SCORE = ("fid", "s.npz", "digits", "-q")
 CLASSIFIER = ("fid", "--train-extractor", "photos", "-o", "own.safetensors", "-f", "-q")
@@ -104,6 +106,8 @@ def make_files(folder: Path) -> None:
     from tests.unit.engine.tiny import PIXELS, save, state_of, with_ladder
 
     save(folder / "pix.safetensors", sampling={"steps": 6, "cfg_scale": 1.5}, reference="digits")
+    timed = {"sampler": "ode", "solver": "adams2", "schedule": "timed", "mediators": [1, 4], "at": [0.5], "steps": 6}
+    save(folder / "timed.safetensors", sampling=timed)
     rgb = replace(with_ladder(PIXELS), in_channels=3, num_classes=2, depth=1)
     save(folder / "rgb.safetensors", rgb)
     official = ModelConfig(family="sit", hidden_size=16, depth=1, num_heads=2, latent_size=4, num_classes=2)
@@ -154,6 +158,18 @@ def copy_peers(folder: Path) -> None:
         shutil.copy(PEERS / source, folder / name)
 
 
+def leave_slots(folder: Path) -> None:
+    """Copy the sample folder as a kill leaves it that hit a run to eight images with an archive."""
+    from medcli.engine.archive_slots import ArchiveSlots
+    from medcli.engine.pictures import read_png
+
+    shutil.copytree(folder / "samp", folder / "slots")
+    slots = ArchiveSlots(folder / "slots", 8, 8)
+    for index in range(4):
+        slots.put(index, read_png(folder / f"samp/{index:06d}.png"))
+    slots.close()
+
+
 def name_classes(path: Path) -> None:
     """Add class names to a diffusers pipeline, as published ones have them."""
     values = json.loads(path.read_text())
@@ -167,8 +183,9 @@ def make_good_inputs(folder: Path, run: Callable[..., int]) -> None:
         AssertionError: If a command does not succeed.
     """
     make_files(folder)
-    for command in (CONVERTED, SAMPLE, PLANNED, TRAIN, LATENTS, TUNE, ANALYZE, REFERENCE, CLASSIFIER):
+    for command in (CONVERTED, SAMPLE, *SHARDS, SCORED, PLANNED, TRAIN, LATENTS, TUNE, ANALYZE, REFERENCE, CLASSIFIER):
         assert run(command) == 0, command
+    leave_slots(folder)
     name_classes(folder / "dit/model_index.json")
     scores = io.StringIO()
     with redirect_stdout(scores):

@@ -31,6 +31,8 @@ REPORT_SUFFIX = ".json"
 """Suffix of reports of earlier runs among the sets."""
 SHOWN_TEXTS = ("reference", "extractor")
 """Keys of a report that tables show."""
+BY_METRIC = ("standard_errors", "standard_error_methods", "unavailable")
+"""Keys of a report that hold a value for each metric."""
 Protocols = Mapping[str, Mapping[str, Any]]
 """Protocols by the name of their set."""
 SIGNIFICANT_ERRORS = 2.0
@@ -220,7 +222,8 @@ def read_reports(path: Path) -> list[dict[str, Any]]:
     """
     content = read_value(path)
     rows = content.get("rows", [content]) if isinstance(content, dict) else []
-    if not rows or not all(isinstance(row, dict) and isinstance(row.get("samples"), str) for row in rows):
+    is_list = isinstance(rows, list) and bool(rows)
+    if not (is_list and all(isinstance(row, dict) and isinstance(row.get("samples"), str) for row in rows)):
         raise DataError(f"{path} is no report of medcli fid", hint="write it with medcli fid ... --json")
     for row in rows:
         try:
@@ -229,4 +232,6 @@ def read_reports(path: Path) -> list[dict[str, Any]]:
             raise DataError(f"{path}: {err.message}", hint=err.hint) from err
         if nameless := [key for key in SHOWN_TEXTS if not isinstance(row.get(key), str)]:
             raise DataError(f"{path}: {nameless[0]} is not a text", hint="write it with medcli fid ... --json")
+        if wrong := [key for key in BY_METRIC if not isinstance(row.get(key, {}), dict)]:
+            raise DataError(f"{path}: {wrong[0]} is no object", hint="write it with medcli fid ... --json")
     return rows

@@ -11,13 +11,11 @@ from medcli.data.images import MANIFEST
 from medcli.errors import ConfigError, DataError, EnvironmentProblem
 from medcli.runtime.files import write_text
 from medcli.runtime.reporting import Reporter
-from medcli.workflows.fid.compare import read_reports
+from medcli.workflows.fid.compare import BY_METRIC, read_reports
 
 SCORES = "scores.json"
 """File in a sample folder with its scores, in the form of `medcli fid --compare --json`."""
 HASHES = ("samples_sha256", "reference_sha256", "reference_images_sha256", "extractor_sha256")
-MERGED = ("standard_errors", "standard_error_methods", "unavailable")
-"""Keys of a report that hold a value for each metric."""
 Row = dict[str, Any]
 
 
@@ -35,7 +33,8 @@ def keep_scores(row: Row, reporter: Reporter) -> None:
         return
     try:
         earlier = read_reports(folder / SCORES) if (folder / SCORES).exists() else []
-    except (DataError, EnvironmentProblem):
+        json.dumps(earlier, allow_nan=False)
+    except (DataError, EnvironmentProblem, ValueError):
         earlier = []  # written anew
     same = next((one for one in earlier if _rests_on(one) == _rests_on(row)), {})
     others = [one for one in earlier if _name(one) != _name(row)]
@@ -74,5 +73,5 @@ def _name(row: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _merged(earlier: Mapping[str, Any], row: Row) -> Row:
-    parts = {key: {**earlier.get(key, {}), **row[key]} for key in MERGED if earlier}
+    parts = {key: {**earlier.get(key, {}), **row[key]} for key in BY_METRIC if earlier}
     return {**earlier, **row, **parts}

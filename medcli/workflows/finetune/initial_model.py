@@ -31,10 +31,10 @@ GREY, COLOUR = PIXEL_CHANNELS
 
 
 def with_data(request: FinetuneRequest, reporter: Reporter) -> FinetuneRequest:
-    """Return a request that names its data: the bundled set that the checkpoint names, else the default one.
+    """Return a request that names its data: the bundled set that the checkpoint names, else the first one that fits.
 
     Raises:
-        ConfigError: If the checkpoint names no set and its network does not fit the default one.
+        ConfigError: If the checkpoint names no set and none fits its network.
     """
     if request.data is not None:
         return request
@@ -42,22 +42,28 @@ def with_data(request: FinetuneRequest, reporter: Reporter) -> FinetuneRequest:
     if request.fresh.given is None:
         network = open_network(request.network)
         named = None if network.info is None else network.info.reference
-        name = named if named in BUNDLES else DEFAULT_BUNDLE
-        if name != named:
-            _check_default(network)
+        if named in BUNDLES:
+            name = named
+        else:
+            name = _fitting_bundle(network)
             reporter.note(f"{network.name} names no data: it is trained on the bundled {name}; --data names other data")
     return replace(request, data=name)
 
 
-def _check_default(network: Network) -> None:
-    """Refuse the default data for a network that does not fit them."""
-    try:
-        open_training_set(DEFAULT_BUNDLE, network.config)
-    except DataError as err:
-        raise ConfigError(
-            f"{network.name} names no data, and the default does not fit it: {err.message}",
-            hint="name the data with --data PATH",
-        ) from err
+def _fitting_bundle(network: Network) -> str:
+    """Return the first bundled set whose images and classes fit a network, the default one before the others."""
+    problems = []
+    for name in (DEFAULT_BUNDLE, *(bundle for bundle in BUNDLES if bundle != DEFAULT_BUNDLE)):
+        try:
+            open_training_set(name, network.config)
+        except DataError as err:
+            problems.append(err)
+        else:
+            return name
+    raise ConfigError(
+        f"{network.name} names no data, and no bundled set fits it: {problems[0].message}",
+        hint="name the data with --data PATH",
+    )
 
 
 def initial_network(request: FinetuneRequest) -> Network:

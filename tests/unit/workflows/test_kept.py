@@ -54,7 +54,21 @@ def test_a_folder_of_another_origin_is_left_alone(tmp_path: Path) -> None:
     assert kept_scores(tmp_path) == []
 
 
-def test_a_damaged_file_is_written_anew_and_an_unwritable_one_is_a_remark(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    ["{", '{"rows": 5}', '{"rows": {}}', '{"rows": []}', "standard_errors", "unavailable", "fid"],
+)
+def test_a_damaged_file_is_written_anew(folder: Path, damage: str) -> None:
+    values = {"standard_errors": 5, "unavailable": [1], "fid": float("nan")}
+    keep_scores(row(folder, kid=1.0), Silent())
+    if damage in values:
+        damage = json.dumps({"rows": [row(folder) | {damage: values[damage]}]})
+    (folder / "scores.json").write_text(damage)
+    keep_scores(row(folder, fid=1.0), Silent())
+    assert [one["fid"] for one in kept_scores(folder)] == [1.0]
+
+
+def test_an_unwritable_file_is_a_remark(folder: Path) -> None:
     (folder / "scores.json").write_text("{")
     keep_scores(row(folder, fid=1.0), Silent())
     assert json.loads((folder / "scores.json").read_text())["rows"][0]["fid"] == 1.0
