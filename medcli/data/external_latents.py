@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from medcli.checkpoint.lightningdit import STATISTICS, read_statistics
 from medcli.config import SD_SCALE
+from medcli.data.image_files import unreadable
 from medcli.data.label_file import MAX_LABEL, read_labels
 from medcli.data.latent_rows import open_files
 from medcli.data.latent_set import Content, StoredRows
@@ -38,6 +39,8 @@ LIGHTNING_KEYS = ("latents", "latents_flip")
 
 CHUNK = 10_000
 """Label files read between progress reports."""
+LABEL_BYTES = 4096
+"""Bytes of a label's file that are read at first; real ones have 136."""
 GROUP = 100
 """Label files read by a thread at a time."""
 
@@ -94,7 +97,7 @@ def _open_fast_dit(path: Path, features: Path, labels: Path, reporter: Reporter)
 def _read_label_files(files: list[Path], reporter: Reporter) -> npt.NDArray[np.int64]:
     """Read the number in each file."""
     # There may be a million: files with the same header as the first are not parsed.
-    header = files[0].read_bytes()[:-8]
+    header = _small(files[0])[:-8]
     is_plain = b"'<i8'" in header and b"'shape': (1,)" in header
 
     def read(part: list[Path]) -> list[int]:
@@ -109,8 +112,17 @@ def _read_label_files(files: list[Path], reporter: Reporter) -> npt.NDArray[np.i
     return np.array(labels, dtype=np.int64)
 
 
+def _small(file: Path) -> bytes:
+    """Return the content of a file, whose first bytes tell if it is longer than a label's."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(LABEL_BYTES)
+    except OSError as err:
+        raise unreadable(file, err) from err
+
+
 def _label_behind(header: bytes, file: Path) -> int:
-    content = file.read_bytes()
+    content = _small(file)
     return int.from_bytes(content[-8:], "little", signed=True) if content[:-8] == header else _read_label(file)
 
 
@@ -155,6 +167,8 @@ def _open_repa(folder: Path) -> ExternalLatents:
 
 def is_lightning(shard: Path) -> bool:
     """Check for a shard of LightningDiT's latents."""
+    if not shard.is_file():
+        return False
     try:
         with safe_open(str(shard), framework="pt") as opened:
             return {LIGHTNING_KEYS[0], LABELS_KEY} <= set(opened.keys())
@@ -185,5 +199,6 @@ def lightning_statistics(folder: Path, channels: int) -> Statistics:
 
 
 def _names_in(folder: Path) -> Iterator[str]:
+    """Iterate over the names of the regular files in a folder."""
     with os.scandir(folder) as entries:
-        yield from (entry.name for entry in entries)
+        yield from (entry.name for entry in entries if entry.is_file())

@@ -17,7 +17,7 @@ from medcli.runtime.json_records import InvalidJson, as_record, read_json
 from medcli.version import __version__
 
 INDEX = "latents.json"
-SHARD = re.compile(r"latents-\d{5,}\.safetensors")
+SHARD = re.compile(r"latents-[0-9]{5,}\.safetensors")
 """Names of shards."""
 FORMAT_VERSION = 1
 MOMENTS = "moments"

@@ -76,7 +76,8 @@ def _read_row(shape_RYX: tuple[int, int, int], file: Path, content: memoryview) 
             f"{file} holds {array.dtype} of shape {array.shape}, expected floats of shape {shape_RYX}",
             hint="keep latents of one resolution in a folder",
         )
-    np.frombuffer(content, np.float32).reshape(shape_RYX)[:] = row
+    with np.errstate(over="ignore"):  # what becomes infinite is refused when it is drawn
+        np.frombuffer(content, np.float32).reshape(shape_RYX)[:] = row
 
 
 def open_files(path: Path, names: NameList, labels_N: npt.NDArray[np.int64]) -> FileRows:

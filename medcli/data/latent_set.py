@@ -132,7 +132,8 @@ class LatentSet:
         latents_BCYX = self._draw(stored_BRYX, position_B, seed)
         if not math.isfinite(latents_BCYX.sum()):  # a tenth of the time that looking at each number takes
             broken = [pick for pick, latent in zip(picks, latents_BCYX, strict=True) if not latent.isfinite().all()]
-            raise DataError(f"{self.rows.place(broken[0])} holds NaN or infinite latents", hint="make them again")
+            if broken:  # else finite numbers have an infinite sum
+                raise DataError(f"{self.rows.place(broken[0])} holds NaN or infinite latents", hint="make them again")
         latents_BCYX = normalised(latents_BCYX, self.statistics)
         return (latents_BCYX - self.shift) * self.scale, torch.from_numpy(self.rows.labels_N[picks])
 

@@ -24,11 +24,14 @@ from medcli.data.read_ahead import ReadAhead
 from medcli.data.shard_reader import FileState, Place, ShardReader, state_of
 from medcli.errors import CheckpointError, DataError
 from medcli.runtime.files import require_regular
+from medcli.runtime.json_records import InvalidJson, parse_json
 from medcli.runtime.tensor_files import CODES
 
 # Dimension key: N images, B images of a batch, R stored channels, Y X latent height and width.
 
 LABELS_KEY = "labels"
+METADATA = "medcli"
+"""Key of the metadata of our own shards: the run they belong to."""
 SHARDS_HASHED, ROWS_HASHED = 16, 4
 """Shards of a folder, and rows of each of them, whose values are part of the fingerprint; of others, names, sizes and
 labels are."""
@@ -104,6 +107,8 @@ class _Shard:
     rows: TensorRecord
     mirrored: TensorRecord | None
     labels_N: npt.NDArray[np.int64]
+    run: object
+    """Run that made it, as its metadata name it; None where they do not."""
 
 
 def open_shards(path: Path, files: Sequence[Path], rows_key: str, mirrored_key: str) -> ShardRows:
@@ -121,6 +126,8 @@ def open_shards(path: Path, files: Sequence[Path], rows_key: str, mirrored_key: 
     shards = read_all(lambda file: _open_shard(file, rows_key, mirrored_key), files, MAX_THREADS)
     for file, shard in zip(files, shards, strict=True):
         _check_shard(file, shard, shards[0].rows)
+        if shard.run != shards[0].run:
+            raise DataError(f"{file} and {files[0]} are of different runs", hint=SHARD_HINT)
     rows = tuple(shard.rows for shard in shards)
     mirrored = tuple(shard.mirrored for shard in shards if shard.mirrored is not None)
     if mirrored and len(mirrored) != len(files):
@@ -171,7 +178,7 @@ def _open_shard(file: Path, rows_key: str, mirrored_key: str) -> _Shard:
     require_regular(file)
     try:
         state = state_of(file.stat())
-        records, _ = read_safetensors(file)
+        records, metadata = read_safetensors(file)
         if missing := [key for key in (rows_key, LABELS_KEY) if key not in records]:
             raise DataError(f"{file} has no tensor {missing[0]}", hint=SHARD_HINT)
         labels = records[LABELS_KEY]
@@ -180,11 +187,20 @@ def _open_shard(file: Path, rows_key: str, mirrored_key: str) -> _Shard:
             rows=records[rows_key],
             mirrored=records.get(mirrored_key),
             labels_N=_whole_labels(file, _values(labels)),
+            run=_run_of(metadata.get(METADATA, "{}")),
         )
     except CheckpointError as err:
         raise DataError(f"{file} is no whole safetensors file: {err.message}", hint=SHARD_HINT) from err
     except OSError as err:
         raise unreadable(file, err) from err
+
+
+def _run_of(text: str) -> object:
+    try:
+        note = parse_json(text)
+    except InvalidJson:
+        return text
+    return note.get("identity") if isinstance(note, dict) else text
 
 
 def _values(record: TensorRecord) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -87,9 +86,11 @@ class SampledLatents:
 
     def holds(self, index: int) -> bool:
         """Return True if there is a row of an image, judged by its size."""
-        num_bytes = math.prod(_shape(self.config)) * np.dtype(np.float32).itemsize
+        row = np.zeros(_shape(self.config), np.float32)
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(row))
         try:
-            return os.stat(self.path / row_name(index)).st_size >= num_bytes
+            return os.stat(self.path / row_name(index)).st_size == len(head.getvalue()) + row.nbytes
         except OSError:
             return False
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medcli.diffusion.steps import Sampler, build_sampler
+from medcli.errors import CheckpointError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.noise import Stream, integers, normal
 from medcli.settings.sampler import SamplerConfig
@@ -55,6 +56,9 @@ def noise_states(
         seed: Random seed of initial noise and labels.
         num_times: Number of steps.
         loss: Path and prediction of a SiT model.
+
+    Raises:
+        CheckpointError: If the states are not finite.
     """
     config, device = model.config, model.pos_embed.device
     number_I = torch.tensor(images, device=device)
@@ -74,6 +78,11 @@ def noise_states(
     sampler = _sampler(model, num_times, loss, device)
     for step in range(num_times):
         x_ICYX = sampler.step(predict, x_ICYX, torch.full_like(number_I, step), None)
+    if not bool(x_ICYX.isfinite().all()):
+        raise CheckpointError(
+            "full attention of this network gives NaN or infinite states, to which nothing can be fitted",
+            hint="check --family, --path and --prediction; medcli sample --schedule full tells more",
+        )
     states, times = zip(*seen, strict=True)
     return NoiseStates(torch.cat(states), torch.cat(times), label_I.repeat(num_times))
 

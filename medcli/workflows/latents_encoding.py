@@ -18,7 +18,7 @@ from medcli.data.autoencoder import LatentEncoder
 from medcli.data.image_listing import ImageListing
 from medcli.data.image_set import read_pixels
 from medcli.data.latent_index import MIRRORED, MOMENTS, LatentIndex
-from medcli.data.latent_shards import LABELS_KEY
+from medcli.data.latent_shards import LABELS_KEY, METADATA
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.runtime.json_records import InvalidJson, as_record, parse_json
 from medcli.runtime.precision import DTYPES
@@ -29,7 +29,6 @@ from medcli.runtime.tensor_files import has_all_bytes, write_tensors
 
 # Dimension key: B images of a batch, n images of a shard, R = 2 C moments, C latent channels, Y X height and width.
 
-METADATA = "medcli"
 READ_AHEAD = 32
 """Images that are decoded while as many before them are encoded."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medcli.data.datasets import open_training_set
-from medcli.data.external_latents import open_external
+from medcli.data.external_latents import LABEL_BYTES, _small, open_external
+from medcli.data.latent_origin import latent_origin
 from medcli.data.training_set import flip_coins
 from medcli.errors import DataError
 from medcli.runtime.noise import Stream, normal
@@ -196,3 +198,24 @@ def test_folders_of_images_and_of_checkpoints_are_not_taken_for_latents(tmp_path
     (tmp_path / "d/broken.safetensors").write_bytes(b"x")
     for name in "abcd":
         assert open_external(tmp_path / name, Notes()) is None
+
+
+def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
+    fast_dit = save_fast_dit(tmp_path / "f")
+    (fast_dit / "imagenet256_labels/0.npy").unlink()
+    os.mkfifo(fast_dit / "imagenet256_labels/0.npy")
+    with pytest.raises(DataError, match=r"1 of the 9 latents of .* have no label, the first is 0.npy"):
+        read(fast_dit)
+    (tmp_path / "l").mkdir()
+    os.mkfifo(tmp_path / "l/a.safetensors")
+    with pytest.raises(DataError, match="no images"):
+        read(tmp_path / "l")
+    assert latent_origin(str(tmp_path / "l")) is None
+
+
+def test_a_label_file_of_any_length_is_read_in_part(tmp_path: Path) -> None:
+    fast_dit = save_fast_dit(tmp_path)
+    np.save(fast_dit / "imagenet256_labels/0.npy", np.zeros(10**5))
+    with pytest.raises(DataError, match="expected one whole number"):
+        read(fast_dit)
+    assert len(_small(fast_dit / "imagenet256_labels/0.npy")) == LABEL_BYTES

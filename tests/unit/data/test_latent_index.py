@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from medcli.data.latent_index import INDEX, LatentIndex, open_store, read_index
 from medcli.errors import DataError
@@ -57,6 +57,14 @@ def test_an_unfinished_folder_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not finished: 2 of 3 shards") as caught:
         open_store(tmp_path, index)
     assert "again" in (caught.value.hint or "")
+
+
+def test_shards_of_different_runs_are_refused(tmp_path: Path) -> None:
+    index = index_of(save_store(tmp_path, LABELS))
+    last = index.shard_path(tmp_path, index.num_shards - 1)
+    save_file(load_file(last), last, {"medcli": json.dumps({"identity": "of another run"})})
+    with pytest.raises(DataError, match=f"{last.name} and .* are of different runs"):
+        open_store(tmp_path, index)
 
 
 @pytest.mark.parametrize("flip", [True, False])

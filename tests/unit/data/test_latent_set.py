@@ -105,6 +105,11 @@ def test_broken_latents_are_named(value: float) -> None:
         latent_set(rows).read(PICKS, POSITIONS, 0)
 
 
+def test_finite_latents_with_an_infinite_sum_are_read() -> None:
+    rows = torch.full_like(LATENTS, 3e38)
+    assert latent_set(rows).read(PICKS, POSITIONS, 0)[0].isfinite().all()
+
+
 def test_the_measured_deviation_is_the_typical_one_of_a_channel() -> None:
     spread = torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None]
     # The means of channels differ; that is not spread.

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import medcli
 from medcli.config import ModelConfig
 from medcli.data.assets import bundled_model
-from medcli.errors import ConfigError
+from medcli.errors import CheckpointError, ConfigError
 from medcli.model.backbone import DiffusionTransformer
 from medcli.training.calibration import CalibrationConfig, calibrate, output_errors
 from medcli.training.calibration_inputs import noise_states
@@ -279,3 +279,11 @@ def test_noise_states_are_a_dense_sampling_run_of_each_image(config: ModelConfig
 def test_equations_are_summed_on_the_cpu_where_the_device_has_no_float64():
     equations = NormalEquations(3, torch.device("mps"))
     assert equations.gram_DJJ.device == equations.moment_DJ.device == torch.device("cpu")
+
+
+def test_a_network_that_diverges_is_not_fitted() -> None:
+    model = shaken(LADDER_MODEL)
+    with torch.no_grad():
+        model.final_layer.linear.bias[0] = float("nan")
+    with pytest.raises(CheckpointError, match="NaN or infinite states"):
+        calibrate(model, seed=0)
