@@ -124,9 +124,22 @@ def as_record(kind: type[Record], values: Any, *, ignore_unknown: bool = False, 
 
 
 def json_fields(record: Any, *names: str) -> dict[str, Any]:
-    """Return attributes of a dataclass by name, tuples as lists; without names, all its fields."""
-    values = {name: getattr(record, name) for name in names or [field.name for field in dataclasses.fields(record)]}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    """Return attributes of a dataclass by name as JSON values; without names, all its fields.
+
+    A record among them is what its `to_json` returns, or without that its fields.
+    """
+    found = names or [field.name for field in dataclasses.fields(record)]
+    return {name: _as_json(getattr(record, name)) for name in found}
+
+
+def _as_json(value: Any) -> Any:
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if dataclasses.is_dataclass(value):
+        return json_fields(value)
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(one) for key, one in value.items()}
+    return [_as_json(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def _value(hint: Any, value: Any, place: str, bounds: Mapping[str, Any], ignore_unknown: bool) -> Any:

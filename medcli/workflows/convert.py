@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from os.path import realpath
 from pathlib import Path
@@ -22,6 +22,7 @@ from medcli.model.layout import BIAS_TABLES, num_params, position_tables
 from medcli.network import Network, note_remarks, open_network
 from medcli.presets import preset_of, saves
 from medcli.runtime.files import file_sha256
+from medcli.runtime.json_records import json_fields
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.settings.checkpoints import ConvertRequest, StorageName
 
@@ -95,13 +96,7 @@ class ConvertReport:
             "num_params": num_params(self.config),
             "layers": list(self.config.mediator_layers),
             "mediators": list(self.config.mediators),
-            "copied": list(self.copied),
-            "resized": list(self.resized),
-            "new": list(self.new),
-            "dropped": list(self.dropped),
-            "weights": self.weights,
-            "gmacs_dense": self.gmacs_dense,
-            "costs": [asdict(cost) for cost in self.costs],
+            **json_fields(self, "copied", "resized", "new", "dropped", "weights", "gmacs_dense", "costs"),
             "sha256": self.sha256 or file_sha256(self.file),
         }
 

@@ -9,8 +9,14 @@ from medcli.checkpoint.reader import CheckpointInfo
 from medcli.config import SD_AUTOENCODER, SD_CHANNELS
 from medcli.cost.macs import closed_form_macs
 from medcli.network import open_network
+from medcli.runtime.json_records import json_fields
 from medcli.settings.network import NetworkSource
 
+SIZES = (
+    *("family", "resolution_px", "latent_size", "patch_size", "hidden_size", "depth", "num_heads", "num_classes"),
+    *("learn_sigma", "mediators", "mediator_layers"),
+)
+"""Fields of every network that are shown."""
 FAMILY_SETTINGS = ("stage_depths", "stage_widths", "stage_heads", "decoder_depth")
 """Fields shown for families that have them."""
 
@@ -26,23 +32,10 @@ class InspectReport:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; stages or decoder only for families that have them."""
         config = self.info.config
+        named = ("class_names",) if self.info.class_names else ()
         return {
-            "family": config.family,
-            "preset": self.info.preset,
-            "layout": self.info.layout,
-            "resolution_px": config.resolution_px,
-            "latent_size": config.latent_size,
-            "patch_size": config.patch_size,
-            "hidden_size": config.hidden_size,
-            "depth": config.depth,
-            "num_heads": config.num_heads,
-            "num_classes": config.num_classes,
-            "learn_sigma": config.learn_sigma,
-            "num_params": self.info.num_params,
-            "mediators": list(config.mediators),
-            "mediator_layers": list(config.mediator_layers),
-            "weights_available": list(self.info.weights_available),
-            **({"class_names": list(self.info.class_names)} if self.info.class_names else {}),
+            **json_fields(config, *SIZES),
+            **json_fields(self.info, "preset", "layout", "num_params", "weights_available", *named),
             "autoencoder": None if self._is_unknown else config.autoencoder,
             "gmacs": self.gmacs,
             **{name: config.to_json()[name] for name in FAMILY_SETTINGS if getattr(config, name)},

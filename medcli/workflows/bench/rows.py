@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from medcli.engine.plan import FinishedImage, SamplingPlan
+from medcli.runtime.json_records import json_fields
 from medcli.runtime.memory import peak_memory_mib
 from medcli.runtime.timing import Clock, Reading, Spread, take_turns
 from medcli.workflows.bench.variants import TimedVariant
@@ -74,11 +75,10 @@ class BenchRow:
         names = (
             *("group", "variant", "title", "dtype", "compiled", "num_images", "gmacs", "gmacs_done", "images_per_sec"),
             *("seconds_per_image", "scale", "ratio_to_dense", "peak_memory_mib", "error", "sampling"),
+            *("mediators", "calls"),
         )
         return {
-            **{name: getattr(self, name) for name in names},
-            "mediators": list(self.mediators),
-            "calls": None if self.calls is None else list(self.calls),
+            **json_fields(self, *names),
             "seconds_median": self.seconds.median,
             "seconds_q1": self.seconds.q1,
             "seconds_q3": self.seconds.q3,

@@ -16,6 +16,7 @@ from medcli.model.backbone import random_model
 from medcli.network import Network, note_remarks, open_network
 from medcli.runtime.compilation import require_compiler
 from medcli.runtime.device import use_device
+from medcli.runtime.json_records import json_fields
 from medcli.runtime.memory import MIB
 from medcli.runtime.precision import DTYPES, number_format, products_of, warn_if_slow
 from medcli.runtime.reporting import Reporter
@@ -69,16 +70,7 @@ class BenchReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, units in the names."""
-        names = ("model", "resolution_px", "num_tokens", "depth", "batch_size", "repeats", "clock", "device")
-        values = {name: getattr(self, name) for name in (*names, "machine", "threads", "dtype", "compiled")}
-        return {
-            "kind": BENCH,
-            **values,
-            "layers": list(self.layers),
-            "weights_mib": self.weights_mib,
-            "versions": versions(),
-            "rows": [row.to_json() for row in self.rows],
-        }
+        return {"kind": BENCH, **json_fields(self), "versions": versions()}
 
 
 def bench(request: BenchRequest, reporter: Reporter, *, clock: Clock | None = None) -> BenchReport:

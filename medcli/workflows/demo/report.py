@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medcli.runtime.json_records import json_fields
 from medcli.runtime.text import macs_text, measured
 from medcli.settings.sampler import PAPER_STEPS
 from medcli.workflows.sample.report import SampleReport
@@ -74,10 +75,8 @@ class DemoReport:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            "output": self.output,
+            **json_fields(self, "output", "num_reference", "rows"),
             "num_images": self.rows[0].num_images,
-            "num_reference": self.num_reference,
-            "rows": [asdict(row) for row in self.rows],
             "verdict": verdict(self.rows),
             "pictures": [str(Path(self.output) / name) for name in (GRID, LARGE_GRID, SWITCHES)],
         }

@@ -10,7 +10,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from medcli.errors import DataError, EnvironmentProblem
 from medcli.presets import DEFAULT_BUNDLE
 from medcli.runtime.extras import EXTRAS, is_installed
+from medcli.runtime.json_records import json_fields
 from medcli.version import __version__
 from medcli.workflows.doctor.finding import Check, Finding
 from medcli.workflows.doctor.hardware import GIB, accelerators, bfloat16, compilation, fused_attention, processor
@@ -211,7 +212,7 @@ class DoctorReport:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "num_missing": len(self.missing),
-            "findings": [asdict(finding) for finding in self.findings],
+            **json_fields(self),
         }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcli.errors import DataError
+from medcli.runtime.json_records import json_fields
 from medcli.runtime.reporting import Reporter
 from medcli.scores.extractor import INCEPTION, LOGITS, POOL, FeatureExtractor
 from medcli.scores.features import FeatureSet
@@ -58,15 +59,10 @@ class FidReport:
             "standard_errors": {json_key(name): found.standard_error for name, found in self.scores.errors.items()},
             "standard_error_methods": {json_key(name): found.method for name, found in self.scores.errors.items()},
             "unavailable": {json_key(name): why for name, why in self.scores.unavailable.items()},
-            "num_samples": self.num_samples,
-            "num_reference": self.num_reference,
-            "extractor": self.extractor,
             "protocol": PROTOCOL,
-            "samples": self.samples,
-            "reference": self.reference,
+            **json_fields(self, "samples", "num_samples", "reference", "num_reference", "extractor"),
+            **json_fields(self, "protocol_details", "provenance"),
             **({"extrapolation": {"num_samples": line.sizes, "fid": line.distances}} if line else {}),
-            "protocol_details": self.protocol_details,
-            "provenance": self.provenance,
         }
 
 

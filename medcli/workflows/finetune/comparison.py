@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
@@ -27,17 +26,6 @@ class Comparison:
     after: Mapping[int, float]
     control: Mapping[int, float] | None = None
     """Losses of the dense parent after as many steps; a gain it shows too is not due to the mediators."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; counts become text keys."""
-        named = {"before": self.before, "after": self.after, "control": self.control}
-        return {
-            "num_images": self.num_images,
-            **{
-                name: None if losses is None else {str(count): loss for count, loss in losses.items()}
-                for name, losses in named.items()
-            },
-        }
 
 
 def losses_of(setup: FinetuneSetup, model: DiffusionTransformer) -> dict[int, float]:

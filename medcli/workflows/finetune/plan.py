@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from medcli.checkpoint.run_state import FINISHED, STATES
 from medcli.cost.macs import GIGA, closed_form_macs
 from medcli.model.layout import num_params
+from medcli.runtime.json_records import json_fields
 from medcli.runtime.reporting import Reporter
 from medcli.runtime.timing import Clock, clock_for
 from medcli.settings.finetune import SELF, FinetuneRequest
@@ -112,20 +113,15 @@ class FinetunePlan:
             *("model", "family", "resolution_px", "depth", "ladder_rule", "data", "num_images", "steps", "steps_done"),
             *("global_batch_size", "micro_batch_size", "processes", "device", "gmacs_per_step", "data_secs"),
             *("state_bytes", "num_states", "output", "num_trained", "num_frozen", "images_seen", "epochs"),
-            *("step_secs", "total_secs", "timesteps"),
+            *("step_secs", "total_secs", "timesteps", "mediators", "layers", "groups", "memory", "files"),
         )
         return {
             "dry_run": True,
-            **{name: getattr(self, name) for name in names},
-            "mediators": list(self.mediators),
-            "layers": list(self.layers),
+            **json_fields(self, *names),
             "entries": list(self.counts),
-            "groups": [asdict(group) for group in self.groups],
-            "memory": self.memory.to_json(),
             "passes_secs": self.time.passes,
             "update_secs": self.time.update,
             "num_timed_images": self.time.num_timed_images,
-            "files": list(self.files),
         }
 
 

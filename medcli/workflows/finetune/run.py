@@ -15,6 +15,7 @@ from medcli.checkpoint.run_state import FINISHED
 from medcli.checkpoint.writer import save_checkpoint
 from medcli.model.backbone import DiffusionTransformer
 from medcli.runtime.files import write_text
+from medcli.runtime.json_records import json_fields
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.scores.reference import BUNDLED
 from medcli.settings.finetune import SELF, FinetuneRequest
@@ -66,11 +67,11 @@ class FinetuneReport:
         """Plain JSON values."""
         names = ("output", "steps", "num_images", "num_trained", "loss", "seconds", "images_per_sec", "sha256")
         return {
-            **{name: getattr(self, name) for name in (*names, "calibration", "control")},
+            **json_fields(self, *names, "calibration", "control"),
             "entries": list(self.counts),
             "skipped_steps": list(self.skipped),
             "unreadable_images": self.unreadable,
-            "evaluation": None if self.comparison is None else self.comparison.to_json(),
+            "evaluation": self.comparison and json_fields(self.comparison),
         }
 
 

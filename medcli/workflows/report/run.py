@@ -13,6 +13,7 @@ from medcli.data.images import MANIFEST
 from medcli.errors import DataError
 from medcli.pages.page import GENERATOR, Page, Section, Table, html_of
 from medcli.runtime.files import refuse_existing, write_text
+from medcli.runtime.json_records import json_fields
 from medcli.runtime.reporting import Reporter
 from medcli.settings.pages import ReportRequest
 from medcli.settings.sampler import PAPER_STEPS
@@ -53,8 +54,7 @@ class PageReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        named = {"runs": list(self.runs), "scores": list(self.scores), "findings": list(self.findings)}
-        return {"output": self.output, "num_bytes": self.num_bytes, "sha256": self.sha256, **named}
+        return json_fields(self, "output", "num_bytes", "sha256", "runs", "scores", "findings")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

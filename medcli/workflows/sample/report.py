@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Any
 
@@ -20,7 +20,7 @@ from medcli.engine.plan_file import PlanFile, solver_rows
 from medcli.engine.sample_folder import ARCHIVE, SampleFolder
 from medcli.engine.sessions import Session, wall_seconds
 from medcli.errors import ConfigError, DataError
-from medcli.runtime.json_records import InvalidJson, as_record
+from medcli.runtime.json_records import InvalidJson, as_record, json_fields
 from medcli.schedule.spec import Schedule
 from medcli.settings.sampler import ADAPTIVE_SOLVERS, SamplerConfig
 from medcli.workflows.sample.amm import amm_report
@@ -66,8 +66,8 @@ class SampleReport:
 
     def totals(self) -> dict[str, Any]:
         """Return cost and speed."""
-        names = ("nfe", "gmacs_per_image", "gmacs_done_per_image", "gmacs_dense", "seconds", "images_per_sec")
-        return {**{name: getattr(self, name) for name in names}, "switch_steps_mean": list(self.switch_steps_mean)}
+        costs = ("nfe", "gmacs_per_image", "gmacs_done_per_image", "gmacs_dense")
+        return json_fields(self, *costs, "seconds", "images_per_sec", "switch_steps_mean")
 
     def recorded(self) -> dict[str, Any]:
         """Return the totals a manifest stores."""
@@ -84,10 +84,6 @@ class PassCosts:
     """At each ladder index, without the queries and keys that are never computed."""
     dense: float = field(metadata={"above": 0, "max": MAX_GMACS})
     """With full attention in every layer."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as a manifest holds it."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

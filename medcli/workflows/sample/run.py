@@ -25,6 +25,7 @@ from medcli.engine.sample_folder import ARCHIVE, SampleFolder
 from medcli.errors import ConfigError
 from medcli.network import note_remarks, require_statistics
 from medcli.runtime.device import use_device
+from medcli.runtime.json_records import json_fields
 from medcli.runtime.precision import DTYPES, TF32, number_format, products_of
 from medcli.runtime.processes import Processes, this_process
 from medcli.runtime.reporting import Reporter
@@ -173,7 +174,7 @@ def _manifest(
             "device": str(device),
             "compiled": request.compiled,
             "tf32": request.dtype == TF32,
-            "gmacs": costs.to_json(),
+            "gmacs": json_fields(costs),
             "given": given_values(request),
         },
         "versions": versions("numpy"),

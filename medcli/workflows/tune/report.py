@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from medcli.runtime.json_records import json_fields
 from medcli.schedule.spec import Schedule
 from medcli.tuning.candidates import Interval
 from medcli.tuning.running import mean_and_error
@@ -67,25 +68,17 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         error, deviation = self.error or (None, None)
+        names = ("steps", "calls", "interval", "gmacs", "gmacs_done", "seconds", "fid", "fid_standard_error")
         return {
-            "steps": self.steps,
-            "calls": self.calls,
+            **json_fields(self, *names, "plan_sha256", "command"),
             "schedule": self.schedule.kind,
             "ladder": list(self.schedule.counts),
             "at": list(self.schedule.at),
             "networks": [count or "full" for count in self.networks],
-            "interval": None if self.interval is None else list(self.interval),
-            "gmacs": self.gmacs,
-            "gmacs_done": self.gmacs_done,
             "saving_percent": 100 * self.saving,
-            "seconds": self.seconds,
             "error": error,
             "error_standard_error": deviation,
-            "fid": self.fid,
-            "fid_standard_error": self.fid_standard_error,
             "fitted": self.is_fitted,
-            "plan_sha256": self.plan_sha256,
-            "command": self.command,
         }
 
 
@@ -149,7 +142,7 @@ class FitReport:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         names = ("difference", "difference_standard_error", "num_images")
-        return {**self.row.to_json(), **{name: getattr(self, name) for name in names}, "kept": self.is_kept}
+        return {**self.row.to_json(), **json_fields(self, *names), "kept": self.is_kept}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,18 +176,4 @@ class TuneReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of `tuning.json`."""
-        names = ("output", "model", "metric", "reason", "plan", "command", "pictures")
-        return {
-            "kind": "medcli-tuning",
-            "format_version": FORMAT_VERSION,
-            **{name: getattr(self, name) for name in names},
-            "budget": None if self.budget is None else dict(self.budget),
-            "chosen": self.chosen.to_json(),
-            "dense": self.dense.to_json(),
-            "front": [row.to_json() for row in self.front],
-            "candidates": [row.to_json() for row in self.candidates],
-            "fit": None if self.fit is None else self.fit.to_json(),
-            "settings": dict(self.settings),
-            "timing": asdict(self.timing),
-            "versions": dict(self.versions),
-        }
+        return {"kind": "medcli-tuning", "format_version": FORMAT_VERSION, **json_fields(self)}
