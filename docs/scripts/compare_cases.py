@@ -216,7 +216,7 @@ ALLOWED: dict[str, str] = {
     r"command \d JSON\.(costs|gmacs_dense) is new": "convert names the cost of each count beside full attention",
     r".*manifest\.json\.run\.gmacs is new": "a manifest holds the cost of a pass, for merge",
     r".*manifest\.json\.sessions\[\d\]\.start is new": "sessions that overlap count once",
-    r"command \d writes 2 lines on stderr, not 1: warning: the .* mediators of .* were never trained.*": "a new warning",
+    r"command \d writes 2 lines on stderr, not 1: warning: the .* mediators .* never trained.*": "a new warning",
     r".*\.class_names is new": "class names of a pipeline are kept",
     r".*\.(source|fingerprint)(\..*)? is new": "converted headers and manifests name their source by a fingerprint",
     r".*\bsha256: .*": "hashes of files whose header names its source; their tensors are compared one by one",

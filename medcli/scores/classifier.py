@@ -85,27 +85,20 @@ def classifier_inputs(images_BYXC: torch.Tensor, channels: int, side_px: int) ->
     return image_BCYX
 
 
-class ClassifierExtractor:
-    """A trained classifier as a `FeatureExtractor`: its penultimate layer and its logits."""
-
-    rows_per_call = None
+class ClassifierExtractor(FeatureExtractor):
+    """A trained classifier: its penultimate layer and its logits."""
 
     def __init__(self, name: str, network: SmallClassifier, weights_sha256: str) -> None:
-        self.name, self.weights_sha256, self._network = name, weights_sha256, network
+        dims = {POOL: NUM_FEATURES, LOGITS: network.head.out_features}
+        super().__init__(name, dims, weights_sha256, network.head.weight.device)
+        self._network = network
         colours = "grey" if network.channels == 1 else "colour"
         self.preprocessing = f"{colours} {network.side_px}x{network.side_px} by area"
-        self.dims: Mapping[str, int] = {POOL: NUM_FEATURES, LOGITS: network.head.out_features}
-
-    @property
-    def device_type(self) -> str:
-        """`cpu`, `cuda` or `mps`."""
-        return self._network.head.weight.device.type
 
     @torch.inference_mode()
     def prepare(self, images_BYXC: torch.Tensor) -> torch.Tensor:
         """(B, C, side, side) float32 of uint8 images of any size."""
-        images = images_BYXC.to(self._network.head.weight.device)
-        return classifier_inputs(images, self._network.channels, self._network.side_px)
+        return classifier_inputs(images_BYXC.to(self._device), self._network.channels, self._network.side_px)
 
     @torch.inference_mode()
     def run(self, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -117,12 +110,7 @@ class ClassifierExtractor:
     @torch.inference_mode()
     def logits(self, pool_BD: torch.Tensor) -> torch.Tensor:
         """(B, classes) float32 class scores of pool features, on the CPU."""
-        return self._network.head(pool_BD.to(self._network.head.weight.device)).cpu()
-
-    def features(self, images_BYXC: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Features of uint8 images of any size: `pool` (B, 64) and `logits` (B, classes), float32."""
-        found = self.run(self.prepare(images_BYXC))
-        return {**found, LOGITS: self.logits(found[POOL])}
+        return self._network.head(pool_BD.to(self._device)).cpu()
 
 
 def load_classifier(path: Path, name: str, *, device: torch.device = CPU) -> ClassifierExtractor:

@@ -10,9 +10,7 @@ Dimension key: B batch, Y X image height and width, C channels, D features.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ from medcli.errors import DataError, EnvironmentProblem
 from medcli.runtime.extras import require_extra
 from medcli.runtime.precision import float32_products
 from medcli.runtime.torchvision_guard import import_torchvision
-from medcli.scores.extractor import CPU, INCEPTION, LOGITS, POOL, SPATIAL
+from medcli.scores.extractor import CPU, INCEPTION, LOGITS, POOL, SPATIAL, FeatureExtractor
 from medcli.scores.inception_weights import EXPECTED, read_weights
 
 CPU_ROWS = 4
@@ -42,8 +40,12 @@ STAGES = (
 """torch-fidelity's names of the layers between the resized image and the pooling, in order."""
 
 
-class InceptionExtractor:
-    """TF-compatible Inception v3 as a `FeatureExtractor`.
+DIMS = {POOL: 2048, LOGITS: 1008, SPATIAL: 17 * 17 * NUM_SPATIAL_CHANNELS}
+"""Width of each kind of feature."""
+
+
+class InceptionExtractor(FeatureExtractor):
+    """TF-compatible Inception v3.
 
     Args:
         network: The network, on its device.
@@ -51,21 +53,13 @@ class InceptionExtractor:
         weights_sha256: Hash of the weights file.
     """
 
-    name = INCEPTION
-    dims: Mapping[str, int] = MappingProxyType({POOL: 2048, LOGITS: 1008, SPATIAL: 17 * 17 * NUM_SPATIAL_CHANNELS})
     preprocessing = "299x299 bilinear as TensorFlow 1, (x - 128) / 128"
 
     def __init__(self, network: InceptionNetwork, class_weight_KD: torch.Tensor, weights_sha256: str) -> None:
         self._network = network
         self._class_weight_KD = class_weight_KD
-        self._device = next(network.parameters()).device
-        self.weights_sha256 = weights_sha256
+        super().__init__(INCEPTION, DIMS, weights_sha256, next(network.parameters()).device)
         self.rows_per_call = CPU_ROWS if self._device.type == "cpu" else None
-
-    @property
-    def device_type(self) -> str:
-        """`cpu`, `cuda` or `mps`."""
-        return self._device.type
 
     @torch.inference_mode()
     def prepare(self, images_BYXC: torch.Tensor) -> torch.Tensor:
@@ -85,14 +79,6 @@ class InceptionExtractor:
     def logits(self, pool_BD: torch.Tensor) -> torch.Tensor:
         """(B, 1008) float32 class scores without bias, on the CPU."""
         return pool_BD.cpu() @ self._class_weight_KD.T
-
-    def features(self, images_BYXC: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`pool` (B, 2048), `logits` (B, 1008, no bias) and `spatial` (B, 2023) of uint8 RGB images, float32.
-
-        Images of any size are resized to 299 x 299 as TensorFlow 1 does.
-        """
-        found = self.run(self.prepare(images_BYXC))
-        return {**found, LOGITS: self.logits(found[POOL])}
 
 
 def load_inception(weights_path: Path | None = None, *, device: torch.device = CPU) -> InceptionExtractor:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import warnings
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from medcli.errors import DataError
 from medcli.runtime.precision import float32_products
-from medcli.scores.extractor import CPU, POOL
+from medcli.scores.extractor import CPU, POOL, FeatureExtractor
 
 PROBED_PX = (64, 32, 224, 299)
 """Sides of the empty images by which the width of the features is found."""
@@ -21,23 +20,18 @@ MAX_CODE_BYTES = 2**26
 HINT = "it is called with (B, 3, Y, X) float32 images in 0 .. 255 and returns (B, D) features"
 
 
-class TorchScriptExtractor:
-    """A scripted module as a `FeatureExtractor` of one kind of features.
+class TorchScriptExtractor(FeatureExtractor):
+    """A scripted module with one kind of features.
 
     It is called with (B, 3, Y, X) float32 images in 0 .. 255, not resized, and returns (B, D) features.
     """
 
     preprocessing = "by the module"
-    rows_per_call = None
 
     def __init__(self, name: str, module: torch.jit.ScriptModule, weights_sha256: str, device: torch.device) -> None:
-        self.name, self.weights_sha256, self._module, self._device = name, weights_sha256, module, device
-        self.dims: Mapping[str, int] = {POOL: self._width()}
-
-    @property
-    def device_type(self) -> str:
-        """`cpu`, `cuda` or `mps`."""
-        return self._device.type
+        self._module = module
+        super().__init__(name, {}, weights_sha256, device)
+        self.dims = {POOL: self._width()}
 
     def _width(self) -> int:
         problem = ""
@@ -67,14 +61,6 @@ class TorchScriptExtractor:
             shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
             raise DataError(f"{self.name} returns {shape} for {len(prepared)} images", hint=HINT)
         return {POOL: found.float()}
-
-    def logits(self, pool_BD: torch.Tensor) -> torch.Tensor:
-        """Not available: a module returns one kind of features."""
-        raise NotImplementedError(f"{self.name} gives no class scores")
-
-    def features(self, images_BYXC: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Features of uint8 images of one size: `pool` (B, D) float32."""
-        return self.run(self.prepare(images_BYXC))
 
 
 def is_torchscript(path: Path) -> bool:
