@@ -56,7 +56,7 @@ COMMAND = Command(
     details="The same command again generates the missing images.",
     examples=(
         "medcli sample --schedule dynamic --rho 0.3,0.1",
-        "medcli sample --classes 1,5,9 --num-images 24 -o clothes",
+        "medcli sample --classes sneaker,bag --num-images 24 -o clothes",
         "medcli sample --num-images 50000 --npz --dry-run",
     ),
 )

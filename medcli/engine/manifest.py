@@ -15,6 +15,9 @@ from medcli.engine.sessions import Session
 from medcli.errors import ConfigError, DataError, listed
 from medcli.runtime import files
 from medcli.runtime.json_records import InvalidJson, as_record
+from medcli.settings.declare import settings_of
+from medcli.settings.records import IMAGE_VALUES
+from medcli.settings.sampling import SampleRequest
 
 FORMAT_VERSION = 1
 BYTES_BESIDE_PIXELS = 4096
@@ -62,10 +65,19 @@ def check_folder(
         name for name in {**settings, **before} if name != free and before.get(name) != settings.get(name)
     ]:
         raise ConfigError(
-            f"{path} holds a run with other settings ({listed(differing)})",
+            f"{path} holds a run with other settings ({listed(_flags_of(before, settings) or differing)})",
             hint="choose another --output, or remove that folder",
         )
     return manifest
+
+
+def _flags_of(before: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Return the flags whose values differ; none if only contents of files do."""
+    declared = settings_of(SampleRequest)
+    try:
+        return [declared[key].flag for key, read in IMAGE_VALUES.items() if read(before) != read(settings)]
+    except (KeyError, TypeError, AttributeError):  # a record of an earlier version
+        return []
 
 
 def _has_lines_of(path: Path, is_possible: Callable[[Record], bool]) -> bool:

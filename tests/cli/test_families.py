@@ -108,7 +108,7 @@ def test_amm_changes_the_images_and_is_recorded_and_costs_what_it_says(
     again = run_cli(
         "sample", "m.safetensors", *QUICK, "--cfg-scale", "1", "--amm", "auto", "--amm-blocks", blocks, "-o", "out"
     )
-    refused(again, ExitCode.USAGE, "other settings (amm)")
+    refused(again, ExitCode.USAGE, "other settings (--amm)")
 
 
 def test_amm_is_in_no_file_and_shared_by_the_blocks_of_a_grid(empty_folder: Path) -> None:

@@ -97,7 +97,7 @@ def test_people_see_a_table_and_a_warning_about_few_samples(empty_folder: Path, 
     result = run_cli("fid", sample_folder(empty_folder / "x"))
     for word in ("FID", "KID", "lower", "higher", "digits (1,797 images)", "(20 images)"):
         assert word in result.out
-    assert "fewer samples than dimensions (64)" in result.err
+    assert "FID of 20 samples with 64 features" in result.err
 
 
 def test_an_image_set_is_a_reference_read_with_the_extractor_the_samples_name(

@@ -79,7 +79,7 @@ def test_folders_of_other_runs_are_refused(run_cli: RunCli, parts: tuple[str, ..
     assert run_cli(*COMMAND, "--num-images", "2", "--seed", "1", "-o", "other").code == 0
     result = run_cli("merge", "part-0", "other", "-o", "whole")
     assert result.code == ExitCode.USAGE
-    assert "other holds a run with other settings (seed)" in result.err
+    assert "other holds a run with other settings (--seed)" in result.err
     assert not Path("whole").exists()
     result = run_cli("merge", "part-0", "nothere", "-o", "whole")
     assert result.code == ExitCode.DATA

@@ -206,8 +206,8 @@ def _warn(samples: FeatureSet, extractor: FeatureExtractor, reporter: Reporter) 
     num, dim = samples.num_images, extractor.dims[POOL]
     if num is not None and num <= dim:
         reporter.note(
-            f"warning: {num} samples are fewer samples than dimensions ({dim}): FID is strongly biased upwards; "
-            "compare it only with scores of as many samples"
+            f"warning: fewer samples than dimensions: FID of {num} samples with {dim} features is strongly biased "
+            "upwards; compare it only with scores of as many samples"
         )
     elif num not in (None, PAPERS_NUM_SAMPLES) and extractor.name == INCEPTION:
         reporter.note(
