@@ -32,6 +32,12 @@ PATH_HINT = "look at what is in that place, or choose another one"
 MEMORY_HINT = "lower --batch-size, or use --dtype bf16"
 MEMORY_HINTS = {"finetune": "lower --micro-batch-size, or add --checkpoint-activations; --dry-run estimates both"}
 """For commands whose batch has another name."""
+INTERRUPT_HINT = "nothing half-written is left; run the same command again"
+INTERRUPT_HINTS = {
+    "sample": "finished images are kept, and the same command generates the rest",
+    "latents": "encoded images are kept, and the same command encodes the rest",
+}
+"""For commands that resume; training names its step."""
 PATIENCE_SECS = 10.0
 """Most errors occur in all processes of a launch, and the launcher stops the rest once the first has ended."""
 
@@ -59,7 +65,7 @@ def problem_of(err: BaseException, *, command: str = "") -> MedcliError:
     interrupt = _interrupt_behind(err)
     if interrupt is not None or isinstance(err, typer.Abort):
         text = str(interrupt or "")  # of one that a workflow raised, what is saved
-        return Interrupted("interrupted", hint=text or "nothing half-written is left; run the same command again")
+        return Interrupted("interrupted", hint=text or INTERRUPT_HINTS.get(command, INTERRUPT_HINT))
     if isinstance(err, OSError) and err.errno and (err.errno in DISK_HINTS or err.filename):
         where = f": {err.filename}" if err.filename else ""
         hint = DISK_HINTS.get(err.errno, PATH_HINT)

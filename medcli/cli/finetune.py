@@ -102,10 +102,14 @@ def _memory(plan: FinetunePlan) -> FittedTable:
 
 def _work(plan: FinetunePlan) -> FittedTable:
     left = plan.steps - plan.steps_done
+    epochs = f"{plan.epochs:,.1f}" if plan.epochs >= 1 else f"{plan.epochs:.2g}"
     rows: list[tuple[str, str]] = [
         ("data", f"{plan.data}, {plan.num_images:,} images"),
         ("steps", f"{plan.steps:,}" + (f", {plan.steps_done:,} of them done" if plan.steps_done else "")),
-        ("images seen", f"{plan.images_seen:,} in batches of {plan.global_batch_size:,}, {plan.epochs:.4g} epochs"),
+        (
+            "images seen",
+            f"{plan.images_seen:,} in batches of {plan.global_batch_size:,}, {epochs} epochs",
+        ),
         ("multiply-adds", f"{macs_text(plan.gmacs_per_step)} per step"),
         ("time", f"{duration(plan.total_secs)} for {left:,} steps on {plan.device}, {plan.step_secs:.3g} s per step"),
         ("disk", f"{plan.num_states} states of {plan.state_bytes / MIB:,.0f} MiB at once"),

@@ -44,7 +44,8 @@ def summary(report: LatentsReport) -> FittedTable:
     counts = f"{report.num_images} images of {report.num_classes} classes, {report.num_new} new{rate}"
     caption = (
         f"wrote {report.output}: {counts}\n"
-        f"latents of {shape} in {report.num_shards} shards\nscaled; training expects a std near 1"
+        f"latents of {shape} in {report.num_shards} shard{'s' * (report.num_shards > 1)}\n"
+        "scaled; training expects a standard deviation near 1"
     )
     rows = [
         (channel, f"{mean:.4f}", f"{std:.4f}")

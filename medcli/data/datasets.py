@@ -235,8 +235,8 @@ def _open_images(
     )
     vae = "" if autoencoder is None else f" --vae {shlex.quote(autoencoder)}"
     reporter.note(
-        f"{path} is encoded again each time it is read: medcli latents {shlex.quote(str(path))} "
-        f"--res {config.resolution_px}{vae}, once, makes training far faster"
+        f"{path} is encoded again each time it is read; training is far faster after "
+        f"medcli latents {shlex.quote(str(path))} --res {config.resolution_px}{vae}"
     )
     return EncodedSet(
         pixels=pixels,

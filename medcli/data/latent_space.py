@@ -141,6 +141,11 @@ def cached_folder(name: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     name = ALIASES.get(name, name)
+    if "/" not in name:
+        raise EnvironmentProblem(
+            f"no autoencoder {name}: neither a file nor a folder here, and no short name ({', '.join(ALIASES)})",
+            hint=HINT,
+        )
     wanted = [CONFIG_FILE, f"vae/{CONFIG_FILE}", *([SINGLE_FILES[name]] if name in SINGLE_FILES else [])]
     files = f"{SINGLE_FILES[name]} {STATISTICS}" if name in SINGLE_FILES else ""
     missing = f"the autoencoder {name} is not on this machine, and medcli never downloads unasked"

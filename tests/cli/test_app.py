@@ -150,6 +150,11 @@ def test_an_interrupted_run_exits_130_without_a_traceback(use: Use, run_cli: Run
     assert len(result.err.splitlines()) == 2
 
 
+def test_an_interrupted_command_that_resumes_names_what_is_kept() -> None:
+    assert "finished images are kept" in str(problem_of(KeyboardInterrupt(), command="sample").hint)
+    assert problem_of(KeyboardInterrupt("step 3 is saved"), command="finetune").hint == "step 3 is saved"
+
+
 def test_a_bug_shows_its_traceback_and_where_to_report_it(use: Use, run_cli: RunCli) -> None:
     use(raiser(ZeroDivisionError("a surprise")))
     result = run_cli("toy")

@@ -66,6 +66,18 @@ def test_nothing_is_written(run_cli: RunCli, empty_folder: Path) -> None:
     assert [path.name for path in empty_folder.iterdir()] == ["tiny.safetensors"]
 
 
+def test_a_missing_autoencoder_is_warned_of(
+    run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, empty_folder: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(empty_folder))
+    config = medcli.ModelConfig(family="sit", hidden_size=24, depth=1, num_heads=2, latent_size=4, num_classes=3)
+    medcli.save(medcli.new(config), "latent.safetensors")
+    result = run_cli("sample", "latent.safetensors", "--steps", "2", "--num-images", "1", "--dry-run")
+    assert result.code == 0, result.err
+    assert "warning: the autoencoder stabilityai/sd-vae-ft-ema is not on this machine" in result.err
+    assert "warning" not in run_cli("sample", *QUICK, "--dry-run").err
+
+
 def test_an_adaptive_solver_leaves_the_cost_open(run_cli: RunCli) -> None:
     plan = plan_of(run_cli, "--sampler", "ode", "--solver", "dopri5", "--schedule", "full")
     assert (plan["nfe"], plan["seconds_max"], plan["gmacs_per_image_min"]) == (None, None, None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from medcli.data.latent_space import autoencoder_place
 from medcli.diffusion.steps import build_sampler
 from medcli.engine.generate import calls_by_ladder_index
 from medcli.engine.guidance_phases import step_passes
@@ -16,6 +17,7 @@ from medcli.engine.image_records import num_lines
 from medcli.engine.manifest import image_bytes
 from medcli.engine.networks import LadderNetwork, ladder_networks
 from medcli.engine.plan import forward_inputs
+from medcli.errors import EnvironmentProblem
 from medcli.network import note_remarks
 from medcli.runtime.device import use_device
 from medcli.runtime.json_records import json_fields
@@ -83,6 +85,7 @@ def plan_sample(request: SampleRequest, reporter: Reporter, *, clock: Clock | No
     request = replace(request, dtype=number_format(request.dtype, device))
     setup = set_up(request, device.type)
     note_remarks(setup.networks, reporter)
+    _note_missing_autoencoder(setup, reporter)
     plan, run = setup.plan, FolderRun.of(setup)
     num_missing = max(0, request.num_images - num_lines(setup.output))
     batch_size = max(1, min(plan.batch_size, num_missing))
@@ -116,6 +119,17 @@ def plan_sample(request: SampleRequest, reporter: Reporter, *, clock: Clock | No
         seconds_max=None if seconds is None else round(max(seconds), 3),
         disk_bytes=image_bytes(setup.output, request.num_images, setup.config.resolution_px, archive=request.npz),
     )
+
+
+def _note_missing_autoencoder(setup: SampleSetup, reporter: Reporter) -> None:
+    """Warn of an autoencoder that is not on this machine: the run would be refused."""
+    name = setup.networks[0].autoencoder or setup.config.autoencoder
+    if name is None:
+        return
+    try:
+        autoencoder_place(name)
+    except EnvironmentProblem as err:
+        reporter.note(f"warning: {err.message}; {err.hint}")
 
 
 def _weighted(counts: Sequence[int], values: Sequence[float]) -> float:

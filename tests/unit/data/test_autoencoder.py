@@ -86,6 +86,12 @@ def test_a_missing_autoencoder_is_said_without_touching_the_network(
     assert "--vae" in (caught.value.hint or "")
 
 
+def test_a_name_that_can_be_none_of_the_hub_is_not_offered_for_download() -> None:
+    with pytest.raises(EnvironmentProblem, match="no autoencoder tiny-vae: neither a file nor a folder") as caught:
+        open_decoder(LATENTS, autoencoder="tiny-vae")
+    assert "hf download" not in (caught.value.hint or "")
+
+
 def test_a_hub_name_is_found_in_the_cache(autoencoder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     snapshot = tmp_path / "models--someone--vae/snapshots/abc"
     snapshot.parent.mkdir(parents=True)
