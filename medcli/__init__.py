@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medcli.config import ModelConfig
     from medcli.data.loaded_autoencoder import Autoencoder
     from medcli.engine.plan import Noise
+    from medcli.errors import MedcliError
     from medcli.model.amm import Amm
     from medcli.model.backbone import DiffusionTransformer
     from medcli.schedule.dynamic import DynamicSchedule
@@ -48,6 +49,11 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    """Return the public names, for completion."""
+    return sorted(__all__)
+
+
 def load(
     path: str | os.PathLike[str],
     *,
@@ -70,14 +76,18 @@ def load(
 
     Raises:
         CheckpointError: If the file is missing, damaged, ambiguous or not a model of these families.
-        ConfigError: If modulation does not fit the model.
+        ConfigError: If an argument has no such value, or modulation does not fit the model.
+        EnvironmentProblem: If this machine lacks the device.
     """
     from medcli.model.amm import Amm
     from medcli.network import open_network
     from medcli.settings.network import NetworkSource
+    from medcli.settings.values import check_as
 
+    device, dtype = _placement(device, dtype)
     modulation = amm if amm is None or isinstance(amm, Amm) else Amm(blocks=tuple(amm))
     source = NetworkSource(checkpoint=Path(path), family=family, heads=num_heads, weights=weights)
+    check_as(NetworkSource, weights=weights)
     network = open_network(source)
     model = network.load(device=device, dtype=dtype, amm=modulation)
     model.origin = network.info
@@ -92,9 +102,15 @@ def new(config: ModelConfig, seed: int = 0) -> DiffusionTransformer:
 
     Returns:
         The model in float32 on the CPU, in evaluation mode.
+
+    Raises:
+        ConfigError: If `config` is no `ModelConfig`.
     """
+    from medcli.config import ModelConfig
     from medcli.model.backbone import fresh_model
 
+    if not isinstance(config, ModelConfig):
+        raise _not_a("medcli.ModelConfig", config)
     return fresh_model(config, seed).eval()
 
 
@@ -129,6 +145,7 @@ def sample(
     """
     from medcli.workflows.sample.in_memory import sample_in_memory
 
+    _check_model(model)
     return sample_in_memory(
         model, num_images=num_images, classes=classes, seed=seed, noise=noise, decode=decode, settings=settings
     )
@@ -150,12 +167,14 @@ def load_autoencoder(
         `decode` maps such latents, (B, C, Y, X), to images in [-1, 1].
 
     Raises:
-        EnvironmentProblem: If it is not on this machine, or no usable autoencoder.
+        ConfigError: If there is no such device or type.
+        EnvironmentProblem: If it is not on this machine, or no usable autoencoder, or diffusers is not installed.
     """
     import torch
 
     from medcli.data.loaded_autoencoder import Autoencoder
 
+    device, dtype = _placement(device, dtype)
     return Autoencoder.open(os.fspath(path_or_name), device=device, dtype=dtype or torch.float32)
 
 
@@ -170,10 +189,12 @@ def save(model: DiffusionTransformer, path: str | os.PathLike[str]) -> None:
 
     Raises:
         CheckpointError: If a weight is NaN or infinite.
+        ConfigError: If `model` is none of medcli.
         EnvironmentProblem: If the file can't be written or the disk is full.
     """
     from medcli.checkpoint.writer import save_checkpoint
 
+    _check_model(model)
     names = () if model.origin is None else model.origin.class_names
     save_checkpoint(path, model.config, model.state_dict(), weights="model", class_names=names, force=True)
 
@@ -192,10 +213,44 @@ def count_macs(
         num_mediators: A count of the ladder; None the largest, 0 full attention everywhere.
 
     Raises:
-        ConfigError: If the resolution or the count does not fit the model.
+        ConfigError: If the resolution or the count does not fit the model, or it is none.
     """
     from medcli.config import ModelConfig
     from medcli.cost.macs import closed_form_macs
 
-    config = config_or_model if isinstance(config_or_model, ModelConfig) else config_or_model.config
+    if isinstance(config_or_model, ModelConfig):
+        config = config_or_model
+    else:
+        _check_model(config_or_model)
+        config = config_or_model.config
     return closed_form_macs(config, resolution_px=resolution_px, num_mediators=num_mediators)
+
+
+def _placement(device: str | torch.device, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype | None]:
+    """Return the checked device and type of parameters.
+
+    Raises:
+        ConfigError: If no device has that name, or the type is none of torch's.
+        EnvironmentProblem: If this machine lacks the device.
+    """
+    import torch
+
+    from medcli.errors import ConfigError
+    from medcli.runtime.device import pick_device
+
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ConfigError(f"dtype {dtype!r} is not a type of torch", hint="pass torch.bfloat16, for example")
+    return device if isinstance(device, torch.device) else pick_device(device), dtype
+
+
+def _check_model(model: object) -> None:
+    from medcli.model.backbone import DiffusionTransformer
+
+    if not isinstance(model, DiffusionTransformer):
+        raise _not_a("a model of medcli.load or medcli.new", model)
+
+
+def _not_a(wanted: str, found: object) -> MedcliError:
+    from medcli.errors import ConfigError
+
+    return ConfigError(f"expected {wanted}, got {type(found).__name__} {str(found)[:60]!r}")

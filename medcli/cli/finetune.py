@@ -115,9 +115,10 @@ def _work(plan: FinetunePlan) -> FittedTable:
         ("disk", f"{plan.num_states} states of {plan.state_bytes / MIB:,.0f} MiB at once"),
         ("output", f"{plan.output}: {', '.join(plan.files)}"),
     ]
+    calibration = "calibration, " if "calibration.json" in plan.files else ""
     remarks = [
         f"time and memory: measured on a micro-batch of {plan.time.num_timed_images} images at each count, scaled to a "
-        "step; compilation, previews and saving not included"
+        f"step; {calibration}compilation, previews and saving not included"
     ]
     if plan.data_secs > plan.time.passes + plan.time.update:
         remarks.append(

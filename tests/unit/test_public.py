@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import medcli
-from medcli.errors import CheckpointError
+from medcli.errors import CheckpointError, ConfigError, EnvironmentProblem
 from medcli.presets import preset_config
 from tests.unit.engine.tiny import PIXELS, model_of
 
@@ -65,3 +66,31 @@ def test_save_refuses_weights_that_are_not_numbers(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="NaN"):
         medcli.save(model, tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: medcli.new("SiT-S/2"), "expected medcli.ModelConfig, got str 'SiT-S/2'"),
+        (lambda: medcli.sample("digits"), "expected a model of medcli.load or medcli.new, got str 'digits'"),
+        (lambda: medcli.save(torch.nn.Identity(), "x.safetensors"), "got Identity"),
+        (lambda: medcli.count_macs("SiT-S/2"), "got str 'SiT-S/2'"),
+        (lambda: medcli.load("digits", weights="best"), "weights"),
+        (lambda: medcli.load("digits", device="gpu"), "unknown device 'gpu'"),
+        (lambda: medcli.load("digits", dtype="bf16"), "dtype 'bf16' is not a type of torch"),
+        (lambda: medcli.load_autoencoder("x", device="gpu"), "unknown device 'gpu'"),
+    ],
+)
+def test_a_wrong_argument_is_named(call: Callable[[], object], says: str, empty_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        call()
+    assert not list(empty_folder.iterdir())
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(EnvironmentProblem, match="device cuda:77 is not available"):
+        medcli.load("digits", device="cuda:77")
+
+
+def test_completion_offers_the_public_names_alone() -> None:
+    assert dir(medcli) == sorted(medcli.__all__)
