@@ -17,8 +17,8 @@ from torch.nn import functional
 from medcli.data.image_listing import ImageListing, list_images
 from medcli.data.image_set import network_inputs, read_squares
 from medcli.data.pixel_format import PixelFormat, pixel_format
-from medcli.errors import ConfigError, DataError
-from medcli.runtime.files import atomic_path, file_sha256
+from medcli.errors import DataError
+from medcli.runtime.files import atomic_path, file_sha256, refuse_existing
 from medcli.runtime.json_records import json_fields
 from medcli.runtime.reporting import Reporter
 from medcli.scores.classifier import MOST_HALVINGS, SMALLEST_PX, SmallClassifier
@@ -65,8 +65,7 @@ def train_extractor(request: FidRequest, reporter: Reporter) -> ExtractorReport:
     folder = request.train_extractor
     assert folder is not None
     output = request.output or Path(f"{Path(realpath(folder)).name}-classifier.safetensors")
-    if output.exists() and not request.force:
-        raise ConfigError(f"{output} already exists", hint="pass --force to replace it, or another name")
+    refuse_existing(output, force=request.force)
     listing, form = list_images(folder, reporter), pixel_format(folder)
     if form is None or listing.num_classes < 2:
         raise DataError(
