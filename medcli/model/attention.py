@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcli.config_checks import Norm
-from medcli.model.linear import Linear
+from medcli.model.linear import Linear, linear
 from medcli.model.parts import Rotary, head_norm
 
 Made = TypeVar("Made")
@@ -140,10 +140,17 @@ class Attention(nn.Module):
         self.q_norm = None if parts.qk_norm is None else head_norm(parts.qk_norm, self.head_width)
         self.k_norm = None if parts.qk_norm is None else head_norm(parts.qk_norm, self.head_width)
 
-    def project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, each (B, N, width); queries and keys normalised, not yet rotated."""
-        qkv_BNE = self.qkv(x_BND)
-        query_BND, key_BND, value_BND = qkv_BNE.split([self.qk_size, self.qk_size, self.proj.in_features], dim=-1)
+    def project(self, x_BND: Tensor, apart: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, each (B, N, width); queries and keys normalised, not yet rotated.
+
+        They are views of one product, or, with the same bits, of memory of their own.
+        """
+        widths = [self.qk_size, self.qk_size, self.proj.in_features]
+        if apart:
+            weights = zip(self.qkv.weight.split(widths), self.qkv.bias.split(widths), strict=True)
+            query_BND, key_BND, value_BND = (linear(x_BND, *each) for each in weights)
+        else:
+            query_BND, key_BND, value_BND = self.qkv(x_BND).split(widths, dim=-1)
         if self.q_norm is not None and self.k_norm is not None:
             query_BND = self.q_norm(query_BND.unflatten(-1, (self.num_heads, -1))).flatten(2)
             key_BND = self.k_norm(key_BND.unflatten(-1, (self.num_heads, -1))).flatten(2)

@@ -7,6 +7,7 @@ reference-facts 3.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -51,24 +52,15 @@ def compose_biases(
     return to_tokens_HMSS.flatten(2), from_queries_HMSS.flatten(2)
 
 
-def _goes_by_image(x_BND: Tensor) -> bool:
-    """Return whether products of heads are made one image at a time: they then need no copies of strided heads.
+def _goes_by_image(x_BND: Tensor, bias_HMN: Tensor) -> bool:
+    """Return whether heads are mixed one image at a time: in the processor's cache, without copies of strided heads.
 
     It is a gain in float32 on a CPU, and a loss in bfloat16 (docs/performance.md).
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
-    return x_BND.is_cpu and type(x_BND) is Tensor and x_BND.dtype == torch.float32 and len(x_BND) > 1
-
-
-def biased_products(left_BHMK: Tensor, right_BHKN: Tensor, bias_HMN: Tensor) -> Tensor:
-    """Multiply each head's matrices and add its bias."""
-    if not _goes_by_image(left_BHMK) or bias_HMN.dtype != left_BHMK.dtype:
-        return left_BHMK @ right_BHKN + bias_HMN
-    out_BHMN = left_BHMK.new_empty(*left_BHMK.shape[:-1], right_BHKN.shape[-1])
-    for left, right, out in zip(left_BHMK, right_BHKN, out_BHMN, strict=True):
-        torch.baddbmm(bias_HMN, left, right, out=out)
-    return out_BHMN
+    is_plain = x_BND.is_cpu and type(x_BND) is Tensor and len(x_BND) > 1
+    return is_plain and x_BND.dtype == bias_HMN.dtype == torch.float32
 
 
 class MediatorAttention(Attention):
@@ -156,16 +148,33 @@ class MediatorAttention(Attention):
         Source: reference-facts 3.2, steps 5 and 7.
         """
         to_tokens_HMN, from_queries_HMN = biases or self.biases(num_mediators)
-        # Scaling the few mediators once scales both score matrices. They are averages of normalised queries, so that
-        # their scores are averages of full attention's; rotated each by the centre of its pool, so that scores depend
-        # on offsets alone.
-        mediator_BHMK = self.split_heads(self.pool(query_BND, num_mediators)) * self.head_width**-0.5
-        if self.rotary is not None:
-            mediator_BHMK = self.rotary.mediators(mediator_BHMK)
+        mediator_BHMK = self.mediators(query_BND, num_mediators)
         return (
-            biased_products(mediator_BHMK, self.placed_heads(key_BND).mT, to_tokens_HMN),
-            biased_products(mediator_BHMK, self.placed_heads(query_BND).mT, from_queries_HMN),
+            mediator_BHMK @ self.placed_heads(key_BND).mT + to_tokens_HMN,
+            mediator_BHMK @ self.placed_heads(query_BND).mT + from_queries_HMN,
         )
+
+    def mediators(self, query_BND: Tensor, num_mediators: int) -> Tensor:
+        """Return the scaled mediators of each head, (B, H, M, K): to scale these few scales both score matrices.
+
+        They are averages of normalised queries, so that their scores are averages of full attention's; rotated each by
+        the centre of its pool, so that scores depend on offsets alone.
+        """
+        mediator_BHMK = self.split_heads(self.pool(query_BND, num_mediators)) * self.head_width**-0.5
+        return mediator_BHMK if self.rotary is None else self.rotary.mediators(mediator_BHMK)
+
+    def scores_by_image(
+        self, query_BND: Tensor, key_BND: Tensor, num_mediators: int, biases: Biases
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the `scores` of each image, (H, M, N) both."""
+        to_tokens_HMN, from_queries_HMN = biases
+        mediator_BHMK = self.mediators(query_BND, num_mediators)
+        heads = (self.placed_heads(key_BND), self.placed_heads(query_BND))
+        for mediator, key, query in zip(mediator_BHMK, *heads, strict=True):
+            yield (
+                torch.baddbmm(to_tokens_HMN, mediator, key.mT),
+                torch.baddbmm(from_queries_HMN, mediator, query.mT),
+            )
 
     def absorbed_scores(self, x_BND: Tensor, num_mediators: int, biases: Biases = ()) -> tuple[Tensor, Tensor]:
         """Return `scores` directly from the tokens, the first up to a constant along tokens: see `absorption`.
@@ -197,29 +206,10 @@ class MediatorAttention(Attention):
         query_constant_BHM = (mediator_BMHK * query_bias_D.unflatten(0, rows)).sum(-1).transpose(1, 2)
         return score(key_HKD, to_tokens_HMN), score(query_HKD, from_queries_HMN), query_constant_BHM
 
-    def mediate(
-        self, scores_BHMN: Tensor, shares_BHMN: Tensor, value_BND: Tensor, local_BND: Tensor | None = None
-    ) -> Tensor:
-        """Aggregate values into mediators by the first scores, and into queries by the second: (B, N, D).
-
-        Args:
-            scores_BHMN: Scores of mediators against keys.
-            shares_BHMN: Scores of queries against mediators.
-            value_BND: Values.
-            local_BND: Added to the result, and perhaps overwritten by it; None: nothing.
-        """
-        value_BHNK = self.split_heads(value_BND)
-        if local_BND is None or not _goes_by_image(value_BND):
-            summary_BHMK = scores_BHMN.softmax(dim=-1) @ value_BHNK
-            mixed_BND = (shares_BHMN.softmax(dim=-2).mT @ summary_BHMK).transpose(1, 2).flatten(2)
-            return mixed_BND if local_BND is None else mixed_BND + local_BND
-        for scores, shares, value, mixed in zip(
-            scores_BHMN, shares_BHMN, value_BHNK, self.split_heads(local_BND), strict=True
-        ):
-            # An image's softmax stays in the processor's cache until its product.
-            summary = torch.bmm(scores.softmax(dim=-1), value)
-            mixed.add_(torch.bmm(shares.softmax(dim=-2).mT, summary))
-        return local_BND
+    def mediate(self, scores_BHMN: Tensor, shares_BHMN: Tensor, value_BND: Tensor) -> Tensor:
+        """Aggregate values into mediators by the first scores, and into queries by the second: (B, N, D)."""
+        summary_BHMK = scores_BHMN.softmax(dim=-1) @ self.split_heads(value_BND)
+        return (shares_BHMN.softmax(dim=-2).mT @ summary_BHMK).transpose(1, 2).flatten(2)
 
     def forward(
         self,
@@ -245,14 +235,36 @@ class MediatorAttention(Attention):
 
     def mix(self, x_BND: Tensor, num_mediators: int, is_absorbed: bool, biases: Biases = ()) -> Tensor:
         """Mix tokens up to the projection."""
+        biases = biases or self.biases(num_mediators)
+        if _goes_by_image(x_BND, biases[0]):
+            return self.mix_by_image(x_BND, num_mediators, is_absorbed, biases)
         if is_absorbed:
             value_BND = self.values(x_BND)
             scores = self.absorbed_scores(x_BND, num_mediators, biases)
         else:
             query_BND, key_BND, value_BND = self.project(x_BND)
             scores = self.scores(query_BND, key_BND, num_mediators, biases)
-        local_BND = self.dwc(self.grid(value_BND)).flatten(2).transpose(1, 2)
-        return self.mediate(*scores, value_BND, local_BND)
+        return self.mediate(*scores, value_BND) + self.local(value_BND)
+
+    def mix_by_image(self, x_BND: Tensor, num_mediators: int, is_absorbed: bool, biases: Biases) -> Tensor:
+        """Do what `mix` does, with the same bits, an image at a time where scores are not absorbed."""
+        scores: Iterable[tuple[Tensor, Tensor]]
+        if is_absorbed:
+            value_BND = self.values(x_BND)
+            scores = zip(*self.absorbed_scores(x_BND, num_mediators, biases), strict=True)
+        else:
+            query_BND, key_BND, value_BND = self.project(x_BND, apart=True)
+            scores = self.scores_by_image(query_BND, key_BND, num_mediators, biases)
+        mixed_BND = self.local(value_BND)
+        heads = (self.split_heads(value_BND), self.split_heads(mixed_BND))
+        for (scores_HMN, shares_HMN), value_HNK, mixed_HNK in zip(scores, *heads, strict=True):
+            summary_HMK = torch.bmm(scores_HMN.softmax(dim=-1), value_HNK)
+            mixed_HNK.baddbmm_(shares_HMN.softmax(dim=-2).mT, summary_HMK)
+        return mixed_BND
+
+    def local(self, value_BND: Tensor) -> Tensor:
+        """Convolve the values of neighbouring tokens, (B, N, D)."""
+        return self.dwc(self.grid(value_BND)).flatten(2).transpose(1, 2)
 
     def mix_in_kernels(self, x_BND: Tensor, num_mediators: int, is_absorbed: bool, biases: Biases = ()) -> Tensor:
         """Do what `mix` does by `medcli.kernels.mediator`; not with rotary positions."""

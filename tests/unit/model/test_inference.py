@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medcli.config import ModelConfig
+from medcli.model import mediator
 from medcli.model.backbone import DiffusionTransformer, empty_model
 from medcli.model.linear import Linear, linear_gelu, modulated_norm
 from medcli.model.parts import Mlp
@@ -16,6 +17,7 @@ CONFIG = ModelConfig(
     mediator_layers=(0, 2),
 )  # fmt: skip
 LATENT = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+TOKENS = torch.randn(3, 16, 32, generator=torch.Generator().manual_seed(2))
 INPUTS = (LATENT, torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0, 3, 5]))
 
 
@@ -40,6 +42,18 @@ def assert_same_function(network: DiffusionTransformer, count: int = 4) -> torch
 @pytest.mark.parametrize("count", [0, 4, 16])
 def test_inference_computes_what_training_computes(model, count):
     assert_same_function(model, count)
+
+
+@pytest.mark.parametrize("count", [4, 16])
+def test_an_image_at_a_time_gives_the_bits_of_all_at_once(model, monkeypatch, count):
+    with torch.no_grad():
+        for absorb in (True, False):
+            assert mediator._goes_by_image(LATENT, LATENT)
+            by_image = [block.attn(TOKENS, count, absorb=absorb) for block in model.blocks[::2]]
+            with monkeypatch.context() as patch:
+                patch.setattr(mediator, "_goes_by_image", lambda *_: False)
+                at_once = [block.attn(TOKENS, count, absorb=absorb) for block in model.blocks[::2]]
+            assert all(map(torch.equal, by_image, at_once))
 
 
 def test_a_copy_follows_its_own_weights(model):
