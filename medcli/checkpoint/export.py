@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medcli.checkpoint.diffusers_folder import WEIGHT_FILES, pipeline_files
+from medcli.checkpoint.diffusers_folder import PIPELINE, WEIGHT_FILES, pipeline_files
 from medcli.checkpoint.keymap import OFFSET_INDEX, to_diffusers
 from medcli.checkpoint.lightningdit import rotary_records
 from medcli.checkpoint.pickle_values import STORAGE_DTYPES
@@ -180,7 +180,7 @@ def write_diffusers(
         EnvironmentProblem: If the place can't be written to or is full.
     """
     _refuse_what_diffusers_lacks(records, config)
-    with atomic_folder(path, force=force) as temporary:
+    with atomic_folder(path, force=force, mark=PIPELINE) as temporary:
         folder = temporary / "transformer"
         for name, content in pipeline_files(config, class_names).items():
             (temporary / name).parent.mkdir(exist_ok=True)

@@ -177,6 +177,11 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, axes: int, source: 
             f"{source} has no tensor {name}, so it is not a known model ({len(shapes)} other tensors found)",
             hint="expected a model in the layout of the official DiT or SiT code, or of diffusers",
         )
+    if shape == (0,):
+        raise CheckpointError(
+            f"{source} holds {name} without its numbers, as DeepSpeed's ZeRO-3 saves it",
+            hint="join the parts with the zero_to_fp32.py that DeepSpeed put beside them",
+        )
     if len(shape) != axes:
         raise CheckpointError(f"{source}: {name} has shape {shape}, expected {axes} axes", hint="the file is damaged")
     return shape

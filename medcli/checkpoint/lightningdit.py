@@ -46,7 +46,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def parts_of(shapes: Shapes) -> dict[str, Any]:
     """Return the configuration's fields of the parts that the first block has; empty for a plain DiT or SiT."""
-    width, first = shapes.get("x_embedder.proj.weight", (0,))[0], "blocks.0"
+    width, first = (*shapes.get("x_embedder.proj.weight", ()), 0)[0], "blocks.0"
     fields: dict[str, Any] = {}
     if (norm := norm_of(shapes, f"{first}.norm1")) != PLAIN_NORM:
         fields["norm"] = norm
@@ -89,7 +89,7 @@ def with_settings(raw: RawCheckpoint, shapes: Shapes, family: str | None) -> Raw
     found = [(file, args) for file in files if (args := _yaml_args(file, shapes, parts))]
     named = [pair for pair in found if pair[0].stem == raw.path.stem] or found
     if len(named) != 1 and (family == FAMILY or is_lightningdit(raw, shapes)):
-        channels = shapes.get("x_embedder.proj.weight", (0, 0))[1]
+        channels = (*shapes.get("x_embedder.proj.weight", ()), 0, 0)[1]
         remark = "the normalisation of its latents is unknown: the published one is assumed; put its yaml beside it"
         return replace(raw, args=ASSUMED[channels == SD_CHANNELS], remarks=(*raw.remarks, remark))
     if len(named) != 1:

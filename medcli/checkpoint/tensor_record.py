@@ -181,7 +181,8 @@ def to_bytes(values: NDArray[np.number], dtype: str) -> bytes:
         bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
     kind = "f" if dtype in FLOAT_DTYPES else "i"
-    return np.ascontiguousarray(values, dtype=f"<{kind}{ITEM_SIZES[dtype]}").tobytes()
+    with np.errstate(over="ignore"):  # infinite weights are refused when they are written
+        return np.ascontiguousarray(values, dtype=f"<{kind}{ITEM_SIZES[dtype]}").tobytes()
 
 
 def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[np.floating]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,7 @@ class ImageFolder(ImageSource):
         files = self.files[span.start : span.stop]
         digest = hashlib.sha256(PIL.__version__.encode())  # another version may decode other pixels
         for file, content in zip(files, read_all(file_identity, files, MAX_THREADS), strict=True):
-            digest.update(f"{file.relative_to(self.path)}\n".encode() + content)
+            digest.update(os.fsencode(file.relative_to(self.path)) + b"\n" + content)
         return digest.digest()
 
 

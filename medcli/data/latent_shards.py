@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -154,7 +155,7 @@ def _shards_fingerprint(files: Sequence[Path], shards: Sequence[_Shard], reader:
     sampled = set(sampled_places(len(files), SHARDS_HASHED))
     digest = hashlib.sha256()
     for number, (file, shard) in enumerate(zip(files, shards, strict=True)):
-        digest.update(f"{file.name} {shard.state.num_bytes}".encode() + shard.labels_N.tobytes())
+        digest.update(os.fsencode(file.name) + f" {shard.state.num_bytes}".encode() + shard.labels_N.tobytes())
         if number in sampled:
             for place in sampled_places(shard.rows.shape[0], ROWS_HASHED):
                 reader.read(Place(number, _start(shard.rows) + place * len(row)), row)

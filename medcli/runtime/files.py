@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -80,18 +80,19 @@ def atomic_path(
 
 
 @contextmanager
-def atomic_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike[str], force: bool = False, *, mark: str) -> Iterator[Path]:
     """Fill a folder under a temporary name and rename it once the block ends well.
 
     Args:
         path: The folder to make.
-        force: Replace an existing folder and all its contents.
+        force: Replace an existing folder of this kind and all its contents.
+        mark: File by which a folder of this kind is recognised.
 
     Yields:
         The temporary folder to fill; it exists and is empty.
 
     Raises:
-        ConfigError: If the folder exists and `force` is off, or a file has that name.
+        ConfigError: If the folder exists and `force` is off, it holds something else, or a file has that name.
         EnvironmentProblem: If the place can't be written to or is full.
     """
     target = Path(path)
@@ -102,6 +103,10 @@ def atomic_folder(path: str | os.PathLike[str], force: bool = False) -> Iterator
         if Path.cwd().is_relative_to(os.path.realpath(target)):
             raise ConfigError(
                 f"{target} holds the current folder, which can't be replaced", hint="name a new folder with --output"
+            )
+        if target.is_dir() and not (target / mark).exists() and any(target.iterdir()):
+            raise ConfigError(
+                f"{target} is not empty and holds no {mark}: it is not replaced", hint="choose another --output"
             )
         sweep(target.parent, target)
     with _beside(target, is_folder=True) as temporary:
@@ -128,14 +133,23 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, *, force: bool = F
         temporary.write_bytes(content)
 
 
-def refuse_existing(path: Path, *, force: bool) -> None:
-    """Refuse an output that exists.
+def refuse_existing(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse an output that exists, or that is an input.
+
+    Args:
+        path: The output.
+        force: It may be replaced.
+        inputs: What the command reads, and must not replace.
 
     Raises:
-        ConfigError: If it exists and `force` is off.
+        ConfigError: If it exists and `force` is off, or is an input.
     """
-    if path.exists() and not force:
+    if not path.exists():
+        return
+    if not force:
         raise ConfigError(f"{path} already exists", hint="pass --force to replace it, or another name with --output")
+    if any(source.exists() and path.samefile(source) for source in inputs):
+        raise ConfigError(f"{path} is an input of this command", hint="choose another name for the output")
 
 
 def require_regular(path: Path, error: type[MedcliError] = DataError) -> None:

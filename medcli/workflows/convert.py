@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from os.path import realpath
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from medcli.checkpoint.export import write_diffusers, write_official
 from medcli.checkpoint.hub import hub_title
@@ -21,14 +22,20 @@ from medcli.model.absorption import absorbed_saving
 from medcli.model.layout import BIAS_TABLES, num_params, position_tables
 from medcli.network import Network, note_remarks, open_network
 from medcli.presets import preset_of, saves
-from medcli.runtime.files import file_sha256
+from medcli.runtime.files import file_sha256, refuse_existing
 from medcli.runtime.json_records import json_fields
 from medcli.runtime.reporting import Reporter, Silent
 from medcli.settings.checkpoints import ConvertRequest, StorageName
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 Target = Literal["medcli", "official", "diffusers"]
 STORAGE: dict[StorageName, str] = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
 """Codes of number formats in a file."""
+FP16_LIMIT = 65520.0
+"""Least number that rounds to infinity in fp16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +134,8 @@ def write_network(network: Network, request: ConvertRequest, reporter: Reporter)
     surgery = stored_as(network.surgery(), request.dtype)
     note_remarks([network], reporter)
     output = request.output or Path(default_name(info.path, network.config, request.to))
+    # A file of ours keeps what it was in its header; one of another project would be lost.
+    refuse_existing(output, force=request.force, inputs=[] if info.layout == "medcli" else [info.path])
     file, sha256 = _write(request, output, network, surgery, reporter)
     _warn_of_large_counts(network.config, reporter)
     if request.to == "diffusers":
@@ -156,10 +165,25 @@ def stored_as(surgery: Surgery, dtype: StorageName | None) -> Surgery:
     def rounded(name: str, record: TensorRecord) -> TensorRecord:
         if name in fixed or record.dtype == code:
             return record
-        return computed(name, code, record.shape, lambda: from_bytes(record.read(), record.dtype, record.shape))
+        return computed(name, code, record.shape, lambda: _fitting(record, code))
 
     records = {name: rounded(name, record) for name, record in surgery.records.items()}
     return replace(surgery, records=records)
+
+
+def _fitting(record: TensorRecord, code: str) -> NDArray[np.floating]:
+    """Return a tensor's numbers.
+
+    Raises:
+        ConfigError: If the number format holds no numbers as large as some of them.
+    """
+    values = from_bytes(record.read(), record.dtype, record.shape)
+    largest = max(abs(float(values.max(initial=0))), abs(float(values.min(initial=0))))
+    if code == "F16" and FP16_LIMIT <= largest < math.inf:
+        raise ConfigError(
+            f"{record.name} has numbers up to {largest:.4g}, which fp16 can't hold", hint="use --dtype bf16 or fp32"
+        )
+    return values
 
 
 def default_name(source: Path, target: ModelConfig, to: Target) -> str:

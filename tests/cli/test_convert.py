@@ -19,7 +19,7 @@ from medcli.checkpoint.value_check import ValueCheck
 from medcli.config import ModelConfig
 from medcli.runtime.text import macs_text
 from tests.conftest import RunCli
-from tests.unit.checkpoint.builders import GOLDEN, save_flat, save_training
+from tests.unit.checkpoint.builders import GOLDEN, random_state, save_flat, save_training
 
 # A preset width, so that no hint is needed; shallow and of few classes, so that it is small.
 CONFIG = ModelConfig(family="sit", hidden_size=384, depth=5, num_heads=6, latent_size=32, num_classes=3, mlp_ratio=0.5)
@@ -124,6 +124,36 @@ def test_a_converted_file_converts_again(source: Path, run_cli: RunCli) -> None:
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert describe("dense.safetensors").config == describe("plain.safetensors").config
+
+
+def test_a_file_of_another_project_is_never_replaced_by_its_conversion(source: Path, run_cli: RunCli) -> None:
+    before = source.read_bytes()
+    result = run_cli("convert", "sit_xl.pt", "-o", "sit_xl.pt", "--force")
+    assert (result.code, "sit_xl.pt is an input of this command" in result.err) == (2, True)
+    assert source.read_bytes() == before
+
+
+def test_numbers_that_fp16_can_not_hold_are_named(empty_folder: Path, run_cli: RunCli) -> None:
+    for number, code in ((65519.0, 0), (65520.0, 2), (-1e9, 2)):
+        state = random_state()
+        state["blocks.0.mlp.fc1.weight"][0, 0] = number
+        torch.save(state, "sit.pt")
+        words = (
+            "sit.pt",
+            "--heads",
+            2,
+            "--family",
+            "sit",
+            "--dtype",
+            "fp16",
+            "--layers",
+            "none",
+            "-o",
+            "o.safetensors",
+        )
+        result = run_cli("convert", *words, "--force", "-q")
+        assert result.code == code, result.err
+        assert ("blocks.0.mlp.fc1.weight has numbers up to" in result.err) == bool(code)
 
 
 def test_a_file_can_replace_itself_by_force(source: Path, run_cli: RunCli) -> None:

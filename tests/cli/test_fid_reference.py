@@ -80,6 +80,12 @@ def test_people_see_what_was_written_and_what_to_do_next(images: Path, run_cli: 
     assert "hint: medcli fid SAMPLES r.npz" in result.err
 
 
+def test_the_images_are_never_replaced(images: Path, run_cli: RunCli) -> None:
+    np.savez("s.npz", np.zeros((70, 8, 8, 3), np.uint8))
+    words = ("s.npz", "--extractor", "digits", "--write-reference", "s.npz", "--force")
+    assert "s.npz is an input of this command" in refused(run_cli, ExitCode.USAGE, *words)
+
+
 def test_an_existing_file_is_kept_without_force(images: Path, run_cli: RunCli) -> None:
     target = images.with_name("reference.npz")
     target.write_bytes(b"kept")
@@ -193,6 +199,7 @@ def test_an_extractor_file_may_have_the_name_of_another_extractor(run_cli: RunCl
         (("--train-extractor", "none"), 4, "none"),
         (("--train-extractor", "single"), 4, "single holds one image of each class"),
         (("--train-extractor", "two", "-o", "two/class-0/0.png"), 2, "already exists"),
+        (("--train-extractor", "two", "-o", "two/class-0/0.png", "--force"), 2, "among the images of two"),
         (("two", "two", "--extractor", "two/class-0/0.png"), 4, "is not a classifier made by medcli"),
         (("two", "two", "--extractor", "dino"), 2, "unknown extractor 'dino'"),
         (("two", "two", "--extractor", "two/class-0/0.png", "--extractor-weights", "x"), 2, "is a file"),

@@ -464,6 +464,11 @@ def test_a_page_of_this_command_is_updated_and_any_other_file_kept_unless_forced
     assert result.code == ExitCode.USAGE
     assert Path("report.html").read_text() == "mine"
     assert run_cli("report", STATIC, "-f").code == ExitCode.DONE
+    manifest = STATIC / "manifest.json"
+    before = manifest.read_bytes()
+    result = run_cli("report", STATIC, "-o", manifest, "-f")
+    assert (result.code, "is no page and is not replaced" in result.err) == (ExitCode.USAGE, True)
+    assert manifest.read_bytes() == before
 
 
 def test_scores_kept_by_fid_are_on_the_page_which_opens_with_them(place: Path, run_cli: RunCli) -> None:

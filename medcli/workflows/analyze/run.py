@@ -60,7 +60,7 @@ def analyze(request: AnalyzeRequest, reporter: Reporter) -> AnalyzeReport:
     refuse_existing(output, force=request.force)
     warn_if_slow(DTYPES[dtype], device, reporter)
     # The folder is created before the work, and gets its name once it is complete.
-    with atomic_folder(output, force=request.force) as folder:
+    with atomic_folder(output, force=request.force, mark=ANALYSIS) as folder:
         model = setup.networks[0].load(device=device, dtype=DTYPES[dtype])
         with products_of(dtype):
             distances, watch = _observe(request, setup, model, sampler, reporter)

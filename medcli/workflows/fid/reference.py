@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medcli.errors import ConfigError, DataError
-from medcli.runtime.files import atomic_path
+from medcli.runtime.files import atomic_path, refuse_existing
 from medcli.runtime.json_records import json_fields
 from medcli.runtime.reporting import Reporter
 from medcli.scores.extractor import POOL, SPATIAL
@@ -60,8 +60,7 @@ def write_reference(request: FidRequest, reporter: Reporter) -> ReferenceReport:
         raise ConfigError("--write-reference needs images", hint="medcli fid IMAGES --write-reference PATH")
     if output.suffix != ".npz":
         raise ConfigError(f"{output} is no .npz name", hint=f"write {output}.npz")
-    if output.exists() and not request.force:
-        raise ConfigError(f"{output} already exists", hint="pass --force to replace it, or another name")
+    refuse_existing(output, force=request.force, inputs=[images])
     side = survey(images, request.score.num_images, request.score.seed)
     if side.source is None or side.statistics:
         raise DataError(f"{side.name} holds ready statistics, a reference is made from images", hint="name its images")

@@ -17,7 +17,7 @@ from torch.nn import functional
 from medcli.data.image_listing import ImageListing, list_images
 from medcli.data.image_set import network_inputs, read_squares
 from medcli.data.pixel_format import PixelFormat, pixel_format
-from medcli.errors import DataError
+from medcli.errors import ConfigError, DataError
 from medcli.runtime.files import atomic_path, file_sha256, refuse_existing
 from medcli.runtime.json_records import json_fields
 from medcli.runtime.reporting import Reporter
@@ -66,6 +66,8 @@ def train_extractor(request: FidRequest, reporter: Reporter) -> ExtractorReport:
     assert folder is not None
     output = request.output or Path(f"{Path(realpath(folder)).name}-classifier.safetensors")
     refuse_existing(output, force=request.force)
+    if Path(realpath(output)).is_relative_to(realpath(folder)):
+        raise ConfigError(f"{output} is among the images of {folder}", hint="choose another name with --output")
     listing, form = list_images(folder, reporter), pixel_format(folder)
     if form is None or listing.num_classes < 2:
         raise DataError(

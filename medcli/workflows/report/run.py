@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medcli.data.images import MANIFEST
-from medcli.errors import DataError
+from medcli.errors import ConfigError, DataError
 from medcli.pages.page import GENERATOR, Page, Section, Table, html_of
 from medcli.runtime.files import refuse_existing, write_text
 from medcli.runtime.json_records import json_fields
@@ -32,6 +32,7 @@ RESULTS = ("analysis.json", "tuning.json")
 """Files that folders of `analyze` and `tune` hold."""
 HEAD_BYTES = 1000
 """Part of a page that names its generator."""
+PAGE_SUFFIXES = (".html", ".htm")
 HINT = "a page shows sample folders, reports of medcli fid --json and bench --json, and what analyze and tune wrote"
 
 
@@ -78,7 +79,9 @@ def report(request: ReportRequest, reporter: Reporter) -> PageReport:
         EnvironmentProblem: If the page can't be written.
     """
     replaces = request.force or _is_page(request.output)
-    refuse_existing(request.output, force=replaces)
+    refuse_existing(request.output, force=replaces, inputs=request.inputs)
+    if request.output.is_file() and not _is_page(request.output) and request.output.suffix not in PAGE_SUFFIXES:
+        raise ConfigError(f"{request.output} is no page and is not replaced", hint="choose another name with --output")
     found = _Found(runs=[], scores=[], findings=[], files=[])
     inputs = request.inputs or _sample_folders()
     for done, path in enumerate(inputs, 1):
@@ -86,7 +89,8 @@ def report(request: ReportRequest, reporter: Reporter) -> PageReport:
         reporter.progress(done, len(inputs), "inputs")
     found = replace(found, scores=_without_repeats(found.scores))
     page = _page(request, found)
-    html = html_of(page)
+    # A name of a file need not be UTF-8.
+    html = html_of(page).encode("utf-8", "backslashreplace").decode("utf-8")
     write_text(request.output, html, force=replaces)
     content = html.encode("utf-8")
     return PageReport(

@@ -52,3 +52,24 @@ def test_of_several_files_none_is_guessed(tmp_path: Path) -> None:
         torch.save(STATE, tmp_path / name)
     with pytest.raises(CheckpointError, match=r"holds 2 files of weights \(0050000.pt, 0100000.pt\)"):
         open_checkpoint(tmp_path, hints=HINTS)
+
+
+def test_a_folder_of_deepspeed_and_that_of_a_step(tmp_path: Path) -> None:
+    step = tmp_path / "global_step5"
+    step.mkdir()
+    torch.save({"module": STATE, "ds_version": "0.14"}, step / "mp_rank_00_model_states.pt")
+    torch.save({"optimizer_state_dict": {}}, step / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    (tmp_path / "latest").write_text("global_step5\n")
+    assert has_the_state(step)
+    assert has_the_state(tmp_path)
+    for name in ("..", ".", "", "none", "../" + tmp_path.name, "a\0b", "x" * 10_000):
+        (tmp_path / "latest").write_text(name)
+        with pytest.raises(CheckpointError, match="without a diffusers model"):
+            open_checkpoint(tmp_path, hints=HINTS)
+
+
+def test_weights_that_zero_3_has_cut_up_are_named(tmp_path: Path) -> None:
+    torch.save({"module": {name: torch.empty(0) for name in STATE}}, tmp_path / "mp_rank_00_model_states.pt")
+    with pytest.raises(CheckpointError, match="without its numbers, as DeepSpeed's ZeRO-3 saves it") as caught:
+        open_checkpoint(tmp_path, hints=HINTS)
+    assert "zero_to_fp32.py" in str(caught.value.hint)

@@ -94,3 +94,9 @@ def test_an_identity_is_of_names_and_files(tmp_path: Path) -> None:
     (tmp_path / "a" / "1.png").unlink()
     with pytest.raises(DataError, match="no such file"):
         first.identity(range(2))
+
+
+def test_names_that_are_no_utf_8_identify_images_too(tmp_path: Path) -> None:
+    Image.new("RGB", SIZE).save(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", os.fsencode(tmp_path) + b"/\xff.png")
+    assert open_images(tmp_path).identity(range(1))

@@ -10,6 +10,7 @@ import socket
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from safetensors import SafetensorError
 
 from medcli.errors import CheckpointError, ConfigError, DataError, EnvironmentProblem
 from medcli.runtime import files
-from medcli.runtime.files import atomic_folder, atomic_path, file_sha256, require_regular, require_space, write_text
+from medcli.runtime.files import atomic_path, file_sha256, require_regular, require_space, write_text
+
+atomic_folder = partial(files.atomic_folder, mark="mark")
 
 
 def names_in(folder: Path) -> list[str]:
@@ -76,9 +79,12 @@ def test_what_exists_is_replaced_only_by_force(tmp_path: Path, make: Callable[..
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x/old").touch()
+    with pytest.raises(ConfigError, match="holds no mark"), atomic_folder(tmp_path / "x", force=True):
+        pass
+    (tmp_path / "x/mark").touch()
     with atomic_folder(tmp_path / "x", force=True) as temporary:
-        (temporary / "new").touch()
-    assert names_in(tmp_path / "x") == ["new"]
+        (temporary / "mark").touch()
+    assert names_in(tmp_path / "x") == ["mark"]
     with pytest.raises(KeyboardInterrupt):
         fail_after(
             lambda temporary: (temporary / "half").touch(),
@@ -86,7 +92,15 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
             KeyboardInterrupt(),
         )
     assert names_in(tmp_path) == ["x"]
-    assert names_in(tmp_path / "x") == ["new"]
+    assert names_in(tmp_path / "x") == ["mark"]
+
+
+def test_an_input_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    (tmp_path / "link").symlink_to("x")
+    with pytest.raises(ConfigError, match="is an input of this command"):
+        files.refuse_existing(tmp_path / "link", force=True, inputs=[tmp_path / "none", tmp_path / "x"])
+    files.refuse_existing(tmp_path / "x", force=True, inputs=[tmp_path])
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

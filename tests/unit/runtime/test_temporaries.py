@@ -28,7 +28,7 @@ def child_that_writes(target: Path, *, is_folder: bool = False) -> int:
     ready, done = os.pipe()
     if not (child := os.fork()):
         try:
-            with atomic_folder(target) if is_folder else atomic_path(target) as temporary:
+            with atomic_folder(target, mark="inner") if is_folder else atomic_path(target) as temporary:
                 if is_folder:
                     (temporary / "inner").write_bytes(b"half")
                 else:
