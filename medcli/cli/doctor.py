@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from medcli.cli.command import Command
 from medcli.cli.output import Output, printable
 from medcli.cli.table import table_of
-from medcli.cli.text import Prose
+from medcli.cli.text import WHOLE, Prose
 from medcli.settings.pages import DoctorRequest
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def summary(report: DoctorReport) -> Group:
 
 
 def _advice(finding: Finding) -> str:
-    """Describe the loss and the remedy."""
+    """Describe the loss, and the remedy; one that begins with a command has a line of its own, which is not wrapped."""
     loss = f"{finding.name}: {'disables' if finding.status == 'missing' else 'costs'} {finding.disables}"
-    return printable(loss + (f"; {finding.remedy}" if finding.remedy else ""))
+    if not finding.remedy:
+        return printable(loss)
+    return printable(loss) + ("\n  " if WHOLE.match(finding.remedy) else "; ") + printable(finding.remedy)

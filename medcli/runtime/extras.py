@@ -29,7 +29,7 @@ class Extra:
 
 EXTRAS: Mapping[str, Extra] = MappingProxyType(
     {
-        "diffusers": Extra("vae", "an autoencoder (latents to images, images to latents)"),
+        "diffusers": Extra("vae", "decoding and encoding of latents"),
         "torch-fidelity": Extra("inception", "the Inception extractor of fid"),
         "torchdiffeq": Extra("dopri5", "the solver dopri5"),
     }

@@ -55,8 +55,9 @@ def test_a_person_reads_what_is_lost_and_how_to_get_it(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     result = run_cli("doctor")
     assert result.code == 0, result.err
-    line = next(line for line in result.out.splitlines() if line.startswith("Inception weights: disables"))
-    assert "medcli fid --download" in line
+    lines = result.out.splitlines()
+    number = next(i for i, line in enumerate(lines) if line.startswith("Inception weights: disables"))
+    assert lines[number + 1].startswith("  medcli fid --download")
     assert "missing: " in result.out
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import medcli
 from medcli.errors import EnvironmentProblem
-from medcli.runtime.extras import EXTRAS, is_installed, require_extra
+from medcli.runtime.extras import EXTRAS, Extra, is_installed, require_extra
 from tests.conftest import RunCli
 
 
@@ -58,3 +58,10 @@ def test_an_autoencoder_from_python_names_its_extra(monkeypatch: pytest.MonkeyPa
     hide("diffusers", monkeypatch)
     with pytest.raises(EnvironmentProblem, match="needs diffusers"):
         medcli.load_autoencoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("extra", EXTRAS.values())
+def test_every_extra_is_declared_and_in_the_readme(extra: Extra) -> None:
+    root = Path(__file__).parents[3]
+    assert f"\n{extra.name} = [" in (root / "pyproject.toml").read_text(encoding="utf-8")
+    assert f"| `{extra.name}` |" in (root / "README.md").read_text(encoding="utf-8")
