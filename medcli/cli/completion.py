@@ -13,7 +13,9 @@ CHECKPOINTS = ("CHECKPOINT", "SOURCE", "MODEL", "TEACHER")
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 PRESETS = ("MODEL", "preset")
 """Placeholders and keys for which a preset may be given."""
-BUNDLED = (*CHECKPOINTS, "data", "reference")
+BUNDLE = "BUNDLE"
+"""Placeholder for which nothing but a bundle may be given."""
+BUNDLED = (*CHECKPOINTS, BUNDLE, "data", "reference", "extractor")
 """Placeholders and keys for which a bundle may be given."""
 
 
@@ -32,7 +34,11 @@ def suggestions(made: Setting, incomplete: str) -> list[str]:
     words += BUNDLES if names & set(BUNDLED) else ()
     words += preset_names() if names & set(PRESETS) else ()
     found = [word for word in words if word.lower().startswith(incomplete.lower())]
-    takes_paths = not made.choices and (made.positional or Path in made.types or bool(names & set(BUNDLED)))
+    takes_paths = (
+        not made.choices
+        and BUNDLE not in names
+        and (made.positional or Path in made.types or bool(names & set(BUNDLED)))
+    )
     return found + (_paths(incomplete, CHECKPOINT_SUFFIXES if names & set(CHECKPOINTS) else ()) if takes_paths else [])
 
 

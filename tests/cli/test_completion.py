@@ -32,6 +32,7 @@ def folder(empty_folder: Path) -> Path:
         ("finetune", "preset", "sit-xl/2", [DEFAULT_PRESET]),
         ("finetune", "data", DEFAULT_BUNDLE[:3], [DEFAULT_BUNDLE]),
         ("fid", "samples", "run", ["runs/"]),
+        ("demo", "bundle", "", ["fashion"]),
         ("sample", "steps", "", []),
     ],
 )
