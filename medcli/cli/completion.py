@@ -34,11 +34,8 @@ def suggestions(made: Setting, incomplete: str) -> list[str]:
     words += BUNDLES if names & set(BUNDLED) else ()
     words += preset_names() if names & set(PRESETS) else ()
     found = [word for word in words if word.lower().startswith(incomplete.lower())]
-    takes_paths = (
-        not made.choices
-        and BUNDLE not in names
-        and (made.positional or Path in made.types or bool(names & set(BUNDLED)))
-    )
+    is_path = made.positional or Path in made.types or bool(names & set(BUNDLED))
+    takes_paths = is_path and not made.choices and BUNDLE not in names
     return found + (_paths(incomplete, CHECKPOINT_SUFFIXES if names & set(CHECKPOINTS) else ()) if takes_paths else [])
 
 
