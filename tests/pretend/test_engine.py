@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from medcli.engine.generate import generate
 from medcli.engine.networks import Guidance, ladder_networks
-from medcli.engine.plan import Labels, SamplingPlan
-from medcli.model import kernel_choice
+from medcli.engine.plan import Labels, SamplingPlan, forward_inputs
+from medcli.model import kernel_choice, mediator
 from medcli.model.linear import linear_gelu
 from medcli.runtime import noise
 from medcli.schedule.spec import Schedule, static
@@ -115,6 +115,18 @@ def test_the_next_batch_is_launched_before_the_last_ones_distances_are_read():
     # Not at the end, where too few other images are left for a batch of the same shape.
     busy = [num_kernels for num_kernels in log.overlaps if num_kernels > 100]
     assert len(busy) > len(log.overlaps) / 2
+
+
+def test_position_biases_are_composed_once_for_all_calls_of_a_network(monkeypatch):
+    model, made = model_of(PIXELS), []
+    compose = mediator.compose_biases
+    monkeypatch.setattr(mediator, "compose_biases", lambda *tables: made.append(1) or compose(*tables))
+    with pretend_cuda(), torch.no_grad():
+        model.to("cuda")
+        network = ladder_networks(model, (4,))[0]
+        for _ in range(2):
+            network.forward(*forward_inputs(network, 2, torch.device("cuda")))
+            assert len(made) == len(model.blocks)
 
 
 def test_the_gelu_is_part_of_its_product_on_a_gpu():

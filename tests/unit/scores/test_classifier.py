@@ -11,7 +11,7 @@ from digits_assets import held_out_split
 from medcli.data.assets import CLASSIFIER, asset_path
 from medcli.data.bundled_set import bundled_images, bundled_pixels
 from medcli.errors import DataError, EnvironmentProblem
-from medcli.scores.classifier import class_labels, classifier_inputs, load_classifier
+from medcli.scores.classifier import ClassifierExtractor, class_labels, classifier_inputs, load_classifier
 from medcli.scores.extractor import LOGITS, POOL
 from medcli.scores.registry import load_extractor
 
@@ -60,6 +60,19 @@ def test_features_do_not_depend_on_the_batch() -> None:
     images, extractor = digits()[0][:12], load_extractor("digits")
     one_by_one = torch.cat([extractor.features(image[None])[POOL] for image in images])
     torch.testing.assert_close(extractor.features(images)[POOL], one_by_one, rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_float32_whatever_a_gpu_may_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    extractor, seen = load_extractor("digits"), list[tuple[str, bool]]()
+    assert isinstance(extractor, ClassifierExtractor)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    convolution = next(part for part in extractor._network.modules() if isinstance(part, torch.nn.Conv2d))
+    convolution.register_forward_hook(
+        lambda *_: seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+    )
+    extractor.features(digits()[0][:1])
+    assert seen == [("highest", False)]
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_missing_weights_are_an_environment_problem(tmp_path: Path) -> None:
