@@ -82,4 +82,9 @@ def test_a_training_checkpoint_without_averages_is_told_too(empty_folder: Path, 
 def test_people_get_one_line_a_value(run_cli: RunCli) -> None:
     result = run_cli("inspect", FILES / "diffusers_dit")
     assert result.code == 0
-    assert any(line.split() == ["family", "dit"] for line in result.out.splitlines())
+    assert [line.split()[0] for line in result.out.splitlines()[:3]] == ["family", "preset", "layout"]
+    assert result.out.splitlines()[0].split() == ["family", "dit"]
+
+
+def test_people_read_blocks_as_ranges(run_cli: RunCli) -> None:
+    assert any(line.split() == ["mediator", "layers", "0-3"] for line in run_cli("inspect", "digits").out.splitlines())
