@@ -23,7 +23,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.USAGE: "wrong usage or an impossible combination of settings",
     ExitCode.CHECKPOINT: "a checkpoint is missing, damaged or of the wrong kind",
     ExitCode.DATA: "images, labels or reference statistics are missing or unusable",
-    ExitCode.ENVIRONMENT: "the machine lacks something: a device, memory, disk space, a writable folder",
+    ExitCode.ENVIRONMENT: "the machine lacks something: a device, a package, memory, disk space, a writable folder",
     ExitCode.CHECK_FAILED: "a check that was asked for did not hold",
     ExitCode.INTERRUPTED: "interrupted with Ctrl-C",
 }
@@ -41,7 +41,9 @@ def reference() -> str:
     """Return the page in Markdown."""
     lines = [HEAD, "## Every command", ""]
     lines += [
-        f"- {_flags(option.param_decls)}{_metavar(option.metavar)}: {option.help}" for _, option in COMMON_OPTIONS
+        # Typer takes the first spelling for a default until the option is used.
+        f"- {_flags((option.default, *option.param_decls))}{_metavar(option.metavar)}: {option.help}"
+        for _, option in COMMON_OPTIONS
     ]
     lines += ["", "`medcli --version` shows the version; `medcli --install-completion` sets up the shell.", ""]
     lines += ["| Exit code | Meaning |", "| --- | --- |"]

@@ -25,6 +25,12 @@ def test_the_reference_of_the_commands_is_fresh() -> None:
     assert written == reference(), "run: python docs/scripts/cli_page.py"
 
 
+def test_the_reference_names_every_flag_of_all_commands() -> None:
+    lines = re.findall(r"^- (`-.*?`):", reference().partition("`medcli --version`")[0], flags=re.MULTILINE)
+    flags = ["--config", "--json", "-q`, `--quiet", "-v`, `--verbose", "--debug", "-h`, `--help", "--help-all"]
+    assert [line.partition("` `FILE")[0].strip("`") for line in lines] == flags
+
+
 def test_the_reference_knows_every_exit_code() -> None:
     assert set(EXIT_CODE_MEANINGS) == set(ExitCode)
 
