@@ -135,7 +135,7 @@ class LatentSet:
             if broken:  # else finite numbers have an infinite sum
                 raise DataError(f"{self.rows.place(broken[0])} holds NaN or infinite latents", hint="make them again")
         latents_BCYX = normalised(latents_BCYX, self.statistics)
-        return (latents_BCYX - self.shift) * self.scale, torch.from_numpy(self.rows.labels_N[picks])
+        return (latents_BCYX - self.shift).mul_(self.scale), torch.from_numpy(self.rows.labels_N[picks])
 
     def _flips(self, position_B: Tensor, seed: int) -> list[bool]:
         """Return True for the rows of a batch that are of mirrored images."""
@@ -146,7 +146,7 @@ class LatentSet:
         if self.content is Content.LATENT:
             return stored_BRYX
         mean_BCYX, spread_BCYX = stored_BRYX.chunk(2, dim=1)
-        std_BCYX = spread_BCYX if self.content is Content.MEAN_STD else torch.exp(0.5 * spread_BCYX)
+        std_BCYX = spread_BCYX if self.content is Content.MEAN_STD else (0.5 * spread_BCYX).exp_()
         return draw_latents(mean_BCYX, std_BCYX, position_B, seed)
 
 

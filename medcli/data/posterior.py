@@ -27,4 +27,5 @@ def draw_latents(mean_BCYX: Tensor, std_BCYX: Tensor, position_B: Tensor, seed: 
     """
     shape = tuple(mean_BCYX.shape[1:])
     noise_BCYX = normal(seed, position_B, torch.zeros_like(position_B), shape, Stream.TRAIN_POSTERIOR)
-    return mean_BCYX + std_BCYX * noise_BCYX
+    # In place: memory of a batch is fetched from the system anew each time.
+    return noise_BCYX.mul_(std_BCYX).add_(mean_BCYX)

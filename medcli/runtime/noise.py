@@ -146,18 +146,18 @@ def _in_kernel(seed: int, index_B: Tensor, step_B: Tensor, size: int, stream: St
 
 def _in_torch(seed: int, index_B: Tensor, step_B: Tensor, size: int, stream: Stream) -> Tensor:
     """Draw (B, size) normal numbers, on a CPU so many images at a time that their words stay in its cache."""
-    rows = len(index_B)
-    if index_B.is_cpu:
-        rows = max(1, CACHED_GROUPS * torch.get_num_threads() // math.ceil(size / 4))
-    pieces = zip(index_B.split(max(1, rows)), step_B.split(max(1, rows)), strict=True)
-    drawn = [_normal_of_words(_words(seed, *piece, 2 * math.ceil(size / 2), stream), size) for piece in pieces]
-    return drawn[0] if len(drawn) == 1 else torch.cat(drawn)
+    if not index_B.is_cpu:
+        return _normal_of_words(_words(seed, index_B, step_B, 2 * math.ceil(size / 2), stream), size)
+    drawn_BW = torch.empty(len(index_B), size)
+    rows = max(1, CACHED_GROUPS * torch.get_num_threads() // math.ceil(size / 4))
+    for index, step, drawn in zip(*(part.split(rows) for part in (index_B, step_B, drawn_BW)), strict=True):
+        drawn.copy_(_normal_of_words(_words(seed, index, step, 2 * math.ceil(size / 2), stream), size))
+    return drawn_BW
 
 
 def _normal_of_words(parts: Sequence[Tensor], size: int) -> Tensor:
     half = math.ceil(size / 2)
-    unit_BW = _interleaved([(part.float() + 0.5) * 2.0**-32 for part in parts], 2 * half)
-    radius = torch.sqrt(-2.0 * torch.log(unit_BW[:, :half]))
+    unit_BW = _interleaved([part.float().add_(0.5).mul_(2.0**-32) for part in parts], 2 * half)
+    radius = unit_BW[:, :half].log().mul_(-2.0).sqrt_()
     angle = unit_BW[:, half:] * (2.0 * math.pi)
-    pairs = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
-    return pairs[:, :size]
+    return torch.cat([radius * torch.cos(angle), angle.sin_().mul_(radius)], dim=1)[:, :size]

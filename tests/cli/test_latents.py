@@ -22,6 +22,7 @@ from medcli.data.autoencoder import open_encoder
 from medcli.data.datasets import open_training_set
 from medcli.data.image_set import EncodedSet, read_pixels
 from medcli.data.latent_set import LatentSet
+from medcli.workflows import latents_encoding
 from tests.conftest import Result, RunCli
 from tests.unit.data.test_autoencoder import save_tiny_autoencoder
 from tests.unit.data.test_external_latents import save_lightning
@@ -225,6 +226,19 @@ def test_removed_shards_are_made_again(run_cli: RunCli, photos: Path) -> None:
     (Path("out") / "latents-00001.safetensors").unlink()
     assert json.loads(run_cli("latents", photos, *OPTIONS, "-o", "out", "--json").out)["num_new"] == 4
     assert contents_of("out") == before
+
+
+def test_shards_are_looked_at_a_few_times_each_however_many_they_are(
+    run_cli: RunCli, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, has_all_bytes = list[Path](), latents_encoding.has_all_bytes
+    monkeypatch.setattr(latents_encoding, "has_all_bytes", lambda path: looks.append(path) or has_all_bytes(path))
+    counts = []
+    for size in ("5", "1"):
+        looks.clear()
+        assert run_cli("latents", photos, *OPTIONS, "--shard-size", size, "-o", f"out{size}").code == 0
+        counts.append(len(looks) / NUM_IMAGES * int(size))
+    assert counts[1] <= counts[0] <= 6
 
 
 def test_a_shard_of_another_run_is_named(run_cli: RunCli, photos: Path) -> None:
