@@ -75,7 +75,7 @@ def svg(draw: Draw, *, height: float, description: str) -> Markup:
     """
     content = io.StringIO()
     size = (SVG_WIDTH / UNITS_PER_INCH, height / UNITS_PER_INCH)
-    with _figure(draw, size, svg_hashsalt=description) as figure:
+    with _figure(draw, size, svg_hashsalt=printable(description)) as figure:
         figure.savefig(content, format="svg", dpi=SVG_DPI, transparent=True, metadata=NO_METADATA)
     return Markup(_embedded(content.getvalue(), description))  # matplotlib escapes text and attributes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shlex
 import shutil
@@ -469,6 +470,15 @@ def test_a_page_of_this_command_is_updated_and_any_other_file_kept_unless_forced
     result = run_cli("report", STATIC, "-o", manifest, "-f")
     assert (result.code, "is no page and is not replaced" in result.err) == (ExitCode.USAGE, True)
     assert manifest.read_bytes() == before
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_shown(place: Path, run_cli: RunCli) -> None:
+    named = os.fsdecode(b"samples/\xff")
+    for folder in (DYNAMIC, STATIC):
+        shutil.copytree(folder, f"{named}-{folder.name}")
+    result = run_cli("report", *(f"{named}-{folder.name}" for folder in (DYNAMIC, STATIC)))
+    assert result.code == ExitCode.DONE, result.err
+    assert "\\udcff-" in Path("report.html").read_text(encoding="utf-8")
 
 
 def test_scores_kept_by_fid_are_on_the_page_which_opens_with_them(place: Path, run_cli: RunCli) -> None:
