@@ -139,6 +139,12 @@ def _by_folder(root: Path, reporter: Reporter) -> tuple[NameList, npt.NDArray[np
         )
     for remark in content_remarks(root, contents):
         reporter.note(remark)
+    if all(name.isascii() and name.isdigit() for name in classes) and classes != sorted(classes, key=int):
+        moved = next(number for number, name in enumerate(classes) if int(name) != number)
+        reporter.note(
+            f"the class folders of {root} are numbered in the order of their names as text: class {moved} is "
+            f"{classes[moved]}/; a labels.json can give other numbers"
+        )
     if loose:
         reporter.note(f"{len(loose)} images of {root} are outside its class folders and are skipped: {listed(loose)}")
     return names, np.repeat(np.arange(len(classes)), counts), tuple(classes)

@@ -125,10 +125,14 @@ class LatentSet:
         """Scaled latents (B, C, Y, X) float32 and labels (B,) int64.
 
         Raises:
-            DataError: If rows are damaged or hold NaN: the first one is named.
+            DataError: If rows are damaged, or hold NaN or zeros alone: the first one is named.
         """
         picks = pick_B.tolist()
         stored_BRYX = self.rows.read(picks, self._flips(position_B, seed))
+        is_filled = stored_BRYX.flatten(1).any(dim=1).tolist()
+        if not all(is_filled):  # a file that was not copied to its end may have its whole size
+            empty = self.rows.place(picks[is_filled.index(False)])
+            raise DataError(f"{empty} holds zeros alone, which no autoencoder makes", hint="copy it again")
         latents_BCYX = self._draw(stored_BRYX, position_B, seed)
         if not math.isfinite(latents_BCYX.sum()):  # a tenth of the time that looking at each number takes
             broken = [pick for pick, latent in zip(picks, latents_BCYX, strict=True) if not latent.isfinite().all()]

@@ -48,6 +48,17 @@ def test_sub_folders_are_classes_in_sorted_order_as_for_torchvision(tmp_path: Pa
     assert theirs == expected
 
 
+@pytest.mark.parametrize(("folders", "said"), [(11, "class 2 is 10/"), (10, None)])
+def test_folders_named_by_numbers_that_are_not_theirs_are_remarked(
+    tmp_path: Path, folders: int, said: str | None
+) -> None:
+    for number in range(folders):
+        save_image(tmp_path / f"{number}/a.png")
+    notes = Notes()
+    listed_names(tmp_path, notes)
+    assert [said in note for note in notes.texts] == ([True] if said else [])
+
+
 def test_folders_within_a_class_come_in_sorted_order_whatever_the_disk_says(tmp_path: Path) -> None:
     for name in ("f", "b", "h", "a", "d", "g", "c", "e"):
         save_image(tmp_path / f"cat/{name}/1.png")

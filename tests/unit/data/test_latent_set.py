@@ -105,6 +105,13 @@ def test_broken_latents_are_named(value: float) -> None:
         latent_set(rows).read(PICKS, POSITIONS, 0)
 
 
+def test_rows_of_zeros_are_named() -> None:
+    rows = LATENTS.clone()
+    rows[12] = 0
+    with pytest.raises(DataError, match="row 12 holds zeros alone"):
+        latent_set(rows).read(PICKS, POSITIONS, 0)
+
+
 def test_finite_latents_with_an_infinite_sum_are_read() -> None:
     rows = torch.full_like(LATENTS, 3e38)
     assert latent_set(rows).read(PICKS, POSITIONS, 0)[0].isfinite().all()

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from medcli.engine.cost import image_gmacs, pass_gmacs
 from medcli.engine.image_records import Record, file_name
-from medcli.engine.line_check import LineCheck
+from medcli.engine.line_check import CHUNK, LineCheck
 from medcli.engine.networks import Guidance
 from medcli.engine.plan import Labels
 from medcli.schedule.spec import Schedule
@@ -25,6 +26,13 @@ PLANS: dict[str, dict[str, Any]] = {
     "heun": {"sampler": SamplerConfig(sampler="ode", solver="heun", steps=6), "schedule": TIMED},
     "multistep": {"sampler": SamplerConfig(sampler="ode", solver="adams3", steps=8), "schedule": TIMED},
 }
+
+
+def test_labels_are_those_of_the_image_numbers_however_large() -> None:
+    plan = plan_of(labels=Labels(classes=(3, 5, 9), sampling="random"), seed=7)
+    check = LineCheck(plan, [pass_gmacs(PIXELS, count) for count in PIXELS.mediators])
+    for index in (0, CHUNK - 1, CHUNK, 3 * CHUNK + 17):
+        assert check._label(index) == plan.labels.of(7, torch.tensor([index])).item()
 
 
 @pytest.mark.parametrize("name", PLANS)

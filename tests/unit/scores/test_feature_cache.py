@@ -70,6 +70,15 @@ def test_a_damaged_entry_is_noticed_and_made_again(tmp_path: Path, damage: str) 
     assert paths[1].read_bytes() == whole
 
 
+def test_an_entry_that_is_not_finite_is_not_read_though_its_checksum_fits(tmp_path: Path) -> None:
+    cache, extractor = FeatureCache(tmp_path), Corners()
+    rows = {POOL: torch.ones(2, 3), SPATIAL: torch.ones(2, 3)}
+    cache.save(extractor, "k", rows)
+    assert cache.load(extractor, "k", 2)
+    cache.save(extractor, "k", rows | {SPATIAL: torch.full((2, 3), float("nan"))})
+    assert cache.load(extractor, "k", 2) is None
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are Unix's")
 def test_a_pipe_in_the_place_of_an_entry_is_not_waited_for(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path)

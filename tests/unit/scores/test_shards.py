@@ -5,7 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medcli.scores.shards import FeatureJob, content_sha256, image_digest, network_rows, plan_shards, read_shards
+from medcli.errors import DataError
+from medcli.scores.shards import (
+    FeatureJob,
+    content_sha256,
+    image_digest,
+    network_rows,
+    plan_shards,
+    read_shards,
+    shard_features,
+)
 from tests.unit.scores.corners import Corners, images
 
 
@@ -56,3 +65,19 @@ def test_a_digest_tells_shape_and_pixels() -> None:
 
 def test_the_hash_of_a_set_tells_order() -> None:
     assert content_sha256([b"a", b"b"]) != content_sha256([b"b", b"a"])
+
+
+def test_an_image_whose_features_are_not_finite_is_named_by_its_number_in_the_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, run = images(12), Corners.run
+
+    def broken(self: Corners, prepared: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = run(self, prepared)
+        is_bad = (prepared == source.images_NYXC[9, 0, 0]).all(dim=1)
+        return {kind: rows.masked_fill(is_bad[:, None], float("nan")) for kind, rows in found.items()}
+
+    monkeypatch.setattr(Corners, "run", broken)
+    job = FeatureJob(source=source, extractor=Corners(), shards=(range(5), range(5, 12)), batch_size=4, cache=None)
+    with pytest.raises(DataError, match="features of image 9 are not finite"):
+        list(shard_features(job, range(2), lambda _number: None))
