@@ -16,13 +16,15 @@ TEXT_WIDTH = 62
 
 
 def duration(secs: float) -> str:
-    """Write a length of time in words, to about two digits: `45 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Write a length of time in words, to about two digits: `45 s`, `3 min 05 s`, `2 h 10 min`, `9 d 2 h`."""
     whole = round(secs)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 class Pace:

@@ -13,7 +13,7 @@ from medcli.cli.output import Output
 from medcli.cli.progress import duration
 from medcli.cli.table import table_of
 from medcli.cli.text import Prose
-from medcli.runtime.text import macs_text
+from medcli.runtime.text import macs_text, size_text
 from medcli.settings.sampling import SampleRequest
 
 if TYPE_CHECKING:
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 COSTS = "MACs as the papers count them; executed: without the queries and keys that sampling does not compute"
 
 
-MEASURED = (
-    "time: network calls of one process, scaled from a call of each kind; decoding and writing run beside them\n"
-    "bounds: dynamic schedules decide by the image, so they hold for images that move never and at once"
-)
-MIB = 2**20
+MEASURED = "time: network calls of one process, scaled from a call of each kind; decoding and writing run beside them"
+BOUNDS = "bounds: dynamic schedules decide by the image, so they hold for images that move never and at once"
 
 
 def sample(request: SampleRequest, out: Output) -> None:
@@ -93,10 +90,11 @@ def plan_table(plan: SamplePlan) -> FittedTable:
         ("MACs an image", _between(plan.gmacs_per_image_min, plan.gmacs_per_image_max, macs_text)),
         ("full attention", "-" if plan.gmacs_dense is None else macs_text(plan.gmacs_dense)),
         ("time", f"{_between(plan.seconds_min, plan.seconds_max, duration)} on {plan.device}, {plan.dtype}"),
-        ("disk", f"{plan.disk_bytes / MIB:,.1f} MiB at most"),
+        ("disk", f"{size_text(plan.disk_bytes)} at most"),
         ("output", plan.output),
     ]
-    return table_of(("run", ""), rows, caption=MEASURED)
+    caption = MEASURED if plan.seconds_min == plan.seconds_max else f"{MEASURED}\n{BOUNDS}"
+    return table_of(("run", ""), rows, caption=caption)
 
 
 def _between(low: float | None, high: float | None, text: Callable[[float], str | None]) -> str | None:

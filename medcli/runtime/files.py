@@ -14,6 +14,7 @@ from pathlib import Path
 
 from medcli.errors import ConfigError, DataError, EnvironmentProblem, MedcliError
 from medcli.runtime.temporaries import Temporary, is_temporary, make_temporary, replace_folder, sweep
+from medcli.runtime.text import size_text
 
 CHUNK_BYTES = 1 << 20
 """Bytes read at once for a hash."""
@@ -203,7 +204,7 @@ def require_space(path: Path, num_bytes: int, what: str) -> None:
     free = shutil.disk_usage(there).free
     if free < num_bytes:
         raise EnvironmentProblem(
-            f"{what} take about {_size(num_bytes)}, {there} has {_size(free)} free",
+            f"{what} take about {size_text(num_bytes)}, {there} has {size_text(free)} free",
             hint="free some space, or choose another disk with --output",
         )
 
@@ -213,10 +214,6 @@ def folder_error(target: Path) -> ConfigError:
     return ConfigError(
         f"{target} is a folder, expected a file name", hint=f"try --output {target / 'model.safetensors'}"
     )
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 @contextmanager

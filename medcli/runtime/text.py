@@ -39,6 +39,11 @@ def count_text(number: int) -> str:
     return f"{number:,}" if abs(number) < 10_000 else scaled(number, "#.3g").replace(". ", " ")
 
 
+def size_text(num_bytes: int) -> str:
+    """Format a size on disk: `3.1 GB`, `2.5 MB`."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
 def macs_text(giga: float | None) -> str | None:
     """Format GMACs or GFLOPs with the two decimals that papers print: `118.69 G`, `2.91 T`; None stays None."""
     return None if giga is None else scaled(1e9 * giga, ".2f")

@@ -226,7 +226,15 @@ def test_the_pace_of_a_continued_run_counts_only_what_was_done_now() -> None:
 
 
 @pytest.mark.parametrize(
-    ("secs", "words"), [(0.2, "0 s"), (59.4, "59 s"), (185, "3 min 05 s"), (3599.6, "1 h 00 min"), (7800, "2 h 10 min")]
+    ("secs", "words"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (185, "3 min 05 s"),
+        (3599.6, "1 h 00 min"),
+        (7800, "2 h 10 min"),
+        (786_120, "9 d 2 h"),
+    ],
 )
 def test_durations_are_written_in_words(secs: float, words: str) -> None:
     assert duration(secs) == words

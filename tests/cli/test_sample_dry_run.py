@@ -63,6 +63,8 @@ def test_nothing_is_written(run_cli: RunCli, empty_folder: Path) -> None:
     result = run_cli("sample", *QUICK, "-n", "--npz", "--save-plan", "p.json")
     assert result.code == 0, result.err
     assert "3 missing of 3" in result.out
+    assert "bounds: " in result.out
+    assert "bounds: " not in run_cli("sample", *QUICK, "-n", "--schedule", "full").out
     assert [path.name for path in empty_folder.iterdir()] == ["tiny.safetensors"]
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from medcli.runtime.text import count_text, macs_text, measured, printable
+from medcli.runtime.text import count_text, macs_text, measured, printable, size_text
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,8 @@ def test_multiply_adds_are_written_with_the_decimals_of_the_papers(giga: float, 
 def test_a_measured_value_has_the_digits_its_error_allows(value: float, error: float | None, text: str) -> None:
     assert measured(value, error) == text
     assert measured(value, error, "+-") == text.replace("±", "+-")
+
+
+@pytest.mark.parametrize(("size", "text"), [(9.4e8, "940.0 MB"), (19_865_600_000, "19.9 GB"), (800, "0.0 MB")])
+def test_sizes_are_in_the_units_of_disks(size: int, text: str) -> None:
+    assert size_text(size) == text
