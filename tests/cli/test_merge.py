@@ -65,6 +65,13 @@ def read(folder: str) -> dict[str, dict[str, object]]:
     return manifest
 
 
+def test_the_largest_number_of_images_is_that_of_the_merged_folder(run_cli: RunCli, parts: tuple[str, ...]) -> None:
+    shutil.copytree("one", "more")
+    assert run_cli(*COMMAND, "--num-images", str(NUM_IMAGES + 1), "-o", "more").code == 0
+    assert run_cli("merge", parts[0], "more", "-o", "whole").code == 0
+    assert (read("whole")["num_images"], len(lines_of(Path("whole")))) == (NUM_IMAGES + 1, NUM_IMAGES + 1)
+
+
 def test_what_is_missing_is_counted_and_made_by_sample(run_cli: RunCli, parts: tuple[str, ...]) -> None:
     (Path(parts[1]) / "000003.png").unlink()
     result = run_cli("merge", *parts, "-o", "whole")

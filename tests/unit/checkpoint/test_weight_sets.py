@@ -83,8 +83,12 @@ def test_a_safetensors_file_may_have_a_prefix_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [{"first": STATE, "second": AVERAGE}, {**prefixed("a."), **prefixed("b.", AVERAGE)}],
-    ids=["keys", "prefixes"],
+    [
+        {"first": STATE, "second": AVERAGE},
+        {**prefixed("a."), **prefixed("b.", AVERAGE)},
+        {**STATE, "model": AVERAGE},
+    ],
+    ids=["keys", "prefixes", "the file and a key"],
 )
 def test_of_two_sets_none_is_guessed(tmp_path: Path, content: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="2 sets of weights"):
