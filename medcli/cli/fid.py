@@ -76,7 +76,7 @@ def score_table(report: FidReport) -> FittedTable:
         f"features: {report.extractor}" + ("" if report.extractor == "inception" else ", not the published scale"),
         *(f"no {name}: {why}" for name, why in report.scores.unavailable.items()),
         *([ERRORS] if errors else []),
-        *_exactness(report.scores.values),
+        *_exactness(report.scores.values, {report.extractor}),
     ]
     return table_of(
         ("metric", "value" if not errors else f"value {sign('±', '+-')} error", "better"),
@@ -100,7 +100,7 @@ def comparison_table(report: CompareReport) -> FittedTable:
         f"reference: {', '.join(references)}",
         f"features: {', '.join(sorted({row['extractor'] for row in report.rows}))}",
         ERRORS,
-        *_exactness(metrics),
+        *_exactness(metrics, {row["extractor"] for row in report.rows}),
         *(f"not comparable: {difference}" for difference in report.differences),
     ]
     headings = ("samples", "N", *map(_heading, metrics))
@@ -154,8 +154,11 @@ def _arrow(metric: str) -> str:
     return sign("↓", "(lower)") if metric in LOWER_IS_BETTER else sign("↑", "(higher)")
 
 
-def _exactness(metrics: Collection[str]) -> list[str]:
-    return [EXACT] if {"precision", "recall"} & set(metrics) else []
+def _exactness(metrics: Collection[str], extractors: Collection[str]) -> list[str]:
+    """Return the remark on published precision and recall, which are of Inception's features."""
+    from medcli.scores.extractor import INCEPTION
+
+    return [EXACT] if INCEPTION in extractors and {"precision", "recall"} & set(metrics) else []
 
 
 def _size_cell(row: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from medcli.charts.figure import svg
 from medcli.charts.plots import Point, Series, scatter
 from medcli.pages.page import Figure, Section, Table
 from medcli.runtime.text import measured
+from medcli.scores.extractor import INCEPTION
 from medcli.scores.protocol import compared, differences
 from medcli.tuning.pareto import front
 from medcli.workflows.fid.compare import LOWER_IS_BETTER, SHOWN, CompareReport, title_of, with_numbers
@@ -24,7 +25,7 @@ HASHES = (("extractor_sha256", "weights of"), ("reference_sha256", "reference"),
 """Key of a hash in a report's provenance, and the file it belongs to."""
 EXACT = "Precision and recall in exact arithmetic; on ImageNet ADM's float16 reads about 0.001 and 0.002 higher."
 MARKS = "Best: *; within two standard errors of the best: ~. "
-ERRORS = "Errors are standard errors over draws of the samples (recall: of the reference images). "
+ERRORS = "Errors are standard errors over draws of the samples, the reference held fixed. "
 
 
 def score_sections(rows: Sequence[Json], runs: Sequence[SampledRun]) -> list[Section]:
@@ -111,7 +112,8 @@ def _scores(rows: Sequence[Json], *, marks: bool) -> Table:
         )
         for place, row in enumerate(rows)
     ]
-    exact = EXACT if {"precision", "recall"} & set(metrics) else ""
+    is_inception = any(row.get("extractor") == INCEPTION for row in rows)
+    exact = EXACT if is_inception and {"precision", "recall"} & set(metrics) else ""
     marking = MARKS if marks and len(rows) > 1 else ""
     return Table(
         headings=("samples", "N", *(f"{title_of(name)} {'↓' if name in LOWER_IS_BETTER else '↑'}" for name in metrics)),
