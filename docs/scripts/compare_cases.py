@@ -224,6 +224,7 @@ ALLOWED: dict[str, str] = {
     r".*(JSON|report\.json)\.loss: .*": "the mean of the last line of metrics.jsonl, not the loss of the last step",
     r"command 3 JSON\.images\[0\]\.gmacs: 0\.00152985\d* -> 0\.00152985\d*": "another order of a sum",
     r"command 3 JSON\.images\[0\]\.saving_percent: 1\.77514792\d* -> 1\.77514792\d*": "another order of a sum",
+    r"command \d writes \d lines on stderr, not \d: \d+/\d+ \w+, .* left, .*": "progress, which a busy machine shows",
     r".*\.class_names is new": "class names of a pipeline are kept",
     r".*\.(source|fingerprint)(\..*)? is new": "converted headers and manifests name their source by a fingerprint",
     r".*\bsha256: .*": "hashes of files whose header names its source; their tensors are compared one by one",
