@@ -48,7 +48,7 @@ COMMAND = Command(
     examples=(
         "medcli bench",
         "medcli bench fashion --sampler ode --steps 12 --threads 1",
-        "medcli bench SiT-XL/2 --res 512 --mediators 16,64 --layers 0-3 --dtype bf16 --compile",
+        "medcli bench SiT-XL/2 --res 512 --mediators 16,64 --dtype bf16 --compile",
     ),
 )
 

@@ -55,7 +55,7 @@ COMMAND = Command(
     run=fid,
     examples=(
         "medcli fid",
-        "medcli fid samples.npz VIRTUAL_imagenet256_labeled.npz --extractor-weights inception.pth",
+        "medcli fid samples.npz imagenet256.npz --extractor-weights inception.pth",
         "medcli fid --compare samples/a samples/b earlier.json",
     ),
 )

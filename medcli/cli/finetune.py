@@ -50,8 +50,8 @@ COMMAND = Command(
     "accelerate launch -m medcli and torchrun -m medcli train in several processes. See docs/finetuning.md.",
     examples=(
         "medcli finetune digits --data digits --steps 20 --output runs/digits",
-        "medcli finetune sit_xl.pt --data imagenet-latents --mediators 4,16,64 --calibrate --dry-run",
-        "medcli finetune --preset SiT-S/2 --data imagenet-latents --steps 400000 --dtype bf16 --compile",
+        "medcli finetune sit_xl.pt --data imagenet-latents --mediators 4,16,64 -n",
+        "medcli finetune --preset SiT-S/2 --data imagenet-latents --dtype bf16",
     ),
 )
 

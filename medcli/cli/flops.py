@@ -46,7 +46,7 @@ COMMAND = Command(
     examples=(
         "medcli flops --res 1024",
         "medcli flops EDT-XL MDTv2-XL/2 DiT-XL/2 SiT-XL/2 --mediators 4,16,64",
-        "medcli flops SiT-XL/2 --schedule dynamic --rho 0.3,0.1 --steps 250 --cfg-scale 1.5",
+        "medcli flops SiT-XL/2 --schedule dynamic --rho 0.3,0.1 --cfg-scale 1.5",
     ),
 )
 

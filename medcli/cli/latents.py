@@ -31,7 +31,7 @@ COMMAND = Command(
     "as the references do. The same command again encodes what is missing.",
     examples=(
         "medcli latents imagenet/train -o imagenet-latents",
-        "medcli latents photos --res 512 --vae sd-vae-ft-ema --batch-size 16 --dtype bf16",
+        "medcli latents photos --res 512 --vae sd-vae-ft-ema --dtype bf16",
         "medcli latents photos/labels.csv --no-flip --storage fp16",
     ),
 )

@@ -38,13 +38,13 @@ class FeatureOptions:
     )
     extractor_weights: Path | None = setting(
         None,
-        default_text="where they belong",
+        default_text="torch.hub's folder, or the bundle",
         help="Weights of the feature network.",
         panel=SCORING,
         metavar="PATH",
         short=True,
     )
-    """None looks where they belong."""
+    """None looks in torch.hub's folder, or in the bundle."""
     batch_size: int = count_setting(64, MAX_BATCH, help="Batch size.", panel=MACHINE, short=True)
     device: str | None = setting(
         None,

@@ -48,6 +48,8 @@ def test_the_set_up_commands_of_the_readme_are_the_two_promised() -> None:
 def test_every_command_has_a_summary_and_two_or_three_examples(name: str) -> None:
     assert COMMANDS[name].endswith(".")
     assert 2 <= len(load_command(name).examples) <= 3
+    # A line that the help wraps at 80 columns can't be pasted.
+    assert max(map(len, load_command(name).examples)) <= 80 - len("   ") - 1
 
 
 @each_command

@@ -126,7 +126,7 @@ def prepare(folder: Path, words: list[str], run_cli: RunCli) -> None:
         elif word == "samples.npz":
             images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
             np.savez(folder / word, images)
-            np.savez(folder / "VIRTUAL_imagenet256_labeled.npz", images[::-1])
+            np.savez(folder / "imagenet256.npz", images[::-1])
         elif word == "inception.pth":
             torch.save(random_weights(), folder / word)
 
