@@ -136,16 +136,27 @@ def test_defaults_of_another_sampler_in_a_header_are_checked(
     assert (result.code, "invalid sampling settings" in result.err) == (ExitCode.CHECKPOINT, True)
 
 
-def test_the_bundled_model_samples_in_12_calls_with_mediators_early(run_cli: RunCli, empty_folder: Path) -> None:
+def test_the_bundled_model_samples_in_12_calls(run_cli: RunCli, empty_folder: Path) -> None:
     own = json.loads(run_cli("sample", *FEW, "-o", "own", "--json").out)
     assert own["nfe"] == 12
     settings = manifest("own")["settings"]
     assert settings["sampler"]["solver"] == "adams3"
-    assert (settings["schedule"]["kind"], settings["schedule"]["counts"]) == ("timed", [16, 0])
-    assert (settings["schedule"]["at"], settings["guidance"]["scale"]) == ([0.5], 1.5)
-    again = run_cli("sample", *FEW, "--schedule", "timed", "--mediators", "16,full", "--at", "0.5", "-o", "own")
+    assert (settings["schedule"]["kind"], settings["guidance"]["scale"]) == ("full", 1.5)
+    again = run_cli("sample", *FEW, "--schedule", "full", "-o", "own")
     assert again.code == 0  # the same settings: the finished run is shown
-    assert run_cli("sample", *FEW, "--schedule", "full", "-o", "own").code == 2
+    assert run_cli("sample", *FEW, "--schedule", "timed", "--at", "0.3,0.6", "-o", "own").code == 2
+
+
+def test_a_header_may_hold_a_timed_schedule(run_cli: RunCli, empty_folder: Path) -> None:
+    timed = {"schedule": "timed", "mediators": [4, 0], "at": [0.5]}
+    save(empty_folder / "m.safetensors", sampling=timed)
+    words = ("sample", "m.safetensors", *FEW, "--sampler", "ode", "--steps", "4", "-o", "own")
+    assert run_cli(*words).code == 0
+    found = manifest("own")["settings"]["schedule"]
+    assert (found["kind"], found["counts"], found["at"]) == ("timed", [4, 0], [0.5])
+    again = run_cli(*words, "--schedule", "timed", "--mediators", "4,full", "--at", "0.5")
+    assert again.code == 0  # the same settings
+    assert run_cli(*words, "--schedule", "full").code == 2
 
 
 @pytest.mark.parametrize(
