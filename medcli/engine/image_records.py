@@ -58,11 +58,12 @@ class Record:
     @classmethod
     def of_line(cls, line: str) -> Record | None:
         """Read a line back; None if it is torn or of another form."""
-        if (match := LINE.fullmatch(line)) and (gmacs := float(match[5])) <= MAX_GMACS:
+        if match := LINE.fullmatch(line):
             steps = tuple(map(int, match[4].split(", "))) if match[4] else ()
             index, label, file = int(match[1]), int(match[2]), match[3]
-            is_own = index <= MAX_INDEX and file == file_name(index)
-            return cls(index=index, label=label, file=file, switch_steps=steps, gmacs=gmacs) if is_own else None
+            if index > MAX_INDEX or file != file_name(index):
+                return None
+            return cls(index=index, label=label, file=file, switch_steps=steps, gmacs=float(match[5]))
         try:
             record = as_record(cls, parse_json(line, MAX_LINE))
         except InvalidJson:

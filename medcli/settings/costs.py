@@ -12,7 +12,7 @@ from medcli.settings.network import MAX_RES, NetworkSource
 from medcli.settings.parsers import parse_path
 from medcli.settings.sampling import MAX_IMAGES, SampleRequest, parse_counts
 
-OF_AN_IMAGE = ("schedule", "rho", "warmup_steps", "sampler", "solver", "steps", "cfg_scale")
+OF_AN_IMAGE = ("schedule", "at", "rho", "warmup_steps", "sampler", "solver", "steps", "cfg_scale")
 """Settings of `sample` that decide what an image costs."""
 MAX_THREADS = 4096
 MAX_REPEATS = 10**6
@@ -72,7 +72,8 @@ class FlopsRequest:
     sampling: SampleRequest = group(
         SampleRequest,
         only=OF_AN_IMAGE,
-        schedule={"default_text": "full and static; dynamic with --rho"},
+        schedule={"default_text": "full and static; dynamic with --rho, timed with --at"},
+        at={"short": False},
         warmup_steps={"short": True},
     )
     """Sampling settings of an image; `schedule` static is each count by itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -266,11 +267,25 @@ def _planned_runs(
     return runs
 
 
+def _timed(
+    at: tuple[float, ...] | None, defaults: Mapping[str, Any], ladder: tuple[int, ...], held: tuple[int, ...]
+) -> Schedule:
+    """Return the timed schedule of a ladder, else that of the checkpoint, whose starts are for its own counts."""
+    if at is None and ladder == held and defaults.get("schedule") == "timed":
+        return choose_schedule(
+            kind="timed", counts=tuple(defaults["mediators"]), rho=None, held=held, at=tuple(defaults["at"])
+        )
+    return choose_schedule(kind="timed", counts=None, rho=None, held=ladder, at=at)
+
+
 def _schedules(request: FlopsRequest, network: Network, ladder: tuple[int, ...]) -> list[Schedule]:
     settings = request.sampling
-    kind = settings.schedule or ("dynamic" if settings.rho is not None or settings.warmup_steps is not None else None)
+    is_dynamic = settings.rho is not None or settings.warmup_steps is not None
+    kind = settings.schedule or ("dynamic" if is_dynamic else "timed" if settings.at is not None else None)
     if kind == "static" and not ladder:
         raise ConfigError("a static schedule needs mediators", hint="add --mediators 4,16,64")
+    if kind == "timed":
+        return [_timed(settings.at, sampling_defaults(network), ladder, network.config.mediators)]
     if kind != "dynamic":
         return [*([FULL] if kind != "static" else []), *(map(static, ladder) if kind != "full" else ())]
     defaults = sampling_defaults(network)

@@ -320,3 +320,29 @@ def test_a_run_is_of_one_model(run_cli: RunCli, dynamic_run: dict[str, Any]) -> 
     result = run_cli("flops", "SiT-S/2", "tiny.safetensors", "--manifest", "run")
     assert (result.code, result.out) == (ExitCode.USAGE, "")
     assert "name one MODEL" in result.err
+
+
+def test_a_timed_schedule_costs_what_the_steps_before_and_after_cost(run_cli: RunCli) -> None:
+    words = ("--schedule", "timed", "--mediators", "16,64", "--at", "0.3", "--sampler", "ode", "--solver", "euler")
+    report = report_of(run_cli, "SiT-S/2", *words, "--steps", "11")
+    few, many = (row["gmacs"] for row in report["rows"][1:])
+    (image,) = report["images"]  # guided, as is SiT's default
+    assert (image["nfe"], image["gmacs"]) == (10, pytest.approx(2 * (3 * few + 7 * many)))
+
+
+def test_a_timed_schedule_is_the_checkpoints_own_or_needs_its_starts(run_cli: RunCli) -> None:
+    (image,) = report_of(run_cli, "fashion", "--schedule", "timed")["images"]
+    assert (image["schedule"], image["mediators"], image["nfe"]) == ("timed", [16], 12)
+    result = run_cli("flops", "SiT-S/2", "--schedule", "timed", "--mediators", "16,64")
+    assert (result.code, "--at none: 0 given, expected 1" in result.err) == (ExitCode.USAGE, True)
+
+
+@pytest.mark.parametrize("moves", [[1] * 9, [5, 2], [10**6]])
+def test_moves_that_do_not_go_with_the_manifest_are_refused(
+    run_cli: RunCli, dynamic_run: dict[str, Any], empty_folder: Path, moves: list[int]
+) -> None:
+    lines = empty_folder / "run/images.jsonl"
+    first, *rest = lines.read_text().splitlines()
+    lines.write_text("\n".join([json.dumps(json.loads(first) | {"switch_steps": moves}), *rest]) + "\n")
+    result = run_cli("flops", "tiny.safetensors", "--manifest", "run")
+    assert (result.code, "do not go with its manifest" in result.err) == (ExitCode.DATA, True), result.err

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 from medcli.engine.sessions import Session, read_sessions, wall_seconds
@@ -17,3 +18,11 @@ def test_sessions_are_found_among_lines_of_images_and_torn_ones_are_not(tmp_path
     file = tmp_path / "lines"
     file.write_text('{"index": 1}\n' + session.to_line() + session.to_line()[:-9])
     assert read_sessions(file) == [session]
+
+
+def test_sessions_with_impossible_numbers_are_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    for name, number in (("seconds", 1e308), ("seconds", -1), ("start", -1), ("start", 1e308), ("images", 1e9)):
+        session = {"images": 3, "seconds": 1.5, "start": 20.0} | {name: number}
+        file.write_text(json.dumps({"session": session}) + "\n")
+        assert read_sessions(file) == []
