@@ -77,6 +77,8 @@ def _load(path: Path) -> Mapping[str, Any]:
         raise EnvironmentProblem(f"{path} can't be read: {(err.strerror or str(err)).lower()}") from err
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{path} is too large for a file of settings", hint="expected TOML or JSON")
+    if path.suffix == ".json" and not raw.strip():  # as a power cut leaves a record of a run
+        raise ConfigError(f"--config {path} is empty", hint="name another record, or a TOML file of settings")
     kind = "JSON" if raw.lstrip()[:1] == b"{" else "TOML"
     try:
         text = raw.decode("utf-8-sig")

@@ -267,6 +267,12 @@ def test_a_wrong_file_is_refused_in_two_lines(run_cli: RunCli, tmp_path: Path, c
     assert len(result.err.splitlines()) <= 2
 
 
+def test_an_empty_record_is_not_taken_for_the_defaults(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("\n")
+    result = run_cli("sample", "--config", tmp_path / "config.json")
+    assert (result.code, "config.json is empty" in result.err) == (ExitCode.USAGE, True)
+
+
 def test_a_file_that_is_missing_or_a_folder_is_named(run_cli: RunCli, tmp_path: Path) -> None:
     assert run_cli("flops", "--config", tmp_path / "none.toml").code == ExitCode.USAGE
     assert "is a folder" in run_cli("flops", "--config", tmp_path).err

@@ -232,6 +232,8 @@ def read_reports(path: Path) -> list[dict[str, Any]]:
             raise DataError(f"{path}: {err.message}", hint=err.hint) from err
         if nameless := [key for key in SHOWN_TEXTS if not isinstance(row.get(key), str)]:
             raise DataError(f"{path}: {nameless[0]} is not a text", hint="write it with medcli fid ... --json")
+        if type(row["num_samples"]) is not int:
+            raise DataError(f"{path}: num_samples is no whole number", hint="write it with medcli fid ... --json")
         if wrong := [key for key in BY_METRIC if not isinstance(row.get(key, {}), dict)]:
             raise DataError(f"{path}: {wrong[0]} is no object", hint="write it with medcli fid ... --json")
     return rows

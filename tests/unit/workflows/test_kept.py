@@ -56,10 +56,10 @@ def test_a_folder_of_another_origin_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    ["{", '{"rows": 5}', '{"rows": {}}', '{"rows": []}', "standard_errors", "unavailable", "fid"],
+    ["{", '{"rows": 5}', '{"rows": {}}', '{"rows": []}', "standard_errors", "unavailable", "fid", "num_samples"],
 )
 def test_a_damaged_file_is_written_anew(folder: Path, damage: str) -> None:
-    values = {"standard_errors": 5, "unavailable": [1], "fid": float("nan")}
+    values = {"standard_errors": 5, "unavailable": [1], "fid": float("nan"), "num_samples": [[]]}
     keep_scores(row(folder, kid=1.0), Silent())
     if damage in values:
         damage = json.dumps({"rows": [row(folder) | {damage: values[damage]}]})
