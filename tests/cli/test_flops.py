@@ -330,9 +330,11 @@ def test_a_timed_schedule_costs_what_the_steps_before_and_after_cost(run_cli: Ru
     assert (image["nfe"], image["gmacs"]) == (10, pytest.approx(2 * (3 * few + 7 * many)))
 
 
-def test_a_timed_schedule_is_the_checkpoints_own_or_needs_its_starts(run_cli: RunCli) -> None:
-    (image,) = report_of(run_cli, "fashion", "--schedule", "timed")["images"]
-    assert (image["schedule"], image["mediators"], image["nfe"]) == ("timed", [16], 12)
+def test_a_timed_schedule_is_the_checkpoints_own_or_needs_its_starts(run_cli: RunCli, empty_folder: Path) -> None:
+    own = {"sampler": "ode", "solver": "euler", "steps": 6, "schedule": "timed", "mediators": [1, 0], "at": [0.5]}
+    save(empty_folder / "timed.safetensors", sampling=own)
+    (image,) = report_of(run_cli, "timed.safetensors", "--schedule", "timed")["images"]
+    assert (image["schedule"], image["mediators"], image["nfe"]) == ("timed", [1], 5)
     result = run_cli("flops", "SiT-S/2", "--schedule", "timed", "--mediators", "16,64")
     assert (result.code, "--at none: 0 given, expected 1" in result.err) == (ExitCode.USAGE, True)
 
