@@ -144,7 +144,9 @@ def test_counts_fit_the_smallest_grid_they_are_suggested_for() -> None:
     assert found.mediators == (36,)
 
 
-@pytest.mark.parametrize("change", [{"points": 0}, {"pairs": 0}, {"sampling": SampleRequest(num_images=4)}])
+@pytest.mark.parametrize(
+    "change", [{"points": 0}, {"pairs": 0}, {"sampling": SampleRequest(num_images=4, schedule="static")}]
+)
 def test_requests_from_python_are_checked_too(change: dict[str, Any]) -> None:
     request = AnalyzeRequest(**{"sampling": SampleRequest(num_images=4, schedule="full"), **change})
     with pytest.raises(ConfigError, match="at least 1|full attention"):
