@@ -135,6 +135,23 @@ def _scalar(dtype: Any, data: Any = None, *_: Any) -> Any:
     return struct.unpack(f"<{kind}", data)[0]
 
 
+GETATTR = Name("builtins", "getattr")
+"""The function by which Python 3.11.0 to 3.11.3 write members of enumerations."""
+
+
+def is_enum_member(args: Any) -> bool:
+    """Check for arguments of `getattr` that can be a member of a script's enumeration: its class, and a name."""
+    if not isinstance(args, tuple) or len(args) != 2 or not isinstance(args[0], Name):
+        return False
+    owner, name = args
+    return _is_settings_class(owner.module, owner.name) and isinstance(name, str) and name.isidentifier()
+
+
+def _member(owner: Any, name: Any) -> Inert:
+    """Stand in for a member of an enumeration, by its name."""
+    return Inert(str(owner), (name,))
+
+
 def _retyped(function: Any, _: Any, args: Any, *__: Any) -> Any:
     """Stand in for tensors of a subclass or with attributes: the tensor they are built from."""
     return call(function, args)
@@ -152,6 +169,7 @@ CALLS: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("collections", "defaultdict"): lambda *_: {},
     ("collections", "deque"): lambda *_: [],
     ("builtins", "dict"): _dict_of,
+    ("builtins", "getattr"): _member,
     ("_codecs", "encode"): _encoded,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
@@ -214,8 +232,7 @@ OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "numpy.matrixli
 
 
 def is_allowed(module: str, name: str) -> bool:
-    """Check whether a name is one of tensors, containers or plain data."""
-    module = OLD_MODULES.get(module, module)
+    """Check whether a name is one of tensors, containers or plain data; `module` is not an old one."""
     if (module, name) in CALLS:
         return True
     if module in PLAIN_DATA:

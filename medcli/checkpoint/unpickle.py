@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from medcli.checkpoint.pickle_values import (
+    GETATTR,
     MAX_VALUE_BYTES,
+    OLD_MODULES,
     STORAGE_DTYPES,
     Inert,
     Name,
@@ -20,6 +22,7 @@ from medcli.checkpoint.pickle_values import (
     call,
     fill,
     is_allowed,
+    is_enum_member,
 )
 from medcli.errors import CheckpointError
 
@@ -161,32 +164,40 @@ class _Interpreter:
     def _name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("a name that is no text")
+        module = OLD_MODULES.get(module, module)
         if not is_allowed(module, name):
-            raise CheckpointError(
-                f"{self._source} wants to run {str(Name(module, name))[:100]}, which no weights need; "
-                "it was refused, nothing ran",
-                hint=f"get it from a source you trust, or {SAVE_ALONE}",
-            )
+            raise self._refusal(Name(module, name))
         self._stack.append(Name(module, name))
 
     def _global_on_stack(self, _: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         self._name(module, name)
 
+    def _refusal(self, name: Name) -> CheckpointError:
+        return CheckpointError(
+            f"{self._source} wants to run {str(name)[:100]}, which no weights need; it was refused, nothing ran",
+            hint=f"get it from a source you trust, or {SAVE_ALONE}",
+        )
+
+    def _call(self, function: Any, args: Any) -> Any:
+        if function == GETATTR and not is_enum_member(args):
+            raise self._refusal(function)
+        return call(function, args)
+
     def _reduce(self, _: Any) -> None:
         args, function = self._stack.pop(), self._stack.pop()
-        self._stack.append(call(function, args))
+        self._stack.append(self._call(function, args))
 
     def _new_with_names(self, _: Any) -> None:
         names, args, function = self._stack.pop(), self._stack.pop(), self._stack.pop()
-        made = call(function, args)
+        made = self._call(function, args)
         if isinstance(made, Inert) and isinstance(names, dict):
             made.settings.update(names)
         self._stack.append(made)
 
     def _object(self, _: Any) -> None:
         function, *args = self._to_mark()
-        self._push(call(function, tuple(args)))
+        self._push(self._call(function, tuple(args)))
 
     def _build(self, _: Any) -> None:
         state, target = self._stack.pop(), self._stack[-1]

@@ -93,7 +93,8 @@ def plan_table(plan: SamplePlan) -> FittedTable:
         ("disk", f"{size_text(plan.disk_bytes)} at most"),
         ("output", plan.output),
     ]
-    caption = MEASURED if plan.seconds_min == plan.seconds_max else f"{MEASURED}\n{BOUNDS}"
+    has_bounds = (plan.gmacs_per_image_min, plan.seconds_min) != (plan.gmacs_per_image_max, plan.seconds_max)
+    caption = f"{MEASURED}\n{BOUNDS}" if has_bounds else MEASURED
     return table_of(("run", ""), rows, caption=caption)
 
 

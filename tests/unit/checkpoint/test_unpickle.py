@@ -113,7 +113,7 @@ def test_a_namespace_keeps_its_settings() -> None:
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        *[("builtins", word) for word in ("eval", "exec", "getattr", "open", "__import__", "type", "map", "compile")],
+        *[("builtins", word) for word in ("eval", "exec", "open", "__import__", "type", "map", "compile")],
         *[("os", "system"), ("posix", "system"), ("subprocess", "Popen"), ("functools", "partial")],
         *[("operator", "attrgetter"), ("numpy", "load"), ("numpy", "fromfile"), ("numpy.testing", "run_module_suite")],
         *[("torch", "load"), ("torch.hub", "load"), ("torch._utils", "_import_dotted_name"), ("pathlib", "os.system")],
@@ -128,6 +128,29 @@ def test_names_that_are_no_plain_data_end_the_reading(module: str, name: str) ->
             read(data)
     with pytest.raises(CheckpointError, match="wants to run"):
         read(f"c{module}\n{name}\n.".encode())
+
+
+def test_members_of_enumerations_are_read_in_the_form_of_every_python() -> None:
+    """Python 3.11.0 to 3.11.3 write `getattr(PathType, "GVP")`, others `PathType("GVP")`."""
+    for module in ("builtins", "__builtin__"):
+        data = f"c{module}\ngetattr\n(c__main__\nPathType\nX\x03\0\0\0GVPtR."
+        found = read(data.encode())
+        assert isinstance(found, Inert)
+        assert (found.kind, found.args) == ("__main__.PathType", ("GVP",))
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "(X\x01\0\0\0ax",
+        "(cbuiltins\ngetattr\nX\x01\0\0\0a",
+        "(c__main__\nPathType\nX\x03\0\0\0a.b",
+        "(c__main__\nPathType\n",
+    ],
+)
+def test_other_attributes_are_refused(args: str) -> None:
+    with pytest.raises(CheckpointError):
+        read(f"cbuiltins\ngetattr\n{args}tR.".encode())
 
 
 BOMBS = {
