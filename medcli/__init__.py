@@ -71,7 +71,8 @@ def load(
         family: `dit` or `sit`, where neither the file's contents nor its name tells.
         num_heads: Attention heads, of an EDT those of each stage, where the tensors can't tell.
         weights: `ema` or `model`, for training checkpoints that hold both.
-        dtype: Parameter type; None keeps the file's.
+        dtype: Parameter type; None keeps the file's. A CPU multiplies half precision slowly: `torch.float32` for files
+            stored in it, such as `fashion`.
         amm: Blocks whose attention is modulated by distance, or all of its settings; None leaves attention alone.
 
     Raises:

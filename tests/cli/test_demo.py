@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from medcli.workflows.demo.run import label_agreement
 
@@ -51,6 +52,32 @@ def test_the_demo_again_shows_the_finished_run_without_sampling(demo, run_cli):
     again = json.loads(run_cli("demo", "digits", "--num-images", 10, "-o", folder, "--json").out)
     assert again["rows"] == json.loads(json.dumps(report["rows"]))
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.glob("*/*.png")}
+
+
+def test_errors_are_of_networks_in_the_precision_of_the_samples(monkeypatch, tmp_path):
+    """The bundle is stored in half precision, which is slow on a CPU and as wrong as the errors that are measured."""
+    from medcli.checkpoint.reader import describe
+    from medcli.data.assets import bundled_model
+    from medcli.runtime.reporting import Silent
+    from medcli.settings.pages import DemoRequest
+    from medcli.workflows.demo import run
+
+    used = set()
+
+    def latents(network, *_args, **_kinds):
+        used.update(parameter.dtype for parameter in network.parameters())
+        return torch.ones(1, 1, 2, 2)
+
+    monkeypatch.setattr(run, "ladder_networks", lambda model, counts: [model])
+    monkeypatch.setattr(run, "fine_latents", latents)
+    monkeypatch.setattr(run, "generate", lambda networks, *_args, **_kinds: [networks[0]])
+    monkeypatch.setattr(run, "final_latents", lambda made: latents(made[0]))
+    request = DemoRequest(bundle="fashion", output=tmp_path)
+    variants = run.demo_variants(describe(bundled_model("fashion")).config)
+    name = "dense"
+    measure = run._Measure("fashion", {name: run._request(request, name, variants[name])}, Silent())
+    assert measure._error(name) == 0
+    assert used == {torch.float32}
 
 
 def test_too_few_images_are_refused(run_cli, empty_folder):

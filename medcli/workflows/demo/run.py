@@ -179,7 +179,7 @@ class _Measure:
         if not follows_path(plan.sampler):
             return None
         plan = replace(plan, batch_size=min(plan.batch_size, len(self._indices)))
-        model = self._setups[name].networks[0].load(device=self._device)
+        model = self._setups[name].networks[0].load(device=self._device, dtype=torch.float32)
         if self._exact is None:
             self._exact = fine_latents(ladder_networks(model, (0,))[0], plan, self._indices, device=self._device)
         networks = ladder_networks(model, plan.schedule.counts)
