@@ -50,19 +50,15 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     Raises:
         MedcliError: For anything the user can fix; finished images are kept and the same request continues.
     """
-    processes = this_process()
-    if request.shard is not None:
-        number, num_shards = parse_shard(request.shard)
-        processes = replace(processes, shard=number, num_shards=num_shards)
+    processes = _processes(request)
     device = use_device(request.device, processes)
     request = replace(request, dtype=number_format(request.dtype, device))
     setup = set_up(request, device.type)
     note_remarks(setup.networks, reporter)
     if request.save_plan is not None and processes.is_first:
         write_plan(request.save_plan, plan_file(setup.plan, setup.config))
-    dtype = DTYPES[request.dtype]
-    require_statistics(setup.networks[0])
-    decoder = open_decoder(setup.config, autoencoder=setup.networks[0].autoencoder, device=device, dtype=dtype)
+    require_statistics(network := setup.networks[0])
+    decoder = open_decoder(setup.config, autoencoder=network.autoencoder, device=device, dtype=DTYPES[request.dtype])
     settings = image_settings(setup, request, earlier=recorded_checkpoints(setup.output))
     if decoder.content_id is not None:
         settings["autoencoder_id"] = decoder.content_id
@@ -70,13 +66,12 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     is_possible = run.lines.is_possible
     is_continued = (setup.output / MANIFEST).exists()
     before = check_folder(setup.output, settings, is_possible)
-    latents = SampledLatents.beside(
-        setup.output, setup.config, is_asked=request.latents, has_images=bool(num_lines(setup.output))
-    )
-    if is_continued and before is None and processes.is_first:
-        reporter.note(f"{setup.output / MANIFEST} was damaged and is written again from this command's settings")
+    has_images = bool(num_lines(setup.output))
+    latents = SampledLatents.beside(setup.output, setup.config, is_asked=request.latents, has_images=has_images)
     require_image_space(setup.output, request.num_images, setup.config.resolution_px, archive=request.npz)
     if processes.is_first:
+        if is_continued and before is None:
+            reporter.note(f"{setup.output / MANIFEST} was damaged and is written again from this command's settings")
         hint_at_fewer_calls(setup, request, reporter)
 
     def is_whole(record: Record) -> bool:
@@ -84,40 +79,59 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
 
     with SampleFolder(setup.output, processes, is_whole, side_px=setup.config.resolution_px) as folder:
         before = check_folder(setup.output, settings, is_possible)
-        size = _batch_size(setup, request, before, processes, device)
-        setup = replace(setup, plan=replace(setup.plan, batch_size=size))
-        manifest = _manifest(setup, request, settings, before, device, run.costs)
-        if before is None:  # lines of a run whose manifest was lost
-            manifest["num_images"] = max(request.num_images, folder.num_done)
+        setup = replace(
+            setup, plan=replace(setup.plan, batch_size=_batch_size(setup, request, before, processes, device))
+        )
+        manifest = _manifest(setup, request, settings, before, device, run.costs, num_done=folder.num_done)
         if manifest != before and not (folder.work.is_alone or processes.is_divided):
             raise ConfigError(f"{setup.output} is being filled by a run to fewer images", hint="wait until it is done")
         num_before = folder.num_done
         if request.npz or (setup.output / ARCHIVE).exists():
             folder.fill_archive(manifest["num_images"], setup.config.resolution_px)
-
-        def on_smaller_batch(size: int) -> None:
-            if processes.is_first:
-                halved = {"batch_size": size, "batch_size_halved_from": setup.plan.batch_size}
-                write_manifest(setup.output, {**manifest, "run": {**manifest["run"], **halved}})
-
-        how = (decoder, device, dtype, processes, reporter, on_smaller_batch, latents)
-        generation = ImageGeneration(folder, setup, request, *how)
-        with products_of(request.dtype):
-            if before is None and num_before:
-                generation.require_own_pictures()
-            write_manifest(setup.output, manifest)
-            is_last = generation.run()
+        how = (decoder, device, DTYPES[request.dtype], processes, reporter)
+        generation = ImageGeneration(folder, setup, request, *how, latents=latents)
+        is_last = _generate(generation, manifest, is_new=before is None)
         if not is_last:
             if processes.is_first and processes.num_shards == 1:
                 raise missing_items(folder.num_missing(request.num_images), "images", setup.output)
             return replace(run.report(folder, folder.sessions), num_new=folder.num_made)
         if latents is not None:
-            info = setup.networks[0].opened.info
-            latents.complete(((record.index, record.label) for record in folder.records()), info.class_names)
+            latents.complete(((each.index, each.label) for each in folder.records()), network.opened.info.class_names)
         report = run.complete(folder, num_new=folder.num_done - num_before, npz=request.npz)
     if remark := unreached_counts(setup.plan.schedule, setup.plan.sampler, report.switch_steps):
         reporter.note(f"warning: {remark}")
     return report
+
+
+def _processes(request: SampleRequest) -> Processes:
+    """Return the launch, with the shard that is asked for."""
+    processes = this_process()
+    if request.shard is None:
+        return processes
+    number, num_shards = parse_shard(request.shard)
+    return replace(processes, shard=number, num_shards=num_shards)
+
+
+def _generate(generation: ImageGeneration, manifest: dict[str, Any], *, is_new: bool) -> bool:
+    """Write the manifest and generate the missing images; return True if this process completes the folder.
+
+    Args:
+        generation: This process's share.
+        manifest: Of the whole run.
+        is_new: The folder had no manifest: lines and pictures in it may be of other settings.
+    """
+    folder, output = generation.folder, generation.setup.output
+
+    def on_smaller_batch(size: int) -> None:
+        if generation.processes.is_first:
+            halved = {"batch_size": size, "batch_size_halved_from": generation.setup.plan.batch_size}
+            write_manifest(output, {**manifest, "run": {**manifest["run"], **halved}})
+
+    with products_of(generation.request.dtype):
+        if is_new and folder.num_done:
+            generation.require_own_pictures()
+        write_manifest(output, manifest)
+        return replace(generation, on_smaller_batch=on_smaller_batch).run()
 
 
 def _batch_size(
@@ -153,15 +167,21 @@ def _manifest(
     before: dict[str, Any] | None,
     device: torch.device,
     costs: PassCosts,
+    *,
+    num_done: int,
 ) -> dict[str, Any]:
-    """Return the manifest of a new run, or of the run to continue, unchanged if no images are added."""
+    """Return the manifest of a new run, or of the run to continue, unchanged if no images are added.
+
+    Args:
+        num_done: Images in the folder: more than are asked for only if they are of a run whose manifest was lost.
+    """
     if before and before["num_images"] >= request.num_images:
         return before
     info = setup.networks[0].opened.info
     reference = info.reference
     return {
         "format_version": FORMAT_VERSION,
-        "num_images": request.num_images,
+        "num_images": request.num_images if before else max(request.num_images, num_done),
         "resolution_px": setup.config.resolution_px,
         "model": model_name(info),
         "reference": reference,
