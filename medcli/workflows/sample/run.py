@@ -60,8 +60,7 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
     require_statistics(network := setup.networks[0])
     decoder = open_decoder(setup.config, autoencoder=network.autoencoder, device=device, dtype=DTYPES[request.dtype])
     settings = image_settings(setup, request, earlier=recorded_checkpoints(setup.output))
-    if decoder.content_id is not None:
-        settings["autoencoder_id"] = decoder.content_id
+    settings |= {} if decoder.content_id is None else {"autoencoder_id": decoder.content_id}
     run = FolderRun.of(setup)
     is_possible = run.lines.is_possible
     is_continued = (setup.output / MANIFEST).exists()
