@@ -196,6 +196,8 @@ class _Printed(Silent):
         """Print the note."""
         sys.stderr.write(text + "\n")
 
+    warn = note
+
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

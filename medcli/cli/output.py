@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 HELD_SECS = 2.0
 """Time after which a line on stderr is not held back."""
-WARNING = "warning: "
 ONE_LINE = ("error: ", "hint: ")
 """Labels of lines that are never broken."""
 
@@ -123,9 +122,12 @@ class Output:
             self._show(details_of(report.to_json()) if table is None else table)
 
     def note(self, text: str) -> None:
-        """Write one line, unless `--quiet`; a workflow's warning starts with its label."""
-        label = WARNING if text.startswith(WARNING) else ""
-        self._say(label, text.removeprefix(label), "yellow" if label else "")
+        """Write one line, unless `--quiet`."""
+        self._say("", text, "")
+
+    def warn(self, text: str) -> None:
+        """Write one line with the label of a warning, unless `--quiet`."""
+        self._say("warning: ", text, "yellow")
 
     def detail(self, text: str) -> None:
         """Write one line if `--verbose`."""

@@ -19,7 +19,10 @@ class Reporter(Protocol):
         """
 
     def note(self, text: str) -> None:
-        """Report one line for the user, such as a warning."""
+        """Report one line for the user."""
+
+    def warn(self, text: str) -> None:
+        """Report one line of something that makes the result worse or not what it seems."""
 
 
 class Silent:
@@ -30,3 +33,6 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Ignore the remark."""
+
+    def warn(self, text: str) -> None:
+        """Ignore the warning."""

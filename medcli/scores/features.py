@@ -176,8 +176,8 @@ class _Summary:
         if num_copies:
             often = next(digest for digest, count in counts.items() if count > 1)
             first = self._digests.index(often)
-            reporter.note(
-                f"warning: {num_copies} of {len(self._digests)} images in {self._job.source.name} are copies of others "
+            reporter.warn(
+                f"{num_copies} of {len(self._digests)} images in {self._job.source.name} are copies of others "
                 f"(first: images {first} and {self._digests.index(often, first + 1)})"
             )
 

@@ -146,7 +146,7 @@ def test_warnings_are_yellow_and_errors_red_on_a_real_terminal(
         output = Output(Stream(), stream)
         output.progress(1, 1, "images")
         output.note("plain")
-        output.note("warning: hot")
+        output.warn("hot")
         output.error("no good")
         seen = b""
         while b"no good" not in seen:
@@ -210,7 +210,7 @@ def test_quiet_shows_no_progress_notes_hints_or_warnings_but_errors() -> None:
     output.progress(3, 9, "images")
     output.note("note")
     output.hint("hint")
-    output.note("warning: slow")
+    output.warn("slow")
     assert err.getvalue() == ""
     output.error("no good")
     assert err.getvalue() == "error: no good\n"

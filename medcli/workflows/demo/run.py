@@ -123,6 +123,9 @@ class _ProgressOnly:
     def note(self, text: str) -> None:
         """Leave it out."""
 
+    def warn(self, text: str) -> None:
+        """Leave it out."""
+
 
 class _Measure:
     """Scores and errors of variants; the exact path is computed once, when the first variant needs it.

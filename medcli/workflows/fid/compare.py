@@ -154,7 +154,7 @@ def compare_samples(
     check(protocols)
     found = differences(protocols)
     for difference in found:
-        reporter.note(f"warning: shown by --force, but not comparable: {difference}")
+        reporter.warn(f"shown by --force, but not comparable: {difference}")
     return CompareReport(
         rows=tuple(rows),
         differences=tuple(found),

@@ -42,7 +42,7 @@ def keep_scores(row: Row, reporter: Reporter) -> None:
     try:
         write_text(folder / SCORES, content + "\n", force=True)
     except (ConfigError, EnvironmentProblem) as err:
-        reporter.note(f"warning: the scores are not kept beside the samples: {err.message}")
+        reporter.warn(f"the scores are not kept beside the samples: {err.message}")
 
 
 def kept_scores(folder: Path) -> list[Row]:

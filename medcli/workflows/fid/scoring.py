@@ -143,7 +143,7 @@ def measure(yardstick: Yardstick, side: Side, reporter: Reporter) -> FidReport:
     if yardstick.is_extrapolated:
         scores, line = _extrapolated(scores, samples.features, reference.features, reporter)
     if samples.images_sha256 is not None and samples.images_sha256 == reference.images_sha256:
-        reporter.note("warning: samples and reference are the same images: their distance is 0 by construction")
+        reporter.warn("samples and reference are the same images: their distance is 0 by construction")
     _warn(samples.features, extractor, reporter)
     return FidReport(
         samples=side.name,
@@ -205,26 +205,26 @@ def _extrapolated(
 def _warn(samples: FeatureSet, extractor: FeatureExtractor, reporter: Reporter) -> None:
     num, dim = samples.num_images, extractor.dims[POOL]
     if num is not None and num <= dim:
-        reporter.note(
-            f"warning: fewer samples than dimensions: FID of {num} samples with {dim} features is strongly biased "
+        reporter.warn(
+            f"fewer samples than dimensions: FID of {num} samples with {dim} features is strongly biased "
             "upwards; compare it only with scores of as many samples"
         )
     elif num not in (None, PAPERS_NUM_SAMPLES) and extractor.name == INCEPTION:
-        reporter.note(
-            f"warning: the papers score {PAPERS_NUM_SAMPLES:,} samples, these are {num:,}: FID falls and recall rises "
+        reporter.warn(
+            f"the papers score {PAPERS_NUM_SAMPLES:,} samples, these are {num:,}: FID falls and recall rises "
             "with their number, so compare with scores of as many"
         )
     logits_NK = samples.rows.get(LOGITS)
     if logits_NK is None or len(logits_NK) <= BLOCK_SIZE:
         return
     if short := len(logits_NK) % BLOCK_SIZE:
-        reporter.note(
-            f"warning: the last block of the Inception Score holds {short:,} images, not {BLOCK_SIZE:,}, and counts as "
+        reporter.warn(
+            f"the last block of the Inception Score holds {short:,} images, not {BLOCK_SIZE:,}, and counts as "
             f"much as a full one, which lowers the score; score {len(logits_NK) - short:,} with --num-images"
         )
     lost = order_loss(logits_NK, block_size=BLOCK_SIZE)
     if lost > NOTED_ORDER_LOSS:
-        reporter.note(
-            f"warning: the order of the samples costs {lost:.0%} of the Inception Score, as labels sorted by class do: "
+        reporter.warn(
+            f"the order of the samples costs {lost:.0%} of the Inception Score, as labels sorted by class do: "
             f"it is taken over blocks of {BLOCK_SIZE:,} in file order; shuffle them, or sample random labels"
         )

@@ -129,7 +129,7 @@ def _note_missing_autoencoder(setup: SampleSetup, reporter: Reporter) -> None:
     try:
         autoencoder_place(name)
     except EnvironmentProblem as err:
-        reporter.note(f"warning: {err.message}; {err.hint}")
+        reporter.warn(f"{err.message}; {err.hint}")
 
 
 def _weighted(counts: Sequence[int], values: Sequence[float]) -> float:

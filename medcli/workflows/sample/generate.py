@@ -125,8 +125,8 @@ class ImageGeneration:
         each = [(network, (count,)) for network, count in zip(self.setup.networks, counts, strict=False)]
         for network, used in each if self.request.stages else [(self.setup.networks[0], counts)]:
             if neutral := neutral_counts(network.opened.records, network.config, used):
-                self.reporter.note(
-                    f"warning: the {', '.join(map(str, neutral))} mediators of {network.name} were never trained, so "
+                self.reporter.warn(
+                    f"the {', '.join(map(str, neutral))} mediators of {network.name} were never trained, so "
                     f"expect poor images; medcli finetune --calibrate fits them"
                 )
 

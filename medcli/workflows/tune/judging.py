@@ -123,8 +123,8 @@ def _judge_by_fid(setup: TuneSetup, name: str, reporter: Reporter) -> Judge:
         reason = f"{num_images} images are too few for FID: --num-images {ENOUGH_PER_FEATURE * width} are judged by it"
         return _judge_by_error(setup, reason)
     if num_images <= width:
-        reporter.note(
-            f"warning: {num_images} images are fewer than the {width} dimensions of the features: FID reads "
+        reporter.warn(
+            f"{num_images} images are fewer than the {width} dimensions of the features: FID reads "
             "far too high, and tells little; raise --num-images"
         )
     decoder = decoder_of(setup)

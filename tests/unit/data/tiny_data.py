@@ -42,6 +42,8 @@ class Notes:
     def note(self, text: str) -> None:
         self.texts.append(text)
 
+    warn = note
+
     def progress(self, done: float, total: int, unit: str, detail: str = "") -> None:
         self.reports.append((done, total, unit))
 

@@ -16,6 +16,8 @@ class Notes(Silent):
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    warn = note
+
 
 def test_a_gpu_is_asked_without_counting_emulation(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []

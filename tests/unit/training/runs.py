@@ -66,6 +66,8 @@ class Told:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    warn = note
+
 
 def fresh(config: ModelConfig = MODEL) -> DiffusionTransformer:
     model = DiffusionTransformer(config)

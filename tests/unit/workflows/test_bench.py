@@ -58,6 +58,8 @@ class Notes(Silent):
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    warn = note
+
 
 def scripted(durations: Sequence[float]) -> Clock:
     """A clock by which the timed runs, in their order, took these seconds, and twice that by the wall."""

@@ -21,6 +21,8 @@ class Notes(Silent):
     def note(self, text: str) -> None:
         self.lines.append(text)
 
+    warn = note
+
 
 def row(samples: Path, images: str = "a", **values: Any) -> dict[str, Any]:
     hashes = {"samples_sha256": images, "reference_sha256": "r", "extractor_sha256": "e"}
