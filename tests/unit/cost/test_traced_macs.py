@@ -16,6 +16,7 @@ from medcli.cost.macs import closed_form_macs, macs_by_operator
 from medcli.cost.traced_macs import TRACED_SIDES, counts_by_module, trace_costs
 from medcli.errors import ExitCode, MedcliError
 from medcli.model.backbone import DiffusionTransformer
+from medcli.model.part_kinds import NORMS
 from medcli.presets import preset_config
 
 TINY = ModelConfig(
@@ -35,6 +36,8 @@ NARROW = replace(TINY, mediators=(), mediator_layers=(), qk_ratio=0.5)
 CASES = [
     *[(config, count) for config in (TINY, PIXELS) for count in (0, 1, 4, 9)],
     (NARROW, 0),
+    (replace(NARROW, qk_norm=True), 0),
+    *[(replace(TINY, qk_norm=True, norm=norm), count) for norm in NORMS for count in (0, 4)],
     (replace(TINY, mediator_layers=(0, 1, 2, 3, 4)), 9),
 ]
 
