@@ -12,7 +12,7 @@ from medcli.settings.network import MAX_RES, NetworkSource
 from medcli.settings.parsers import parse_path
 from medcli.settings.sampling import MAX_IMAGES, SampleRequest, parse_counts
 
-OF_AN_IMAGE = ("schedule", "at", "rho", "warmup_steps", "sampler", "solver", "steps", "cfg_scale")
+OF_AN_IMAGE = ("schedule", "at", "rho", "warmup_steps", "sampler", "solver", "steps", "cfg_scale", "cfg_interval")
 """Settings of `sample` that decide what an image costs."""
 MAX_THREADS = 4096
 MAX_REPEATS = 10**6

@@ -330,6 +330,13 @@ def test_a_timed_schedule_costs_what_the_steps_before_and_after_cost(run_cli: Ru
     assert (image["nfe"], image["gmacs"]) == (10, pytest.approx(2 * (3 * few + 7 * many)))
 
 
+def test_calls_outside_the_guidance_interval_are_one_pass(run_cli: RunCli) -> None:
+    words = ("--schedule", "timed", "--mediators", "16,64", "--at", "0.5", "--sampler", "ode", "--solver", "euler")
+    report = report_of(run_cli, "SiT-S/2", *words, "--steps", "11", "--cfg-interval", "0.5,1")
+    few, many = (row["gmacs"] for row in report["rows"][1:])
+    assert report["images"][0]["gmacs"] == pytest.approx(5 * few + 2 * 5 * many)
+
+
 def test_a_timed_schedule_is_the_checkpoints_own_or_needs_its_starts(run_cli: RunCli, empty_folder: Path) -> None:
     own = {"sampler": "ode", "solver": "euler", "steps": 6, "schedule": "timed", "mediators": [1, 0], "at": [0.5]}
     save(empty_folder / "timed.safetensors", sampling=own)
