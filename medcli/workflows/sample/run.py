@@ -98,7 +98,7 @@ def sample(request: SampleRequest, reporter: Reporter) -> SampleReport:
             latents.complete(((each.index, each.label) for each in folder.records()), network.opened.info.class_names)
         report = run.complete(folder, num_new=folder.num_done - num_before, npz=request.npz)
     if remark := unreached_counts(setup.plan.schedule, setup.plan.sampler, report.switch_steps):
-        reporter.warn(f"{remark}")
+        reporter.warn(remark)
     return report
 
 
